@@ -1,0 +1,45 @@
+"""What a user asks for, parsed once: which corpus to read and which selections to make of it."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FieldName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class CorpusSpec(BaseModel):
+    """Where the documents are and which of their fields to read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
+        min_length=1,
+        max_length=100_000,
+        description="Files, folders, globs or fsspec URLs of .parquet, .jsonl, .jsonl.gz or .jsonl.zst files.",
+    )
+    text_field: FieldName = Field("text", description="The field that holds a document's text.")
+    id_field: FieldName | None = Field(None, description="The field that holds a document's id.")
+    domain_field: FieldName | None = Field(
+        None, description="The field that holds a document's domain; `url` is reduced to its host."
+    )
+
+
+class SelectionSpec(BaseModel):
+    """A criterion at a rate: which part of the documents, ordered by perplexity, is kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    criterion: Literal["low", "medium", "high"] = "medium"
+    rate: float = Field(0.5, gt=0, le=1, description="The share that is kept.")
+    unit: Literal["documents", "tokens"] = "documents"
+    within: Literal["domain"] | None = Field(None, description="Apply the selection inside each domain.")
+
+    @property
+    def id(self) -> str:
+        """The selection's name, such as `medium-0.5` or `low-0.25-tokens-domain`."""
+        parts = [self.criterion, repr(self.rate).removesuffix(".0")]
+        if self.unit == "tokens":
+            parts.append("tokens")
+        if self.within is not None:
+            parts.append(self.within)
+        return "-".join(parts)

@@ -1,0 +1,129 @@
+"""The JSON of the HTTP API: what a job is as submitted and as returned. The OpenAPI page is made of these models."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pruner.specs import CorpusSpec, SelectionSpec
+
+Preset = Literal["tiny", "mamba2-130m", "gpt2-124m"]
+Status = Literal["queued", "planning", "training", "scoring", "selecting", "succeeded", "failed", "cancelled"]
+ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TrainSpec(_Request):
+    """A reference trained on a seeded fraction of the corpus' documents, which the selections leave out."""
+
+    preset: Preset = "tiny"
+    tokens: int = Field(2_000_000, ge=1_000, le=1_000_000_000_000, description="Tokens to train on, repeats included.")
+    fraction: float = Field(0.1, gt=0, lt=1, description="The share of the corpus' documents that trains.")
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class ReferenceSpec(_Request):
+    """Either `model`, a local folder or hub id, or `train`."""
+
+    model: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    train: TrainSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "ReferenceSpec":
+        if (self.model is None) == (self.train is None):
+            raise ValueError("give either 'model' (a folder or hub id) or 'train' (a preset), and not both")
+        return self
+
+
+class ScoringSpec(_Request):
+    """How documents are scored. The defaults are right for nearly everyone."""
+
+    stride: int | None = Field(
+        None, ge=1, description="New tokens a window, for references with a context limit; by default no overlap."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of the matrix products; auto is bfloat16 on a GPU and float32 on a CPU."
+    )
+
+
+class JobRequest(_Request):
+    """A corpus, the reference that scores it, and the selections to make."""
+
+    corpus: CorpusSpec
+    reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
+    scoring: ScoringSpec = ScoringSpec()
+    selections: tuple[SelectionSpec, ...] = Field((SelectionSpec(),), min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _domains_need_a_field(self) -> "JobRequest":
+        if self.corpus.domain_field is None and any(s.within == "domain" for s in self.selections):
+            raise ValueError("a selection within 'domain' needs corpus.domain_field")
+        return self
+
+
+class Progress(BaseModel):
+    """How far a job is. It moves at least every two seconds while a worker has the job."""
+
+    documents_done: int = 0
+    documents_total: int | None = None
+    tokens_done: int = 0
+    shards_done: int = 0
+    shards_total: int = 0
+    rejects: int = 0
+    tokens_per_second: float = 0.0
+    eta_seconds: float | None = None
+    training_tokens_done: int = 0
+    training_tokens_total: int = 0
+    updated_at: datetime | None = None
+
+
+class SelectionResult(BaseModel):
+    """A selection that was made. `perplexity_min` and `perplexity_max` are null when it keeps nothing."""
+
+    id: str
+    criterion: Literal["low", "medium", "high"]
+    rate: float
+    unit: Literal["documents", "tokens"]
+    within: Literal["domain"] | None
+    documents: int
+    tokens: int
+    perplexity_min: float | None
+    perplexity_max: float | None
+    manifest_url: str
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+
+
+class Job(BaseModel):
+    """A job as returned."""
+
+    id: str
+    status: Status
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    request: JobRequest
+    progress: Progress
+    selections: list[SelectionResult]
+    provenance: dict[str, Any]
+    error: Problem | None
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first; `next_cursor` is null on the last."""
+
+    data: list[Job]
+    next_cursor: str | None
