@@ -1,0 +1,82 @@
+"""Negative log-likelihood of target tokens from hidden states, without ever holding all logits at once."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100  # the target of a position that is not scored
+_CPU_LOGITS = 1 << 22  # logits held at a time on a CPU, 16 MiB in float32
+_CPU_MIN_ROWS = 256  # enough rows that a large vocabulary's product stays a matrix product
+_GPU_ROWS = 4096
+
+
+def _rows_at_a_time(hidden: Tensor, vocabulary: int) -> int:
+    """A fixed rule, of the device's kind and the vocabulary only, so that the same rows always give the same bits."""
+    return _GPU_ROWS if hidden.is_cuda else max(_CPU_MIN_ROWS, _CPU_LOGITS // vocabulary)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits in float32 of a product in hidden's dtype: [R, D] @ [D, V] -> [R, V]."""
+    return F.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)).float()
+
+
+@torch.no_grad()
+def token_nll(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
+    """-log softmax(hidden @ weight.T + bias)[target] of each row, in nats.
+
+    hidden [N, D], weight [V, D] (any dtype; the product runs in hidden's), targets [N] int64 in [0, V) or -100 for a
+    row that is not scored, bias [V]. Returns [N] float32, 0 where not scored. The softmax runs over all V rows, padded
+    ones included, in float32. Forward only; a training step takes `mean_nll`.
+    """
+    out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+    step = _rows_at_a_time(hidden, len(weight))
+    for start in range(0, len(hidden), step):
+        rows = slice(start, start + step)
+        logits = _logits(hidden[rows], weight, bias)
+        # Not torch.logsumexp, which is three times slower on a CPU.
+        out[rows] = F.cross_entropy(logits, targets[rows], ignore_index=IGNORED, reduction="none")
+    return out
+
+
+class _MeanNll(torch.autograd.Function):
+    """The mean of token NLLs, with both gradients made in the forward pass while a chunk's logits are at hand."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        scored = targets != IGNORED
+        scale = 1.0 / scored.sum().clamp(min=1)
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        head = weight.to(hidden.dtype)
+        step = _rows_at_a_time(hidden, len(weight))
+        for start in range(0, len(hidden), step):
+            rows = slice(start, start + step)
+            logits = _logits(hidden[rows], head, None)
+            index = targets[rows].clamp(min=0)[:, None]
+            share = (scored[rows] * scale)[:, None]  # of the mean
+            target = logits.gather(1, index)
+            top = logits.amax(dim=1, keepdim=True)
+            exps = logits.sub_(top).exp_()
+            sums = exps.sum(dim=1, keepdim=True)
+            total += ((top + sums.log() - target) * share).sum()
+            grad = exps.mul_(share / sums).scatter_add_(1, index, -share).to(hidden.dtype)  # (softmax - one hot) / n
+            grad_hidden[rows] = grad @ head  # [R, V] @ [V, D]
+            grad_weight += grad.T @ hidden[rows]  # [V, R] @ [R, D]
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grads[0].to(grad_hidden.dtype), grad_weight * grads[0].to(grad_weight.dtype), None
+
+
+def mean_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The mean of `token_nll` over the scored rows, differentiable in hidden and weight; memory bounded alike.
+
+    hidden [N, D], weight [V, D], targets [N] int64 with -100 for rows left out. Returns a float32 scalar in nats.
+    """
+    return _MeanNll.apply(hidden, weight, targets)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,0 +1,81 @@
+"""Reads a model folder's config.json and safetensors, and fits named tensors to the shapes a model expects."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from scorer.errors import BadReference
+
+WEIGHTS = "model.safetensors"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The JSON object in the folder's config.json."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadReference(f"{folder}: no config.json; give a model folder") from None
+    except (OSError, ValueError) as error:
+        raise BadReference(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise BadReference(f"{path}: is not a JSON object")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The folder's safetensors: those its index names, else `model.safetensors`, else every one there is."""
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise BadReference(f"{index}: is not an index of safetensors files") from None
+        if absent := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
+            raise BadReference(f"{folder}: weight file {absent[0]} is missing; fetch the whole checkpoint")
+        return [folder / name for name in names]
+    found = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("*.safetensors"))
+    if not found:
+        hint = "; make it safetensors first with `winnow convert`" if any(folder.glob("*.bin")) else ""
+        raise BadReference(f"{folder}: no weights in safetensors{hint}")
+    return found
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of the folder's safetensors by name, on the CPU, as stored."""
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        tensors.update(_read_file(path))
+    return tensors
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)  # type: ignore[no-any-return]
+    except (SafetensorError, OSError) as error:
+        raise BadReference(f"{path}: cannot be read as safetensors ({error})") from None
+
+
+def fit(source: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
+    """Refuses tensors that are not exactly those expected: one missing, of another shape, or left over."""
+    if missing := [name for name in expected if name not in tensors]:
+        raise BadReference(
+            f"{source}: tensor {missing[0]} is missing ({len(missing)} in all); the checkpoint is not whole"
+        )
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise BadReference(
+                f"{source}: tensor {name} has shape {list(tensors[name].shape)}, config.json asks for {list(shape)}"
+            )
+        if not tensors[name].is_floating_point():
+            raise BadReference(f"{source}: tensor {name} holds {tensors[name].dtype}, not floating-point weights")
+    if extra := [name for name in tensors if name not in expected]:
+        raise BadReference(
+            f"{source}: tensor {extra[0]} is not part of the model that config.json describes ({len(extra)} in all)"
+        )

@@ -1,0 +1,182 @@
+"""Mamba-2 as a language model: configuration in both published forms, forward pass, loading from safetensors.
+
+Dao and Gu, https://arxiv.org/abs/2405.21060. Parameters bear the names of transformers' `Mamba2ForCausalLM`; a native
+state-spaces checkpoint differs in one name only. Knows no tokenizer and no document.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from kernels.conv import causal_conv1d
+from kernels.nll import IGNORED, token_nll
+from kernels.norm import gated_rms_norm, rms_norm
+from kernels.ssd import ssd_chunked
+from scorer.checkpoint import fit, read_config, read_weights
+from scorer.errors import BadReference
+from scorer.mamba2_config import Mamba2Config, parse_config
+
+
+@dataclass
+class State:
+    """Where a sequence stands: for each layer the convolution's last inputs [B, K-1, C] and the SSD's state."""
+
+    conv: list[Tensor]
+    ssd: list[Tensor]
+
+
+class Scale(nn.Module):
+    """The weight of an RMS norm."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+
+class Mixer(nn.Module):
+    """One layer's mixing over time: project, convolve, SSD, gated norm, project back."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.inner + 2 * config.groups * config.state
+        self.in_proj = nn.Linear(config.hidden, config.inner + channels + config.heads, bias=config.proj_bias)
+        self.conv1d = nn.Conv1d(channels, channels, config.conv_kernel, groups=channels, bias=config.conv_bias)
+        self.dt_bias = nn.Parameter(torch.empty(config.heads))
+        self.A_log = nn.Parameter(torch.empty(config.heads))
+        self.D = nn.Parameter(torch.empty(config.heads))
+        self.norm = Scale(config.inner)
+        self.out_proj = nn.Linear(config.inner, config.hidden, bias=config.proj_bias)
+
+    def forward(self, x: Tensor, conv: Tensor | None, ssd: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, hidden] -> the same shape, and the two states after it."""
+        c = self.config
+        width = c.groups * c.state
+        gate, xbc, dt = self.in_proj(x).split((c.inner, c.inner + 2 * width, c.heads), dim=-1)
+        xbc, conv = causal_conv1d(xbc, self.conv1d.weight.squeeze(1), self.conv1d.bias, conv)
+        values, b, cc = xbc.split((c.inner, width, width), dim=-1)
+        y, ssd = ssd_chunked(
+            values.unflatten(-1, (c.heads, c.head_dim)),
+            dt,
+            -torch.exp(self.A_log.float()),
+            b.unflatten(-1, (c.groups, c.state)),
+            cc.unflatten(-1, (c.groups, c.state)),
+            self.D,
+            self.dt_bias,
+            c.dt_limit,
+            ssd,
+        )
+        y = gated_rms_norm(y.flatten(2), gate, self.norm.weight, c.eps, c.inner // c.groups)
+        return self.out_proj(y), conv, ssd
+
+
+class Layer(nn.Module):
+    """A mixer behind its norm, added to the residual stream, which stays in float32."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.norm = Scale(config.hidden)
+        self.mixer = Mixer(config)
+
+    def forward(self, stream: Tensor, conv: Tensor | None, ssd: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """stream [B, T, hidden] float32 -> the same shape, and the two states after it."""
+        x = rms_norm(stream, self.norm.weight, self.eps).to(self.mixer.in_proj.weight.dtype)
+        x, conv, ssd = self.mixer(x, conv, ssd)
+        return stream + x, conv, ssd
+
+
+class Backbone(nn.Module):
+    """Embedding, layers, last norm."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm_f = Scale(config.hidden)
+
+
+class Mamba2(nn.Module):
+    """A Mamba-2 language model. Made with torch's default weights: load them, or see `scorer.presets`."""
+
+    context: int | None = None  # reads a document of any length
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.backbone = Backbone(config)
+        self.lm_head = None if config.tied else nn.Linear(config.hidden, config.vocab_size, bias=False)
+
+    @property
+    def head(self) -> Tensor:
+        """The output matrix [V, hidden]."""
+        return self.backbone.embeddings.weight if self.lm_head is None else self.lm_head.weight
+
+    def forward(self, ids: Tensor, state: State | None = None, keep_state: bool = False) -> tuple[Tensor, State | None]:
+        """ids [B, T] int64 -> hidden states [B, T, hidden] under the head; with `keep_state` the state after them."""
+        stream = self.backbone.embeddings(ids).float()
+        after = State([], [])
+        for i, layer in enumerate(self.backbone.layers):
+            conv, ssd = (None, None) if state is None else (state.conv[i], state.ssd[i])
+            stream, conv, ssd = layer(stream, conv, ssd)
+            if keep_state:
+                after.conv.append(conv.clone())  # not a view that holds the whole layer's input
+                after.ssd.append(ssd)
+        hidden = rms_norm(stream, self.backbone.norm_f.weight, self.config.eps).to(self.head.dtype)
+        return hidden, after if keep_state else None
+
+    @torch.inference_mode()
+    def nll(
+        self, ids: Tensor, targets: Tensor, state: State | None = None, keep_state: bool = True
+    ) -> tuple[Tensor, State | None]:
+        """NLL in nats, [B, T] float32, of targets [B, T] int64, where position t of ids [B, T] predicts targets[:, t].
+
+        A target of -100 is not scored and has NLL 0. Padding on the right changes no scored token. `state` goes on
+        from an earlier call's; the state returned is that after the last position, padding included, so a document
+        that goes on must fill its row. It takes layers x heads x head_dim x state x 4 bytes a row (19 MB for a model of
+        130M): give `keep_state=False` where nothing goes on.
+        """
+        hidden, state = self(ids, state, keep_state)
+        scored = targets != IGNORED
+        out = torch.zeros(targets.shape, dtype=torch.float32, device=ids.device)
+        out[scored] = token_nll(hidden[scored], self.head, targets[scored])
+        return out, state
+
+
+def load_mamba2(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Mamba2:
+    """Loads a folder of either layout, Hugging Face's or state-spaces' native one, with weights in safetensors.
+
+    `dtype` is that of the matrix products; the small weights (norms, convolution, decays) stay in float32. Every
+    tensor is accounted for: one missing, left over or of the wrong shape, and a model that is not Mamba-2, raise
+    BadReference.
+    """
+    config = parse_config(folder, read_config(folder))
+    with torch.device("meta"):
+        model = Mamba2(config)
+    tensors = canonical(folder, read_weights(folder), config)
+    for name, tensor in tensors.items():
+        product = tensor.dim() == 2
+        tensors[name] = tensor.to(device=device, dtype=dtype if product else torch.float32)
+    model.load_state_dict(tensors, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def canonical(source: Path, tensors: dict[str, Tensor], config: Mamba2Config) -> dict[str, Tensor]:
+    """A checkpoint's tensors under transformers' names, all of them and no other, or BadReference naming `source`.
+
+    state-spaces calls the embedding `backbone.embedding`, and may store the tied output matrix a second time.
+    """
+    renamed = {name.replace("backbone.embedding.", "backbone.embeddings."): t for name, t in tensors.items()}
+    if config.tied and (head := renamed.pop("lm_head.weight", None)) is not None:
+        embedding = renamed.get("backbone.embeddings.weight")
+        if embedding is not None and not torch.equal(head, embedding):
+            raise BadReference(f"{source}: lm_head.weight differs from the embedding that config.json ties it to")
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in Mamba2(config).state_dict().items()}
+    fit(source, renamed, expected)
+    return renamed
