@@ -1,0 +1,191 @@
+"""The job's life: accepting, showing, cancelling and moving on. Truth is in the workspace; Redis is rebuilt from it."""
+
+import logging
+import time
+import uuid
+from datetime import datetime, timezone
+
+from pydantic import ValidationError
+from redis import Redis
+
+from pruner.errors import InputError
+from pruner.specs import SelectionSpec
+from service.queue import Queue
+from service.schemas import Job, JobPage, JobRequest, Problem, Progress, SelectionResult, Status
+from service.steps import next_step, unmade
+from service.views import make_view, progress_of, show_job, started_at
+from service.workspace import Ended, JobRecord, Outcome, Workspace, digest
+
+log = logging.getLogger(__name__)
+_CHECK_SECONDS = 1.0  # how often a process asks whether Redis has lost its data
+
+
+class UnknownJob(LookupError):
+    """There is no job of this id."""
+
+
+class Conflict(Exception):
+    """The job is not in a state for this. The message is one line."""
+
+
+class KeyReused(Conflict):
+    """The idempotency key was used for another request."""
+
+
+class Jobs:
+    """All that the API, the workers and the supervisor do with jobs. Raises redis.RedisError when Redis is away."""
+
+    def __init__(self, workspace: Workspace, redis: "Redis", lease_seconds: float = 15.0) -> None:
+        self.workspace = workspace
+        self.queue = Queue(redis, workspace.id, lease_seconds)
+        self._checked = float("-inf")
+
+    # -- what users ask for
+    def create(self, request: JobRequest, idempotency_key: str | None = None) -> tuple[Job, bool]:
+        """Accepts a job: the job, and False if the key's job was there already. Raises KeyReused."""
+        self.check()
+        job_id = uuid.uuid4().hex[:20] if idempotency_key is None else digest("key", idempotency_key)[:20]
+        record = JobRecord(id=job_id, created_at=_now(), request=request)
+        created = self.workspace.create_job(record)
+        if not created and self._record(job_id).request != request:
+            raise KeyReused("this Idempotency-Key was used for another request: use a new key for a new job")
+        self.advance(job_id)
+        return self.get(job_id), created
+
+    def get(self, job_id: str) -> Job:
+        """One job. Raises UnknownJob."""
+        self.check()
+        state = self.queue.state(job_id)
+        if state is None:
+            self._record(job_id)
+            self.advance(job_id)
+            state = self.queue.state(job_id)
+        if state is None:
+            raise UnknownJob(job_id)
+        return show_job(state)
+
+    def page(self, limit: int = 20, cursor: str | None = None, status: Status | None = None) -> JobPage:
+        """Jobs, newest first. Raises ValueError for a cursor that no page gave."""
+        self.check()
+        ids, more = self.queue.page(limit, cursor, status)
+        return JobPage(data=[show_job(state) for state in self.queue.states(ids) if state], next_cursor=more)
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancels a job; one that is cancelled stays so. Raises UnknownJob, Conflict when it ended otherwise."""
+        self._record(job_id)
+        ended = self._end(job_id, "cancelled")
+        if ended != "cancelled":
+            raise Conflict(f"the job has {ended} already")
+        return self.get(job_id)
+
+    def add_selection(self, job_id: str, spec: SelectionSpec) -> SelectionResult | None:
+        """Asks for one more selection: its result if it is there, else None, and `selection` tells when it is.
+
+        Raises UnknownJob; Conflict while the job is not scored; InputError for a selection that it cannot make.
+        """
+        record = self._record(job_id)
+        if spec.within is not None and record.request.corpus.domain_field is None:
+            raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
+        made = self.selection(job_id, spec.id)
+        if made is not None:
+            return made
+        outcome = self.workspace.outcome(job_id)
+        if outcome is not None and outcome.status != "succeeded":
+            raise Conflict(f"the job has {outcome.status}: it has no scores to select from")
+        if self.workspace.results(job_id) is None:
+            raise Conflict("the job is not scored yet: ask again when it has succeeded")
+        self.workspace.want(job_id, spec)
+        self.queue.submit(job_id, "select", 1, make_view(self.workspace, record))
+        return None
+
+    def selection(self, job_id: str, selection_id: str) -> SelectionResult | None:
+        """A selection of a job, or None while it is not made. Raises UnknownJob."""
+        return next((made for made in self.get(job_id).selections if made.id == selection_id), None)
+
+    # -- what workers do
+    def advance(self, job_id: str) -> None:
+        """Submits what the workspace says comes next, or ends the job. Doing it again changes nothing."""
+        record = self.workspace.job(job_id)
+        if record is None:
+            self.queue.forget(job_id)
+            return
+        self.queue.add(job_id, _micros(record.created_at), make_view(self.workspace, record))
+        outcome = self.workspace.outcome(job_id)
+        if outcome is None:
+            step = next_step(self.workspace, record)
+            if step != "end":
+                plan = self.workspace.plan_record(job_id)
+                count = plan.shards if plan is not None and step == "score" else 1
+                self.queue.submit(job_id, step, count, make_view(self.workspace, record))
+                return
+        ended = self._end(job_id, outcome.status if outcome is not None else "succeeded")
+        # A selection may have been asked for while the job ended.
+        if ended == "succeeded" and unmade(self.workspace, record):
+            self.queue.submit(job_id, "select", 1, make_view(self.workspace, record))
+
+    def fail(self, job_id: str, problem: Problem) -> None:
+        """Ends a job with the reason, unless it has ended."""
+        self._end(job_id, "failed", problem)
+
+    def refresh(self, job_id: str) -> None:
+        """Shows the selections that the workspace has of a job that has ended."""
+        if (outcome := self.workspace.outcome(job_id)) is not None:
+            self.queue.end(job_id, outcome.status, make_view(self.workspace, self._record(job_id)))
+
+    def check(self) -> None:
+        """Rebuilds Redis from the workspace if it has lost its data since the last look."""
+        if time.monotonic() - self._checked < _CHECK_SECONDS:
+            return
+        epoch = self.queue.epoch()
+        if epoch is not None:
+            self.recover()
+            self.queue.reconciled(epoch)
+        self._checked = time.monotonic()
+
+    def recover(self) -> None:
+        """Makes Redis hold all that the workspace says. Harmless at any time, and in several processes at once."""
+        for job_id in self.workspace.jobs():
+            try:
+                self.advance(job_id)
+            except (InputError, ValidationError) as error:  # noqa: PERF203 - one bad folder must not stop the others
+                log.warning("job %s cannot go on: %s", job_id, error)
+
+    # -- inside
+    def _record(self, job_id: str) -> JobRecord:
+        record = self.workspace.job(job_id)
+        if record is None:
+            raise UnknownJob(job_id)
+        return record
+
+    def _end(self, job_id: str, status: Ended, problem: Problem | None = None) -> Ended:
+        """Ends a job on storage, then in Redis; the status that stands."""
+        outcome = self.workspace.outcome(job_id)
+        if outcome is None:
+            record = self._record(job_id)
+            view = make_view(self.workspace, record)
+            state = self.queue.state(job_id)
+            progress = progress_of(state, view) if state else Progress()
+            progress.updated_at, progress.eta_seconds = _now(), None
+            results = self.workspace.results(job_id)
+            if status == "succeeded" and results is not None:
+                progress = progress.model_copy(update=results["progress"])
+            outcome = self.workspace.end(
+                job_id,
+                Outcome(
+                    status=status,
+                    started_at=started_at(state, view),
+                    finished_at=_now(),
+                    progress=progress,
+                    error=problem,
+                ),
+            )
+        self.queue.end(job_id, outcome.status, make_view(self.workspace, self._record(job_id)))
+        return outcome.status
+
+
+def _micros(when: datetime) -> int:
+    return round(when.timestamp() * 1_000_000)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

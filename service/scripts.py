@@ -1,0 +1,281 @@
+"""The queue's Lua scripts and the schema of its keys. Each script is atomic; together they keep the queue's invariants.
+
+Every key starts with `p` = `winnow:{<workspace id>}:`. Times are milliseconds of Redis' own clock.
+
+    p jobs                  zset    job -> created at, microseconds since 1970: the index of jobs
+    p status:<status>       zset    the same, for the jobs of one status
+    p job:<job>             hash    status, stage, view (JSON: what the workspace says), created_at (as in jobs),
+                                    shards_total, shards_done, documents_done, tokens_done, rejects, started_at,
+                                    updated_at, scoring_at (first claim of a shard), scored_at (latest shard done)
+    p active:<kind>         zset    job -> claims it was served; the jobs that have tasks of this kind
+    p tasks:<kind>:<job>    zset    task -> time from which it is claimable: its index while new, the end of its
+                                    lease while leased
+    p lease:<job>           hash    task -> {fence, worker, attempts, documents, tokens, error}, of the tasks that
+                                    were claimed and are not done; fence 0: nobody holds it
+    p rate:<job>            hash    ring of RING buckets of BUCKET ms: i -> {bucket, documents, tokens} scored in it
+    p totals                hash    shards, documents, tokens: scored by all jobs since the data was last lost
+    p workers               zset    worker -> last seen
+    p fence                 string  the last fencing token
+    p epoch                 string  run id of the server on which this data was last made to agree with the workspace
+
+A task is its kind, or `score:<shard>`. A lapsed lease is simply claimable. Invariant: a job that has not ended has a
+task: finishing its last one puts `advance`, which looks at the workspace and submits what comes next or ends the job.
+"""
+
+_COMMON = """
+local p = KEYS[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local RING, BUCKET = 16, 2000
+local KINDS = {'advance', 'select', 'plan', 'score', 'train'}
+local ENDED = {succeeded = true, failed = true, cancelled = true}
+local STATUS = {train = 'training', score = 'scoring', select = 'selecting'}
+local RANK = {plan = 1, train = 2, score = 3, select = 4}
+
+local function kind_of(task) return string.match(task, '^%a+') end
+local function job_key(job) return p .. 'job:' .. job end
+local function lease_key(job) return p .. 'lease:' .. job end
+local function tasks_key(kind, job) return p .. 'tasks:' .. kind .. ':' .. job end
+
+local function set_status(job, status)
+  local old = redis.call('HGET', job_key(job), 'status')
+  if old == status then return end
+  local created = redis.call('HGET', job_key(job), 'created_at')
+  if old then redis.call('ZREM', p .. 'status:' .. old, job) end
+  redis.call('HSET', job_key(job), 'status', status)
+  redis.call('ZADD', p .. 'status:' .. status, created, job)
+  redis.call('ZADD', p .. 'jobs', created, job)
+end
+
+local function add_task(kind, job, task, from)
+  redis.call('ZADD', tasks_key(kind, job), 'NX', from, task)
+  if not redis.call('ZSCORE', p .. 'active:' .. kind, job) then
+    local least = redis.call('ZRANGE', p .. 'active:' .. kind, 0, 0, 'WITHSCORES')
+    redis.call('ZADD', p .. 'active:' .. kind, least[2] or 0, job)
+  end
+end
+
+local function drop_tasks(job)
+  for _, kind in ipairs(KINDS) do
+    redis.call('DEL', tasks_key(kind, job))
+    redis.call('ZREM', p .. 'active:' .. kind, job)
+  end
+  redis.call('DEL', lease_key(job))
+end
+
+-- The entry of a lease that is still held under this fence, or nil.
+local function held(job, task, fence)
+  local text = redis.call('HGET', lease_key(job), task)
+  local entry = text and cjson.decode(text)
+  if entry and entry.fence == tonumber(fence) then return entry end
+end
+
+local function put_back(job, task, entry, from)
+  entry.fence, entry.documents, entry.tokens = 0, 0, 0
+  redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', from, task)
+  redis.call('HSET', lease_key(job), task, cjson.encode(entry))
+end
+
+local function add_rate(job, documents, tokens)
+  local bucket = math.floor(now / BUCKET)
+  local text = redis.call('HGET', p .. 'rate:' .. job, bucket % RING)
+  local entry = text and cjson.decode(text)
+  if not entry or entry.bucket ~= bucket then entry = {bucket = bucket, documents = 0, tokens = 0} end
+  entry.documents, entry.tokens = entry.documents + documents, entry.tokens + tokens
+  redis.call('HSET', p .. 'rate:' .. job, bucket % RING, cjson.encode(entry))
+end
+"""
+
+# job, created at (us), view: makes a job known; one that is known keeps its state.
+ADD = """
+local job, created, view = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('HSETNX', job_key(job), 'created_at', created) == 1 then
+  redis.call('HSET', job_key(job), 'view', view)
+  set_status(job, 'queued')
+end
+"""
+
+# job, kind, count, view: the tasks of a job's next stage, all at once or, if the stage has been reached already, none.
+SUBMIT = """
+local job, kind, count, view = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local state = redis.call('HMGET', job_key(job), 'status', 'stage')
+local status, stage = state[1], state[2]
+if not status or status == 'failed' or status == 'cancelled' then return 0 end
+if ENDED[status] and kind ~= 'select' then return 0 end
+if stage and RANK[stage] > RANK[kind] then return 0 end
+if redis.call('EXISTS', tasks_key(kind, job)) == 1 then return 0 end
+if not ENDED[status] and STATUS[kind] then set_status(job, STATUS[kind]) end
+redis.call('HSET', job_key(job), 'stage', kind, 'view', view)
+redis.call('DEL', p .. 'rate:' .. job)
+if kind == 'score' then
+  redis.call('HSET', job_key(job), 'shards_total', count, 'shards_done', 0)
+  redis.call('HSET', job_key(job), 'documents_done', 0, 'tokens_done', 0, 'rejects', 0)
+  for i = 0, count - 1 do add_task(kind, job, 'score:' .. i, i) end
+else
+  add_task(kind, job, kind, 0)
+end
+return 1
+"""
+
+# worker, lease (ms), kinds in the order to look: a lease on a claimable task of the least-served job, or nothing.
+CLAIM = """
+local worker, lease = ARGV[1], tonumber(ARGV[2])
+redis.call('ZADD', p .. 'workers', now, worker)
+redis.call('ZREMRANGEBYSCORE', p .. 'workers', '-inf', now - 3600000)
+for i = 3, #ARGV do
+  local kind = ARGV[i]
+  for _, job in ipairs(redis.call('ZRANGE', p .. 'active:' .. kind, 0, -1)) do
+    local task = redis.call('ZRANGEBYSCORE', tasks_key(kind, job), '-inf', now, 'LIMIT', 0, 1)[1]
+    if task then
+      local text = redis.call('HGET', lease_key(job), task)
+      local entry = text and cjson.decode(text) or {attempts = 0, error = ''}
+      if entry.fence and entry.fence ~= 0 then entry.error = 'its worker ' .. entry.worker .. ' died or hung' end
+      entry.fence = redis.call('INCR', p .. 'fence')
+      entry.worker, entry.documents, entry.tokens = worker, 0, 0
+      entry.attempts = entry.attempts + 1
+      redis.call('HSET', lease_key(job), task, cjson.encode(entry))
+      redis.call('ZADD', tasks_key(kind, job), now + lease, task)
+      redis.call('ZINCRBY', p .. 'active:' .. kind, 1, job)
+      if kind == 'plan' then
+        redis.call('HSETNX', job_key(job), 'started_at', now)
+        set_status(job, 'planning')
+      elseif kind == 'score' then
+        redis.call('HSETNX', job_key(job), 'scoring_at', now)
+      end
+      redis.call('HSET', job_key(job), 'updated_at', now)
+      return {job, task, entry.fence, entry.attempts, entry.error}
+    end
+  end
+end
+return false
+"""
+
+# job, task, fence, lease (ms), documents, tokens: 1 if the lease goes on, 0 if it is lost.
+BEAT = """
+local job, task, documents, tokens = ARGV[1], ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6])
+local entry = held(job, task, ARGV[3])
+if not entry then return 0 end
+add_rate(job, documents - entry.documents, tokens - entry.tokens)
+entry.documents, entry.tokens = documents, tokens
+redis.call('HSET', lease_key(job), task, cjson.encode(entry))
+redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', now + tonumber(ARGV[4]), task)
+redis.call('ZADD', p .. 'workers', now, entry.worker)
+redis.call('HSET', job_key(job), 'updated_at', now)
+return 1
+"""
+
+# job, task, fence, documents, tokens, rejects, fresh (1: scored now, 0: found): 1, or 0 if the lease is lost.
+DONE = """
+local job, task, documents, tokens = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5])
+local kind = kind_of(task)
+local entry = held(job, task, ARGV[3])
+if not entry then return 0 end
+redis.call('HDEL', lease_key(job), task)
+redis.call('ZREM', tasks_key(kind, job), task)
+if kind == 'score' then
+  redis.call('HINCRBY', job_key(job), 'shards_done', 1)
+  redis.call('HINCRBY', job_key(job), 'documents_done', documents)
+  redis.call('HINCRBY', job_key(job), 'tokens_done', tokens)
+  redis.call('HINCRBY', job_key(job), 'rejects', ARGV[6])
+  if ARGV[7] == '1' then
+    add_rate(job, documents - entry.documents, tokens - entry.tokens)
+    redis.call('HINCRBY', p .. 'totals', 'shards', 1)
+    redis.call('HINCRBY', p .. 'totals', 'documents', documents)
+    redis.call('HINCRBY', p .. 'totals', 'tokens', tokens)
+  end
+  redis.call('HSET', job_key(job), 'scored_at', now)
+end
+redis.call('HSET', job_key(job), 'updated_at', now)
+if redis.call('EXISTS', tasks_key(kind, job)) == 0 then redis.call('ZREM', p .. 'active:' .. kind, job) end
+local left = 0
+for _, k in ipairs(KINDS) do left = left + redis.call('EXISTS', tasks_key(k, job)) end
+if left == 0 and kind ~= 'advance' then add_task('advance', job, 'advance', 0) end
+return 1
+"""
+
+# job, task, fence, delay (ms), error, forgive (1: the attempt does not count): gives a task back; 0 if lost.
+PUT_BACK = """
+local job, task = ARGV[1], ARGV[2]
+local entry = held(job, task, ARGV[3])
+if not entry then return 0 end
+entry.attempts = entry.attempts - tonumber(ARGV[6])
+if ARGV[5] ~= '' then entry.error = ARGV[5] end
+local delay = tonumber(ARGV[4])
+put_back(job, task, entry, delay > 0 and now + delay or 0)
+return 1
+"""
+
+# worker: gives back all that a dead worker holds; how many tasks that were.
+RECLAIM = """
+local worker, count = ARGV[1], 0
+for _, kind in ipairs(KINDS) do
+  for _, job in ipairs(redis.call('ZRANGE', p .. 'active:' .. kind, 0, -1)) do
+    local leases = redis.call('HGETALL', lease_key(job))
+    for i = 1, #leases, 2 do
+      local entry = cjson.decode(leases[i + 1])
+      if entry.worker == worker and entry.fence ~= 0 then
+        entry.error = 'its worker ' .. worker .. ' died'
+        put_back(job, leases[i], entry, 0)
+        count = count + 1
+      end
+    end
+  end
+end
+redis.call('ZREM', p .. 'workers', worker)
+return count
+"""
+
+# job, status, view, stage: the job has ended; its tasks and leases go.
+END = """
+local job, status, view = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('EXISTS', job_key(job)) == 0 then return 0 end
+if ENDED[redis.call('HGET', job_key(job), 'status')] then
+  redis.call('HSET', job_key(job), 'view', view)
+  return 0
+end
+drop_tasks(job)
+redis.call('DEL', p .. 'rate:' .. job)
+redis.call('HSET', job_key(job), 'view', view, 'stage', 'select', 'updated_at', now)
+set_status(job, status)
+return 1
+"""
+
+# job: forgets a job that the workspace does not know.
+FORGET = """
+local job = ARGV[1]
+drop_tasks(job)
+local status = redis.call('HGET', job_key(job), 'status')
+if status then redis.call('ZREM', p .. 'status:' .. status, job) end
+redis.call('ZREM', p .. 'jobs', job)
+redis.call('DEL', job_key(job), p .. 'rate:' .. job)
+"""
+
+# silence (ms) after which a worker counts as gone: kind, pending, leased for each kind, then the live workers.
+STATS = """
+local out = {}
+for _, kind in ipairs(KINDS) do
+  local pending, leased = 0, 0
+  for _, job in ipairs(redis.call('ZRANGE', p .. 'active:' .. kind, 0, -1)) do
+    local ready = redis.call('ZCOUNT', tasks_key(kind, job), '-inf', now)
+    pending, leased = pending + ready, leased + redis.call('ZCARD', tasks_key(kind, job)) - ready
+  end
+  table.insert(out, {kind, pending, leased})
+end
+return {out, redis.call('ZCOUNT', p .. 'workers', now - tonumber(ARGV[1]), '+inf')}
+"""
+
+SCRIPTS = {
+    name: _COMMON + body
+    for name, body in {
+        "add": ADD,
+        "submit": SUBMIT,
+        "claim": CLAIM,
+        "beat": BEAT,
+        "done": DONE,
+        "put_back": PUT_BACK,
+        "reclaim": RECLAIM,
+        "end": END,
+        "forget": FORGET,
+        "stats": STATS,
+    }.items()
+}

@@ -1,0 +1,52 @@
+"""Settings of the service and its workers: flags of the command line, or environment variables `WINNOW_*`."""
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Stage = Literal["plan", "train", "score", "select"]
+Device = Literal["auto", "cpu", "cuda"]
+STAGES: tuple[Stage, ...] = ("select", "plan", "score", "train")  # the order in which a worker looks for work
+
+
+class Settings(BaseSettings):
+    """What `winnow serve` and `winnow worker` are told; each field is also the variable `WINNOW_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="WINNOW_", extra="ignore")
+
+    workspace: str = Field(
+        "winnow-workspace", min_length=1, description="Folder or fsspec URL of all that must not be lost."
+    )
+    redis: str | None = Field(None, description="URL of a Redis; without one, `serve` starts a private one.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int | None = Field(
+        None, ge=0, le=1024, description="Scoring workers that `serve` starts; by default one a GPU, else one."
+    )
+    device: Device = Field("auto", description="Where references run; auto takes a GPU if there is one.")
+    lease_seconds: float = Field(
+        15.0, ge=0.5, le=3600, description="Silence after which a worker's task is given away."
+    )
+    stages: Annotated[tuple[Stage, ...], NoDecode] = Field(
+        STAGES, min_length=1, description="Stages that a worker takes."
+    )
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("stages")
+    @classmethod
+    def _in_order(cls, value: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        return tuple(stage for stage in STAGES if stage in value)
+
+    def environment(self) -> dict[str, str]:
+        """This process' environment with these settings in it, for a worker to read them from."""
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
+        for name, value in self:
+            if value is not None:
+                mine[f"WINNOW_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
+        return mine

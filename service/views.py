@@ -1,0 +1,108 @@
+"""A job as users see it: `make_view` gathers what the workspace says for Redis to keep, `show_job` shows it."""
+
+from datetime import datetime, timezone
+from typing import Any
+
+from pruner.specs import SelectionSpec
+from service.queue import JobState
+from service.schemas import Job, Progress, SelectionResult
+from service.steps import provenance
+from service.workspace import JobRecord, Outcome, Workspace
+
+
+def make_view(workspace: Workspace, record: JobRecord) -> dict[str, Any]:
+    """What the workspace says of a job, for Redis to show."""
+    plan = workspace.plan_record(record.id)
+    outcome = workspace.outcome(record.id)
+    results = workspace.results(record.id)
+    made: dict[str, Any] = {}
+    selections = []
+    if plan is not None:
+        made = provenance(record, plan, workspace.reference(plan))
+    if results is not None:
+        made = results["provenance"]
+        for spec in workspace.wanted(record):
+            found = workspace.selection(record.id, spec.id)
+            if found is not None:
+                selections.append(_selection(record.id, spec, found).model_dump())
+    return {
+        "record": record.model_dump(mode="json"),
+        "started_at": plan.started_at.isoformat() if plan else None,
+        "documents_total": plan.documents if plan else None,
+        "shards_total": plan.shards if plan else 0,
+        "provenance": made,
+        "selections": selections,
+        "outcome": outcome.model_dump(mode="json") if outcome else None,
+    }
+
+
+def _selection(job_id: str, spec: SelectionSpec, made: dict[str, Any]) -> SelectionResult:
+    return SelectionResult(
+        id=spec.id,
+        criterion=spec.criterion,
+        rate=spec.rate,
+        unit=spec.unit,
+        within=spec.within,
+        documents=made["documents"],
+        tokens=made["tokens"],
+        perplexity_min=made["perplexity_min"],
+        perplexity_max=made["perplexity_max"],
+        manifest_url=f"/v1/jobs/{job_id}/selections/{spec.id}/manifest",
+    )
+
+
+def show_job(state: JobState) -> Job:
+    """A job as returned."""
+    view = state.view
+    record = JobRecord.model_validate(view["record"])
+    outcome = Outcome.model_validate(view["outcome"]) if view["outcome"] else None
+    return Job(
+        id=record.id,
+        status=outcome.status if outcome else state.status,
+        created_at=record.created_at,
+        started_at=outcome.started_at if outcome else started_at(state, view),
+        finished_at=outcome.finished_at if outcome else None,
+        request=record.request,
+        progress=outcome.progress if outcome else progress_of(state, view),
+        selections=[SelectionResult.model_validate(made) for made in view["selections"]],
+        provenance=view["provenance"],
+        error=outcome.error if outcome else None,
+    )
+
+
+def progress_of(state: JobState, view: dict[str, Any]) -> Progress:
+    """How far a job that has not ended is."""
+    train = view["record"]["request"]["reference"]["train"]
+    training_total = train["tokens"] if train else 0
+    trained = state.status in ("scoring", "selecting")
+    total = view["documents_total"]
+    expected = total
+    if expected is None and state.shards_done:
+        expected = state.documents_done * state.shards_total / state.shards_done
+    eta = None
+    if state.status == "scoring" and expected is not None and state.documents_per_second > 0:
+        eta = max(0.0, expected - state.documents_done) / state.documents_per_second
+    return Progress(
+        documents_done=state.documents_done,
+        documents_total=total,
+        tokens_done=state.tokens_done,
+        shards_done=state.shards_done,
+        shards_total=view["shards_total"],
+        rejects=state.rejects,
+        tokens_per_second=state.tokens_per_second,
+        eta_seconds=eta,
+        training_tokens_done=training_total if trained else min(state.training_tokens, training_total),
+        training_tokens_total=training_total,
+        updated_at=_time(state.updated_at),
+    )
+
+
+def started_at(state: JobState | None, view: dict[str, Any]) -> datetime | None:
+    """When the job's planning began, or None while it is queued."""
+    if view["started_at"] is not None:
+        return datetime.fromisoformat(view["started_at"])
+    return _time(state.started_at) if state else None
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc) if milliseconds is not None else None
