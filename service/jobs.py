@@ -147,7 +147,7 @@ class Jobs:
         for job_id in self.workspace.jobs():
             try:
                 self.advance(job_id)
-            except (InputError, ValidationError) as error:  # noqa: PERF203 - one bad folder must not stop the others
+            except (InputError, ValidationError) as error:  # one bad folder must not stop the others
                 log.warning("job %s cannot go on: %s", job_id, error)
 
     # -- inside
