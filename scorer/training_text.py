@@ -1,0 +1,143 @@
+"""Text for a training: a byte-level BPE tokenizer made from it, and its tokens laid out once in a file."""
+
+import itertools
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from scorer.errors import BadReference
+
+END = "<|endoftext|>"  # id 0: stands before every document, and is both BOS and EOS
+_PIECE = 50_000  # characters handed to the tokenizer at once, so that a huge document holds nothing up
+_BATCH = 500_000  # characters tokenized between two beats
+_TEXT_PER_TOKEN = 5_000  # characters that a tokenizer learns from, at most, for each token of its vocabulary
+_BEAT_SECONDS = 0.5
+
+Texts = Callable[[], Iterable[str]]
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[tuple[bool, str]]:
+    """Each document in pieces, with whether one is its first; lone surrogates, which no tokenizer reads, become `?`."""
+    for text in texts:
+        clean = text.encode("utf-8", "replace").decode()
+        for start in range(0, len(clean), _PIECE):
+            yield start == 0, clean[start : start + _PIECE]
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[tuple[bool, str]]]:
+    """The pieces in groups of about _BATCH characters."""
+    batch: list[tuple[bool, str]] = []
+    size = 0
+    for first, piece in _pieces(texts):
+        batch.append((first, piece))
+        size += len(piece)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def make_tokenizer(texts: Texts, vocabulary: int, path: Path, beat: Callable[[], None]) -> Tokenizer:
+    """Learns a byte-level BPE of at most `vocabulary` tokens and saves it at `path`; one saved there is kept.
+
+    `beat` is called at least once a second and may raise to abort.
+    """
+    if path.exists():
+        return Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    stopped = threading.Event()
+    failures: list[BaseException] = []
+
+    def sample() -> Iterator[str]:
+        left = _TEXT_PER_TOKEN * vocabulary
+        for _, piece in _pieces(texts()):
+            if stopped.is_set() or left <= 0:
+                return
+            left -= len(piece)
+            yield piece
+
+    def learn() -> None:
+        try:
+            tokenizer.train_from_iterator(sample(), trainer)
+        except BaseException as error:  # raised again by the caller's thread
+            failures.append(error)
+
+    # Merging is one long call without a callback: it runs beside, so that this thread can beat.
+    thread = threading.Thread(target=learn, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            beat()
+            thread.join(_BEAT_SECONDS)
+    finally:
+        stopped.set()
+    if failures:
+        raise failures[0]
+    beside = path.with_suffix(".part")
+    tokenizer.save(str(beside))
+    beside.replace(path)
+    return tokenizer
+
+
+def pack(texts: Texts, tokenizer: Tokenizer, tokens: int, path: Path, beat: Callable[[], None]) -> NDArray[np.uint16]:
+    """The texts as one run of tokens, END before each document, at most `tokens` + 1 of them, kept in a file at `path`.
+
+    Read back as a memory map of uint16; a file that is there already is used as it is.
+    """
+    if not path.exists():
+        if tokenizer.get_vocab_size() > 1 << 16:
+            raise ValueError("token ids do not fit in 16 bits")
+        tokenizer.encode_special_tokens = True  # "<|endoftext|>" inside a document is text
+        beside = path.with_suffix(".part")
+        left = tokens + 1
+        with beside.open("wb") as out:
+            for batch in _batches(texts()):
+                beat()
+                run = np.fromiter(
+                    itertools.chain.from_iterable(
+                        [0, *encoded.ids] if first else encoded.ids
+                        for (first, _), encoded in zip(
+                            batch, tokenizer.encode_batch_fast([piece for _, piece in batch]), strict=True
+                        )
+                    ),
+                    dtype=np.uint16,
+                )
+                out.write(run[:left].tobytes())
+                left -= min(left, len(run))
+                if not left:
+                    break
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(path)
+    if path.stat().st_size < 4:
+        raise BadReference("there is no text to train a reference on: check the text field, or raise the fraction")
+    return np.memmap(path, dtype=np.uint16, mode="r")
+
+
+def save_tokenizer(tokenizer_file: Path, folder: Path) -> None:
+    """Writes tokenizer.json and tokenizer_config.json so that AutoTokenizer loads them."""
+    (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END,
+        "eos_token": END,
+        "unk_token": None,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
