@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,21 +70,23 @@ def initialise(model: Mamba2) -> None:
             p.normal_(0, 0.02)
 
 
-def _gpt2(rows: int) -> Trainee:
-    from transformers import GPT2Config, GPT2LMHeadModel
+def _gpt2(hidden: int, layers: int, heads: int) -> Callable[[int], Trainee]:
+    def build(rows: int) -> Trainee:
+        from transformers import GPT2Config, GPT2LMHeadModel
 
-    config = GPT2Config(
-        vocab_size=rows,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=0,
-        eos_token_id=0,
-        use_cache=False,
-    )
-    model = GPT2LMHeadModel(config)
-    saved = json.loads(config.to_json_string()) | {"architectures": ["GPT2LMHeadModel"]}
-    return Trainee(model, lambda ids: model.transformer(input_ids=ids).last_hidden_state, model.lm_head.weight, saved)
+        shape = {"vocab_size": rows, "n_embd": hidden, "n_layer": layers, "n_head": heads}
+        dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        config = GPT2Config(**shape, **dropout, use_cache=False)
+        model = GPT2LMHeadModel(config)
+        saved = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": config.n_positions}
+        return Trainee(
+            model,
+            lambda ids: model.transformer(input_ids=ids).last_hidden_state,
+            model.lm_head.weight,
+            saved | shape | dropout,
+        )
+
+    return build
 
 
 PRESETS = {
@@ -111,6 +112,12 @@ PRESETS = {
     ),
     # The shape of GPT-2's smallest model, without dropout.
     "gpt2-124m": Preset(
-        _gpt2, vocabulary=50_304, sequence=1024, batch=128, micro_cpu=1, micro_gpu=16, learning_rate=6e-4
+        _gpt2(hidden=768, layers=12, heads=12),
+        vocabulary=50_304,
+        sequence=1024,
+        batch=128,
+        micro_cpu=1,
+        micro_gpu=16,
+        learning_rate=6e-4,
     ),
 }

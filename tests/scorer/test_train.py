@@ -1,0 +1,226 @@
+"""A trained reference has learnt, loads everywhere, and has the same weights whether its training was killed or not."""
+
+import dataclasses
+import itertools
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from scorer import presets
+from scorer import train as training
+from scorer.errors import BadReference
+from scorer.mamba2 import load_mamba2
+from scorer.presets import PRESETS, Preset
+from scorer.train import Progress, train
+from scorer.training_text import END, Texts, make_tokenizer, pack
+
+SENTENCE = "the quick brown fox jumps over a lazy dog while seven wizards brew strong potions for every queen"
+WORDS = SENTENCE.split()
+TOKENS = 24_000
+
+
+def texts() -> Iterator[str]:
+    """Sentences in which each word is followed by one of two others, so that there is something to learn."""
+    draw = random.Random(0)
+    for _ in range(300):
+        at, words = draw.randrange(len(WORDS)), []
+        for _ in range(draw.randrange(5, 40)):
+            words.append(WORDS[at])
+            at = (at + draw.choice((1, 5))) % len(WORDS)
+        yield " ".join(words)
+
+
+SMALL = Preset(
+    presets._mamba2(hidden=64, layers=2, inner=64, state=8),
+    vocabulary=300,
+    sequence=64,
+    batch=4,
+    micro_cpu=2,
+    micro_gpu=4,
+    learning_rate=1e-2,
+)
+
+
+GPT2 = dataclasses.replace(SMALL, build=presets._gpt2(hidden=32, layers=2, heads=2))
+
+
+def quiet(done: int, total: int, loss: float | None) -> None:
+    pass
+
+
+def run(
+    folder: Path,
+    plan: Preset = SMALL,
+    tokens: int = TOKENS,
+    seed: int = 0,
+    progress: Progress = quiet,
+    of: Texts = texts,
+) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "tiny", plan)
+        train(of, "tiny", tokens, seed, folder / "model", folder / "work", "cpu", progress)
+    return folder / "model"
+
+
+def weights(model: Path) -> bytes:
+    return (model / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("trained"))
+
+
+def test_it_has_learnt(trained: Path) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(trained), load_mamba2(trained, torch.float32, "cpu")
+
+    def nll_per_word(text: str) -> float:
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text).input_ids]])
+        return model.nll(ids[:, :-1], ids[:, 1:])[0].sum().item() / len(text.split())
+
+    along = " ".join(WORDS[i % len(WORDS)] for i in range(20))  # words in the order that the texts prefer
+    against = " ".join(reversed(along.split()))
+    assert nll_per_word(along) < 0.6 * math.log(len(WORDS))
+    assert nll_per_word(against) > 2 * nll_per_word(along)
+    said = json.loads((trained / "training.json").read_text())
+    assert said["loss"] < 1.5
+    assert said["tokens"] == TOKENS
+
+
+def test_the_folder_loads_with_transformers_and_scores_the_same(trained: Path) -> None:
+    model, info = AutoModelForCausalLM.from_pretrained(trained, output_loading_info=True)
+    assert not any(info.values())
+    tokenizer = AutoTokenizer.from_pretrained(trained)
+    assert tokenizer.bos_token_id == tokenizer.eos_token_id == model.config.bos_token_id == 0
+    text = "the lazy dog\n naïve 雪 <x>"
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    assert tokenizer.decode(ids[0]) == text
+    ids = torch.cat((torch.zeros(1, 1, dtype=torch.long), ids), dim=1)
+    ours = load_mamba2(trained, torch.float32, "cpu").nll(ids[:, :-1], ids[:, 1:])[0]
+    torch.testing.assert_close(ours.mean(), model(ids, labels=ids).loss.detach(), rtol=0, atol=1e-5)
+
+
+def test_gpt2_trains_and_loads(tmp_path: Path) -> None:
+    folder = run(tmp_path, GPT2)
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values())
+    assert model.config.architectures == ["GPT2LMHeadModel"]
+    ids = torch.tensor([[0, *AutoTokenizer.from_pretrained(folder)(" ".join(WORDS)).input_ids]])
+    assert model(ids, labels=ids).loss.item() < 2.5
+
+
+def test_same_inputs_give_the_same_weights_and_another_seed_others(tmp_path: Path, trained: Path) -> None:
+    assert weights(run(tmp_path / "again")) == weights(trained)
+    assert weights(run(tmp_path / "other", seed=1, tokens=2_000)) != weights(run(tmp_path / "one", tokens=2_000))
+
+
+class Killed(Exception):
+    """What stands for a kill: raised from the progress call, between two steps."""
+
+
+@pytest.mark.parametrize("plan", [SMALL, GPT2], ids=["mamba2", "gpt2"])
+def test_a_killed_training_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Preset
+) -> None:
+    monkeypatch.setattr(training, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(time, "monotonic", itertools.count().__next__)  # a checkpoint after every few steps
+    seen: list[int] = []
+
+    def die_at(limit: float) -> Progress:
+        def progress(done: int, total: int, loss: float | None) -> None:
+            seen.append(done)
+            if done >= limit:
+                raise Killed
+
+        return progress
+
+    unkilled = run(tmp_path / "unkilled", plan, tokens=8_000)
+    for limit in (-1.0, 3_000.0, 6_000.0):
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", plan, tokens=8_000, progress=die_at(limit))
+        assert not (tmp_path / "killed" / "model").exists()
+    seen.clear()
+    killed = run(tmp_path / "killed", plan, tokens=8_000, progress=die_at(math.inf))
+    assert min(n for n in seen if n) > 3_000  # it went on, and did not start again
+    for name in ("model.safetensors", "tokenizer.json", "training.json", "config.json"):
+        assert (killed / name).read_bytes() == (unkilled / name).read_bytes()
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(time, "monotonic", itertools.count().__next__)
+    run(tmp_path / "reused", seed=1, tokens=2_000)
+    assert weights(run(tmp_path / "reused", tokens=2_000)) == weights(run(tmp_path / "fresh", tokens=2_000))
+
+
+def test_progress_rises_to_the_total(tmp_path: Path) -> None:
+    calls: list[tuple[int, int, float | None]] = []
+    run(tmp_path, tokens=2_000, progress=lambda *call: calls.append(call))
+    done = [call[0] for call in calls]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 2_000)
+    assert {call[1] for call in calls} == {2_000}
+    assert calls[0][2] is None  # while the tokenizer is made
+    assert all(loss is not None and 0 < loss < 10 for n, _, loss in calls if n)
+
+
+def test_every_document_starts_after_an_end_and_its_text_is_data(tmp_path: Path) -> None:
+    documents = ["the fox", "", f"a {END} b", "\ud800 lone", "word " * 30_000]
+    tokenizer = make_tokenizer(lambda: documents, 300, tmp_path / "tokenizer.json", lambda: None)
+    packed = pack(lambda: documents, tokenizer, 10**6, tmp_path / "tokens.bin", lambda: None)
+    assert packed.dtype.name == "uint16"
+    starts = [i for i, token in enumerate(packed) if token == 0] + [len(packed)]
+    found = [tokenizer.decode(packed[i + 1 : j].tolist()) for i, j in itertools.pairwise(starts)]
+    assert found == ["the fox", f"a {END} b", "? lone", "word " * 30_000]
+    cut = pack(lambda: documents, tokenizer, 10, tmp_path / "cut.bin", lambda: None)
+    assert cut.tolist() == packed[:11].tolist()
+
+
+def test_the_tokenizer_is_the_same_each_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_tokenizer(texts, 400, tmp_path / name, lambda: None)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_little_text_still_trains_and_none_is_refused(tmp_path: Path) -> None:
+    model = run(tmp_path / "little", tokens=1_000, of=lambda: ["one short document"])
+    load_mamba2(model, torch.float32, "cpu")
+    for name, nothing in {"none": [], "empty": [""]}.items():
+        with pytest.raises(BadReference, match="no text"):
+            run(tmp_path / name, of=lambda nothing=nothing: nothing)
+
+
+def test_a_failing_source_of_text_fails_the_training(tmp_path: Path) -> None:
+    def broken() -> Iterator[str]:
+        yield "a"
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(tmp_path, of=broken)
+
+
+def test_the_presets_have_the_published_shapes() -> None:
+    with torch.device("meta"):
+        sizes = {
+            name: sum(p.numel() for p in plan.build(plan.vocabulary).model.parameters())
+            for name, plan in PRESETS.items()
+        }
+    assert 1e6 < sizes["tiny"] < 5e6
+    assert 125e6 < sizes["mamba2-130m"] < 135e6
+    assert 120e6 < sizes["gpt2-124m"] < 128e6
+
+
+def test_mamba2_starts_as_its_authors_start_it() -> None:
+    torch.manual_seed(0)
+    model = SMALL.build(320).model
+    mixer = model.backbone.layers[0].mixer
+    assert torch.equal(mixer.D, torch.ones(1))
+    assert 1 <= mixer.A_log.exp().item() <= 16
+    assert 1e-3 <= torch.nn.functional.softplus(mixer.dt_bias).item() <= 0.1
