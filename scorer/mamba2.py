@@ -160,7 +160,7 @@ def load_mamba2(folder: Path, dtype: torch.dtype, device: torch.device | str) ->
         model = Mamba2(config)
     tensors = canonical(folder, read_weights(folder), config)
     for name, tensor in tensors.items():
-        product = tensor.dim() == 2
+        product = tensor.dim() == 2 or name.endswith("proj.bias")
         tensors[name] = tensor.to(device=device, dtype=dtype if product else torch.float32)
     model.load_state_dict(tensors, assign=True)
     return model.requires_grad_(False).eval()

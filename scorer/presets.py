@@ -76,7 +76,7 @@ def _gpt2(hidden: int, layers: int, heads: int) -> Callable[[int], Trainee]:
 
         shape = {"vocab_size": rows, "n_embd": hidden, "n_layer": layers, "n_head": heads}
         dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        config = GPT2Config(**shape, **dropout, use_cache=False)
+        config = GPT2Config(**shape, **dropout, bos_token_id=0, eos_token_id=0, use_cache=False)
         model = GPT2LMHeadModel(config)
         saved = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": config.n_positions}
         return Trainee(

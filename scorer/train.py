@@ -42,12 +42,15 @@ def train(
 ) -> None:
     """Trains the preset of that name on `tokens` tokens of the texts, repeats included, and saves it in `folder`.
 
-    `texts` gives the documents afresh at each call, always the same ones in the same order. The first `tokens` tokens
-    of them are used, in a seeded order, and again in another where they are fewer: give a mixed sample, not file after
-    file. `work` holds what a later call needs to go on (tokenizer, tokens, weights, optimizer); it belongs to these
-    texts and settings alone, and the caller removes it afterwards. `device` is "cpu" (float32) or "cuda" (bfloat16
-    products). `on_progress(tokens done, tokens in all, loss or None before the first step)` is called about every
-    second or after each small batch, whichever is later, and may raise to abort.
+    `texts` gives the documents afresh at each call, always the same ones in the same order; a second thread reads it
+    while the tokenizer is made. The first `tokens` tokens of them are used, in a seeded order, and again in another
+    where they are fewer: give a mixed sample, not file after file.
+
+    `work` holds what a later call needs to go on (tokenizer, tokens, weights, optimizer). It belongs to these texts and
+    settings alone, and the caller removes it afterwards. `device` is "cpu" (float32) or "cuda" (bfloat16 products).
+
+    `on_progress(tokens done, tokens in all, loss or None before the first step)` is called about every second or after
+    each small batch, whichever is later, and may raise to abort.
 
     Raises BadReference where there is no text, or where the loss is no longer a number.
     """

@@ -108,7 +108,7 @@ def test_a_document_in_pieces_scores_as_whole(tmp_path: Path) -> None:
 
 
 def test_bfloat16_products_stay_near_float32(tmp_path: Path) -> None:
-    folder = hugging_face(tmp_path)
+    folder = hugging_face(tmp_path, dataclasses.replace(SMALL, proj_bias=True, tied=False))
     ids = tokens(2, 200)
     wide, narrow = nll(load(folder), ids), nll(load(folder, torch.bfloat16), ids)
     assert narrow.dtype == torch.float32
