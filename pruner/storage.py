@@ -1,0 +1,143 @@
+"""A folder on a disk or behind any fsspec URL, whose files appear whole or not at all."""
+
+import io
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pruner.errors import InputError
+
+
+class Storage:
+    """Files under one root. Paths are relative to it, with '/' between names; OSError is raised as the store does."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            # Another process writes here too: what this one listed a moment ago proves nothing.
+            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"{url}: cannot be opened as a folder ({error})") from None
+        self._local = Path(self._root).absolute() if isinstance(self._fs, LocalFileSystem) else None
+        self.url = str(self._local) if self._local is not None else url.rstrip("/")
+
+    def open(self, path: str) -> BinaryIO:
+        """A seekable reader."""
+        if self._local is not None:
+            return (self._local / path).open("rb")
+        return cast(BinaryIO, self._fs.open(self._full(path), "rb"))
+
+    def read_bytes(self, path: str) -> bytes:
+        """A file's whole content."""
+        if self._local is not None:
+            return (self._local / path).read_bytes()
+        return cast(bytes, self._fs.cat_file(self._full(path)))
+
+    def read_json(self, path: str) -> dict[str, Any]:
+        """A file's content as a JSON object."""
+        return cast(dict[str, Any], json.loads(self.read_bytes(path)))
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[BinaryIO]:
+        """A writer to a file that appears, or is replaced, when the block ends without an exception."""
+        if self._local is None:
+            with tempfile.NamedTemporaryFile(prefix="winnow-") as spool:
+                yield cast(BinaryIO, spool)
+                spool.flush()
+                self._fs.put_file(spool.name, self._full(path))
+            return
+        target = self._local / path
+        with _beside(target) as (file, beside):
+            yield cast(BinaryIO, file)
+            file.flush()
+            os.fsync(file.fileno())
+            beside.replace(target)
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Makes or replaces a file."""
+        with self.create(path) as file:
+            file.write(data)
+
+    def write_json(self, path: str, value: dict[str, Any]) -> None:
+        """Makes or replaces a file with a JSON object."""
+        self.write_bytes(path, json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n")
+
+    def create_new(self, path: str, data: bytes) -> bool:
+        """Makes a file if there is none of the name; False if there was, which then stays as it is."""
+        if self._local is None:
+            try:
+                self._fs.pipe_file(self._full(path), data, mode="create")
+            except FileExistsError:
+                return False
+            return True
+        target = self._local / path
+        with suppress(FileExistsError), _beside(target) as (file, beside):
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.link(beside, target)
+            return True
+        return False
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder of this name."""
+        return (self._local / path).exists() if self._local is not None else bool(self._fs.exists(self._full(path)))
+
+    def size(self, path: str) -> int:
+        """A file's bytes."""
+        if self._local is not None:
+            return (self._local / path).stat().st_size
+        return int(self._fs.info(self._full(path))["size"])
+
+    def list(self, folder: str) -> list[str]:
+        """The names in a folder, sorted; none if it is not there. Files that are still being written do not count."""
+        with suppress(FileNotFoundError):
+            if self._local is not None:
+                names = os.listdir(self._local / folder)  # noqa: PTH208
+            else:
+                names = [str(entry).rstrip("/").rsplit("/", 1)[-1] for entry in self._fs.ls(self._full(folder), False)]
+            return sorted(name for name in names if not name.endswith(".part"))
+        return []
+
+    def remove(self, path: str) -> None:
+        """Removes a file, if it is there."""
+        with suppress(FileNotFoundError):
+            if self._local is not None:
+                (self._local / path).unlink()
+            else:
+                self._fs.rm_file(self._full(path))
+
+    def remove_tree(self, folder: str) -> None:
+        """Removes a folder and all in it, if it is there."""
+        with suppress(FileNotFoundError):
+            if self._local is not None:
+                shutil.rmtree(self._local / folder)
+            else:
+                self._fs.rm(self._full(folder), recursive=True)
+
+    def local(self, path: str) -> Path | None:
+        """The path on this machine's disk, or None for a store elsewhere."""
+        return self._local / path if self._local is not None else None
+
+    def _full(self, path: str) -> str:
+        return f"{str(self._root).rstrip('/')}/{path}"
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[tuple[io.BufferedWriter, Path]]:
+    """A new file beside `target`, gone in the end unless it was renamed; the folder is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    path = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        with path.open("xb") as file:
+            yield file, path
+    finally:
+        path.unlink(missing_ok=True)
