@@ -94,8 +94,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
         fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise InputError(f"{url}: cannot be opened ({reason(error)})") from None
-    # A local path stays as the user wrote it: made absolute, `~` and links left alone.
-    return fs, str(Path(path).absolute()) if isinstance(fs, LocalFileSystem) else str(path)
+    # One name a file: `..` goes, which Path.absolute() would keep. Links stay as the user wrote them.
+    return fs, os.path.abspath(path) if isinstance(fs, LocalFileSystem) else str(path)  # noqa: PTH100
 
 
 def _format(name: str) -> tuple[Literal["parquet", "jsonl"], Compression | None] | None:

@@ -1,0 +1,169 @@
+"""Shards are cut by a fixed rule from footers and sizes alone, and remember what the files were."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pruner import plan as plans
+from pruner.errors import InputError
+from pruner.plan import check_unchanged, make_plan, read_plan, shard_digest, write_plan
+from pruner.specs import CorpusSpec
+from pruner.storage import Storage
+
+SMALL = 1 << 12
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "SHARD_BYTES", SMALL)
+    monkeypatch.setattr(plans, "SHARD_BYTES_MAX", 2 * SMALL)
+
+
+def spec(*paths: Path, **fields: str) -> CorpusSpec:
+    return CorpusSpec(paths=tuple(str(path) for path in paths), **fields)
+
+
+def write_groups(path: Path, sizes: list[int]) -> None:
+    """A Parquet file with a row group of one document for each size, which no encoding makes smaller."""
+    schema = pa.schema([("text", pa.string())])
+    with pq.ParquetWriter(path, schema, use_dictionary=False, compression="none", write_statistics=False) as writer:
+        for size in sizes:
+            writer.write_table(pa.table({"text": ["x" * size]}, schema=schema))
+
+
+def test_row_groups_gather_into_shards(tmp_path: Path, small_shards: None) -> None:
+    write_groups(tmp_path / "a.parquet", [1000] * 10 + [3 * SMALL, 100, 2 * SMALL - 300])
+    plan = make_plan(spec(tmp_path / "a.parquet"))
+    assert [(s.start, s.stop) for s in plan.shards] == [(0, 5), (5, 10), (10, 11), (11, 13)]
+    assert [s.rows for s in plan.shards] == [5, 5, 1, 2]
+    assert plan.documents == 13
+
+
+@pytest.mark.parametrize("size", [1, SMALL - 1, SMALL, 3 * SMALL // 2, 10 * SMALL + 7])
+def test_a_plain_jsonl_is_cut_at_bytes(tmp_path: Path, small_shards: None, size: int) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"x" * size)
+    shards = make_plan(spec(tmp_path / "a.jsonl")).shards
+    assert [s.start for s in shards] == [0, *(s.stop for s in shards[:-1])]
+    assert shards[-1].stop == size
+    assert all(s.text_bytes <= 2 * SMALL for s in shards)
+
+
+def test_a_compressed_file_is_one_shard(tmp_path: Path, small_shards: None) -> None:
+    (tmp_path / "a.jsonl.gz").write_bytes(b"x" * 10 * SMALL)  # text that nobody may read while planning
+    plan = make_plan(spec(tmp_path / "a.jsonl.gz"))
+    assert len(plan.shards) == 1
+    assert plan.documents is None
+
+
+def test_the_real_sizes_are_those_that_are_promised() -> None:
+    assert (16 << 20) <= plans.SHARD_BYTES <= plans.SHARD_BYTES_MAX == (64 << 20)
+
+
+def test_a_plan_is_the_same_again_and_survives_storage(corpus_file: Path, tmp_path: Path) -> None:
+    plan = make_plan(spec(corpus_file))
+    assert make_plan(spec(corpus_file)) == plan
+    storage = Storage(str(tmp_path / "workspace"))
+    write_plan(storage, "plan.parquet", plan)
+    assert read_plan(storage, "plan.parquet") == plan
+
+
+def test_a_shard_is_named_by_what_is_read_of_it(tmp_path: Path) -> None:
+    write_groups(tmp_path / "a.parquet", [10])
+    fields = spec(tmp_path / "a.parquet")
+    plan = make_plan(fields)
+    name = shard_digest(plan, plan.shards[0], fields)
+    assert name == shard_digest(make_plan(fields), plan.shards[0], fields)
+    assert name != shard_digest(plan, plan.shards[0], fields.model_copy(update={"id_field": "id"}))
+    os.utime(tmp_path / "a.parquet", ns=(1, 1))
+    assert name != shard_digest(make_plan(fields), plan.shards[0], fields)
+
+
+def test_a_changed_file_is_named(corpus_file: Path, tmp_path: Path) -> None:
+    plan = make_plan(spec(corpus_file))
+    check_unchanged(plan, 0)
+    before = corpus_file.stat().st_mtime_ns
+    data = corpus_file.read_bytes()
+    corpus_file.write_bytes(data + data)
+    with pytest.raises(InputError, match=f"{corpus_file.name}: changed between planning and scoring"):
+        check_unchanged(plan, 0)
+    corpus_file.write_bytes(data)
+    os.utime(corpus_file, ns=(before, before))
+    check_unchanged(plan, 0)
+
+
+def test_a_footer_that_changed_in_place_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_groups(path, [10])
+    plan, before, data = make_plan(spec(path)), path.stat().st_mtime_ns, bytearray(path.read_bytes())
+    data[-12] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before, before))
+    with pytest.raises(InputError, match=r"a\.parquet: changed"):
+        check_unchanged(plan, 0)
+
+
+def test_layouts_of_fineweb_are_read_as_they_are(tmp_path: Path) -> None:
+    columns: dict[str, list[Any]] = {
+        "text": ["a"],
+        "id": ["<urn:uuid:1>"],
+        "dump": ["CC-MAIN-2013-20"],
+        "url": ["http://example.com/a"],
+        "file_path": ["s3://x"],
+        "language": ["en"],
+        "language_score": [0.9],
+        "token_count": [1],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "fineweb.parquet")
+    columns |= {"date": ["2013-05-18T05:48:54Z"], "score": [3.5], "int_score": [4]}
+    pq.write_table(pa.table(columns), tmp_path / "edu.parquet")
+    assert make_plan(spec(tmp_path, id_field="id", domain_field="url")).documents == 2
+    assert make_plan(spec(tmp_path, domain_field="dump")).documents == 2
+
+
+def test_types_that_hold_text(tmp_path: Path) -> None:
+    for number, kind in enumerate(
+        (pa.large_string(), pa.string_view(), pa.binary(), pa.dictionary(pa.int32(), pa.string()))
+    ):
+        pq.write_table(pa.table({"text": pa.array(["a"]).cast(kind)}), tmp_path / f"{number}.parquet")
+    assert make_plan(spec(tmp_path)).documents == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"text_field": "txt"}, "no column 'txt' for corpus.text_field; the file has text, n, parts"),
+        ({"id_field": "uid"}, "no column 'uid' for corpus.id_field"),
+        ({"domain_field": "source"}, "no column 'source' for corpus.domain_field"),
+        ({"text_field": "n"}, "column 'n' is int64, not text"),
+        ({"domain_field": "parts"}, "column 'parts' is list.*, not a plain value"),
+    ],
+)
+def test_wrong_fields_are_named(tmp_path: Path, fields: dict[str, str], said: str) -> None:
+    pq.write_table(pa.table({"text": ["a"], "n": [1], "parts": [["a"]]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=said):
+        make_plan(spec(tmp_path / "a.parquet", **fields))
+
+
+@pytest.mark.parametrize("keep", [0, 3, 50, -1, -9])
+def test_a_truncated_parquet_is_named(tmp_path: Path, keep: int) -> None:
+    write_groups(tmp_path / "a.parquet", [100])
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"a\.parquet: not a whole Parquet file"):
+        make_plan(spec(tmp_path / "a.parquet"))
+
+
+def test_a_footer_of_nonsense_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + b"\xff" * 60 + (60).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(InputError, match=r"a\.parquet: its Parquet footer cannot be read"):
+        make_plan(spec(tmp_path / "a.parquet"))
+
+
+def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
+    write_groups(tmp_path / "a.parquet", [])
+    (tmp_path / "b.jsonl").touch()
+    with pytest.raises(InputError, match="the corpus is empty"):
+        make_plan(spec(tmp_path))
