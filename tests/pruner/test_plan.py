@@ -38,8 +38,8 @@ def write_groups(path: Path, sizes: list[int]) -> None:
 def test_row_groups_gather_into_shards(tmp_path: Path, small_shards: None) -> None:
     write_groups(tmp_path / "a.parquet", [1000] * 10 + [3 * SMALL, 100, 2 * SMALL - 300])
     plan = make_plan(spec(tmp_path / "a.parquet"))
-    assert [(s.start, s.stop) for s in plan.shards] == [(0, 5), (5, 10), (10, 11), (11, 13)]
-    assert [s.rows for s in plan.shards] == [5, 5, 1, 2]
+    assert [(s.start, s.stop) for s in plan.shards] == [(0, 4), (4, 8), (8, 10), (10, 11), (11, 13)]
+    assert [s.rows for s in plan.shards] == [4, 4, 2, 1, 2]
     assert plan.documents == 13
 
 
