@@ -67,7 +67,9 @@ def make_tokenizer(texts: Texts, vocabulary: int, path: Path, beat: Callable[[],
     def sample() -> Iterator[str]:
         left = _TEXT_PER_TOKEN * vocabulary
         for _, piece in _pieces(texts()):
-            if stopped.is_set() or left <= 0:
+            if stopped.is_set():
+                raise InterruptedError  # leaves the trainer at once; nobody waits for this thread any more
+            if left <= 0:
                 return
             left -= len(piece)
             yield piece

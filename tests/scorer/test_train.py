@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,25 @@ def test_the_tokenizer_is_the_same_each_time(tmp_path: Path) -> None:
     for name in ("a", "b"):
         make_tokenizer(texts, 400, tmp_path / name, lambda: None)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_an_abort_stops_the_reading_of_text(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def endless() -> Iterator[str]:
+        try:
+            while True:
+                yield "word " * 100
+        finally:
+            ended.set()
+
+    def beat() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        make_tokenizer(endless, 10**6, tmp_path / "tokenizer.json", beat)
+    assert ended.wait(30)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_little_text_still_trains_and_none_is_refused(tmp_path: Path) -> None:
