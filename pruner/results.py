@@ -1,0 +1,65 @@
+"""A scored job's results in one folder: the score table, selections with their manifests, the report.
+
+Each function may be repeated: files are replaced whole, and the one that says that others are there comes last.
+"""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pruner.manifest import write_manifest
+from pruner.plan import Plan
+from pruner.report import scores_report, selection_report
+from pruner.selection import select
+from pruner.specs import SelectionSpec
+from pruner.storage import Storage
+from pruner.table import ROWS_A_GROUP, Split, read_eligible, write_scores
+
+SCORES, REJECTS, REPORT, DOWNLOADS = "scores.parquet", "rejects.parquet", "report.json", "downloads.json"
+
+
+def write_results(
+    storage: Storage, folder: str, plan: Plan, score_paths: list[str], split: Split | None
+) -> dict[str, Any]:
+    """Writes the tables of scores and rejects, and downloads.json with the sha256 and size of each.
+
+    `score_paths` are the shards' score files in plan order; `split` says which documents trained. Returns the counts
+    `documents`, `tokens`, `rejects`, `training`, `eligible`. Raises InputError if nothing is left to select from.
+    """
+    counts = write_scores(storage, folder, plan, score_paths, split)
+    storage.write_json(f"{folder}/{DOWNLOADS}", counts.pop("files"))
+    return counts
+
+
+def write_selection(storage: Storage, folder: str, spec: SelectionSpec, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Makes a selection of the folder's scores: its manifest as Parquet and JSON lines, then its selection.json.
+
+    Returns what selection.json says: the spec's fields, `documents`, `tokens`, `perplexity_min` and `_max` (None if
+    nothing is kept), `domains`, and `files` with the sha256 and size of each manifest.
+    """
+    eligible = read_eligible(storage, f"{folder}/{SCORES}")
+    selected = select(eligible.nll, eligible.n_tokens, spec, eligible.domains)
+    made = selection_report(eligible, selected.kept, spec)
+    target = f"{folder}/selections/{spec.id}"
+    about = provenance | {"selection": spec.model_dump()}
+    made["files"] = write_manifest(storage, f"{folder}/{SCORES}", target, selected, about)
+    storage.write_json(f"{target}/selection.json", made)
+    return made
+
+
+def write_report(storage: Storage, folder: str, counts: dict[str, Any], selections: list[dict[str, Any]]) -> None:
+    """Writes report.json of the folder's scores and of these selections, as `write_selection` returned them."""
+    eligible = read_eligible(storage, f"{folder}/{SCORES}")
+    report = scores_report(eligible, counts, _reject_reasons(storage, f"{folder}/{REJECTS}"))
+    shown = [{key: value for key, value in made.items() if key != "files"} for made in selections]
+    storage.write_json(f"{folder}/{REPORT}", report | {"selections": shown})
+
+
+def _reject_reasons(storage: Storage, path: str) -> dict[str, int]:
+    """How often each reason, without its detail, stands in the table of rejects."""
+    reasons: Counter[str] = Counter()
+    with storage.open(path) as source:
+        for batch in pq.ParquetFile(source).iter_batches(ROWS_A_GROUP, columns=["reason"]):
+            reasons.update(reason.partition(":")[0] for reason in batch["reason"].to_pylist())
+    return dict(reasons.most_common())
