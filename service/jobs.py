@@ -62,13 +62,14 @@ class Jobs:
             state = self.queue.state(job_id)
         if state is None:
             raise UnknownJob(job_id)
-        return show_job(state)
+        return show_job(state.view, state)
 
     def page(self, limit: int = 20, cursor: str | None = None, status: Status | None = None) -> JobPage:
         """Jobs, newest first. Raises ValueError for a cursor that no page gave."""
         self.check()
         ids, more = self.queue.page(limit, cursor, status)
-        return JobPage(data=[show_job(state) for state in self.queue.states(ids) if state], next_cursor=more)
+        states = [state for state in self.queue.states(ids) if state is not None]
+        return JobPage(data=[show_job(state.view, state) for state in states], next_cursor=more)
 
     def cancel(self, job_id: str) -> Job:
         """Cancels a job; one that is cancelled stays so. Raises UnknownJob, Conflict when it ended otherwise."""

@@ -5,7 +5,6 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 import pruner.plan
-
 import service
 from service.workspace import JobRecord, PlanRecord, ReferenceRecord, Workspace, digest
 
@@ -31,8 +30,8 @@ def next_step(workspace: Workspace, record: JobRecord) -> Step:
 
 def unmade(workspace: Workspace, record: JobRecord) -> list[str]:
     """The ids of the selections that are wanted and not made."""
-    ids = [spec.id for spec in workspace.wanted(record)]
-    return [name for name in ids if workspace.selection(record.id, name) is None]
+    made = workspace.selected(record.id)
+    return [spec.id for spec in workspace.wanted(record) if spec.id not in made]
 
 
 def score_paths(workspace: Workspace, record: JobRecord, reference: ReferenceRecord) -> list[str]:

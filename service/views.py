@@ -21,8 +21,9 @@ def make_view(workspace: Workspace, record: JobRecord) -> dict[str, Any]:
         made = provenance(record, plan, workspace.reference(plan))
     if results is not None:
         made = results["provenance"]
+        selected = workspace.selected(record.id)
         for spec in workspace.wanted(record):
-            found = workspace.selection(record.id, spec.id)
+            found = workspace.selection(record.id, spec.id) if spec.id in selected else None
             if found is not None:
                 selections.append(_selection(record.id, spec, found).model_dump())
     return {
@@ -51,19 +52,18 @@ def _selection(job_id: str, spec: SelectionSpec, made: dict[str, Any]) -> Select
     )
 
 
-def show_job(state: JobState) -> Job:
-    """A job as returned."""
-    view = state.view
+def show_job(view: dict[str, Any], state: JobState | None) -> Job:
+    """A job as returned; `state` is what Redis knows, None of a job that was done without."""
     record = JobRecord.model_validate(view["record"])
     outcome = Outcome.model_validate(view["outcome"]) if view["outcome"] else None
     return Job(
         id=record.id,
-        status=outcome.status if outcome else state.status,
+        status=outcome.status if outcome else state.status if state else "queued",
         created_at=record.created_at,
         started_at=outcome.started_at if outcome else started_at(state, view),
         finished_at=outcome.finished_at if outcome else None,
         request=record.request,
-        progress=outcome.progress if outcome else progress_of(state, view),
+        progress=outcome.progress if outcome else progress_of(state, view) if state else Progress(),
         selections=[SelectionResult.model_validate(made) for made in view["selections"]],
         provenance=view["provenance"],
         error=outcome.error if outcome else None,

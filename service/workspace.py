@@ -7,10 +7,10 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
-from pruner.storage import Storage
 from pydantic import BaseModel
 
 from pruner.specs import SelectionSpec
+from pruner.storage import Storage
 from service.schemas import JobRequest, Problem, Progress
 
 Ended = Literal["succeeded", "failed", "cancelled"]
@@ -146,8 +146,12 @@ class Workspace:
         """What a made selection's `selection.json` says, or None while it is not made."""
         return self._read_json(self.selection_path(job_id, selection_id, "selection.json"))
 
+    def selected(self, job_id: str) -> set[str]:
+        """The ids of the selections that are made and in the report."""
+        return set((self._read_json(self.path(job_id, "selected.json")) or {}).get("ids", ()))
+
     def results(self, job_id: str) -> dict[str, Any] | None:
-        """What `results.json` says: provenance and counts, written after the table of scores."""
+        """What `results.json` says, written after the table of scores: `provenance`, `counts`, `progress`."""
         return self._read_json(self.path(job_id, "results.json"))
 
     def _read(self, model: type[Model], path: str) -> Model | None:

@@ -1,5 +1,8 @@
-"""What the service's tests share: one real Redis a session, and a queue or a workspace of its own for each test."""
+"""What the service's tests share: one real Redis and one small trained reference a session, corpora, and workers."""
 
+import os
+import signal
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,8 +10,16 @@ from typing import Any
 
 import pytest
 
+from service import child
+from service.jobs import Jobs
 from service.queue import Queue, connect
 from service.redis_server import RedisServer
+from service.references import References
+from service.schemas import Job, JobRequest
+from service.settings import STAGES, Settings
+from service.worker import Worker
+from service.workspace import Workspace
+from tests.service.pool import sentence, until, write_corpus
 
 
 @pytest.fixture(scope="session")
@@ -42,15 +53,105 @@ def queue(make_queue: Callable[..., Queue]) -> Queue:
     return make_queue()
 
 
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB; skipped where the machine does not let us mount one."""
-    import subprocess
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reference that was trained for a step: small, real, and quick to score with."""
+    from scorer.train import train
 
+    folder = tmp_path_factory.mktemp("reference")
+    texts = [sentence(seed, 40) for seed in range(200)]
+    train(lambda: iter(texts), "tiny", 2000, 0, folder / "model", folder / "work", "cpu", lambda *_: None)
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def make_request(reference: Path, corpus: Path) -> Callable[..., JobRequest]:
+    """Requests on the session's corpus and reference; keyword arguments replace parts of them."""
+
+    def make(paths: Path | None = None, **changes: Any) -> JobRequest:
+        body: dict[str, Any] = {
+            "corpus": {"paths": [str(paths or corpus)], "id_field": "id", "domain_field": "domain"},
+            "reference": {"model": str(reference)},
+        }
+        return JobRequest.model_validate(body | changes)
+
+    return make
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(str(tmp_path / "workspace"))
+
+
+@pytest.fixture
+def jobs(workspace: Workspace, redis: Any) -> Jobs:
+    return Jobs(workspace, redis)
+
+
+@pytest.fixture
+def worker(jobs: Jobs) -> Worker:
+    """A worker in this process, for tests that need no second one."""
+    return Worker(jobs, References(jobs.workspace, "cpu"), STAGES, "here")
+
+
+@pytest.fixture
+def work_off(worker: Worker) -> Callable[[], None]:
+    """Does tasks until none is claimable."""
+
+    def work() -> None:
+        while worker.once():
+            pass
+
+    return work
+
+
+@pytest.fixture
+def start_worker(redis_url: str, workspace: Workspace) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+    """Starts real worker processes on this test's workspace; the test's end kills them."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str | None = None, **settings: Any) -> "subprocess.Popen[bytes]":
+        given = {"workspace": workspace.storage.url, "redis": redis_url, "device": "cpu", "lease_seconds": 2}
+        env = Settings(**(given | settings)).environment()
+        name = name or f"worker-{uuid.uuid4().hex[:6]}"
+        command = child.python(f"from service.worker import main; main({name!r})")
+        started.append(child.start(command, death_signal=signal.SIGKILL, env=env))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def wait_for(jobs: Jobs) -> Callable[..., Job]:
+    """Waits until a job has one of these statuses, or has ended, and gives the job."""
+
+    def wait(job_id: str, *statuses: str, seconds: float = 60) -> Job:
+        def reached() -> Job | None:
+            job = jobs.get(job_id)
+            return job if job.status in (*statuses, "succeeded", "failed", "cancelled") else None
+
+        job: Job = until(reached, seconds)
+        assert not statuses or job.status in statuses, job.error
+        return job
+
+    return wait
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB; skipped where the machine does not let us mount one."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
-    if mount.returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True).returncode:
         pytest.skip("mounting a tmpfs needs root")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)

@@ -1,0 +1,208 @@
+"""The commands that need no server: a job's stages run in this process, over a workspace of their own, resumable."""
+
+import errno
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pruner.corpus import find_files
+from pruner.errors import InputError
+from pruner.plan import make_plan
+from pruner.specs import CorpusSpec
+from pruner.storage import Storage
+from service import stages
+from service.references import References
+from service.schemas import Job, JobRequest, Preset, Progress, Status
+from service.settings import Device
+from service.steps import next_step
+from service.training import training_texts
+from service.views import make_view, show_job
+from service.workspace import JobRecord, Outcome, Workspace, digest
+
+OnProgress = Callable[[Status, Progress], None]
+_STATUS: dict[str, Status] = {"plan": "planning", "train": "training", "score": "scoring", "select": "selecting"}
+
+
+def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Job:
+    """Does a job and puts its manifests, scores, rejects, report and trained reference into `out`.
+
+    What `out` says of an earlier, killed run of the same job is used. `on_progress` is called as the job goes on, and
+    may raise to end it. Raises InputError or BadReference.
+    """
+    with _workspace(out / ".winnow") as workspace:
+        record = _record(workspace, request)
+        job = _Run(workspace, record, References(workspace, device), on_progress).to_the_end()
+        target = Storage(str(out))
+        for spec in request.selections:
+            _copy(
+                workspace,
+                workspace.selection_path(record.id, spec.id, "manifest.parquet"),
+                target,
+                f"manifest-{spec.id}.parquet",
+            )
+        for name in ("rejects.parquet", "report.json"):
+            _copy(workspace, workspace.path(record.id, name), target, name)
+        _copy(workspace, workspace.path(record.id, "scores.parquet"), target, "scores/scores.parquet")
+        planned = workspace.plan_record(record.id)
+        reference = workspace.reference(planned) if planned else None
+        if reference is not None and reference.trained:
+            for name in workspace.storage.list(reference.folder):
+                _copy(workspace, f"{reference.folder}/{name}", target, f"reference/{name}")
+        return job
+
+
+def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Progress:
+    """Scores a corpus into the Parquet file `out`, with no selection. As `prune` else."""
+    with _workspace(out.parent / f".{out.name}.winnow") as workspace:
+        record = _record(workspace, request)
+        progress = _Run(workspace, record, References(workspace, device), on_progress).to_the_scores()
+        _copy(workspace, workspace.path(record.id, "scores.parquet"), Storage(str(out.parent)), out.name)
+        return progress
+
+
+def train(
+    corpus: CorpusSpec, preset: Preset, tokens: int, seed: int, out: Path, device: Device, on_progress: OnProgress
+) -> None:
+    """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else."""
+    work = out.parent / f".{out.name}.winnow"
+    with _workspace(work) as workspace:
+        on_progress("planning", Progress())
+        plan = make_plan(corpus)
+        name = digest([file.version for file in plan.files], corpus.model_dump(), preset, tokens, seed)
+        place = References(workspace, device).device()
+        from scorer.train import train as train_reference
+
+        progress = Progress(training_tokens_total=tokens)
+
+        def tell() -> None:
+            progress.updated_at = datetime.now(timezone.utc)
+            on_progress("training", progress)
+
+        def told(done: int, _total: int, _loss: float | None) -> None:
+            progress.training_tokens_done = done
+            tell()
+
+        def texts() -> Iterator[str]:
+            return training_texts(plan, corpus, tokens, 1.0, seed, tell)
+
+        train_reference(texts, preset, tokens, seed, out, work / name, place, told)
+    shutil.rmtree(work)
+
+
+class _Run:
+    """One job's stages, one after the other. It is its own `Beat`."""
+
+    def __init__(
+        self, workspace: Workspace, record: JobRecord, references: References, on_progress: OnProgress
+    ) -> None:
+        self._workspace, self._record, self._references = workspace, record, references
+        self._on_progress = on_progress
+        self._status: Status = "queued"
+        self._progress = Progress()
+        self._base = (0, 0)  # documents and tokens of the shards that are done
+        self._found = 0  # of these tokens, how many were scored by an earlier run
+        self._since = time.monotonic()
+
+    def to_the_scores(self) -> Progress:
+        """The stages up to the table of scores."""
+        while (step := next_step(self._workspace, self._record)) in ("plan", "train", "score"):
+            self._step(step)
+        stages.tabulate(self._workspace, self._record)
+        return self._progress
+
+    def to_the_end(self) -> Job:
+        """All stages."""
+        while (step := next_step(self._workspace, self._record)) != "end":
+            self._step(step)
+        planned, results = self._workspace.plan_record(self._record.id), self._workspace.results(self._record.id)
+        outcome = Outcome(
+            status="succeeded",
+            started_at=planned.started_at if planned else None,
+            finished_at=datetime.now(timezone.utc),
+            progress=self._progress.model_copy(update=results["progress"] if results else {}),
+        )
+        self._workspace.end(self._record.id, outcome)
+        return show_job(make_view(self._workspace, self._record), None)
+
+    def __call__(self, documents: int, tokens: int) -> None:
+        now = self._progress
+        if self._status == "training":
+            now.training_tokens_done = tokens
+        else:
+            now.documents_done, now.tokens_done = self._base[0] + documents, self._base[1] + tokens
+            elapsed = max(0.001, time.monotonic() - self._since)
+            now.tokens_per_second = (now.tokens_done - self._found) / elapsed
+            done = (
+                now.documents_done / now.documents_total if now.documents_total else now.shards_done / now.shards_total
+            )
+            now.eta_seconds = elapsed * (1 - done) / done if done > 0 and not self._found else None
+        self._tell()
+
+    def blocking(self) -> AbstractContextManager[None]:
+        """Nobody waits for a sign of life here."""
+        return nullcontext()
+
+    def _step(self, step: str) -> None:
+        self._status = _STATUS[step]
+        self._tell()
+        if step == "plan":
+            stages.plan(self._workspace, self._record)
+        elif step == "train":
+            self._progress.training_tokens_total = self._record.request.reference.train.tokens
+            stages.train(self._workspace, self._record, self._references, self)
+        elif step == "score":
+            self._score()
+        else:
+            stages.select(self._workspace, self._record)
+
+    def _score(self) -> None:
+        planned = self._workspace.plan_record(self._record.id)
+        now = self._progress
+        now.documents_total, now.shards_total = planned.documents, planned.shards
+        self._since = time.monotonic()
+        for shard in range(planned.shards):
+            counts = stages.score(self._workspace, self._record, shard, self._references, self)
+            self._base = (self._base[0] + counts["documents"], self._base[1] + counts["tokens"])
+            self._found += 0 if counts["fresh"] else counts["tokens"]
+            now.shards_done += 1
+            now.rejects += counts["rejects"]
+            self(0, 0)
+
+    def _tell(self) -> None:
+        self._progress.updated_at = datetime.now(timezone.utc)
+        self._on_progress(self._status, self._progress)
+
+
+@contextmanager
+def _workspace(folder: Path) -> Iterator[Workspace]:
+    """A workspace for this process alone. Raises InputError while another works in it, and where the disk is full."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield Workspace(str(folder))
+    except BlockingIOError:
+        raise InputError(f"another winnow is at work in {folder}: wait for it, or choose another output") from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(f"no space left for {folder.parent}: free some and run this again, it goes on") from None
+
+
+def _record(workspace: Workspace, request: JobRequest) -> JobRecord:
+    """The job of this request on these files, as it was asked for before or now."""
+    files = [(file.url, file.size, file.version) for file in find_files(request.corpus.paths)]
+    record = JobRecord(
+        id=digest(request.model_dump(mode="json"), files)[:20], created_at=datetime.now(timezone.utc), request=request
+    )
+    workspace.create_job(record)
+    return workspace.job(record.id) or record
+
+
+def _copy(workspace: Workspace, path: str, target: Storage, name: str) -> None:
+    with workspace.storage.open(path) as source, target.create(name) as copied:
+        shutil.copyfileobj(source, copied, 1 << 20)

@@ -1,0 +1,40 @@
+"""Corpora for the service's tests, and waiting for what other processes do."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+PROSE = "the of a model reads text where every token counts once and no shard is lost when its worker dies"
+WORDS = PROSE.split()
+
+
+def sentence(seed: int, words: int) -> str:
+    """Text with some structure and no randomness: the same on every machine."""
+    return " ".join(WORDS[(seed * 7 + i * i * (1 + seed % 5)) % len(WORDS)] for i in range(words))
+
+
+def write_corpus(folder: Path, files: int = 3, documents: int = 40, words: int = 30) -> Path:
+    """Parquet files with `text`, `id` and `domain` columns, one row group and so one shard each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in range(files):
+        rows = range(file * documents, (file + 1) * documents)
+        columns = {
+            "text": [sentence(row, 2 + (row * 13) % words) for row in rows],
+            "id": [f"doc-{row}" for row in rows],
+            "domain": [("web", "code", None)[row % 3] for row in rows],
+        }
+        pq.write_table(pa.table(columns), folder / f"part-{file}.parquet")
+    return folder
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Waits for what other processes do; fails when they do not do it for a long time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+    return found

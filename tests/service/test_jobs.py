@@ -1,0 +1,231 @@
+"""A job's life on a real Redis and workspace: accepting, moving on, ending, and rebuilding Redis from the files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruner.errors import InputError
+from pruner.specs import SelectionSpec
+from service.jobs import Conflict, Jobs, KeyReused, UnknownJob
+from service.schemas import JobRequest
+from service.worker import Worker
+from service.workspace import Workspace
+
+MakeRequest = Callable[..., JobRequest]
+WorkOff = Callable[[], None]
+
+
+def lose_redis(jobs: Jobs) -> Jobs:
+    """Drops all that Redis holds of this workspace; a process that comes to it then."""
+    for key in jobs.queue.redis.scan_iter(f"{jobs.queue.prefix.replace('{', '?').replace('}', '?')}*"):
+        jobs.queue.redis.delete(key)
+    return Jobs(jobs.workspace, jobs.queue.redis)
+
+
+def test_a_job_goes_from_request_to_manifest(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
+    job, created = jobs.create(make_request())
+    assert created
+    assert (job.status, job.started_at, job.selections) == ("queued", None, [])
+    work_off()
+    job = jobs.get(job.id)
+    assert job.error is None
+    assert job.status == "succeeded"
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    assert job.created_at <= job.started_at <= job.finished_at
+    done = job.progress
+    assert (done.documents_done, done.documents_total, done.shards_done, done.shards_total) == (120, 120, 3, 3)
+    assert done.tokens_done > 0
+    [made] = job.selections
+    assert (made.id, made.documents) == ("medium-0.5", 60)
+    assert made.manifest_url == f"/v1/jobs/{job.id}/selections/medium-0.5/manifest"
+    for name in ("manifest.parquet", "manifest.jsonl"):
+        assert jobs.workspace.storage.exists(jobs.workspace.selection_path(job.id, made.id, name))
+    for name in ("scores.parquet", "rejects.parquet", "rejects.jsonl", "report.json"):
+        assert jobs.workspace.storage.exists(jobs.workspace.path(job.id, name))
+
+
+def test_provenance_names_no_time_host_path_or_job(
+    jobs: Jobs, make_request: MakeRequest, work_off: WorkOff, reference: Path, corpus: Path
+) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    text = json.dumps(jobs.get(job.id).provenance)
+    assert "tokenizer_sha256" in text
+    for private in (job.id, str(reference), str(corpus), str(jobs.workspace.storage.url)):
+        assert private not in text
+
+
+def test_a_job_is_on_storage_before_it_is_accepted(jobs: Jobs, make_request: MakeRequest) -> None:
+    job, _ = jobs.create(make_request())
+    record = Workspace(jobs.workspace.storage.url).job(job.id)
+    assert record is not None
+    assert record.request == job.request
+
+
+def test_an_idempotency_key_gives_the_same_job(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
+    first, created = jobs.create(make_request(), "key")
+    again, created_again = lose_redis(jobs).create(make_request(), "key")
+    assert (created, created_again, again.id) == (True, False, first.id)
+    with pytest.raises(KeyReused):
+        jobs.create(make_request(selections=[{"rate": 0.25}]), "key")
+    work_off()
+    assert jobs.create(make_request(), "key")[0].status == "succeeded"
+    assert jobs.create(make_request(), "other")[0].id != first.id
+
+
+def test_unknown_jobs(jobs: Jobs) -> None:
+    for call in (jobs.get, jobs.cancel, lambda name: jobs.add_selection(name, SelectionSpec())):
+        for name in ("nobody", "../jobs", "", "a/b"):
+            with pytest.raises(UnknownJob):
+                call(name)
+
+
+def test_pages(jobs: Jobs, make_request: MakeRequest) -> None:
+    made = [jobs.create(make_request())[0].id for _ in range(5)]
+    jobs.cancel(made[1])
+    first = jobs.page(limit=3)
+    second = jobs.page(limit=3, cursor=first.next_cursor)
+    assert [job.id for job in first.data + second.data] == made[::-1]
+    assert second.next_cursor is None
+    assert [job.id for job in jobs.page(status="cancelled").data] == [made[1]]
+    with pytest.raises(ValueError, match="invalid literal"):
+        jobs.page(cursor="x-y")
+
+
+@pytest.mark.parametrize("tasks", range(0, 12, 2))
+def test_redis_can_be_lost_at_any_moment(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, work_off: WorkOff, tasks: int
+) -> None:
+    job, _ = jobs.create(make_request())
+    for _ in range(tasks):
+        worker.once()
+    after = lose_redis(jobs)
+    assert [found.id for found in after.page().data] == [job.id]
+    work_off()
+    ended = jobs.get(job.id)
+    assert (ended.status, ended.progress.documents_done, ended.progress.shards_done) == ("succeeded", 120, 3)
+
+
+def test_a_recovery_while_the_job_goes_on_changes_nothing(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker
+) -> None:
+    job, _ = jobs.create(make_request())
+    while worker.once():
+        jobs.recover()
+        jobs.recover()
+    ended = jobs.get(job.id)
+    assert (ended.status, ended.progress.documents_done) == ("succeeded", 120)
+
+
+def test_an_equal_job_reuses_the_scores(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
+    first, _ = jobs.create(make_request())
+    work_off()
+    scored = jobs.queue.stats().shards_scored
+    second, _ = jobs.create(make_request(selections=[{"criterion": "low", "rate": 0.1}]))
+    work_off()
+    assert jobs.queue.stats().shards_scored == scored == 3
+    again = jobs.get(second.id)
+    assert again.progress.tokens_done == jobs.get(first.id).progress.tokens_done
+    assert again.selections[0].documents == 12
+
+
+def test_cancelling(jobs: Jobs, make_request: MakeRequest, worker: Worker, work_off: WorkOff) -> None:
+    job, _ = jobs.create(make_request())
+    for _ in range(3):
+        worker.once()
+    cancelled = jobs.cancel(job.id)
+    assert (cancelled.status, cancelled.error) == ("cancelled", None)
+    assert cancelled.finished_at is not None
+    assert jobs.cancel(job.id) == cancelled
+    assert not worker.once()
+    jobs = lose_redis(jobs)
+    assert jobs.get(job.id) == cancelled
+    assert not worker.once()
+    with pytest.raises(Conflict):
+        jobs.add_selection(job.id, SelectionSpec(rate=0.1))
+
+
+def test_an_ended_job_cannot_be_cancelled(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    with pytest.raises(Conflict, match="succeeded"):
+        jobs.cancel(job.id)
+    assert jobs.get(job.id).status == "succeeded"
+
+
+def test_more_selections_of_a_scored_job(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
+    job, _ = jobs.create(make_request())
+    spec = SelectionSpec(criterion="high", rate=0.25, within="domain")
+    with pytest.raises(Conflict, match="not scored"):
+        jobs.add_selection(job.id, spec)
+    work_off()
+    assert jobs.add_selection(job.id, spec) is None
+    assert jobs.selection(job.id, spec.id) is None
+    work_off()
+    made = jobs.selection(job.id, spec.id)
+    assert made is not None
+    assert made.documents == 30
+    assert jobs.add_selection(job.id, spec) == made
+    assert [s.id for s in jobs.get(job.id).selections] == ["medium-0.5", spec.id]
+    assert jobs.get(job.id).status == "succeeded"
+
+
+def test_a_selection_that_was_asked_for_survives_the_loss_of_redis(
+    jobs: Jobs, make_request: MakeRequest, work_off: WorkOff
+) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    jobs.add_selection(job.id, SelectionSpec(rate=0.1))
+    jobs = lose_redis(jobs)
+    jobs.check()
+    work_off()
+    assert jobs.selection(job.id, "medium-0.1") is not None
+
+
+def test_a_selection_within_domains_needs_a_domain_field(
+    jobs: Jobs, make_request: MakeRequest, work_off: WorkOff, corpus: Path
+) -> None:
+    job, _ = jobs.create(make_request(corpus={"paths": [str(corpus)]}))
+    work_off()
+    with pytest.raises(InputError, match="domain_field"):
+        jobs.add_selection(job.id, SelectionSpec(within="domain"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"corpus": {"paths": ["/nowhere/at/all"]}}, "/nowhere/at/all"),
+        ({"corpus": {"paths": ["{corpus}/*.jsonl"]}}, "jsonl"),
+        ({"corpus": {"paths": ["{corpus}"], "text_field": "body"}}, "body"),
+        ({"corpus": {"paths": ["{corpus}"], "domain_field": "host"}}, "host"),
+        ({"reference": {"model": "/no/model/here"}}, "/no/model/here"),
+        ({"reference": {"model": "{corpus}"}}, "{corpus}"),
+    ],
+)
+def test_what_the_user_got_wrong_fails_the_job_at_once(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, corpus: Path, changes: dict[str, Any], reason: str
+) -> None:
+    given = json.loads(json.dumps(changes).replace("{corpus}", str(corpus)))
+    job, _ = jobs.create(make_request(**given))
+    assert worker.once()
+    failed = jobs.get(job.id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert reason.replace("{corpus}", str(corpus)) in failed.error.detail
+    assert "\n" not in failed.error.detail
+    assert (failed.error.status, failed.error.type) == (422, "about:blank")
+    assert not worker.once()
+
+
+def test_a_bad_folder_does_not_stop_the_recovery(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
+    jobs.workspace.storage.write_bytes("jobs/broken/job.json", b"{")
+    jobs.workspace.storage.write_bytes("jobs/empty/notes.txt", b"")
+    job, _ = jobs.create(make_request())
+    jobs = lose_redis(jobs)
+    jobs.check()
+    work_off()
+    assert jobs.get(job.id).status == "succeeded"

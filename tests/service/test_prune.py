@@ -1,0 +1,113 @@
+"""A job without a server: the service's bytes, files where the user wants them, resumed after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pruner.errors import InputError
+from pruner.specs import CorpusSpec
+from service import prune
+from service.jobs import Jobs
+from service.schemas import JobRequest, Progress, Status
+from service.worker import Worker
+from tests.service.pool import until, write_corpus
+
+MakeRequest = Callable[..., JobRequest]
+TRAIN = {"train": {"preset": "tiny", "tokens": 3000, "fraction": 0.3, "seed": 1}}
+
+
+def nothing(_status: Status, _progress: Progress) -> None:
+    pass
+
+
+def test_prune_gives_the_services_bytes(jobs: Jobs, worker: Worker, make_request: MakeRequest, tmp_path: Path) -> None:
+    selections = [{"criterion": "medium", "rate": 0.5}, {"criterion": "low", "rate": 0.2, "unit": "tokens"}]
+    request = make_request(reference=TRAIN, selections=selections)
+    job, _ = jobs.create(request)
+    while worker.once():
+        pass
+    served = jobs.get(job.id)
+    out = tmp_path / "out"
+    pruned = prune.prune(request, out, "cpu", nothing)
+    for made in served.selections:
+        path = jobs.workspace.selection_path(job.id, made.id, "manifest.parquet")
+        assert (out / f"manifest-{made.id}.parquet").read_bytes() == jobs.workspace.storage.read_bytes(path)
+    for name, at in (("scores.parquet", "scores/scores.parquet"), ("rejects.parquet", "rejects.parquet")):
+        assert (out / at).read_bytes() == jobs.workspace.storage.read_bytes(jobs.workspace.path(job.id, name))
+    assert pruned.provenance == served.provenance
+    assert [(s.id, s.documents) for s in pruned.selections] == [(s.id, s.documents) for s in served.selections]
+    assert pruned.progress.documents_done == served.progress.documents_done == 120
+
+
+def test_what_prune_leaves(make_request: MakeRequest, tmp_path: Path) -> None:
+    seen: list[Status] = []
+    prune.prune(make_request(reference=TRAIN), tmp_path, "cpu", lambda status, _: seen.append(status))
+    names = {path.name for path in tmp_path.iterdir() if path.name != ".winnow"}
+    assert names == {"manifest-medium-0.5.parquet", "scores", "rejects.parquet", "report.json", "reference"}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        p.name for p in (tmp_path / "reference").iterdir()
+    }
+    assert list(dict.fromkeys(seen)) == ["planning", "training", "scoring", "selecting"]
+
+
+def test_a_killed_prune_goes_on(make_request: MakeRequest, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", files=3, documents=200, words=300)
+    request = make_request(corpus)
+    code = (
+        "import sys; from pathlib import Path; from service import prune; from service.schemas import JobRequest; "
+        "prune.prune(JobRequest.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 'cpu', lambda *_: None)"
+    )
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", code, request.model_dump_json(), str(out)])
+    until(lambda: list(out.glob(".winnow/scores/*/*.parquet")))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in out.glob(".winnow/scores/*/*.parquet")}
+    job = prune.prune(request, out, "cpu", nothing)
+    assert job.progress.documents_done == 600
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items())
+
+
+def test_a_corpus_that_changed_is_another_job(make_request: MakeRequest, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", files=1)
+    assert prune.prune(make_request(corpus), tmp_path / "out", "cpu", nothing).progress.documents_done == 40
+    write_corpus(corpus, files=2)
+    assert prune.prune(make_request(corpus), tmp_path / "out", "cpu", nothing).progress.documents_done == 80
+
+
+def test_scores_only(make_request: MakeRequest, tmp_path: Path) -> None:
+    done = prune.score(make_request(), tmp_path / "scores.parquet", "cpu", nothing)
+    table = pq.read_table(tmp_path / "scores.parquet")
+    assert table.num_rows == done.documents_done == 120
+    assert table.column_names == ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "training", "reject"]
+
+
+def test_training_only(corpus: Path, make_request: MakeRequest, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    prune.train(CorpusSpec(paths=(str(corpus),)), "tiny", 3000, 0, out, "cpu", nothing)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    prune.score(make_request(reference={"model": str(out)}), tmp_path / "scores.parquet", "cpu", nothing)
+
+
+def test_two_prunes_do_not_share_a_folder(make_request: MakeRequest, tmp_path: Path) -> None:
+    def again(_status: Status, _progress: Progress) -> None:
+        prune.prune(make_request(), tmp_path, "cpu", nothing)
+
+    with pytest.raises(InputError, match="another winnow is at work"):
+        prune.prune(make_request(), tmp_path, "cpu", again)
+
+
+def test_a_full_disk_is_said_in_one_line(make_request: MakeRequest, small_disk: Path, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", files=1, documents=2_500, words=4)
+    (small_disk / "filler").write_bytes(b"x" * 1_960_000)
+    with pytest.raises(InputError, match=r"^no space left .*small") as error:
+        prune.prune(make_request(corpus), small_disk / "out", "cpu", nothing)
+    assert "\n" not in str(error.value)
+    (small_disk / "filler").unlink()
+    assert prune.prune(make_request(corpus), small_disk / "out", "cpu", nothing).status == "succeeded"

@@ -1,0 +1,206 @@
+"""`winnow serve` as a process: ready, working, killed in part and whole, and gone without a trace."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import child
+from service.schemas import JobRequest
+from service.settings import Settings
+from service.workspace import Workspace
+from tests.service.pool import until, write_corpus
+
+MakeRequest = Callable[..., JobRequest]
+
+
+class Service:
+    """A running `winnow serve` and the calls that the tests make to it."""
+
+    def __init__(self, workspace: Path, log: Path) -> None:
+        settings = Settings(workspace=str(workspace), port=0, device="cpu", workers=1, lease_seconds=2, redis=None)
+        self._log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                child.python("from service.supervisor import main; main()"),
+                env=settings.environment(),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        self.url = ""
+
+    def ready(self) -> "Service":
+        """Waits for the line that says where it is."""
+
+        def line() -> str | None:
+            assert self.process.poll() is None, self.output()
+            said = [text for text in self.output().splitlines() if text.startswith("Winnow is ready at ")]
+            return said[0] if said else None
+
+        self.url = until(line).removeprefix("Winnow is ready at ")
+        return self
+
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def submit(self, request: JobRequest) -> str:
+        answer = httpx.post(f"{self.url}/v1/jobs", content=request.model_dump_json())
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> Any:
+        answer = httpx.get(f"{self.url}/v1/jobs/{job_id}")
+        return answer.json() if answer.status_code == 200 else {"status": None}
+
+    def ended(self, job_id: str) -> Any:
+        until(lambda: self.job(job_id)["status"] in ("succeeded", "failed", "cancelled"))
+        return self.job(job_id)
+
+    def children(self) -> dict[str, int]:
+        """The processes it started, by what they are: `redis`, `light`, `0`."""
+        return {kind: pid for pid, kind in family(self.process.pid).items()}
+
+
+def family(parent: int) -> dict[int, str]:
+    """The children of a process: id -> kind."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text().rpartition(")")[2].split()
+                command = (entry / "cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+            if int(status[1]) == parent and status[0] != "Z":
+                kind = "redis" if "redis" in command else "light" if "serve-light" in command else "0"
+                found[int(entry.name)] = kind
+    return found
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether all these processes have ended (one that nobody waits for, in a container, may stay as a zombie)."""
+
+    def there(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+    return not any(there(pid) for pid in pids)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[], Service]]:
+    started: list[Service] = []
+
+    def start() -> Service:
+        started.append(Service(tmp_path / "workspace", tmp_path / f"log-{len(started)}"))
+        return started[-1]
+
+    yield start
+    for service in started:
+        service.process.kill()
+        service.process.wait()
+
+
+@pytest.fixture(scope="session")
+def slow_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("slow"), files=3, documents=250, words=400)
+
+
+def test_a_service_works_and_leaves_no_process_behind(
+    serve: Callable[[], Service], make_request: MakeRequest, slow_corpus: Path
+) -> None:
+    service = serve().ready()
+    children = until(lambda: len(service.children()) == 3 and service.children())
+    assert set(children) == {"redis", "light", "0"}
+    assert service.ended(service.submit(make_request()))["status"] == "succeeded"
+    busy = service.submit(make_request(slow_corpus))
+    until(lambda: service.job(busy)["progress"]["documents_done"] > 0)
+    service.process.send_signal(signal.SIGTERM)
+    assert service.process.wait(10) == 0
+    assert gone(list(children.values()))
+    assert "Traceback" not in service.output()
+
+
+def test_what_dies_is_started_again_and_the_job_goes_on(
+    serve: Callable[[], Service], make_request: MakeRequest, slow_corpus: Path
+) -> None:
+    service = serve().ready()
+    job = service.submit(make_request(slow_corpus))
+    for victim in ("0", "redis", "light"):
+        until(lambda: (service.job(job).get("progress") or {}).get("documents_done", 0) > 0)
+        old = service.children()[victim]
+        os.kill(old, signal.SIGKILL)
+        until(lambda victim=victim, old=old: service.children().get(victim, old) != old)
+    ended = service.ended(job)
+    assert (ended["status"], ended["progress"]["documents_done"]) == ("succeeded", 750)
+
+
+def test_after_kill_9_of_everything_the_next_start_goes_on(
+    serve: Callable[[], Service], make_request: MakeRequest, slow_corpus: Path, tmp_path: Path
+) -> None:
+    service = serve().ready()
+    job = service.submit(make_request(slow_corpus))
+    until(lambda: service.job(job)["progress"]["shards_done"] == 1)
+    children = list(service.children().values())
+    service.process.kill()
+    until(lambda: gone(children), 10)
+    [key] = Workspace(str(tmp_path / "workspace")).storage.list("scores")
+    scored = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "workspace" / "scores" / key).iterdir()}
+    assert scored
+    service = serve().ready()
+    ended = service.ended(job)
+    assert (ended["status"], ended["progress"]["documents_done"]) == ("succeeded", 750)
+    now = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "workspace" / "scores" / key).iterdir()}
+    assert len(now) == 3
+    assert scored.items() <= now.items()
+
+
+def test_a_workspace_has_one_service(serve: Callable[[], Service], tmp_path: Path) -> None:
+    serve().ready()
+    second = subprocess.run(
+        child.python(
+            "from service.redis_server import RedisServer; from pathlib import Path; "
+            f"RedisServer(Path({str(tmp_path / 'workspace' / 'redis')!r}))"
+        ),
+        capture_output=True,
+        text=True,
+    )
+    assert second.returncode != 0
+    assert "another winnow serve uses this workspace" in second.stderr
+
+
+def test_a_redis_whose_data_cannot_be_read_starts_empty(tmp_path: Path) -> None:
+    from service.redis_server import RedisServer
+
+    (tmp_path / "appendonly.aof").write_bytes(b"not what Redis writes")
+    server = RedisServer(tmp_path)
+    try:
+        server.start()
+        assert server.running
+    finally:
+        server.close()
+    assert not server.running
+
+
+def test_a_long_path_of_a_workspace_gets_a_short_socket(tmp_path: Path) -> None:
+    from service.redis_server import RedisServer
+
+    server = RedisServer(tmp_path / ("long" * 40))
+    try:
+        server.start()
+        assert len(server.url.removeprefix("unix://")) <= 107
+    finally:
+        server.close()
+
+
+def test_the_api_needs_no_torch() -> None:
+    check = "import service.supervisor, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0

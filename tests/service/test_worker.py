@@ -1,0 +1,241 @@
+"""Real worker processes: killed, stopped, in pairs, on a full disk, on a corpus that changes under them."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pruner.storage import Storage
+from service.jobs import Jobs
+from service.queue import MAX_ATTEMPTS
+from service.references import References
+from service.schemas import Job, JobRequest
+from service.settings import STAGES
+from service.worker import Worker
+from service.workspace import Workspace
+from tests.service.pool import until, write_corpus
+
+MakeRequest = Callable[..., JobRequest]
+StartWorker = Callable[..., "subprocess.Popen[bytes]"]
+WaitFor = Callable[..., Job]
+
+
+@pytest.fixture(scope="session")
+def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of some seconds each."""
+    return write_corpus(tmp_path_factory.mktemp("long"), files=2, documents=300, words=400)
+
+
+def results(workspace: Workspace, job: Job) -> dict[str, bytes]:
+    """Every file a user can download, by name."""
+    names = ["scores.parquet", "rejects.parquet", "rejects.jsonl", "report.json"]
+    paths = {name: workspace.path(job.id, name) for name in names}
+    for made in job.selections:
+        for name in ("manifest.parquet", "manifest.jsonl"):
+            paths[f"{made.id}/{name}"] = workspace.selection_path(job.id, made.id, name)
+    return {name: workspace.storage.read_bytes(path) for name, path in paths.items()}
+
+
+def in_flight(jobs: Jobs, job_id: str) -> bool:
+    """Whether part of a shard is scored and none is finished."""
+    progress = jobs.get(job_id).progress
+    return progress.documents_done > 0 and progress.shards_done == 0
+
+
+def test_a_worker_killed_in_the_middle_of_a_shard_costs_only_that_shard(
+    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, long_corpus: Path
+) -> None:
+    victim = start_worker("victim")
+    job, _ = jobs.create(make_request(long_corpus))
+    until(lambda: in_flight(jobs, job.id))
+    os.kill(victim.pid, signal.SIGKILL)
+    start_worker("heir")
+    ended = wait_for(job.id, "succeeded")
+    assert (ended.progress.documents_done, ended.progress.shards_done) == (600, 2)
+
+
+def test_two_workers_give_the_bytes_of_one(
+    jobs: Jobs,
+    workspace: Workspace,
+    redis: Any,
+    make_request: MakeRequest,
+    start_worker: StartWorker,
+    wait_for: WaitFor,
+    tmp_path: Path,
+) -> None:
+    selections = [{"criterion": c, "rate": r} for c in ("low", "medium", "high") for r in (0.5, 0.1)]
+    request = make_request(selections=selections)
+    alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
+    job, _ = alone.create(request)
+    worker = Worker(alone, References(alone.workspace, "cpu"), STAGES, "alone")
+    while worker.once():
+        pass
+    expected = results(alone.workspace, alone.get(job.id))
+    start_worker()
+    start_worker()
+    job, _ = jobs.create(request)
+    assert results(workspace, wait_for(job.id, "succeeded")) == expected
+    assert len(expected) == 16
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_shard_back(
+    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, long_corpus: Path
+) -> None:
+    process = start_worker(lease_seconds=600)
+    job, _ = jobs.create(make_request(long_corpus))
+    until(lambda: in_flight(jobs, job.id))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    assert jobs.queue.stats().leased["score"] == 0
+    lease = jobs.queue.claim("next", ("score",))
+    assert lease is not None
+    assert lease.attempts == 1
+
+
+def test_a_cancelled_job_frees_its_worker(
+    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, long_corpus: Path
+) -> None:
+    start_worker()
+    job, _ = jobs.create(make_request(long_corpus))
+    until(lambda: in_flight(jobs, job.id))
+    jobs.cancel(job.id)
+    other, _ = jobs.create(make_request())
+    assert wait_for(other.id, "succeeded").progress.shards_done == 3
+    assert jobs.get(job.id).status == "cancelled"
+    assert jobs.get(job.id).progress.shards_done == 0
+
+
+def test_a_hung_worker_loses_its_shard_and_is_refused_when_it_wakes(
+    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, long_corpus: Path
+) -> None:
+    hung = start_worker("hung", lease_seconds=1)
+    job, _ = jobs.create(make_request(long_corpus))
+    until(lambda: in_flight(jobs, job.id))
+    hung.send_signal(signal.SIGSTOP)
+    start_worker("awake", lease_seconds=1)
+    until(lambda: jobs.get(job.id).progress.shards_done > 0)
+    hung.send_signal(signal.SIGCONT)
+    ended = wait_for(job.id, "succeeded")
+    assert (ended.progress.documents_done, ended.progress.shards_done) == (600, 2)
+
+
+def test_a_shard_that_kills_its_workers_fails_the_job(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, wait_for: WaitFor
+) -> None:
+    job, _ = jobs.create(make_request())
+    while jobs.get(job.id).status != "scoring":
+        worker.once()
+    for attempt in range(MAX_ATTEMPTS):
+        lease = jobs.queue.claim(f"victim-{attempt}", ("score",))
+        assert lease is not None
+        assert lease.task == "score:0"
+        jobs.queue.reclaim(f"victim-{attempt}")
+    worker.once()
+    failed = wait_for(job.id, "failed")
+    assert failed.error is not None
+    assert failed.error.status == 500
+    assert "score 0 was tried 5 times" in failed.error.detail
+    assert "victim-4 died" in failed.error.detail
+
+
+@pytest.mark.parametrize("change", ["grown", "touched", "removed"])
+def test_a_corpus_that_changes_after_planning_fails_the_job_and_names_the_file(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, wait_for: WaitFor, tmp_path: Path, change: str
+) -> None:
+    folder = write_corpus(tmp_path / "corpus", files=2)
+    job, _ = jobs.create(make_request(folder))
+    while jobs.get(job.id).status != "scoring":
+        worker.once()
+    changed = folder / "part-1.parquet"
+    if change == "grown":
+        changed.write_bytes(changed.read_bytes() + b" ")
+    elif change == "touched":
+        os.utime(changed, ns=(1, 1))
+    else:
+        changed.unlink()
+    while worker.once():
+        pass
+    failed = wait_for(job.id, "failed")
+    assert failed.error is not None
+    assert (failed.error.status, str(changed) in failed.error.detail) == (422, True)
+
+
+def test_a_reference_that_changes_after_planning_fails_the_job(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, wait_for: WaitFor, reference: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for file in reference.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    job, _ = jobs.create(make_request(reference={"model": str(copy)}))
+    while jobs.get(job.id).status != "scoring":
+        worker.once()
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    while worker.once():
+        pass
+    failed = wait_for(job.id, "failed")
+    assert failed.error is not None
+    assert "has changed" in failed.error.detail
+
+
+def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_what_was_scored(
+    redis: Any, make_request: MakeRequest, small_disk: Path, tmp_path: Path
+) -> None:
+    jobs = Jobs(Workspace(str(small_disk / "workspace")), redis)
+    worker = Worker(jobs, References(jobs.workspace, "cpu"), STAGES, "here")
+    job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3, documents=1500, words=6)))
+    while jobs.get(job.id).progress.shards_done < 1:
+        worker.once()
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 20_000))
+    until(lambda: not worker.once() and jobs.get(job.id).status != "scoring")
+    failed = jobs.get(job.id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert (failed.error.status, "No space left" in failed.error.detail) == (507, True)
+    filler.unlink()
+    again, _ = jobs.create(failed.request)
+    while worker.once():
+        pass
+    assert jobs.get(again.id).status == "succeeded"
+    assert jobs.queue.stats().shards_scored == 3
+
+
+def test_a_trained_reference_is_made_once_and_its_documents_are_left_out(
+    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, worker: Worker
+) -> None:
+    train = {"train": {"preset": "tiny", "tokens": 4000, "fraction": 0.3, "seed": 7}}
+    job, _ = jobs.create(make_request(reference=train, selections=[{"criterion": "low", "rate": 1}]))
+    first = start_worker("first")
+    until(lambda: jobs.get(job.id).status == "training")
+    first.kill()
+    start_worker("second")
+    ended = wait_for(job.id, "succeeded")
+    assert 0 < ended.selections[0].documents < 120
+    assert ended.progress.training_tokens_done == 4000
+    [name] = Storage(jobs.workspace.storage.url).list("references")
+    again, _ = jobs.create(make_request(reference=train))
+    seen = set()
+    while jobs.get(again.id).status != "succeeded":
+        worker.once()
+        seen.add(jobs.get(again.id).status)
+    assert "training" not in seen
+    assert jobs.workspace.storage.list("references") == [name]
+
+
+def test_no_document_of_the_corpus_is_text_enough(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, tmp_path: Path
+) -> None:
+    (tmp_path / "none.jsonl").write_text('{"text": null}\n{"text": ""}\n' + '{"text": 3}\n' * 3)
+    job, _ = jobs.create(make_request(corpus={"paths": [str(tmp_path / "none.jsonl")]}))
+    while worker.once():
+        pass
+    failed = jobs.get(job.id)
+    assert failed.error is not None
+    assert "not text" in failed.error.detail
