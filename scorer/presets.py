@@ -37,10 +37,10 @@ class Preset:
     learning_rate: float
 
 
-def _mamba2(hidden: int, layers: int, inner: int, state: int) -> Callable[[int], Trainee]:
+def _mamba2(hidden: int, layers: int, inner: int, state: int, tied: bool = True) -> Callable[[int], Trainee]:
     def build(rows: int) -> Trainee:
         config = Mamba2Config(
-            vocab_size=rows, hidden=hidden, layers=layers, heads=inner // 64, head_dim=64, state=state, tied=True
+            vocab_size=rows, hidden=hidden, layers=layers, heads=inner // 64, head_dim=64, state=state, tied=tied
         )
         model = Mamba2(config)
         initialise(model)
@@ -90,15 +90,16 @@ def _gpt2(hidden: int, layers: int, heads: int) -> Callable[[int], Trainee]:
 
 
 PRESETS = {
-    # Small enough for its default two million tokens to take a minute or two on two cores.
+    # Sized so that its default two million tokens take about a minute and a half on two cores. Two layers take a third
+    # longer for one per cent fewer bits a byte on held-out text; smaller vocabularies save less than they lose.
     "tiny": Preset(
-        _mamba2(hidden=256, layers=2, inner=256, state=32),
+        _mamba2(hidden=256, layers=1, inner=256, state=32, tied=False),
         vocabulary=4096,
         sequence=512,
         batch=4,
         micro_cpu=4,
         micro_gpu=4,
-        learning_rate=6e-3,
+        learning_rate=4e-3,
     ),
     # The shape of state-spaces/mamba2-130m.
     "mamba2-130m": Preset(

@@ -39,7 +39,7 @@ def texts() -> Iterator[str]:
 
 
 SMALL = Preset(
-    presets._mamba2(hidden=64, layers=2, inner=64, state=8),
+    presets._mamba2(hidden=64, layers=2, inner=64, state=8, tied=False),
     vocabulary=300,
     sequence=64,
     batch=4,
