@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
@@ -50,7 +50,7 @@ class CorpusFile:
             raise InputError(f"{self.url}: cannot be read any more ({reason(error)})") from None
 
 
-def find_files(paths: tuple[str, ...] | list[str]) -> list[CorpusFile]:
+def find_files(paths: Sequence[str]) -> list[CorpusFile]:
     """The files of a corpus: the paths in the order given, a folder or glob sorted by name, a file twice only once.
 
     Raises InputError for a path that is missing, matches nothing or is no corpus file.

@@ -12,7 +12,7 @@ class CorpusSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    paths: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
+    paths: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(
         min_length=1,
         max_length=100_000,
         description="Files, folders, globs or fsspec URLs of .parquet, .jsonl, .jsonl.gz or .jsonl.zst files.",

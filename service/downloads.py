@@ -19,7 +19,7 @@ _CHUNK = 1 << 18  # bytes
 
 
 def send_file(request: Request, storage: Storage, path: str, about: dict[str, Any], name: str) -> Response:
-    """The answer to a GET or HEAD for a file; `about` holds its `sha256` and `size`, `name` is what users save it as."""
+    """The answer to a GET or HEAD for a file: `about` holds its `sha256` and `size`, users save it as `name`."""
     size, etag = int(about["size"]), f'"{about["sha256"]}"'
     headers = {
         "ETag": etag,

@@ -75,7 +75,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def validation(request: Request, error: RequestValidationError) -> ProblemResponse:
-        errors = [{"field": _field(e["loc"]), "message": _message(e)} for e in error.errors()]
+        errors = [{"field": _field(e), "message": _message(e)} for e in error.errors()]
         detail = "; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors[:5])
         broken = any(e["type"] == "json_invalid" for e in error.errors())
         return problem(request, 400 if broken else 422, detail, errors=errors)
@@ -85,9 +85,9 @@ def install(app: FastAPI) -> None:
         return problem(request, 500, "the service failed; its log says why")
 
 
-def _field(location: tuple[int | str, ...]) -> str:
+def _field(error: dict[str, Any]) -> str:
     """`selections.0.rate` of ("body", "selections", 0, "rate")."""
-    return ".".join(str(part) for part in location[1:])
+    return "" if error["type"] == "json_invalid" else ".".join(str(part) for part in error["loc"][1:])
 
 
 def _message(error: dict[str, Any]) -> str:

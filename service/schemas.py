@@ -55,7 +55,7 @@ class JobRequest(_Request):
     corpus: CorpusSpec
     reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
     scoring: ScoringSpec = ScoringSpec()
-    selections: tuple[SelectionSpec, ...] = Field((SelectionSpec(),), min_length=1, max_length=1000)
+    selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=1000)
 
     @model_validator(mode="after")
     def _domains_need_a_field(self) -> "JobRequest":

@@ -24,7 +24,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spec(*paths: Path, **fields: str) -> CorpusSpec:
-    return CorpusSpec(paths=tuple(str(path) for path in paths), **fields)
+    return CorpusSpec(paths=[str(path) for path in paths], **fields)
 
 
 def write_groups(path: Path, sizes: list[int]) -> None:

@@ -21,7 +21,7 @@ from tests.pruner.conftest import FORMATS, Rows, jsonl, zstd
 
 
 def blocks(path: Path | str, **fields: str) -> list[Block]:
-    spec = CorpusSpec(paths=(str(path),), **fields)
+    spec = CorpusSpec(paths=[str(path)], **fields)
     plan = make_plan(spec)
     return [block for shard in plan.shards for block in read_shard(plan, shard, spec)]
 
@@ -157,7 +157,7 @@ def test_a_damaged_page_is_named(tmp_path: Path, rows: Rows) -> None:
 
 
 def test_a_file_that_changes_while_it_is_read_is_named(corpus_file: Path) -> None:
-    spec = CorpusSpec(paths=(str(corpus_file),))
+    spec = CorpusSpec(paths=[str(corpus_file)])
     plan = make_plan(spec)
     reading = read_shard(plan, plan.shards[0], spec)
     corpus_file.write_bytes(corpus_file.read_bytes() + b"\n")

@@ -37,7 +37,7 @@ class Scored:
         rows = [{"text": f"{'w' * (i % 9)}", "id": f"é{i}", "domain": ["a", "b", None][i % 3]} for i in range(150)]
         (corpus / "1.parquet").write_bytes(parquet(rows[:70], 9))
         (corpus / "2.jsonl").write_bytes(jsonl(rows[70:]) + b"broken\n")
-        self.spec = CorpusSpec(paths=(str(corpus),), id_field="id", domain_field="domain")
+        self.spec = CorpusSpec(paths=[str(corpus)], id_field="id", domain_field="domain")
         self.plan: Plan = make_plan(self.spec)
         self.paths = [f"scores/{shard.index}" for shard in self.plan.shards]
         for shard, path in zip(self.plan.shards, self.paths, strict=True):
@@ -200,7 +200,7 @@ def test_the_report_counts_what_the_tables_hold(scored: Scored) -> None:
 def test_many_domains_are_summed_in_the_report(tmp_path: Path) -> None:
     corpus = tmp_path / "a.jsonl"
     corpus.write_bytes(jsonl([{"text": "ab", "domain": f"d{min(i, 1500)}"} for i in range(2000)]))
-    spec, storage = CorpusSpec(paths=(str(corpus),), domain_field="domain"), Storage(str(tmp_path / "ws"))
+    spec, storage = CorpusSpec(paths=[str(corpus)], domain_field="domain"), Storage(str(tmp_path / "ws"))
     plan = make_plan(spec)
     with ShardScoresWriter(storage, "s", {}) as writer:
         for block in read_shard(plan, plan.shards[0], spec):
@@ -224,7 +224,7 @@ def test_many_domains_are_summed_in_the_report(tmp_path: Path) -> None:
 def test_nothing_to_select_from_is_said(tmp_path: Path, lines: bytes, split: Split | None, said: str) -> None:
     corpus = tmp_path / "a.jsonl"
     corpus.write_bytes(lines)
-    spec, storage = CorpusSpec(paths=(str(corpus),)), Storage(str(tmp_path / "ws"))
+    spec, storage = CorpusSpec(paths=[str(corpus)]), Storage(str(tmp_path / "ws"))
     plan = make_plan(spec)
     with ShardScoresWriter(storage, "s", {}) as writer:
         for block in read_shard(plan, plan.shards[0], spec):

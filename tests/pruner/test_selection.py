@@ -33,7 +33,7 @@ def plain(ranks: list[int], tokens: list[int], criterion: str, unit: str, rate: 
     budget = Fraction(exact) * total
 
     def fits(start: int, stop: int) -> bool:
-        return 0 <= start and stop <= n and sum(sizes[start:stop]) <= budget
+        return start >= 0 and stop <= n and sum(sizes[start:stop]) <= budget
 
     if criterion == "low":
         return 0, max(stop for stop in range(n + 1) if fits(0, stop))
