@@ -1,0 +1,108 @@
+"""The commands that need no server: prune, train, score, convert."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from pruner.specs import CorpusSpec
+from service.commands import options
+from service.commands.options import Parser
+from service.commands.show import progress_bar, summary
+from service.schemas import TrainSpec
+
+
+def add_prune(parser: Parser) -> None:
+    """`winnow prune`."""
+    options.add_corpus(parser)
+    options.add_reference(parser)
+    options.add_scoring(parser)
+    options.add_selections(parser)
+    options.add_device(parser)
+    options.add_json(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+
+
+def prune(parser: Parser, args: argparse.Namespace) -> int:
+    """Scores a corpus and writes the selections' manifests."""
+    import orjson
+
+    from service import prune as local
+
+    request = options.job_request(parser, args)
+    started = time.monotonic()
+    with progress_bar() as bar:
+        job = local.prune(request, args.out, args.device, bar)
+    seconds = time.monotonic() - started
+    report = orjson.loads((args.out / "report.json").read_bytes())
+    if args.json:
+        answer = {"selections": [made.model_dump() for made in job.selections], "report": report, "seconds": seconds}
+        sys.stdout.write(orjson.dumps(answer).decode() + "\n")
+        return 0
+    wide = Console(width=None if sys.stdout.isatty() else 160)
+    for part in summary(report, seconds):
+        wide.print(part, highlight=False)
+    wide.print(f"Results in {args.out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def add_score(parser: Parser) -> None:
+    """`winnow score`."""
+    options.add_corpus(parser)
+    parser.add_argument("--reference", required=True, metavar="MODEL", help="model folder or hub id")
+    options.add_scoring(parser)
+    options.add_device(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="Parquet file of the scores")
+
+
+def score(parser: Parser, args: argparse.Namespace) -> int:
+    """Scores a corpus into one Parquet file."""
+    from service import prune as local
+
+    request = options.job_request(parser, args)
+    with progress_bar() as bar:
+        progress = local.score(request, args.out, args.device, bar)
+    done, tokens = progress.documents_done, progress.tokens_done
+    sys.stdout.write(f"{done:,} documents, {tokens:,} tokens, {progress.rejects:,} rejects in {args.out}\n")
+    return 0
+
+
+def add_train(parser: Parser) -> None:
+    """`winnow train`."""
+    options.add_corpus(parser)
+    options.add_training(parser)
+    options.add_device(parser)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the model")
+
+
+def train(_parser: Parser, args: argparse.Namespace) -> int:
+    """Trains a reference on a corpus and saves it as a Hugging Face model folder."""
+    from service import prune as local
+
+    corpus = CorpusSpec(
+        paths=args.paths, text_field=args.text_field, id_field=args.id_field, domain_field=args.domain_field
+    )
+    given = {name: getattr(args, name) for name in ("preset", "tokens", "seed") if getattr(args, name) is not None}
+    spec = TrainSpec(**given)
+    with progress_bar() as bar:
+        local.train(corpus, spec.preset, spec.tokens, spec.seed, args.out, args.device, bar)
+    sys.stdout.write(f"Trained {spec.preset} on {spec.tokens:,} tokens: {args.out}\n")
+    return 0
+
+
+def add_convert(parser: Parser) -> None:
+    """`winnow convert`."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of a native state-spaces checkpoint")
+    parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="folder or tokenizer.json, if SOURCE has none")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the model")
+
+
+def convert(_parser: Parser, args: argparse.Namespace) -> int:
+    """Makes a Hugging Face model folder of a native Mamba-2 checkpoint."""
+    from scorer.convert import convert as convert_checkpoint
+
+    convert_checkpoint(args.source, args.out, args.tokenizer)
+    sys.stdout.write(f"Converted: {args.out}\n")
+    return 0

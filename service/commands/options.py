@@ -1,0 +1,132 @@
+"""Arguments that commands share, and the job request that they make."""
+
+import argparse
+import os
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from service.schemas import JobRequest, Preset, TrainSpec
+
+_PRESETS: tuple[Preset, ...] = ("tiny", "mamba2-130m", "gpt2-124m")
+_TRAIN = TrainSpec()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line that says what to do, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program."""
+        self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
+def rate(text: str) -> float:
+    """A share in (0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate: give a number over 0 and at most 1")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A share in (0, 1)."""
+    value = rate(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError("a fraction of 1 would leave nothing to select from: give one under 1")
+    return value
+
+
+def count(text: str) -> int:
+    """A number over 0; 2e6 and 2_000_000 are the same."""
+    try:
+        value = int(float(text)) if "e" in text.lower() else int(text)
+    except (ValueError, OverflowError):
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number over 0")
+    return value
+
+
+def add_corpus(parser: argparse.ArgumentParser) -> None:
+    """Where the documents are."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, globs or URLs of .parquet or .jsonl")
+    parser.add_argument("--text-field", default="text", metavar="NAME", help="field of the text (default: text)")
+    parser.add_argument("--id-field", metavar="NAME", help="field of the id")
+    parser.add_argument("--domain-field", metavar="NAME", help="field of the domain; url is reduced to its host")
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """How a reference is trained."""
+    parser.add_argument("--preset", choices=_PRESETS, help=f"reference to train (default: {_TRAIN.preset})")
+    parser.add_argument("--tokens", type=count, help=f"tokens to train on (default: {_TRAIN.tokens:,})")
+    parser.add_argument("--seed", type=int, help=f"of the split and the training (default: {_TRAIN.seed})")
+
+
+def add_reference(parser: argparse.ArgumentParser) -> None:
+    """Which reference scores, or how one is trained for it."""
+    parser.add_argument("--reference", metavar="MODEL", help="model folder or hub id; without it one is trained")
+    add_training(parser)
+    parser.add_argument(
+        "--fraction", type=fraction, help=f"share of the documents that trains (default: {_TRAIN.fraction})"
+    )
+
+
+def add_scoring(parser: argparse.ArgumentParser) -> None:
+    """How documents are scored."""
+    parser.add_argument("--stride", type=count, metavar="TOKENS", help="new tokens a window (default: no overlap)")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of matrix products")
+
+
+def add_selections(parser: argparse.ArgumentParser) -> None:
+    """Which selections are made: every criterion at every rate."""
+    choices = ("low", "medium", "high")
+    parser.add_argument(
+        "--select", action="append", choices=choices, help="criterion, repeatable (default: medium)", dest="criteria"
+    )
+    parser.add_argument(
+        "--rate", action="append", type=rate, help="share to keep, repeatable (default: 0.5)", dest="rates"
+    )
+    parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
+    parser.add_argument("--within", choices=("domain",), help="select inside each domain")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where a reference runs."""
+    default = os.environ.get("WINNOW_DEVICE", "auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=default, help="default: %(default)s")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Output for scripts."""
+    parser.add_argument("--json", action="store_true", help="print JSON for a script")
+
+
+def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> JobRequest:
+    """The request that the arguments make; ends the program where they cannot go together."""
+    training = {
+        name: getattr(args, name)
+        for name in ("preset", "tokens", "fraction", "seed")
+        if getattr(args, name, None) is not None
+    }
+    if args.reference is not None and training:
+        parser.error(f"--{next(iter(training))} trains a reference and --reference names one: give either")
+    body: dict[str, Any] = {
+        "corpus": {name: getattr(args, name) for name in ("paths", "text_field", "id_field", "domain_field")},
+        "reference": {"train": training} if args.reference is None else {"model": args.reference},
+        "scoring": {"stride": args.stride, "dtype": args.dtype},
+    }
+    if hasattr(args, "criteria"):
+        pairs = [(criterion, share) for criterion in args.criteria or ["medium"] for share in args.rates or [0.5]]
+        body["selections"] = [
+            {"criterion": criterion, "rate": share, "unit": args.unit, "within": args.within}
+            for criterion, share in dict.fromkeys(pairs)
+        ]
+    try:
+        return JobRequest.model_validate(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        parser.error(f"{field}: {first['msg']}".removeprefix(": ").replace("Value error, ", ""))
