@@ -1,5 +1,6 @@
 """What the commands show: a progress bar while a job runs, and tables of what came of it."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,14 +13,16 @@ from service.schemas import Progress as JobProgress
 from service.schemas import Status
 
 _ROWS_MAX = 24  # domains in a table
+_LINE_SECONDS = 5.0  # between lines where there is no terminal
 
 
 class ProgressBar:
-    """One line on a terminal that moves with the job; without a terminal, a line for each stage."""
+    """One line on a terminal that moves with the job; without a terminal, a line now and then."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status: str | None = None
+        self._said_at = 0.0
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<10}"),
@@ -35,10 +38,6 @@ class ProgressBar:
 
     def __call__(self, status: Status, progress: JobProgress) -> None:
         """Shows how far the job is."""
-        if status != self._status:
-            self._status = status
-            if not self._console.is_terminal:
-                self._console.print(f"{status} …", highlight=False)
         if status == "training":
             done, total = progress.training_tokens_done, progress.training_tokens_total or None
             note = f"{done:,} of {total or 0:,} tokens" if done else "reading text"
@@ -51,6 +50,11 @@ class ProgressBar:
         else:
             done, total, note = 0, None, ""
         self._bar.update(self._task, description=status, completed=done, total=total, note=note)
+        if not self._console.is_terminal and (
+            status != self._status or time.monotonic() - self._said_at >= _LINE_SECONDS
+        ):
+            self._console.print(f"{status}: {note}" if note else status, highlight=False, soft_wrap=True)
+            self._status, self._said_at = status, time.monotonic()
 
 
 @contextmanager
