@@ -125,8 +125,10 @@ class Jobs:
             self.queue.submit(job_id, "select", 1, make_view(self.workspace, record))
 
     def fail(self, job_id: str, problem: Problem) -> None:
-        """Ends a job with the reason, unless it has ended."""
-        self._end(job_id, "failed", problem)
+        """Ends a job with the reason; of one that has succeeded, a later selection that cannot be made is forgotten."""
+        if self._end(job_id, "failed", problem) == "succeeded":
+            for name in unmade(self.workspace, self._record(job_id)):
+                self.workspace.storage.remove(self.workspace.selection_path(job_id, name, "spec.json"))
 
     def refresh(self, job_id: str) -> None:
         """Shows the selections that the workspace has of a job that has ended."""

@@ -47,8 +47,7 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
         for name in ("rejects.parquet", "report.json"):
             _copy(workspace, workspace.path(record.id, name), target, name)
         _copy(workspace, workspace.path(record.id, "scores.parquet"), target, "scores/scores.parquet")
-        planned = workspace.plan_record(record.id)
-        reference = workspace.reference(planned) if planned else None
+        reference = workspace.reference(stages.plan_of(workspace, record))
         if reference is not None and reference.trained:
             for name in workspace.storage.list(reference.folder):
                 _copy(workspace, f"{reference.folder}/{name}", target, f"reference/{name}")
@@ -118,10 +117,10 @@ class _Run:
         """All stages."""
         while (step := next_step(self._workspace, self._record)) != "end":
             self._step(step)
-        planned, results = self._workspace.plan_record(self._record.id), self._workspace.results(self._record.id)
+        results = self._workspace.results(self._record.id)
         outcome = Outcome(
             status="succeeded",
-            started_at=planned.started_at if planned else None,
+            started_at=stages.plan_of(self._workspace, self._record).started_at,
             finished_at=datetime.now(timezone.utc),
             progress=self._progress.model_copy(update=results["progress"] if results else {}),
         )
@@ -152,7 +151,8 @@ class _Run:
         if step == "plan":
             stages.plan(self._workspace, self._record)
         elif step == "train":
-            self._progress.training_tokens_total = self._record.request.reference.train.tokens
+            train = self._record.request.reference.train
+            self._progress.training_tokens_total = train.tokens if train is not None else 0
             stages.train(self._workspace, self._record, self._references, self)
         elif step == "score":
             self._score()
@@ -160,16 +160,16 @@ class _Run:
             stages.select(self._workspace, self._record)
 
     def _score(self) -> None:
-        planned = self._workspace.plan_record(self._record.id)
+        planned = stages.plan_of(self._workspace, self._record)
         now = self._progress
         now.documents_total, now.shards_total = planned.documents, planned.shards
         self._since = time.monotonic()
         for shard in range(planned.shards):
             counts = stages.score(self._workspace, self._record, shard, self._references, self)
-            self._base = (self._base[0] + counts["documents"], self._base[1] + counts["tokens"])
-            self._found += 0 if counts["fresh"] else counts["tokens"]
+            self._base = (self._base[0] + counts.documents, self._base[1] + counts.tokens)
+            self._found += 0 if counts.fresh else counts.tokens
             now.shards_done += 1
-            now.rejects += counts["rejects"]
+            now.rejects += counts.rejects
             self(0, 0)
 
     def _tell(self) -> None:

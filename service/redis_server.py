@@ -20,7 +20,7 @@ from service import child
 
 _SOCKET_BYTES = 107  # the longest path of a unix socket that Linux takes
 _START_SECONDS = 60.0  # a long append-only file takes a while to load
-_LOCK_SECONDS = 5.0  # a server whose parent was killed ends well within this
+_LOCK_SECONDS = 3.0  # a server whose parent was killed ends well within this
 
 
 class RedisServer:

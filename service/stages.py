@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,6 +28,15 @@ from service.workspace import JobRecord, PlanRecord, ReferenceRecord, Workspace,
 
 class Busy(Exception):
     """Another process of this machine trains the same reference: look again later."""
+
+
+class Counts(NamedTuple):
+    """What a task adds to its job: documents (with the rejects), tokens, rejects; `fresh` if it was not there."""
+
+    documents: int = 0
+    tokens: int = 0
+    rejects: int = 0
+    fresh: bool = False
 
 
 class Beat(Protocol):
@@ -67,7 +76,7 @@ def plan(workspace: Workspace, record: JobRecord) -> None:
 
 def train(workspace: Workspace, record: JobRecord, references: References, beat: Beat) -> None:
     """Trains the job's reference, from where a killed training was, unless it is there. Raises Busy."""
-    planned = _planned(workspace, record)
+    planned = plan_of(workspace, record)
     spec = record.request.reference.train
     if planned.trained is None or spec is None or workspace.trained(planned.trained) is not None:
         return
@@ -96,9 +105,9 @@ def train(workspace: Workspace, record: JobRecord, references: References, beat:
             _publish(workspace, planned.trained, out)
 
 
-def score(workspace: Workspace, record: JobRecord, index: int, references: References, beat: Beat) -> dict[str, int]:
-    """Scores a shard, unless its scores are there: its documents, tokens and rejects, and whether it was done now."""
-    reference = workspace.reference(_planned(workspace, record))
+def score(workspace: Workspace, record: JobRecord, index: int, references: References, beat: Beat) -> Counts:
+    """Scores a shard, unless its scores are there."""
+    reference = workspace.reference(plan_of(workspace, record))
     if reference is None:
         raise FileNotFoundError("the reference that the job trained is no longer in the workspace")
     spec = record.request.corpus
@@ -122,19 +131,14 @@ def score(workspace: Workspace, record: JobRecord, index: int, references: Refer
                 block = waiting.popleft()
                 writer.append(block, *_spread(block, tokens, nll))
     summary = read_summary(workspace.storage, path)
-    return {
-        "documents": summary["documents"],
-        "tokens": summary["tokens"],
-        "rejects": summary["rejects"],
-        "fresh": fresh,
-    }
+    return Counts(summary["documents"], summary["tokens"], summary["rejects"], fresh)
 
 
 def tabulate(workspace: Workspace, record: JobRecord) -> None:
     """Joins the shards' scores into the job's table and rejects, unless that is done. Raises InputError."""
     if workspace.results(record.id) is not None:
         return
-    planned = _planned(workspace, record)
+    planned = plan_of(workspace, record)
     reference = workspace.reference(planned)
     if reference is None:
         raise FileNotFoundError("the reference that the job trained is no longer in the workspace")
@@ -178,7 +182,8 @@ def _spread(block: Block, tokens: Any, nll: Any) -> tuple[Any, Any]:
     return row_tokens, row_nll
 
 
-def _planned(workspace: Workspace, record: JobRecord) -> PlanRecord:
+def plan_of(workspace: Workspace, record: JobRecord) -> PlanRecord:
+    """What planning found. Raises FileNotFoundError if it has not ended."""
     planned = workspace.plan_record(record.id)
     if planned is None:
         raise FileNotFoundError("the job's plan is no longer in the workspace")

@@ -3,11 +3,10 @@
 import random
 from collections.abc import Callable, Iterator
 
-from pruner.split import in_split
-
 from pruner.plan import Plan, Shard
 from pruner.read import read_shard
 from pruner.specs import CorpusSpec
+from pruner.split import in_split
 
 _BYTES_PER_TOKEN = 5  # about what a tokenizer makes of text; where it reads less, some text is read twice
 _SHARDS = 256  # the most shards that are opened where so many can give enough

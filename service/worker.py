@@ -142,7 +142,7 @@ class Worker:
             if record is None:
                 queue.forget(lease.job)
             else:
-                queue.done(lease, **self._do(lease, record))
+                queue.done(lease, *self._do(lease, record))
         except LeaseLost:
             log.info("%s of job %s is no longer ours", lease.task, lease.job)
         except Stopping:
@@ -161,8 +161,8 @@ class Worker:
             if self._references.on_gpu:
                 raise SystemExit(1) from error  # a CUDA error stays with its process; a new one starts clean
 
-    def _do(self, lease: Lease, record: JobRecord) -> dict[str, int]:
-        """Does a task's stage; what it adds to the job's counts."""
+    def _do(self, lease: Lease, record: JobRecord) -> stages.Counts:
+        """Does a task's stage."""
         workspace, beater = self.jobs.workspace, Beater(self, lease)
         if lease.kind == "advance":
             self.jobs.advance(lease.job)
@@ -177,7 +177,7 @@ class Worker:
             with beater.blocking():
                 stages.select(workspace, record)
             self.jobs.refresh(lease.job)
-        return {}
+        return stages.Counts()
 
     def _retry(self, lease: Lease, error: str) -> None:
         if lease.attempts >= MAX_ATTEMPTS:

@@ -14,7 +14,6 @@ import pytest
 from service import child
 from service.schemas import JobRequest
 from service.settings import Settings
-from service.workspace import Workspace
 from tests.service.pool import until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]
@@ -50,7 +49,7 @@ class Service:
         return self._log.read_text()
 
     def submit(self, request: JobRequest) -> str:
-        answer = httpx.post(f"{self.url}/v1/jobs", content=request.model_dump_json())
+        answer = httpx.post(f"{self.url}/v1/jobs", json=request.model_dump(mode="json"))
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
@@ -64,11 +63,11 @@ class Service:
 
     def children(self) -> dict[str, int]:
         """The processes it started, by what they are: `redis`, `light`, `0`."""
-        return {kind: pid for pid, kind in family(self.process.pid).items()}
+        return family(self.process.pid)
 
 
-def family(parent: int) -> dict[int, str]:
-    """The children of a process: id -> kind."""
+def family(parent: int) -> dict[str, int]:
+    """The children of a process: kind -> id."""
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -79,7 +78,7 @@ def family(parent: int) -> dict[int, str]:
                 continue
             if int(status[1]) == parent and status[0] != "Z":
                 kind = "redis" if "redis" in command else "light" if "serve-light" in command else "0"
-                found[int(entry.name)] = kind
+                found[kind] = int(entry.name)
     return found
 
 
@@ -93,6 +92,11 @@ def gone(pids: list[int]) -> bool:
             return False
 
     return not any(there(pid) for pid in pids)
+
+
+def scores(workspace: Path) -> dict[Path, int]:
+    """The score files there are, and when each was written."""
+    return {path: path.stat().st_mtime_ns for path in workspace.glob("scores/*/*.parquet")}
 
 
 @pytest.fixture
@@ -152,15 +156,13 @@ def test_after_kill_9_of_everything_the_next_start_goes_on(
     children = list(service.children().values())
     service.process.kill()
     until(lambda: gone(children), 10)
-    [key] = Workspace(str(tmp_path / "workspace")).storage.list("scores")
-    scored = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "workspace" / "scores" / key).iterdir()}
+    scored = scores(tmp_path / "workspace")
     assert scored
     service = serve().ready()
     ended = service.ended(job)
     assert (ended["status"], ended["progress"]["documents_done"]) == ("succeeded", 750)
-    now = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "workspace" / "scores" / key).iterdir()}
-    assert len(now) == 3
-    assert scored.items() <= now.items()
+    assert len(scores(tmp_path / "workspace")) == 3
+    assert scored.items() <= scores(tmp_path / "workspace").items()
 
 
 def test_a_workspace_has_one_service(serve: Callable[[], Service], tmp_path: Path) -> None:

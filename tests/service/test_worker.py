@@ -189,11 +189,11 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_what_was_scored(
 ) -> None:
     jobs = Jobs(Workspace(str(small_disk / "workspace")), redis)
     worker = Worker(jobs, References(jobs.workspace, "cpu"), STAGES, "here")
-    job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3, documents=1500, words=6)))
+    job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3, documents=500, words=6)))
     while jobs.get(job.id).progress.shards_done < 1:
         worker.once()
     filler = small_disk / "filler"
-    filler.write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 20_000))
+    filler.write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 8192))
     until(lambda: not worker.once() and jobs.get(job.id).status != "scoring")
     failed = jobs.get(job.id)
     assert failed.status == "failed"
