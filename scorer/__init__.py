@@ -1,1 +1,1 @@
-"""Documents in, (nll, n_tokens) out: models, tokenizing, batching, scoring, training. Knows no file layout, job or HTTP."""
+"""Documents in, (nll, n_tokens) out: models, tokenizing, batching, scoring, training. Knows no file, job or HTTP."""

@@ -1,16 +1,22 @@
-"""Reads a model folder's config.json and safetensors, and fits named tensors to the shapes a model expects."""
+"""Reads a model folder's config.json and safetensors, and fits named tensors to the shapes a model expects.
+
+Imports no torch until a tensor is read, so that a planner can look at a folder.
+"""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from scorer.errors import BadReference
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 WEIGHTS = "model.safetensors"
 
@@ -56,6 +62,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)  # type: ignore[no-any-return]
     except (SafetensorError, OSError) as error:

@@ -2,4 +2,4 @@
 
 
 class BadReference(Exception):
-    """A reference model cannot be used. The message is one line: it names the folder and tensor or file, and what to do."""
+    """A reference model cannot be used. The message, one line, names the folder and tensor or file, and what to do."""

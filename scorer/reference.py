@@ -1,0 +1,168 @@
+"""A reference model: finding it, a quick look at it without torch, and loading it with its tokenizer."""
+
+from __future__ import annotations
+
+import platform
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from scorer.checkpoint import read_config, weight_files
+from scorer.errors import BadReference
+from scorer.hashing import reference_sha256, tokenizer_sha256
+from scorer.mamba2_config import is_mamba, parse_config
+from scorer.tokens import Tokenizer, check_vocabulary, read_fast
+
+if TYPE_CHECKING:
+    from scorer.mamba2 import Mamba2
+    from scorer.transformer import Transformer
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+# What a hub repository's snapshot may hold: weights in safetensors, never pickles, never code.
+_FETCHED = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model"]
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The identity of a reference that was looked at."""
+
+    sha256: str
+    tokenizer_sha256: str
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A loaded model and its tokenizer. `context` None: any length; `bos` None: no token to start after."""
+
+    folder: Path
+    model: Mamba2 | Transformer
+    tokenizer: Tokenizer
+    sha256: str
+    tokenizer_sha256: str
+    architecture: str
+    parameters: int
+    dtype: str
+    device: str
+
+    @property
+    def context(self) -> int | None:
+        """The most positions the model reads at once."""
+        return self.model.context
+
+    @property
+    def bos(self) -> int | None:
+        """The id that a document starts after."""
+        return self.tokenizer.bos
+
+    def provenance(self) -> dict[str, Any]:
+        """What scores come from: nothing of time, host or path."""
+        return {
+            "sha256": self.sha256,
+            "tokenizer_sha256": self.tokenizer_sha256,
+            "architecture": self.architecture,
+            "parameters": self.parameters,
+            "context": self.context,
+            "bos": self.bos,
+            "dtype": self.dtype,
+            "device": _device_kind(self.device),
+            "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        }
+
+
+def resolve(model: str) -> Path:
+    """The local folder of a model: itself, or a snapshot of the hub id. Raises BadReference."""
+    try:
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            return folder
+        taken = folder.exists()
+    except (OSError, RuntimeError, ValueError):  # too long a name, a NUL, no such user
+        raise BadReference(f"reference {model[:200]!r} is neither a folder nor a hub id") from None
+    if taken:
+        raise BadReference(f"reference {model!r} is a file; give the model's folder")
+    if not _HUB_ID.fullmatch(model) or model.startswith("."):
+        raise BadReference(f"reference {model!r}: there is no such folder")
+    return _snapshot(model)
+
+
+def _snapshot(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        return Path(
+            snapshot_download(model, allow_patterns=_FETCHED, ignore_patterns=["*/*"], etag_timeout=_HUB_SECONDS)
+        )
+    except Exception as error:  # the hub client's own, and those of its transport
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadReference(
+            f"reference {model!r} is no folder here and cannot be had from the hub ({reason}); give a model folder"
+        ) from None
+
+
+def inspect(folder: Path) -> Found:
+    """Looks whether the folder can be a reference, by its files and without torch. Raises BadReference."""
+    config = read_config(folder)
+    if is_mamba(config):
+        parse_config(folder, config)
+    elif not isinstance(config.get("model_type"), str):
+        raise BadReference(f"{folder}: config.json names no model_type, nor is it a native Mamba-2 one")
+    weight_files(folder)
+    check_vocabulary(folder)
+    if (bare := folder / "tokenizer.json").is_file():
+        read_fast(bare)
+    return Found(reference_sha256(folder), tokenizer_sha256(folder))
+
+
+def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
+    """Loads a reference on `cpu` or `cuda`. `auto` is bfloat16 on a GPU and float32 on a CPU. Raises BadReference."""
+    import torch
+
+    from scorer.mamba2 import load_mamba2
+    from scorer.transformer import load_transformer
+
+    found = inspect(folder)
+    config = read_config(folder)
+    precision = dtype if dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
+    loader = load_mamba2 if is_mamba(config) else load_transformer
+    model: Mamba2 | Transformer = loader(folder, getattr(torch, precision), device)
+    tokenizer = Tokenizer(folder)
+    if tokenizer.largest >= model.vocab_size or (tokenizer.bos or 0) >= model.vocab_size:
+        raise BadReference(
+            f"{folder}: the tokenizer has ids up to {tokenizer.largest}, the model only {model.vocab_size} rows;"
+            " put the tokenizer that it was trained with there"
+        )
+    if model.context is not None and model.context < 2:
+        raise BadReference(f"{folder}: the model reads {model.context} token at a time, too few to predict one")
+    return Reference(
+        folder=folder,
+        model=model,
+        tokenizer=tokenizer,
+        sha256=found.sha256,
+        tokenizer_sha256=found.tokenizer_sha256,
+        architecture=str((config.get("architectures") or [config.get("model_type") or "mamba2"])[0]),
+        parameters=_parameters(model),
+        dtype=precision,
+        device=device,
+    )
+
+
+def _parameters(model: Mamba2 | Transformer) -> int:
+    from scorer.transformer import Transformer
+
+    return sum(p.numel() for p in (model.model if isinstance(model, Transformer) else model).parameters())
+
+
+def _device_kind(device: str) -> str:
+    """What scores may depend on: the GPU's name, or the CPU's architecture."""
+    import torch
+
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    return f"cpu {platform.machine()}"

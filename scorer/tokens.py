@@ -1,0 +1,135 @@
+"""Documents to token ids: the tokenizer of a model folder, as data and nothing else.
+
+No special token is added, none is read out of a document's text, nothing is cut or padded. Knows no model.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from scorer.errors import BadReference
+from scorer.hashing import VOCABULARIES
+from scorer.training_text import END
+
+Ids = NDArray[np.int32]
+
+
+class Tokenizer:
+    """`bos` is the id a document starts after: BOS, else EOS, else None. `largest` is the largest id of any text."""
+
+    bos: int | None
+    largest: int
+
+    def __init__(self, folder: Path) -> None:
+        """Reads tokenizer.json, else what AutoTokenizer can make of the folder. Raises BadReference."""
+        check_vocabulary(folder)
+        self._encode: Callable[[list[str]], list[list[int]]]
+        bare = folder / "tokenizer.json"
+        auto, error = _load_auto(folder)
+        if auto is None and not bare.is_file():
+            raise BadReference(f"{folder}: the tokenizer cannot be loaded ({error})")
+        if bare.is_file() or getattr(auto, "is_fast", False):
+            fast = read_fast(bare) if bare.is_file() else auto.backend_tokenizer
+            self.largest = _prepare(fast)
+            self._encode = lambda texts: [e.ids for e in fast.encode_batch_fast(texts, add_special_tokens=False)]
+            id_of = fast.token_to_id
+        else:
+            self.largest = max(auto.get_vocab().values(), default=-1)
+            self._encode = lambda texts: [_encode_slow(auto, text) for text in texts]
+            id_of = auto.get_vocab().get
+        if self.largest < 0:
+            raise BadReference(f"{folder}: the tokenizer has no tokens")
+        self.bos = _bos(folder, auto, id_of)
+
+    def encode(self, texts: list[str]) -> list[Ids]:
+        """The ids of each text, int32. A lone surrogate, which is no character of any text, is read as `?`."""
+        try:
+            encoded = self._encode(texts)
+        except UnicodeEncodeError:
+            encoded = self._encode([text.encode("utf-8", "replace").decode() for text in texts])
+        return [np.array(ids, dtype=np.int32) for ids in encoded]
+
+
+def check_vocabulary(folder: Path) -> None:
+    """Raises BadReference where the folder has no vocabulary: AutoTokenizer may then invent an empty one."""
+    if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES):
+        raise BadReference(
+            f"{folder}: no tokenizer (tokenizer.json, say); put the one the model was trained with there"
+        )
+
+
+def read_fast(path: Path) -> tokenizers.Tokenizer:
+    """A tokenizer.json. Raises BadReference."""
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise BadReference(f"{path}: cannot be read as a tokenizer ({_line(error)})") from None
+
+
+def _prepare(fast: tokenizers.Tokenizer) -> int:
+    """Makes text plain data to the tokenizer. Returns the largest id that text can become."""
+    fast.no_truncation()
+    fast.no_padding()
+    fast.encode_special_tokens = True
+    if getattr(fast.model, "dropout", None):
+        fast.model.dropout = None  # else every reading of a text would differ
+    added = fast.get_added_tokens_decoder()
+    plain = [index for index, token in added.items() if not token.special]
+    return int(max([*fast.get_vocab(with_added_tokens=False).values(), *plain], default=-1))
+
+
+def _encode_slow(auto: Any, text: str) -> list[int]:
+    ids: list[int] = auto.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return ids
+
+
+def _load_auto(folder: Path) -> tuple[Any, str]:
+    """What AutoTokenizer makes of the folder, or None and what it says against it."""
+    from transformers import AutoTokenizer
+
+    from scorer.quiet import quiet
+
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False), ""
+    except Exception as error:  # whatever a foreign folder makes it stumble over
+        return None, _line(error)
+
+
+def _bos(folder: Path, auto: Any, id_of: Callable[[str], int | None]) -> int | None:
+    """BOS, else EOS, else None: AutoTokenizer's, where the vocabulary has them.
+
+    AutoTokenizer fills what a folder leaves open with its class' defaults, and adds those that the vocabulary lacks.
+    """
+    if "model_type" not in _read_json(folder / "config.json") and not (folder / "tokenizer_config.json").is_file():
+        return id_of(END)  # a native state-spaces folder says nothing of tokens; `convert` takes the same
+    names = [auto.bos_token, auto.eos_token] if auto is not None else _named(folder)
+    found = (id_of(name) for name in names if name is not None)
+    return next((index for index in found if index is not None), None)
+
+
+def _named(folder: Path) -> list[str | None]:
+    """BOS and EOS as the folder's files name them, each as text or as {"content": text}."""
+    files = [_read_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    named: list[str | None] = []
+    for key in ("bos_token", "eos_token"):
+        tokens = [token["content"] if isinstance(token, dict) else token for file in files if (token := file.get(key))]
+        named.append(next((token for token in tokens if isinstance(token, str)), None))
+    return named
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
