@@ -20,6 +20,7 @@ from service import child
 
 _SOCKET_BYTES = 107  # the longest path of a unix socket that Linux takes
 _START_SECONDS = 60.0  # a long append-only file takes a while to load
+_ROOM_BYTES = 64 << 20  # of free disk before the append-only file is taken up again
 _LOCK_SECONDS = 3.0  # a server whose parent was killed ends well within this
 
 
@@ -56,6 +57,18 @@ class RedisServer:
                     (self._folder / name).rename(self._folder / f"unreadable-{time.time_ns()}")
             if not self._started():
                 raise InputError(f"Redis did not start: {_last_line(self._log)}")
+
+    def mind_the_disk(self) -> None:
+        """On a full disk the server would refuse all writes: it goes on without its file until there is room again.
+
+        What is lost if it ends meanwhile is rebuilt from the workspace. Raises RedisError when it does not answer.
+        """
+        with Redis.from_url(self.url, decode_responses=True) as client:
+            found = client.info("persistence")
+            if found["aof_enabled"] and found["aof_last_write_status"] != "ok":
+                client.config_set("appendonly", "no")
+            elif not found["aof_enabled"] and shutil.disk_usage(self._folder).free > _ROOM_BYTES:
+                client.config_set("appendonly", "yes")
 
     def stop(self) -> None:
         """Stops the server."""

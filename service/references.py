@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pruner.storage import Storage
 from scorer.errors import BadReference
@@ -45,7 +45,7 @@ class References:
             self._device = "cuda" if there and self._wanted != "cpu" else "cpu"
         return self._device
 
-    def get(self, record: ReferenceRecord, dtype: str) -> "Reference":
+    def get(self, record: ReferenceRecord, dtype: Literal["auto", "float32", "bfloat16"]) -> "Reference":
         """The planned reference, loaded. Raises BadReference where it cannot be or is another than was planned."""
         import scorer.reference
 

@@ -98,6 +98,8 @@ class Pool:
                     self._redis.start()
                 for slot in self._slots:
                     slot.keep()
+                if self._redis is not None:
+                    self._redis.mind_the_disk()
             except (RedisError, InputError, OSError) as error:
                 log.warning("cannot look after the workers: %s", error)
             self._over.wait(_LOOK_SECONDS)

@@ -196,7 +196,7 @@ class Worker:
             pass
         except OSError:  # the workspace takes nothing now: the task waits, and this is said again
             with suppress(LeaseLost):
-                self.jobs.queue.fail(lease, problem.detail, delay_seconds=_AWAY_SECONDS * 5)
+                self.jobs.queue.fail(lease, "", delay_seconds=_AWAY_SECONDS * 5)
 
 
 def _broken(lease: Lease, error: str) -> Problem:

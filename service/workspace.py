@@ -1,5 +1,6 @@
 """The workspace: which file of a job lies where. It alone is the truth about a job."""
 
+import errno
 import hashlib
 import json
 import uuid
@@ -15,6 +16,7 @@ from service.schemas import JobRequest, Problem, Progress
 
 Ended = Literal["succeeded", "failed", "cancelled"]
 Model = TypeVar("Model", bound=BaseModel)
+_ROOM_BYTES = 8192  # kept for each job's outcome, so that even a full disk can say that it is full
 
 
 class JobRecord(BaseModel):
@@ -86,6 +88,9 @@ class Workspace:
     # -- jobs
     def create_job(self, record: JobRecord) -> bool:
         """Accepts a job; False if there is one of this id."""
+        room = self.path(record.id, "room")
+        if self.storage.local(room) is not None and not self.storage.exists(self.path(record.id, "job.json")):
+            self.storage.write_bytes(room, bytes(_ROOM_BYTES))
         return self.storage.create_new(self.path(record.id, "job.json"), _model(record))
 
     def job(self, job_id: str) -> JobRecord | None:
@@ -109,10 +114,17 @@ class Workspace:
         return self._read(Outcome, self.path(job_id, "outcome.json"))
 
     def end(self, job_id: str, outcome: Outcome) -> Outcome:
-        """Ends the job, unless it has ended; returns the outcome that stands."""
-        if self.storage.create_new(self.path(job_id, "outcome.json"), _model(outcome)):
-            return outcome
-        return self.outcome(job_id) or outcome
+        """Ends the job, unless it has ended; returns the outcome that stands. On a full disk there is room for it."""
+        path, room = self.path(job_id, "outcome.json"), self.path(job_id, "room")
+        try:
+            first = self.storage.create_new(path, _model(outcome))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self.storage.remove(room)
+            first = self.storage.create_new(path, _model(outcome))
+        self.storage.remove(room)
+        return outcome if first else self.outcome(job_id) or outcome
 
     # -- references trained here
     def trained(self, name: str) -> ReferenceRecord | None:

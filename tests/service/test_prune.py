@@ -57,7 +57,7 @@ def test_what_prune_leaves(make_request: MakeRequest, tmp_path: Path) -> None:
 
 
 def test_a_killed_prune_goes_on(make_request: MakeRequest, tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus", files=3, documents=200, words=300)
+    corpus = write_corpus(tmp_path / "corpus", files=3, documents=80, words=300)
     request = make_request(corpus)
     code = (
         "import sys; from pathlib import Path; from service import prune; from service.schemas import JobRequest; "
@@ -70,7 +70,7 @@ def test_a_killed_prune_goes_on(make_request: MakeRequest, tmp_path: Path) -> No
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in out.glob(".winnow/scores/*/*.parquet")}
     job = prune.prune(request, out, "cpu", nothing)
-    assert job.progress.documents_done == 600
+    assert job.progress.documents_done == 240
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
 
 
@@ -104,7 +104,7 @@ def test_two_prunes_do_not_share_a_folder(make_request: MakeRequest, tmp_path: P
 
 
 def test_a_full_disk_is_said_in_one_line(make_request: MakeRequest, small_disk: Path, tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus", files=1, documents=2_500, words=4)
+    corpus = write_corpus(tmp_path / "corpus", files=1, documents=1_500, words=4)
     (small_disk / "filler").write_bytes(b"x" * 1_960_000)
     with pytest.raises(InputError, match=r"^no space left .*small") as error:
         prune.prune(make_request(corpus), small_disk / "out", "cpu", nothing)

@@ -100,11 +100,11 @@ def scores(workspace: Path) -> dict[Path, int]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[], Service]]:
+def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []
 
-    def start() -> Service:
-        started.append(Service(tmp_path / "workspace", tmp_path / f"log-{len(started)}"))
+    def start(workspace: Path = tmp_path / "workspace") -> Service:
+        started.append(Service(workspace, tmp_path / f"log-{len(started)}"))
         return started[-1]
 
     yield start
@@ -115,11 +115,11 @@ def serve(tmp_path: Path) -> Iterator[Callable[[], Service]]:
 
 @pytest.fixture(scope="session")
 def slow_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("slow"), files=3, documents=250, words=400)
+    return write_corpus(tmp_path_factory.mktemp("slow"), files=3, documents=100, words=400)
 
 
 def test_a_service_works_and_leaves_no_process_behind(
-    serve: Callable[[], Service], make_request: MakeRequest, slow_corpus: Path
+    serve: Callable[..., Service], make_request: MakeRequest, slow_corpus: Path
 ) -> None:
     service = serve().ready()
     children = until(lambda: len(service.children()) == 3 and service.children())
@@ -134,7 +134,7 @@ def test_a_service_works_and_leaves_no_process_behind(
 
 
 def test_what_dies_is_started_again_and_the_job_goes_on(
-    serve: Callable[[], Service], make_request: MakeRequest, slow_corpus: Path
+    serve: Callable[..., Service], make_request: MakeRequest, slow_corpus: Path
 ) -> None:
     service = serve().ready()
     job = service.submit(make_request(slow_corpus))
@@ -144,11 +144,11 @@ def test_what_dies_is_started_again_and_the_job_goes_on(
         os.kill(old, signal.SIGKILL)
         until(lambda victim=victim, old=old: service.children().get(victim, old) != old)
     ended = service.ended(job)
-    assert (ended["status"], ended["progress"]["documents_done"]) == ("succeeded", 750)
+    assert (ended["status"], ended["progress"]["documents_done"]) == ("succeeded", 300)
 
 
 def test_after_kill_9_of_everything_the_next_start_goes_on(
-    serve: Callable[[], Service], make_request: MakeRequest, slow_corpus: Path, tmp_path: Path
+    serve: Callable[..., Service], make_request: MakeRequest, slow_corpus: Path, tmp_path: Path
 ) -> None:
     service = serve().ready()
     job = service.submit(make_request(slow_corpus))
@@ -160,12 +160,12 @@ def test_after_kill_9_of_everything_the_next_start_goes_on(
     assert scored
     service = serve().ready()
     ended = service.ended(job)
-    assert (ended["status"], ended["progress"]["documents_done"]) == ("succeeded", 750)
+    assert (ended["status"], ended["progress"]["documents_done"]) == ("succeeded", 300)
     assert len(scores(tmp_path / "workspace")) == 3
     assert scored.items() <= scores(tmp_path / "workspace").items()
 
 
-def test_a_workspace_has_one_service(serve: Callable[[], Service], tmp_path: Path) -> None:
+def test_a_workspace_has_one_service(serve: Callable[..., Service], tmp_path: Path) -> None:
     serve().ready()
     second = subprocess.run(
         child.python(
@@ -206,3 +206,21 @@ def test_a_long_path_of_a_workspace_gets_a_short_socket(tmp_path: Path) -> None:
 def test_the_api_needs_no_torch() -> None:
     check = "import service.supervisor, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_a_full_disk_fails_the_job_and_not_the_service(
+    serve: Callable[..., Service], make_request: MakeRequest, small_disk: Path, slow_corpus: Path
+) -> None:
+    service = serve(small_disk / "workspace").ready()
+    job = service.submit(make_request(slow_corpus))
+    until(lambda: service.job(job)["progress"]["documents_done"] > 0)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", buffering=0) as out:
+        while True:
+            out.write(bytes(4096))
+    failed = service.ended(job)
+    assert failed["status"] == "failed"
+    assert failed["error"]["status"] == 507
+    assert "No space left" in failed["error"]["detail"]
+    filler.unlink()
+    assert service.ended(service.submit(make_request()))["status"] == "succeeded"

@@ -22,12 +22,13 @@ from tests.service.pool import until, write_corpus
 MakeRequest = Callable[..., JobRequest]
 StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 WaitFor = Callable[..., Job]
+LONG = 120  # documents a shard of the long corpus
 
 
 @pytest.fixture(scope="session")
 def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of some seconds each."""
-    return write_corpus(tmp_path_factory.mktemp("long"), files=2, documents=300, words=400)
+    """Two shards that take several batches each."""
+    return write_corpus(tmp_path_factory.mktemp("long"), files=2, documents=LONG, words=400)
 
 
 def results(workspace: Workspace, job: Job) -> dict[str, bytes]:
@@ -41,9 +42,8 @@ def results(workspace: Workspace, job: Job) -> dict[str, bytes]:
 
 
 def in_flight(jobs: Jobs, job_id: str) -> bool:
-    """Whether part of a shard is scored and none is finished."""
-    progress = jobs.get(job_id).progress
-    return progress.documents_done > 0 and progress.shards_done == 0
+    """Whether part of a shard of the long corpus is scored."""
+    return jobs.get(job_id).progress.documents_done % LONG != 0
 
 
 def test_a_worker_killed_in_the_middle_of_a_shard_costs_only_that_shard(
@@ -55,7 +55,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard_costs_only_that_shard(
     os.kill(victim.pid, signal.SIGKILL)
     start_worker("heir")
     ended = wait_for(job.id, "succeeded")
-    assert (ended.progress.documents_done, ended.progress.shards_done) == (600, 2)
+    assert (ended.progress.documents_done, ended.progress.shards_done) == (2 * LONG, 2)
 
 
 def test_two_workers_give_the_bytes_of_one(
@@ -106,7 +106,6 @@ def test_a_cancelled_job_frees_its_worker(
     other, _ = jobs.create(make_request())
     assert wait_for(other.id, "succeeded").progress.shards_done == 3
     assert jobs.get(job.id).status == "cancelled"
-    assert jobs.get(job.id).progress.shards_done == 0
 
 
 def test_a_hung_worker_loses_its_shard_and_is_refused_when_it_wakes(
@@ -120,7 +119,7 @@ def test_a_hung_worker_loses_its_shard_and_is_refused_when_it_wakes(
     until(lambda: jobs.get(job.id).progress.shards_done > 0)
     hung.send_signal(signal.SIGCONT)
     ended = wait_for(job.id, "succeeded")
-    assert (ended.progress.documents_done, ended.progress.shards_done) == (600, 2)
+    assert (ended.progress.documents_done, ended.progress.shards_done) == (2 * LONG, 2)
 
 
 def test_a_shard_that_kills_its_workers_fails_the_job(
