@@ -5,7 +5,6 @@ import time
 import uuid
 from datetime import datetime, timezone
 
-from pydantic import ValidationError
 from redis import Redis
 
 from pruner.errors import InputError
@@ -150,7 +149,12 @@ class Jobs:
         for job_id in self.workspace.jobs():
             try:
                 self.advance(job_id)
-            except (InputError, ValidationError) as error:  # one bad folder must not stop the others
+            except (
+                InputError,
+                ValueError,
+                KeyError,
+                FileNotFoundError,
+            ) as error:  # one bad folder stops no other
                 log.warning("job %s cannot go on: %s", job_id, error)
 
     # -- inside

@@ -56,11 +56,13 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
 
 def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Progress:
     """Scores a corpus into the Parquet file `out`, with no selection. As `prune` else."""
-    with _workspace(out.parent / f".{out.name}.winnow") as workspace:
+    work = out.parent / f".{out.name}.winnow"
+    with _workspace(work) as workspace:
         record = _record(workspace, request)
         progress = _Run(workspace, record, References(workspace, device), on_progress).to_the_scores()
         _copy(workspace, workspace.path(record.id, "scores.parquet"), Storage(str(out.parent)), out.name)
-        return progress
+    shutil.rmtree(work)
+    return progress
 
 
 def train(

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -82,5 +81,4 @@ def find(workspace: Workspace, record: ReferenceRecord) -> Path:
 
 def cache_folder() -> Path:
     """A folder of this machine for what a remote workspace has no place for; losing it costs only time."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base if os.access(Path(base).parent, os.W_OK) else tempfile.gettempdir()) / "winnow"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "winnow"

@@ -83,6 +83,7 @@ def test_a_corpus_that_changed_is_another_job(make_request: MakeRequest, tmp_pat
 
 def test_scores_only(make_request: MakeRequest, tmp_path: Path) -> None:
     done = prune.score(make_request(), tmp_path / "scores.parquet", "cpu", nothing)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
     table = pq.read_table(tmp_path / "scores.parquet")
     assert table.num_rows == done.documents_done == 120
     assert table.column_names == ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "training", "reject"]

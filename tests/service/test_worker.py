@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from pruner.storage import Storage
 from service.jobs import Jobs
 from service.queue import MAX_ATTEMPTS
 from service.references import References
@@ -22,6 +21,7 @@ from tests.service.pool import until, write_corpus
 MakeRequest = Callable[..., JobRequest]
 StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 WaitFor = Callable[..., Job]
+TRAIN = {"train": {"preset": "tiny", "tokens": 4000, "fraction": 0.3, "seed": 7}}
 LONG = 120  # documents a shard of the long corpus
 
 
@@ -206,26 +206,46 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_what_was_scored(
     assert jobs.queue.stats().shards_scored == 3
 
 
-def test_a_trained_reference_is_made_once_and_its_documents_are_left_out(
-    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, worker: Worker
+def test_a_killed_training_goes_on_and_its_documents_are_left_out(
+    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor
 ) -> None:
-    train = {"train": {"preset": "tiny", "tokens": 4000, "fraction": 0.3, "seed": 7}}
-    job, _ = jobs.create(make_request(reference=train, selections=[{"criterion": "low", "rate": 1}]))
-    first = start_worker("first")
+    job, _ = jobs.create(make_request(reference=TRAIN, selections=[{"criterion": "low", "rate": 1}]))
+    first = start_worker()
     until(lambda: jobs.get(job.id).status == "training")
     first.kill()
-    start_worker("second")
+    start_worker()
     ended = wait_for(job.id, "succeeded")
-    assert 0 < ended.selections[0].documents < 120
     assert ended.progress.training_tokens_done == 4000
-    [name] = Storage(jobs.workspace.storage.url).list("references")
-    again, _ = jobs.create(make_request(reference=train))
-    seen = set()
-    while jobs.get(again.id).status != "succeeded":
+    assert 0 < ended.selections[0].documents < 120
+    assert jobs.workspace.storage.list("training") == []
+
+
+def test_equal_jobs_share_one_trained_reference(
+    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, worker: Worker
+) -> None:
+    equal = [jobs.create(make_request(reference=TRAIN))[0].id for _ in range(2)]
+    start_worker()
+    start_worker()
+    hashes = {wait_for(job, "succeeded").provenance["reference"]["sha256"] for job in equal}
+    assert len(hashes) == len(jobs.workspace.storage.list("references")) == 1
+    later, _ = jobs.create(make_request(reference=TRAIN))
+    while jobs.get(later.id).status != "succeeded":
         worker.once()
-        seen.add(jobs.get(again.id).status)
-    assert "training" not in seen
-    assert jobs.workspace.storage.list("references") == [name]
+        assert jobs.get(later.id).status != "training"
+
+
+def test_a_workspace_that_is_no_folder(
+    redis: Any, make_request: MakeRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jobs = Jobs(Workspace(f"memory://{tmp_path.name}"), redis)
+    worker = Worker(jobs, References(jobs.workspace, "cpu"), STAGES, "here")
+    job, _ = jobs.create(make_request(reference=TRAIN))
+    while worker.once():
+        pass
+    ended = jobs.get(job.id)
+    assert (ended.status, ended.error) == ("succeeded", None)
+    assert len(results(jobs.workspace, ended)) == 6
 
 
 def test_no_document_of_the_corpus_is_text_enough(

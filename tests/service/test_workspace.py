@@ -1,0 +1,88 @@
+"""The workspace's promises: what is written first stands, names stay inside, and settings come from the environment."""
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pruner.specs import CorpusSpec, SelectionSpec
+from service.schemas import JobRequest, Progress
+from service.settings import STAGES, Settings
+from service.workspace import Ended, JobRecord, Outcome, PlanRecord, ReferenceRecord, Workspace, digest
+
+NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
+RECORD = JobRecord(id="a", created_at=NOW, request=JobRequest(corpus=CorpusSpec(paths=("/x",))))
+
+
+def outcome(status: Ended) -> Outcome:
+    return Outcome(status=status, started_at=None, finished_at=NOW, progress=Progress())
+
+
+def test_a_workspace_keeps_its_name_wherever_it_is_reached(tmp_path: Path) -> None:
+    first = Workspace(str(tmp_path / "here")).id
+    (tmp_path / "there").symlink_to(tmp_path / "here")
+    assert Workspace(str(tmp_path / "there")).id == first
+    assert Workspace(str(tmp_path / "elsewhere")).id != first
+
+
+def test_a_job_is_accepted_once(workspace: Workspace) -> None:
+    assert workspace.create_job(RECORD)
+    assert not workspace.create_job(RECORD.model_copy(update={"created_at": datetime.now(timezone.utc)}))
+    assert workspace.job("a") == RECORD
+    assert workspace.jobs() == ["a"]
+
+
+@pytest.mark.parametrize("name", ["", "..", "../a", "a/b", "a.b", "ä", "a\0"])
+def test_no_name_leads_out_of_the_workspace(workspace: Workspace, name: str) -> None:
+    workspace.create_job(RECORD)
+    assert workspace.job(name) is None
+
+
+def test_the_first_outcome_stands(workspace: Workspace) -> None:
+    workspace.create_job(RECORD)
+    assert workspace.end("a", outcome("cancelled")).status == "cancelled"
+    assert workspace.end("a", outcome("succeeded")).status == "cancelled"
+    assert workspace.storage.list("jobs/a") == ["job.json", "outcome.json"]
+
+
+def test_the_first_trained_reference_of_a_name_stands(workspace: Workspace) -> None:
+    first, second = (ReferenceRecord(folder=f, trained=True, sha256=f, tokenizer_sha256=f) for f in ("a", "b"))
+    plan = PlanRecord(started_at=NOW, documents=None, shards=1, reference=None, trained="name")
+    assert workspace.reference(plan) is None
+    workspace.add_trained("name", first)
+    workspace.add_trained("name", second)
+    assert workspace.reference(plan) == first
+
+
+def test_selections_asked_for_later_follow_those_of_the_request(workspace: Workspace) -> None:
+    workspace.create_job(RECORD)
+    for spec in (SelectionSpec(criterion="low", rate=0.1), SelectionSpec(criterion="high", rate=0.1), SelectionSpec()):
+        workspace.want("a", spec)
+    assert [spec.id for spec in workspace.wanted(RECORD)] == ["medium-0.5", "high-0.1", "low-0.1"]
+
+
+def test_digests_tell_values_and_their_borders_apart() -> None:
+    assert len({digest("ab", "c"), digest("a", "bc"), digest("abc"), digest(["ab", "c"]), digest(None)}) == 5
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINNOW_LEASE_SECONDS", "3.5")
+    monkeypatch.setenv("WINNOW_STAGES", "plan, select")
+    settings = Settings(workspace="/w")
+    assert (settings.lease_seconds, settings.stages, settings.redis) == (3.5, ("select", "plan"), None)
+
+
+def test_a_workers_environment_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINNOW_REDIS", "redis://not-this-one")
+    settings = Settings(workspace="/w", redis=None, workers=3, device="cpu", stages=STAGES)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WINNOW_REDIS")
+    assert Settings() == settings
+
+
+def test_an_unknown_stage_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"stages": "plan,dance"})
