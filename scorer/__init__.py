@@ -1,4 +1,4 @@
-"""Documents in, (nll, n_tokens) out: models, tokenizing, batching, scoring, training. Knows no file layout, job or HTTP."""
+"""Documents in, (nll, n_tokens) out: models, tokenizing, scoring, training. Knows no file layout, job or HTTP."""
 
 import os
 
