@@ -138,8 +138,6 @@ def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
             f"{folder}: the tokenizer has ids up to {tokenizer.largest}, the model only {model.vocab_size} rows;"
             " put the tokenizer that it was trained with there"
         )
-    if model.context is not None and model.context < 2:
-        raise BadReference(f"{folder}: the model reads {model.context} token at a time, too few to predict one")
     return Reference(
         folder=folder,
         model=model,

@@ -50,7 +50,7 @@ class Tokenizer:
         """The ids of each text, int32. A lone surrogate, which is no character of any text, is read as `?`."""
         try:
             encoded = self._encode(texts)
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, TypeError):
             encoded = self._encode([text.encode("utf-8", "replace").decode() for text in texts])
         return [np.array(ids, dtype=np.int32) for ids in encoded]
 

@@ -24,7 +24,7 @@ _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"
 # Buffers that old checkpoints hold, and that say nothing of the model.
 _STALE = re.compile(r"(\.(attn|attention|self_attn)\.(bias|masked_bias)|inv_freq|position_ids)$")
 _LOGITS = 1 << 24  # logits held at a time where the head is the model's own: 64 MiB in float32
-_PROBE = 12  # tokens
+_PROBE = 24  # tokens read, at loading, by the model's own forward pass and by ours
 _LOUD = 1024.0  # hidden states are multiplied by this, to make a cap on logits show
 
 
@@ -34,17 +34,19 @@ class Transformer:
     def __init__(self, model: Any) -> None:
         """`model` is a causal LM of transformers, on its device, in its dtype. Raises BadReference."""
         self.model = model
-        self.context: int | None = _context(model.config)
+        self.context: int = _context(model.config)
+        if self.context < 2:
+            raise BadReference(f"the model reads {self.context} token at a time, too few to predict one")
         self._body: Any = None
         self._head: Any = model.get_output_embeddings()
         embedding = model.get_input_embeddings()
-        # The probe's first row is its second's start: a causal model says the same of both.
         draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(embedding.num_embeddings, (1, 2 * _PROBE), generator=draw).to(model.device)
+        length = min(_PROBE, self.context)
+        ids = torch.randint(embedding.num_embeddings, (1, length), generator=draw).to(model.device)
         whole = self._whole(ids)
         self.vocab_size = min(int(embedding.num_embeddings), whole.shape[-1])
         self._close = 1e-4 if whole.dtype == torch.float32 and model.dtype == torch.float32 else 5e-2
-        if not self._same(self._whole(ids[:, :_PROBE]), whole[:, :_PROBE]):
+        if not self._same(self._whole(ids[:, : length // 2]), whole[:, : length // 2]):
             raise BadReference("the model is not causal: its predictions change with the text that follows")
         self._nll = self._choose(ids, whole)
 
@@ -122,7 +124,7 @@ class Transformer:
             del self._body.forward
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
-        """Whether two logits are equal but for rounding. Those that are no numbers count too: documents are rejected."""
+        """Whether two logits are equal but for rounding; what is no number in one must be none in the other."""
         if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
             return False
         a, b = a.nan_to_num(0, 0, 0), b.nan_to_num(0, 0, 0)

@@ -1,0 +1,223 @@
+"""The scoring loop: sums by hand, documents that never see each other, progress, and bounds."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+
+from scorer import scorer
+from scorer.errors import BadReference
+from scorer.reference import Reference, load
+from scorer.scorer import score
+from scorer.windows import token_budget
+from tests.scorer import mamba2_folders
+from tests.scorer.model_folders import END, GPT2, GROUPED, PROSE, ROWS, SHAPE, add_tokenizer, make_folder, windowed_nll
+
+TEXTS = [PROSE, "x", "", PROSE * 5, f"a {END} b", "é漢字🙂 \0 nul", "    \n" * 30, "no", PROSE[:40]]
+MAMBA2 = mamba2_folders.Mamba2Config(vocab_size=ROWS, hidden=32, layers=2, heads=4, head_dim=16, state=8, groups=2)
+
+
+def silent(_documents: int, _tokens: int) -> None:
+    pass
+
+
+def score_one_block(reference: Reference, texts: list[str], **options: Any) -> tuple[np.ndarray, np.ndarray]:
+    (scores,) = score(reference, [texts], on_progress=silent, **options)
+    return scores
+
+
+def mamba2(folder: Path, **special: str) -> Any:
+    """A folder of Mamba-2. Returns transformers' model of it."""
+    mamba2_folders.hugging_face(folder, MAMBA2)
+    add_tokenizer(folder, **special)
+    return tf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("gpt2")
+    make_folder(folder, tf.GPT2Config(**GPT2))
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("mamba2")
+    mamba2(folder, bos_token=END)
+    return load(folder)
+
+
+@pytest.mark.parametrize("special", [{"bos_token": END}, {"eos_token": END}, {}], ids=["bos", "eos", "neither"])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "mamba2"])
+def test_scores_are_the_labels_loss_window_after_window(tmp_path: Path, kind: str, special: dict[str, str]) -> None:
+    if kind == "mamba2":
+        model = mamba2(tmp_path, **special)
+    else:
+        config = {
+            "gpt2": tf.GPT2Config(**GPT2),
+            "gpt_neox": tf.GPTNeoXConfig(**SHAPE),
+            "llama": tf.LlamaConfig(**GROUPED),
+        }[kind]
+        model = make_folder(tmp_path, config)
+        (tmp_path / "tokenizer_config.json").unlink()
+        add_tokenizer(tmp_path, **special)
+    reference = load(tmp_path)
+    nll, n_tokens = score_one_block(reference, TEXTS)
+    assert (nll.dtype, n_tokens.dtype) == (np.float64, np.int64)
+    for ids, total, count in zip(reference.tokenizer.encode(TEXTS), nll, n_tokens, strict=True):
+        assert count == max(0, len(ids) - (0 if special else 1))
+        if count:
+            wanted = windowed_nll(model, ids.tolist(), 0 if special else None, reference.context)
+            assert total / count == pytest.approx(wanted / count, abs=1e-5)
+        else:
+            assert np.isnan(total)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_documents_about_as_long_as_a_window(gpt2: Reference, more: int) -> None:
+    text = "x" * (gpt2.context - 1 + more)  # a token each
+    nll, n_tokens = score_one_block(gpt2, [text])
+    assert n_tokens.tolist() == [len(text)]
+    ids = gpt2.tokenizer.encode([text])[0].tolist()
+    assert nll[0] == pytest.approx(windowed_nll(gpt2.model.model, ids, 0, gpt2.context), abs=1e-4)
+
+
+def test_a_stride_as_in_the_guide(gpt2: Reference) -> None:
+    """transformers' guide to perplexity of models with a fixed length, with BOS before each window."""
+    stride, text = 7, PROSE * 3
+    ids = gpt2.tokenizer.encode([text])[0].tolist()
+    total, before = 0.0, 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + gpt2.context - 1, len(ids))
+        x = torch.tensor([[0, *ids[begin:end]]])
+        labels = x.clone()
+        labels[:, : 1 + before - begin] = -100
+        with torch.no_grad():
+            total += float(gpt2.model.model(input_ids=x, labels=labels).loss.double()) * (end - before)
+        before = end
+        if end == len(ids):
+            break
+    nll, n_tokens = score_one_block(gpt2, [text], stride=stride)
+    assert n_tokens.tolist() == [len(ids)]
+    assert nll[0] / len(ids) == pytest.approx(total / len(ids), abs=1e-5)
+    assert nll[0] != score_one_block(gpt2, [text])[0][0]
+
+
+@pytest.mark.parametrize("stride", [0, 24, 1000])
+def test_a_stride_that_does_not_fit(gpt2: Reference, stride: int) -> None:
+    with pytest.raises(BadReference, match="take 1 to 23"):
+        score_one_block(gpt2, ["a"], stride=stride)
+
+
+def test_a_stride_is_nothing_to_a_model_of_any_length(recurrent: Reference) -> None:
+    assert score_one_block(recurrent, [PROSE], stride=3) == score_one_block(recurrent, [PROSE])
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "recurrent"])
+def test_batched_is_alone(kind: str, request: pytest.FixtureRequest) -> None:
+    reference = request.getfixturevalue(kind)
+    draw = np.random.default_rng(0)
+    texts = [PROSE[draw.integers(40) :] * int(draw.integers(1, 9)) for _ in range(60)] + TEXTS
+    nll, n_tokens = score_one_block(reference, texts)
+    for text, total, count in zip(texts, nll, n_tokens, strict=True):
+        (alone,), (n,) = score_one_block(reference, [text])
+        assert n == count
+        assert count == 0 or abs(alone - total) / count < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "recurrent"])
+def test_the_same_block_gives_the_same_bits(kind: str, request: pytest.FixtureRequest) -> None:
+    reference = request.getfixturevalue(kind)
+    texts = [PROSE * n for n in range(1, 30)]
+    first = score_one_block(reference, texts)[0]
+    blocks = [["something else"], texts, [], texts]
+    again = [nll for nll, _ in score(reference, blocks, on_progress=silent)]
+    assert [len(nll) for nll in again] == [1, 29, 0, 29]
+    assert first.tobytes() == again[1].tobytes() == again[3].tobytes()
+
+
+def test_a_long_document_goes_through_in_pieces(recurrent: Reference) -> None:
+    budget = token_budget(False, recurrent.parameters)
+    text = "xyz " * (budget // 2) + "and the rest"
+    ids = recurrent.tokenizer.encode([text])[0].astype(np.int64)
+    assert len(ids) > 1.5 * budget
+    assert len(ids) % budget
+    stream = torch.from_numpy(np.concatenate(([0], ids)))[None]
+    whole = float(recurrent.model.nll(stream[:, :-1], stream[:, 1:])[0].double().sum())
+    told: list[tuple[int, int]] = []
+    ((nll, n_tokens),) = score(recurrent, [[text, "a"]], on_progress=lambda *done: told.append(done))
+    assert n_tokens.tolist() == [len(ids), 1]
+    assert nll[0] / len(ids) == pytest.approx(whole / len(ids), abs=1e-5)
+    assert len(told) >= 3
+    assert told[-1] == (2, len(ids) + 1)
+
+
+def test_progress_counts_up_to_everything(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "token_budget", lambda *_: 64)
+    told: list[tuple[int, int]] = []
+    counts = [n for _, n in score(gpt2, [TEXTS, TEXTS], on_progress=lambda *done: told.append(done))]
+    assert told[-1] == (2 * len(TEXTS), int(sum(n.sum() for n in counts)))
+    assert len(told) > 12
+    assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(told))
+
+
+def test_progress_may_stop_it(gpt2: Reference) -> None:
+    def stop(_documents: int, tokens: int) -> None:
+        if tokens:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(score(gpt2, [TEXTS], on_progress=stop))
+
+
+def test_blocks_are_taken_one_at_a_time(gpt2: Reference) -> None:
+    """So that memory is a block's: none is asked for before the one before it is scored."""
+    taken: list[int] = []
+
+    def blocks() -> Iterator[list[str]]:
+        for i in range(3):
+            taken.append(i)
+            yield [PROSE]
+
+    scores = score(gpt2, blocks(), on_progress=silent)
+    assert taken == []
+    for i, _ in enumerate(scores):
+        assert taken == list(range(i + 1))
+
+
+def test_a_twenty_megabyte_document_is_told_of_while_it_is_read(recurrent: Reference) -> None:
+    class Enough(Exception):
+        pass
+
+    told: list[tuple[int, int]] = []
+
+    def stop_at_the_first_batch(documents: int, tokens: int) -> None:
+        told.append((documents, tokens))
+        if tokens:
+            raise Enough
+
+    text = PROSE * (20_000_000 // len(PROSE))
+    with pytest.raises(Enough):
+        list(score(recurrent, [[text]], on_progress=stop_at_the_first_batch))
+    assert told[0] == (0, 0)
+    assert told[-1][0] == 0
+
+
+def test_a_score_that_is_no_number_is_left_so(gpt2: Reference, tmp_path: Path) -> None:
+    model = make_folder(tmp_path, tf.GPT2Config(**GPT2))
+    with torch.no_grad():
+        model.transformer.wte.weight[gpt2.tokenizer.encode(["q"])[0][0]] = float("nan")
+    model.save_pretrained(tmp_path)
+    nll, n_tokens = score_one_block(load(tmp_path), ["no such letter", "a q b"])
+    assert n_tokens.tolist()[1] > 0
+    assert np.isnan(nll[1])
+
+
+def test_nothing_is_printed(gpt2: Reference, capfd: pytest.CaptureFixture[str]) -> None:
+    score_one_block(gpt2, [PROSE * 200])
+    assert capfd.readouterr() == ("", "")
