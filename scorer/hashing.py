@@ -1,6 +1,5 @@
 """What a reference's files hold, as SHA-256: the identity of a model and of its tokenizer. Imports no torch."""
 
-import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,16 +32,9 @@ def tokenizer_sha256(folder: Path) -> str:
 def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        stat = path.stat()
-        digest.update(f"{path.name}\0{_file(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)}\n".encode())
-    return digest.hexdigest()
-
-
-@functools.lru_cache(maxsize=1024)
-def _file(path: Path, _size: int, _mtime_ns: int, _inode: int) -> str:
-    """A file's own digest; read again only when its size, time or inode is another."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                content.update(chunk)
+        digest.update(f"{path.name}\0{content.hexdigest()}\n".encode())
     return digest.hexdigest()

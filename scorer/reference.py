@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scorer.checkpoint import read_config, weight_files
-from scorer.errors import BadReference
+from scorer.errors import BadReference, one_line
 from scorer.hashing import reference_sha256, tokenizer_sha256
 from scorer.mamba2_config import is_mamba, parse_config
 from scorer.tokens import Tokenizer, check_vocabulary, read_fast
@@ -100,9 +100,9 @@ def _snapshot(model: str) -> Path:
             snapshot_download(model, allow_patterns=_FETCHED, ignore_patterns=["*/*"], etag_timeout=_HUB_SECONDS)
         )
     except Exception as error:  # the hub client's own, and those of its transport
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadReference(
-            f"reference {model!r} is no folder here and cannot be had from the hub ({reason}); give a model folder"
+            f"reference {model!r} is no folder here, nor can it be had from the hub; give a model folder"
+            f" ({one_line(error)})"
         ) from None
 
 

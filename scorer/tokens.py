@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from scorer.errors import BadReference
+from scorer.errors import BadReference, one_line
 from scorer.hashing import VOCABULARIES
 from scorer.training_text import END
 
@@ -68,7 +68,7 @@ def read_fast(path: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing narrower
-        raise BadReference(f"{path}: cannot be read as a tokenizer ({_line(error)})") from None
+        raise BadReference(f"{path}: cannot be read as a tokenizer ({one_line(error)})") from None
 
 
 def _prepare(fast: tokenizers.Tokenizer) -> int:
@@ -98,7 +98,7 @@ def _load_auto(folder: Path) -> tuple[Any, str]:
         with quiet():
             return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False), ""
     except Exception as error:  # whatever a foreign folder makes it stumble over
-        return None, _line(error)
+        return None, one_line(error)
 
 
 def _bos(folder: Path, auto: Any, id_of: Callable[[str], int | None]) -> int | None:
@@ -129,7 +129,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

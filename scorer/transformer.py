@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.nll import IGNORED, token_nll
-from scorer.errors import BadReference
+from scorer.errors import BadReference, one_line
 
 # Windows of a model whose config names no limit (ALiBi, for one): its memory may grow with the square of them.
 NO_LIMIT = 8192
@@ -153,7 +153,7 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
                 output_loading_info=True,
             )
         except Exception as error:  # whatever a foreign folder makes it stumble over
-            raise BadReference(f"{folder}: cannot be loaded as a causal language model ({_line(error)})") from None
+            raise BadReference(f"{folder}: cannot be loaded as a causal language model ({one_line(error)})") from None
         _check(folder, found)
         model.config.use_cache = False
         model.requires_grad_(False).eval().to(device)
@@ -189,7 +189,3 @@ def _context(config: Any) -> int:
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -131,6 +131,15 @@ def test_batched_is_alone(kind: str, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "recurrent"])
+def test_bfloat16_where_it_was_asked_for(kind: str, request: pytest.FixtureRequest) -> None:
+    exact = request.getfixturevalue(kind)
+    rough = load(exact.folder, "cpu", "bfloat16")
+    assert (exact.dtype, rough.dtype) == ("float32", "bfloat16")
+    (a, n), (b, _) = score_one_block(exact, [PROSE * 3]), score_one_block(rough, [PROSE * 3])
+    assert 0 < abs(a[0] - b[0]) / n[0] < 0.1
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "recurrent"])
 def test_the_same_block_gives_the_same_bits(kind: str, request: pytest.FixtureRequest) -> None:
     reference = request.getfixturevalue(kind)
     texts = [PROSE * n for n in range(1, 30)]
