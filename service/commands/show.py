@@ -21,8 +21,7 @@ class ProgressBar:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._status: str | None = None
-        self._said_at = 0.0
+        self._said_at = time.monotonic()
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<10}"),
@@ -50,11 +49,9 @@ class ProgressBar:
         else:
             done, total, note = 0, None, ""
         self._bar.update(self._task, description=status, completed=done, total=total, note=note)
-        if not self._console.is_terminal and (
-            status != self._status or time.monotonic() - self._said_at >= _LINE_SECONDS
-        ):
+        if not self._console.is_terminal and time.monotonic() - self._said_at >= _LINE_SECONDS:
             self._console.print(f"{status}: {note}" if note else status, highlight=False, soft_wrap=True)
-            self._status, self._said_at = status, time.monotonic()
+            self._said_at = time.monotonic()
 
 
 @contextmanager
