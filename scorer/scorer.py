@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from scorer.tokens import Ids
 from scorer.windows import Window, batches, cut, rows, token_budget
 
 OnProgress = Callable[[int, int], None]
+Result = TypeVar("Result")
 Scores = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 _TICK_SECONDS = 0.5
+_LEAVE_SECONDS = 1.0
 
 
 def score(
@@ -33,7 +35,9 @@ def score(
     `nll` is the sum over a document's scored tokens, NaN where it has none; one that is not finite is left so. `stride`
     is the number of new tokens in each later window of a model with a context limit, by default all but the first id.
     `on_progress(documents, tokens)` is told what is done since the start after each batch, and twice a second while
-    texts are tokenized; it may raise to abort. Raises BadReference for a stride that does not fit the model.
+    texts are tokenized or a CPU is at a batch; it may raise to abort.
+
+    Raises BadReference for a stride that does not fit the model.
     """
     if stride is not None and reference.context is not None and not 1 <= stride < reference.context:
         raise BadReference(
@@ -98,10 +102,14 @@ class _Run:
         self, ids: NDArray[np.int64], targets: NDArray[np.int64], state: Any = None, keep_state: bool = False
     ) -> tuple[NDArray[np.float64], Any]:
         """The NLL of each row [B], summed in float64 by numpy: torch may divide a sum among its threads."""
-        device = self._reference.device
-        nll, after = self._reference.model.nll(
-            torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device), state, keep_state=keep_state
-        )
+        device, model = self._reference.device, self._reference.model
+        inputs = torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device)
+
+        def forward() -> tuple[torch.Tensor, Any]:
+            return model.nll(*inputs, state, keep_state=keep_state)
+
+        # On a GPU nobody is told that a batch goes on: if it hangs, others are to notice.
+        nll, after = forward() if device.startswith("cuda") else self._beside(forward)
         return nll.cpu().numpy().astype(np.float64).sum(axis=1), after
 
     def _tell(self, documents: int, tokens: int) -> None:
@@ -110,23 +118,29 @@ class _Run:
         self._on_progress(self._documents, self._tokens)
 
     def _encode(self, texts: list[str]) -> list[Ids]:
-        """Tokenizes in a thread beside, for one document may take long and the caller is to hear from us meanwhile."""
-        done: list[list[Ids]] = []
+        return self._beside(lambda: self._reference.tokenizer.encode(texts))
+
+    def _beside(self, call: Callable[[], Result]) -> Result:
+        """The result of a call that may take long, made in a thread beside: the caller hears from us meanwhile."""
+        done: list[Result] = []
         failed: list[BaseException] = []
 
-        def encode() -> None:
+        def run() -> None:
             try:
-                done.append(self._reference.tokenizer.encode(texts))
+                done.append(call())
             except BaseException as error:  # raised again by the caller's thread
                 failed.append(error)
 
-        thread = threading.Thread(target=encode, daemon=True)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        while True:
-            thread.join(_TICK_SECONDS)
-            if not thread.is_alive():
-                break
-            self._tell(0, 0)
+        try:
+            while thread.is_alive():
+                thread.join(_TICK_SECONDS)
+                if thread.is_alive():
+                    self._tell(0, 0)
+        except BaseException:
+            thread.join(_LEAVE_SECONDS)  # most end by then, and none is left running in a process that ends
+            raise
         if failed:
             raise failed[0]
         return done[0]

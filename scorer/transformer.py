@@ -86,14 +86,12 @@ class Transformer:
         """The head does more: it runs as it is, on some positions at a time."""
         scored = targets != IGNORED
         hidden, wanted = self._hidden(ids)[scored], targets[scored]
-        step = max(1, _LOGITS // self.vocab_size)
-        pieces = [
-            _cross_entropy(self._own_head(hidden[None, i : i + step])[0], wanted[i : i + step])
-            for i in range(0, len(hidden), step)
-        ]
+        nll = torch.empty(len(hidden), dtype=torch.float32, device=ids.device)  # a small array for each piece would
+        step = max(1, _LOGITS // self.vocab_size)  # lie between the large ones, and no room could be used again
+        for rows in (slice(i, i + step) for i in range(0, len(hidden), step)):
+            nll[rows] = _cross_entropy(self._own_head(hidden[None, rows])[0], wanted[rows])
         out = torch.zeros(targets.shape, dtype=torch.float32, device=ids.device)
-        if pieces:
-            out[scored] = torch.cat(pieces)
+        out[scored] = nll
         return out
 
     def _by_whole_rows(self, ids: Tensor, targets: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kernels.nll import IGNORED
 
 _GPU_TOKENS = 65_536
-_CPU_TOKENS = (256, 8_192)
+_CPU_TOKENS = (256, 4_096)
 _CPU_WORK = 2 * 10**11  # parameters x tokens of a batch: about a second on two cores
 
 

@@ -175,6 +175,13 @@ def test_progress_counts_up_to_everything(gpt2: Reference, monkeypatch: pytest.M
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(told))
 
 
+def test_what_takes_long_is_told_of_meanwhile(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scorer, "_TICK_SECONDS", 1e-4)
+    told: list[tuple[int, int]] = []
+    list(score(gpt2, [[PROSE * 300]], on_progress=lambda *done: told.append(done)))
+    assert len(told) > len(set(told)) > 1
+
+
 def test_progress_may_stop_it(gpt2: Reference) -> None:
     def stop(_documents: int, tokens: int) -> None:
         if tokens:
