@@ -16,9 +16,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="WINNOW_", extra="ignore")
 
-    workspace: str = Field(
-        "winnow-workspace", min_length=1, description="Folder or fsspec URL of all that must not be lost."
-    )
+    workspace: str = Field(min_length=1, description="Folder or fsspec URL of all that must not be lost.")
     redis: str | None = Field(None, description="URL of a Redis; without one, `serve` starts a private one.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")

@@ -44,7 +44,10 @@ def worker(parser: Parser, args: argparse.Namespace) -> int:
     """Runs one more worker of a service's pool."""
     from service.worker import run
 
-    run(_settings(parser, args))
+    settings = _settings(parser, args)
+    if settings.redis is None:
+        parser.error("--redis (or WINNOW_REDIS): must be given, as the service's workers share it")
+    run(settings)
     return 0
 
 
@@ -56,4 +59,5 @@ def _settings(parser: Parser, args: argparse.Namespace) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        parser.error(f"--{name.replace('_', '-')} (or WINNOW_{name.upper()}): {first['msg'].lower()}")
+        what = "must be given" if first["type"] == "missing" else first["msg"].lower()
+        parser.error(f"--{name.replace('_', '-')} (or WINNOW_{name.upper()}): {what}")

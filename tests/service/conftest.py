@@ -2,15 +2,20 @@
 
 import os
 import signal
+import socket
 import subprocess
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import uvicorn
 
 from service import child
+from service.app import create_app
 from service.jobs import Jobs
 from service.queue import Queue, connect
 from service.redis_server import RedisServer
@@ -144,6 +149,32 @@ def wait_for(jobs: Jobs) -> Callable[..., Job]:
         return job
 
     return wait
+
+
+@pytest.fixture
+def api(jobs: Jobs) -> Iterator[httpx.Client]:
+    """The HTTP API over this test's jobs, by a real server on a real socket."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(jobs), log_level="critical", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    until(lambda: server.started)
+    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+        yield client
+    server.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture
+def pruned(api: httpx.Client, make_request: Callable[..., JobRequest], work_off: Callable[[], None]) -> dict[str, Any]:
+    """A job that was submitted over HTTP and has succeeded."""
+    job = api.post("/v1/jobs", json=make_request().model_dump(mode="json")).json()
+    work_off()
+    done: dict[str, Any] = api.get(f"/v1/jobs/{job['id']}").json()
+    assert done["status"] == "succeeded", done["error"]
+    return done
 
 
 @pytest.fixture
