@@ -1,0 +1,301 @@
+"""The command line: what it prints, the files it leaves, and its exit status, as a shell's user meets them."""
+
+import gzip
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from service.cli import COMMANDS, main
+from tests.scorer.mamba2_folders import native_config, native_weights
+from tests.service.pool import until, write_corpus
+
+WINNOW = [sys.executable, "-m", "service.cli"]
+
+
+class Ran:
+    """What a command left behind."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def line(self) -> str:
+        """The one line of its standard error."""
+        assert "Traceback" not in self.err
+        (line,) = self.err.splitlines()
+        return line
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process."""
+
+    def run(*arguments: Any) -> Ran:
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        shown = capsys.readouterr()
+        return Ran(status, shown.out, shown.err)
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(run: Run, command: str) -> None:
+    ran = run(command, "--help")
+    assert ran.status == 0
+    assert ran.out.startswith(f"usage: winnow {command}")
+
+
+def test_help_lists_the_commands(run: Run) -> None:
+    shown = run("--help").out
+    assert all(command in shown for command in COMMANDS)
+    assert run("--version").out.startswith("winnow ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "COMMAND"),
+        ("winnow", "invalid choice: 'winnow'"),
+        ("prune", "PATH, --out"),
+        ("prune x", "--out"),
+        ("prune x --out y --rate 0", "over 0 and at most 1"),
+        ("prune x --out y --rate 1.5", "over 0 and at most 1"),
+        ("prune x --out y --rate half", "over 0 and at most 1"),
+        ("prune x --out y --select best", "invalid choice: 'best'"),
+        ("prune x --out y --fraction 1", "under 1"),
+        ("prune x --out y --tokens none", "no number over 0"),
+        ("prune x --out y --tokens 5", "reference.train.tokens"),
+        ("prune x --out y --reference m --preset tiny", "--preset trains a reference and --reference names one"),
+        ("prune x --out y --within domain", "domain_field"),
+        ("prune x --out y --stride 0", "no number over 0"),
+        ("prune x --out y --nonsense", "--nonsense"),
+        ("score x --out y", "--reference"),
+        ("train x --preset huge --out y", "invalid choice: 'huge'"),
+        ("convert x", "--out"),
+        ("serve", "--workspace"),
+        ("serve --workspace w --port 99999", "--port"),
+        ("serve --workspace w --workers -1", "--workers"),
+        ("worker --workspace w", "--redis"),
+        ("worker --workspace w --redis redis://x --stages plan,paint", "--stages"),
+        ("watch", "JOB"),
+        ("download x --format csv", "invalid choice: 'csv'"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_status_2(run: Run, arguments: str, said: str) -> None:
+    ran = run(*arguments.split())
+    assert ran.status == 2
+    assert said in ran.line
+    assert "--help" in ran.line
+    assert ran.out == ""
+
+
+@pytest.fixture
+def broken(tmp_path: Path, corpus: Path) -> Path:
+    """A folder of inputs that cannot be pruned."""
+    whole = (corpus / "part-0.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "some words"}\n' * 500)[:-20])
+    (tmp_path / "lines.jsonl").write_text('{"body": "some words"}\n' * 3)
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "notes.txt").touch()
+    mamba1 = tmp_path / "mamba1"
+    mamba1.mkdir()
+    (mamba1 / "config.json").write_text(json.dumps(native_config() | {"ssm_cfg": {}}))
+    (mamba1 / "tokenizer.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("missing.parquet", "missing.parquet: no such file or folder"),
+        ("*.parquets", "matches no"),
+        ("notes.txt", "not a corpus file"),
+        ("empty.jsonl", "the corpus is empty"),
+        ("cut.parquet", "cut.parquet: not a whole Parquet file"),
+        ("cut.jsonl.gz", "cut.jsonl.gz: cannot be read as gzip lines"),
+        ("lines.jsonl", "no field 'text'"),
+    ],
+)
+def test_a_wrong_corpus_is_one_line_and_status_1(run: Run, broken: Path, reference: Path, path: str, said: str) -> None:
+    ran = run("prune", broken / path, "--reference", reference, "--out", broken / "out")
+    assert ran.status == 1
+    assert said in ran.line
+    assert not list((broken / "out").glob("manifest*"))
+
+
+def test_a_wrong_field_or_reference_or_output(run: Run, broken: Path, corpus: Path, reference: Path) -> None:
+    out = broken / "out"
+    assert "'txt'" in run("prune", corpus, "--text-field", "txt", "--reference", reference, "--out", out).line
+    for command in ("prune", "score"):
+        ran = run(command, corpus, "--reference", broken / "nowhere", "--out", out)
+        assert (ran.status, "nowhere" in ran.line) == (1, True)
+        assert "Mamba-1" in run(command, corpus, "--reference", broken / "mamba1", "--out", out).line
+    ran = run("prune", corpus, "--reference", reference, "--out", broken / "notes.txt")
+    assert (ran.status, "notes.txt" in ran.line) == (1, True)
+
+
+def prune(run: Run, corpus: Path, reference: Path, out: Path, *more: str) -> Ran:
+    fields = ("--id-field", "id", "--domain-field", "domain")
+    ran = run("prune", corpus, *fields, "--reference", reference, "--out", out, *more)
+    assert ran.status == 0, ran.err
+    return ran
+
+
+def test_prune_leaves_what_is_promised(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:
+    sweep = ("--select", "low", "--select", "high", "--rate", "0.5", "--rate", "0.25")
+    ran = prune(run, corpus, reference, tmp_path / "out", *sweep)
+    made = ["low-0.5", "low-0.25", "high-0.5", "high-0.25"]
+    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*") if ".winnow" not in p.parts}
+    expected = {f"manifest-{name}.parquet" for name in made}
+    assert found - {".winnow"} == expected | {"scores/scores.parquet", "rejects.parquet", "report.json"}
+    manifests = {name: pq.read_table(tmp_path / "out" / f"manifest-{name}.parquet") for name in made}
+    assert [len(manifest) for manifest in manifests.values()] == [60, 30, 60, 30]
+    for word in (*made, "web", "code", "before", "120 documents", "share"):
+        assert word in ran.out
+    assert ran.err == ""
+
+
+def test_prune_for_a_script(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:
+    answer = json.loads(prune(run, corpus, reference, tmp_path / "out", "--json").out)
+    (made,) = answer["selections"]
+    manifest = pq.read_table(tmp_path / "out" / "manifest-medium-0.5.parquet")
+    assert (made["id"], made["documents"]) == ("medium-0.5", len(manifest))
+    assert made["tokens"] == sum(manifest["n_tokens"].to_pylist())
+    assert answer["report"] == json.loads((tmp_path / "out" / "report.json").read_bytes())
+
+
+def test_another_selection_finds_the_scores_that_are_there(
+    run: Run, corpus: Path, reference: Path, tmp_path: Path
+) -> None:
+    prune(run, corpus, reference, tmp_path / "out", "--select", "low")
+    scored = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / ".winnow" / "scores").rglob("*.parquet")}
+    prune(run, corpus, reference, tmp_path / "out", "--select", "high")
+    again = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / ".winnow" / "scores").rglob("*.parquet")}
+    assert scored == again != {}
+    assert {path.name for path in (tmp_path / "out").glob("manifest*")} == {
+        "manifest-low-0.5.parquet",
+        "manifest-high-0.5.parquet",
+    }
+
+
+def test_prune_trains_where_no_reference_is_named(run: Run, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus")
+    ran = run("prune", corpus, "--tokens", "2e3", "--fraction", "0.3", "--out", tmp_path / "out")
+    assert ran.status == 0, ran.err
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (tmp_path / "out" / "reference").iterdir()
+    }
+    scores = pq.read_table(tmp_path / "out" / "scores" / "scores.parquet")
+    trained = {(r["file"], r["row"]) for r in scores.to_pylist() if r["training"]}
+    kept = pq.read_table(tmp_path / "out" / "manifest-medium-0.5.parquet").to_pylist()
+    assert trained
+    assert not trained & {(row["file"], row["row"]) for row in kept}
+    assert "trained the reference" in ran.out
+
+
+def test_score_gives_every_document_in_one_file(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:
+    ran = run("score", corpus, "--id-field", "id", "--reference", reference, "--out", tmp_path / "scores.parquet")
+    assert ran.status == 0, ran.err
+    table = pq.read_table(tmp_path / "scores.parquet")
+    assert table.schema.names == ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "training", "reject"]
+    assert table["id"].to_pylist() == [f"doc-{i}" for i in range(120)]
+    assert "120 documents" in ran.out
+
+
+def test_train_saves_a_folder_that_others_load(run: Run, corpus: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    ran = run("train", corpus, "--preset", "tiny", "--tokens", "2000", "--out", tmp_path / "model")
+    assert ran.status == 0, ran.err
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").bos_token_id is not None
+    _, info = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not info["missing_keys"]
+
+
+def test_convert(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:
+    import torch
+
+    source = tmp_path / "native"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(native_config()))
+    torch.save(native_weights(), source / "pytorch_model.bin")
+    assert "--tokenizer" in run("convert", source, "--out", tmp_path / "model").line
+    assert "convert" in run("score", corpus, "--reference", source, "--out", tmp_path / "s.parquet").line
+    tokenizer = tmp_path / "small.json"
+    made = json.loads((reference / "tokenizer.json").read_bytes())
+    made["model"]["vocab"] = {k: v for k, v in made["model"]["vocab"].items() if v < 90}
+    made["model"]["merges"] = []
+    tokenizer.write_text(json.dumps(made))
+    ran = run("convert", source, "--tokenizer", tokenizer, "--out", tmp_path / "model")
+    assert ran.status == 0, ran.err
+    ran = run("score", corpus, "--reference", tmp_path / "model", "--out", tmp_path / "s.parquet")
+    assert ran.status == 0, ran.err
+
+
+def test_nobody_answers(run: Run) -> None:
+    for command in (("status",), ("status", "x"), ("watch", "x"), ("cancel", "x"), ("download", "x"), ("submit", "x")):
+        ran = run(*command, "--server", "http://127.0.0.1:9")
+        assert (ran.status, "no service answers at http://127.0.0.1:9" in ran.line) == (1, True)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """`winnow serve` as a user starts it; Ctrl-C ends it."""
+    command = [*WINNOW, "serve", "--workspace", str(tmp_path / "ws"), "--port", "0", "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("Winnow is ready at http://127.0.0.1:")
+    yield line.split()[-1]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    process.stdout.close()
+
+
+def test_a_service_from_the_shell(
+    run: Run, server: str, corpus: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WINNOW_SERVER", server)
+    monkeypatch.chdir(corpus.parent)
+    fields = ("--id-field", "id", "--domain-field", "domain")
+    job = run("submit", corpus.name, *fields, "--reference", reference, "--select", "low").out.strip()
+    watched = run("watch", job)
+    assert watched.status == 0, watched.err
+    assert "low-0.5" in watched.out
+    assert run("status", job).out.startswith("succeeded; 120 of 120 documents")
+    assert json.loads(run("status", "--json").out)[0]["id"] == job
+    assert job in run("status").out
+    ran = run("download", job, "--out", tmp_path / "here", "--scores", "--format", "jsonl", "--json")
+    names = {Path(name).name for name in json.loads(ran.out)}
+    assert names == {"manifest-low-0.5.jsonl", "rejects.jsonl", "report.json", "scores.parquet"}
+    assert len((tmp_path / "here" / "manifest-low-0.5.jsonl").read_text().splitlines()) == 60
+    assert "succeeded already" in run("cancel", job).line
+    failed = run("submit", "/nowhere.parquet", "--watch")
+    assert (failed.status, "/nowhere.parquet: no such file" in failed.line) == (1, True)
+    assert "no job nothing" in run("status", "nothing").line
+
+
+def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: Path) -> None:
+    write_corpus(tmp_path / "large", files=20, documents=400, words=400)
+    command = [*WINNOW, "prune", str(tmp_path / "large"), "--reference", str(reference), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: list((tmp_path / "out" / ".winnow").rglob("scores/*/*.parquet")))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert out == ""
