@@ -1,0 +1,40 @@
+"""The README cannot drift: every command, endpoint, setting and column that users rely on is in it."""
+
+from pathlib import Path
+
+import pytest
+
+from pruner.manifest import MANIFEST
+from service.cli import COMMANDS
+from service.routes import events, files, health, jobs, selections
+from service.settings import Settings
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+ROUTES = sorted({route.path for part in (jobs, selections, files, events, health) for route in part.router.routes})
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_is_explained(command: str) -> None:
+    assert f"`winnow {command}" in README or f"`{command}`" in README
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_each_endpoint_is_explained(path: str) -> None:
+    assert path.replace("job_id", "id") in README
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_each_setting_is_explained(name: str) -> None:
+    assert f"`WINNOW_{name.upper()}`" in README
+    assert f"`--{name.replace('_', '-')}`" in README
+
+
+@pytest.mark.parametrize("column", MANIFEST.names)
+def test_each_column_is_explained(column: str) -> None:
+    assert f"`{column}`" in README
+
+
+def test_what_the_readme_promises_of_files_is_there() -> None:
+    root = Path(__file__).parent.parent
+    for name in ("tests/gpu/run.sh", "tests/gpu/RESULTS.md", "deploy/demo.py", "LICENSE", "constraints.txt"):
+        assert (root / name).is_file()
