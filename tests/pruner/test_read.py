@@ -3,6 +3,7 @@
 import gzip
 import json
 import tracemalloc
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,12 @@ def test_rows_are_read_as_they_are(corpus_file: Path, rows: Rows) -> None:
     assert set(column(found, "rejects")) == {None}
 
 
-def test_rows_are_read_from_s3(s3_url: str, rows: Rows) -> None:
-    fs, path = fsspec.core.url_to_fs(s3_url)
-    for name, encode in FORMATS.items():
-        fs.pipe_file(f"{path}/{name}", encode(rows))
-        assert column(blocks(f"{s3_url}/{name}"), "texts") == [row["text"] for row in rows]
+def test_rows_are_read_from_urls(s3_url: str, rows: Rows) -> None:
+    for url in (s3_url, f"memory://{uuid.uuid4().hex}"):
+        fs, path = fsspec.core.url_to_fs(url)
+        for name, encode in FORMATS.items():
+            fs.pipe_file(f"{path}/{name}", encode(rows))
+            assert column(blocks(f"{url}/{name}"), "texts") == [row["text"] for row in rows]
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
