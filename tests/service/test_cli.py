@@ -291,7 +291,7 @@ def test_a_service_from_the_shell(
 
 def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: Path) -> None:
     write_corpus(tmp_path / "large", files=20, documents=400, words=400)
-    # A shell's background jobs, and so perhaps this test, have Ctrl-C ignored: the command is to have it as at a terminal.
+    # A shell ignores Ctrl-C for background jobs, and this test may be one: the command is to have it as at a terminal.
     start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from service.cli import main"
     arguments = ["prune", str(tmp_path / "large"), "--reference", str(reference), "--out", str(tmp_path / "out")]
     command = [sys.executable, "-c", f"{start}; sys.exit(main())", *arguments]
