@@ -1,8 +1,15 @@
 """Causal depthwise convolution with SiLU, the short filter in front of the SSD in a Mamba-2 mixer."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kernels.pack import Pack
+
+WIDEST = 8  # taps of the packed form
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def causal_conv1d(
@@ -29,3 +36,102 @@ def causal_conv1d(
     if bias is not None:
         y = y + bias.to(x.dtype)
     return F.silu(y), padded[:, length:]
+
+
+def packed_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pack: Pack,
+    initial_state: Tensor | None = None,
+    keep_state: bool = False,
+    scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """`causal_conv1d` over every document of a pack by itself, of x or of scale · x.
+
+    x [T, C] float32, float16 or bfloat16 for the T tokens of `pack`, channels contiguous, rows of any stride, so a
+    slice of a projection's output does; weight [C, K] with K from 2 to 8; bias [C] or None; initial_state [S, K-1, C]
+    for the S documents, or None for zeros; scale [T] float32, for rows that are not yet normed.
+
+    Returns y [T, C] in x's dtype, contiguous, and with `keep_state` the final states [S, K-1, C] in x's dtype, else
+    None. Products and sums are float32. A document's result has the same bits wherever it lies in a pack. Forward only.
+    Raises ValueError for what it does not support.
+    """
+    _check(x, weight, bias, pack, initial_state, scale)
+    if x.is_cuda:
+        from kernels.conv_triton import conv1d
+
+        y = conv1d(x, weight, bias, pack, initial_state, scale)
+    else:
+        y = packed_conv1d_reference(x, weight, bias, pack, initial_state, scale)
+    return y, _final_states(x, weight.shape[1], pack, initial_state, scale) if keep_state else None
+
+
+@torch.no_grad()
+def packed_conv1d_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pack: Pack,
+    initial_state: Tensor | None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """The specification: y of `packed_conv1d` in torch, document by document, in float32, or float64 where x is."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    start = 0
+    for i, length in enumerate(pack.lengths.tolist()):
+        document = slice(start, start + length)
+        before = None if initial_state is None else initial_state[i, None].to(x.dtype)
+        inputs = x[document].to(wide)
+        if scale is not None:
+            inputs = inputs * scale[document, None]
+        out[document] = causal_conv1d(inputs[None], weight, bias, before)[0][0].to(x.dtype)
+        start += length
+    return out
+
+
+@torch.no_grad()
+def _final_states(x: Tensor, kernel: int, pack: Pack, initial_state: Tensor | None, scale: Tensor | None) -> Tensor:
+    """The last K-1 inputs of each document, those before its start among them: [S, K-1, C]."""
+    starts, ends = pack.cu_seqlens[:-1, None].long(), pack.cu_seqlens[1:, None].long()
+    rows = ends + torch.arange(1 - kernel, 0, device=x.device)  # [S, K-1]
+    inputs = x[rows.clamp(min=0)]
+    if scale is not None:
+        inputs = (inputs * scale[rows.clamp(min=0)][:, :, None]).to(x.dtype)
+    missing = (rows < starts)[:, :, None]
+    if initial_state is None:
+        return inputs.masked_fill(missing, 0)
+    before = (rows - starts + kernel - 1).clamp(max=kernel - 2)[:, :, None].expand(inputs.shape)
+    return torch.where(missing, initial_state.to(x.dtype).gather(1, before), inputs)
+
+
+def _check(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    pack: Pack,
+    initial_state: Tensor | None,
+    scale: Tensor | None,
+) -> None:
+    if x.dim() != 2 or weight.dim() != 2 or len(weight) != x.shape[1]:
+        raise ValueError(f"x must be [T, C] and weight [C, K]; got {[*x.shape]} and {[*weight.shape]}")
+    tokens, channels = x.shape
+    kernel = weight.shape[1]
+    if tokens != pack.tokens:
+        raise ValueError(f"the pack has {pack.tokens} tokens, x has {tokens}")
+    if not 2 <= kernel <= WIDEST:
+        raise ValueError(f"the filter has {kernel} taps; it must have 2 to {WIDEST}")
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"bias must be [{channels}]; got {[*bias.shape]}")
+    if initial_state is not None and initial_state.shape != (len(pack.lengths), kernel - 1, channels):
+        wanted = [len(pack.lengths), kernel - 1, channels]
+        raise ValueError(f"initial_state must be {wanted}; got {[*initial_state.shape]}")
+    if scale is not None and scale.shape != (tokens,):
+        raise ValueError(f"scale must be [{tokens}]; got {[*scale.shape]}")
+    if x.dtype not in _DTYPES:
+        raise ValueError(f"x must be float32, float16 or bfloat16; got {x.dtype}")
+    if any(m.device != x.device for m in (weight, bias, initial_state, scale, pack) if m is not None):
+        raise ValueError("x, weight, bias, initial_state, scale and the pack must lie on one device")
+    if channels > 1 and x.stride(1) != 1:
+        raise ValueError("the channels of x must be contiguous")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100  # the target of a position that is not scored
+_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _CPU_LOGITS = 1 << 21  # logits held at a time on a CPU: 8 MiB in float32, near its caches
 _CPU_MIN_ROWS = 256  # enough rows that a large vocabulary's product stays a matrix product
 _GPU_ROWS = 4096
@@ -22,19 +23,58 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)).float()
 
 
+def _with_kernels(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+) -> Tensor:
+    """`token_nll` on a CUDA device."""
+    if hidden.dtype not in _KERNEL_DTYPES or hidden.shape[1] % 16 != 0:
+        raise ValueError(
+            f"on a GPU the NLL needs float32, float16 or bfloat16 and D a multiple of 16, "
+            f"not {hidden.dtype} and D = {hidden.shape[1]}"
+        )
+    # Imported here, because they need Triton and a CPU does not.
+    from kernels import nll_hopper, nll_triton, tiles_hopper
+
+    hidden, weight = (x if x.stride(1) == 1 else x.contiguous() for x in (hidden, weight.to(hidden.dtype)))
+    bias = None if bias is None else bias.float()
+    with torch.cuda.device(hidden.device):
+        partial_sums = nll_hopper.partial_sums if tiles_hopper.supports(hidden, weight) else nll_triton.partial_sums
+        tops, sums = partial_sums(hidden, weight, bias, scale, softcap)
+        return nll_triton.finish(hidden, weight, targets, bias, scale, softcap, tops, sums)
+
+
 @torch.no_grad()
-def token_nll(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
-    """-log softmax(hidden @ weight.T + bias)[target] of each row, in nats.
+def token_nll(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+) -> Tensor:
+    """-log softmax(logits)[target] of each row, in nats, where logits = cap(scale · (hidden @ weight.T + bias)).
 
     hidden [N, D], weight [V, D] (any dtype; the product runs in hidden's), targets [N] int64 in [0, V) or -100 for a
-    row that is not scored, bias [V]. Returns [N] float32, 0 where not scored. The softmax runs over all V rows, padded
-    ones included, in float32. Forward only; a training step takes `mean_nll`.
+    row that is not scored, bias [V], scale above 0, cap(x) = softcap · tanh(x / softcap) or nothing. Returns [N]
+    float32, 0 where not scored. The softmax runs over all V rows, padded ones included, in float32. A row's bits
+    depend on that row alone, not on N or on the other rows. Forward only; a training step takes `mean_nll`.
+
+    On a GPU logits stay on chip; hidden is float32 (multiplied in full precision), float16 or bfloat16 and D a
+    multiple of 16, else ValueError, and a target out of range gives NaN.
     """
+    if scale <= 0 or (softcap is not None and softcap <= 0):
+        raise ValueError(f"scale and softcap must be above 0, not {scale} and {softcap}")
+    if hidden.is_cuda and len(hidden) > 0:
+        return _with_kernels(hidden, weight, targets, bias, scale, softcap)
     out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
     step = _rows_at_a_time(hidden, len(weight))
     for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
         logits = _logits(hidden[rows], weight, bias)
+        if scale != 1:
+            logits.mul_(scale)
+        if softcap is not None:
+            logits.div_(softcap).tanh_().mul_(softcap)
         # Not torch.logsumexp, which is three times slower on a CPU.
         out[rows] = F.cross_entropy(logits, targets[rows], ignore_index=IGNORED, reduction="none")
     return out

@@ -16,14 +16,21 @@ serve its H/G neighbouring heads. Both functions take
     d [H] or None, dt_bias [H] or None, dt_limit (low, high), initial_state [B, H, P, N] or None (zeros),
 
 and return y [B, L, H, P] in x's dtype and the final state [B, H, P, N] in float32, or float64 where x is.
+
+`packed_ssd` is the same over the documents of a pack, by kernels on a GPU.
 """
+
+from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.pack import Pack
+
 CHUNK = 64  # positions a chunk
 NO_LIMIT = (0.0, float("inf"))
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _time_steps(dt: Tensor, dt_bias: Tensor | None, dt_limit: tuple[float, float]) -> Tensor:
@@ -130,3 +137,135 @@ def ssd_chunked(
         y = torch.addcmul(y.to(wide), xs.to(wide), d.to(wide)[:, None])
     final = state.unflatten(3, (shared, width)).permute(0, 1, 3, 4, 2).flatten(1, 2)
     return y.flatten(1, 2)[:, :length].to(narrow), final
+
+
+@torch.no_grad()
+def packed_ssd(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    pack: Pack,
+    d: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_limit: tuple[float, float] = NO_LIMIT,
+    *,
+    gate: Tensor | None = None,
+    scale: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    keep_state: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The SSD over every document of a pack by itself; optionally gated, as in front of a Mamba-2 mixer's norm.
+
+    x [T, H, P] and gate [T, H, P], dt [T, H], b and c [T, G, N] for the T tokens of `pack`: float32, float16 or
+    bfloat16, heads and all after them contiguous, rows of any stride, so slices of a projection's output do. a, d and
+    dt_bias [H] float32. P 64 or 128; N 16 to 256, a power of two. scale [T] float32 multiplies dt and gate first, for a
+    projection of rows that are not yet normed. initial_state [S, H, P, N] float32 for the S documents, or zeros.
+
+    Returns y [T, H, P] in x's dtype, times silu(gate) where that is given; then also the sum of its squares over P,
+    [H, T] float32; with `keep_state` the final states [S, H, P, N] float32. A document has the same bits wherever it
+    lies in a pack. Products run in x's dtype, sums and states in float32. Forward only. Raises ValueError for what it
+    does not support.
+    """
+    _check(x, dt, a, b, c, pack, d, dt_bias, gate, scale, initial_state)
+    if not x.is_cuda:
+        return _packed_reference(
+            x, dt, a, b, c, pack, d, dt_bias, dt_limit, gate=gate, scale=scale, initial_state=initial_state,
+            keep_state=keep_state,
+        )  # fmt: skip
+    from kernels import ssd_hopper, ssd_triton
+
+    tokens, heads, width = x.shape
+    made = ssd_triton.prepare(dt, a, b, c, pack, dt_bias, dt_limit, scale)
+    entries = ssd_triton.entry_states(x, made, pack, initial_state)
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.float32, device=x.device)
+
+    outputs = ssd_triton.Outputs(
+        y=torch.empty(x.shape, dtype=x.dtype, device=x.device),
+        squares=empty(heads, tokens) if gate is not None else None,
+        final_state=empty(len(pack.lengths), heads, width, b.shape[2]) if keep_state else None,
+    )
+    scan = ssd_hopper.scan if ssd_hopper.supports(x, b, gate) else ssd_triton.scan
+    scan(x, made, entries, pack, ssd_triton.Optional(d, gate, scale, initial_state), outputs)
+    return outputs.y, outputs.squares, outputs.final_state
+
+
+def _packed_reference(
+    x: Tensor,
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    pack: Pack,
+    d: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_limit: tuple[float, float],
+    *,
+    gate: Tensor | None,
+    scale: Tensor | None,
+    initial_state: Tensor | None,
+    keep_state: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The specification: `packed_ssd` document by document, in torch."""
+    if scale is not None:
+        dt = dt.float() * scale[:, None]
+    ys, states = [], []
+    start = 0
+    for i, length in enumerate(pack.lengths.tolist()):
+        rows = slice(start, start + length)
+        before = None if initial_state is None else initial_state[i, None]
+        y, state = ssd_chunked(
+            x[None, rows], dt[None, rows], a, b[None, rows], c[None, rows], d, dt_bias, dt_limit, before
+        )
+        ys.append(y[0])
+        states.append(state[0])
+        start += length
+    y = torch.cat(ys)
+    squares = None
+    if gate is not None:
+        z = gate.float() if scale is None else gate.float() * scale[:, None, None]
+        wide = y.float() * F.silu(z)
+        y, squares = wide.to(y.dtype), wide.square().sum(2).T.contiguous()
+    return y, squares, torch.stack(states) if keep_state else None
+
+
+def _check(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, pack: Pack, d: Tensor | None, dt_bias: Tensor | None,
+    gate: Tensor | None, scale: Tensor | None, initial_state: Tensor | None,
+) -> None:  # fmt: skip
+    if x.dim() != 3 or b.dim() != 3:
+        raise ValueError(f"x must be [T, H, P] and b [T, G, N]; got {[*x.shape]} and {[*b.shape]}")
+    (tokens, heads, width), (groups, states) = x.shape, b.shape[1:]
+    wanted = {
+        "dt": (dt, (tokens, heads)),
+        "a": (a, (heads,)),
+        "b": (b, (tokens, groups, states)),
+        "c": (c, (tokens, groups, states)),
+        "d": (d, (heads,)),
+        "dt_bias": (dt_bias, (heads,)),
+        "gate": (gate, (tokens, heads, width)),
+        "scale": (scale, (tokens,)),
+        "initial_state": (initial_state, (len(pack.lengths), heads, width, states)),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must be {[*shape]}; got {[*tensor.shape]}")
+        if tensor is not None and tensor.device != x.device:
+            raise ValueError(f"x lies on {x.device}, {name} on {tensor.device}")
+    if tokens != pack.tokens:
+        raise ValueError(f"the pack has {pack.tokens} tokens, x has {tokens}")
+    if groups < 1 or heads % groups:
+        raise ValueError(f"{heads} heads cannot share {groups} groups of b and c")
+    if x.dtype not in _DTYPES or any(m.dtype != x.dtype for m in (b, c, gate) if m is not None):
+        raise ValueError(f"x, b, c and gate must be of one dtype, float32, float16 or bfloat16; got x as {x.dtype}")
+    if x.is_cuda:
+        if width not in (64, 128) or states not in (16, 32, 64, 128, 256):
+            raise ValueError(f"the kernels take heads of 64 or 128 and states of 16 to 256; got {width} and {states}")
+        for name, m in (("x", x), ("b", b), ("c", c), ("gate", gate)):
+            if m is not None and (m.stride(2) != 1 or (m.shape[1] > 1 and m.stride(1) != m.shape[2])):
+                raise ValueError(f"the heads of {name} must lie one after the other, contiguous")
+        if dt.stride(1) != 1:
+            raise ValueError("the heads of dt must be contiguous")

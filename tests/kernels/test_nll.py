@@ -76,3 +76,11 @@ def test_logits_are_never_held_whole() -> None:
         token_nll(hidden, weight, targets)
     largest = max(event.cpu_memory_usage for event in profile.events())
     assert 0 < largest < 200e6
+
+
+def test_scale_and_softcap_of_logits() -> None:
+    hidden, weight, targets = case()
+    expected = F.cross_entropy(3 * torch.tanh(0.5 * (hidden @ weight.T) / 3), targets, reduction="none")
+    torch.testing.assert_close(token_nll(hidden, weight, targets, scale=0.5, softcap=3.0), expected)
+    with pytest.raises(ValueError, match="above 0"):
+        token_nll(hidden, weight, targets, softcap=0.0)

@@ -1,0 +1,97 @@
+"""Causal self-attention over a pack of documents, for transformer references: no token sees another document."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kernels.pack import Pack
+
+WIDEST = 256  # head width
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_ROWS = 256  # queries at a time in the reference, to bound the memory of the scores
+
+
+def packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pack: Pack,
+    scale: float | None = None,
+    softcap: float | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """softmax(scale · q kᵀ) v over the tokens up to each token in its own document.
+
+    q [T, H, D], k and v [T, K, D], of one dtype (float32, float16 or bfloat16) and one device, for the T tokens of
+    `pack`; the last axis contiguous, the others of any stride, so slices of a fused projection do. H is a multiple of
+    K: neighbouring H/K heads share keys. D is at most 256. `scale` is positive, 1/sqrt(D) by default. `softcap` bounds
+    the scores: softcap · tanh(score / softcap). `window` is the number of the last tokens that a token sees, itself
+    among them; all by default.
+
+    Returns [T, H, D] in q's dtype, contiguous. Scores, softmax and sums are float32, and products of float32 inputs are
+    as exact. A document's result has the same bits wherever it lies in a pack. Forward only. Raises ValueError for what
+    it does not support.
+    """
+    _check(q, k, v, pack, scale, softcap, window)
+    scale = 1 / math.sqrt(q.shape[2]) if scale is None else scale
+    if not q.is_cuda:
+        return attention_reference(q, k, v, pack, scale, softcap, window)
+    from kernels.attention_triton import attention, fixed_tile
+
+    return attention(q, k, v, pack, scale, softcap, window, fixed_tile(q))
+
+
+@torch.no_grad()
+def attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float, softcap: float | None, window: int | None
+) -> Tensor:
+    """The specification: `packed_attention` in torch, document by document, in float32, or float64 where q is."""
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    shared = q.shape[1] // k.shape[1]
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    start = 0
+    for length in pack.lengths.tolist():
+        document = slice(start, start + length)
+        keys, values = (m[document].to(wide).repeat_interleave(shared, dim=1).transpose(0, 1) for m in (k, v))
+        for first in range(0, length, _ROWS):
+            last = min(first + _ROWS, length)
+            low = 0 if window is None else max(0, first - window + 1)
+            rows = q[start + first : start + last].to(wide).transpose(0, 1)
+            scores = rows @ keys[:, low:last].mT * scale  # [H, R, D] @ [H, D, L] -> [H, R, L]
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            back = torch.arange(first, last, device=q.device)[:, None] - torch.arange(low, last, device=q.device)
+            unseen = back < 0 if window is None else (back < 0) | (back >= window)
+            weights = scores.masked_fill(unseen, float("-inf")).softmax(dim=2)
+            out[start + first : start + last] = (weights @ values[:, low:last]).transpose(0, 1).to(q.dtype)
+        start += length
+    return out
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float | None, softcap: float | None, window: int | None
+) -> None:
+    if q.dim() != 3 or k.dim() != 3 or v.shape != k.shape:
+        raise ValueError(f"q must be [T, H, D], k and v [T, K, D]; got {[*q.shape]}, {[*k.shape]}, {[*v.shape]}")
+    tokens, heads, width = q.shape
+    if tokens != pack.tokens or k.shape[0] != tokens:
+        raise ValueError(f"the pack has {pack.tokens} tokens, q has {tokens}, k and v have {k.shape[0]}")
+    if k.shape[2] != width or not 1 <= width <= WIDEST:
+        raise ValueError(f"heads of q and k are {width} and {k.shape[2]} wide; they must agree, {WIDEST} at most")
+    if k.shape[1] == 0 or heads % k.shape[1] or heads == 0:
+        raise ValueError(f"{heads} heads of q cannot share {k.shape[1]} heads of k: give a multiple")
+    if q.dtype not in _DTYPES or k.dtype != q.dtype or v.dtype != q.dtype:
+        raise ValueError(f"q, k and v must be float32, float16 or bfloat16 alike; got {q.dtype}, {k.dtype}, {v.dtype}")
+    if not q.device == k.device == v.device == pack.device:
+        raise ValueError(f"q, k, v and the pack lie on {q.device}, {k.device}, {v.device}, {pack.device}: use one")
+    if any(m.stride(2) != 1 and width > 1 for m in (q, k, v)):
+        raise ValueError("the last axis of q, k and v must be contiguous")
+    if scale is not None and not scale > 0:
+        raise ValueError(f"scale is {scale}; it must be positive")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap is {softcap}; it must be positive, or None for no cap")
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}; a token sees at least itself, or None for no limit")

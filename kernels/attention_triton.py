@@ -1,0 +1,196 @@
+"""Packed causal attention as a Triton kernel, forward only; `kernels.attention` has the function and the reference.
+
+One program for a head and a block of queries of one document. Blocks of queries and of keys are counted from the
+document's start, so a document's result does not know where in the pack it lies. The program walks over the keys of the
+document in order: with a window over those at its edge, which are masked, then over those that all its queries see, and
+last over those around the diagonal, masked again. Exponentials are in base 2, with the scale and log2(e) in one factor.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.blocks import blocks_of
+from kernels.pack import Pack
+
+
+class Tile(NamedTuple):
+    """How a program is cut: queries, keys at a time, warps, stages of the loads' pipeline."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# By head width, rounded up to a power of two. Those of compute capability 8.0 do for anything else, in 99 KiB.
+_HOPPER = {
+    16: Tile(128, 64, 8, 3),
+    32: Tile(128, 64, 8, 3),
+    64: Tile(128, 64, 8, 3),
+    128: Tile(128, 64, 8, 3),
+    256: Tile(128, 64, 8, 2),
+}
+_AMPERE = {
+    16: Tile(128, 64, 4, 3),
+    32: Tile(128, 64, 4, 3),
+    64: Tile(128, 64, 4, 3),
+    128: Tile(128, 64, 8, 3),
+    256: Tile(64, 32, 8, 2),
+}
+_FLOAT32 = {
+    16: Tile(64, 32, 4, 2),
+    32: Tile(64, 32, 4, 2),
+    64: Tile(64, 32, 4, 2),
+    128: Tile(32, 32, 4, 2),
+    256: Tile(16, 32, 4, 1),
+}
+
+# The maximum of a query that has seen no key yet: under any score, but a number, as inf - inf is none.
+_LOWEST = tl.constexpr(-1e38)
+
+
+def fixed_tile(q: Tensor) -> Tile:
+    """The tile for q's device, dtype and head width: a fixed table, so that the same input gives the same bits."""
+    width = _padded(q.shape[2])
+    if q.dtype == torch.float32:
+        return _FLOAT32[width]
+    return (_HOPPER if torch.cuda.get_device_capability(q.device)[0] == 9 else _AMPERE)[width]
+
+
+@triton.jit
+def _attend(
+    acc, top, total, q, k_ptr, v_ptr, k_stride, v_stride, low, high, rows, length, window, inner, outer,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
+):  # fmt: skip
+    """Takes the keys from `low` to `high` into acc [BM, D], the maximum `top` and the sum `total` of exponentials."""
+    in_block = tl.arange(0, BLOCK_N)
+    channels = tl.arange(0, PADDED)
+    k_block = in_block[:, None] * k_stride + channels[None, :]
+    v_block = in_block[:, None] * v_stride + channels[None, :]
+    whole = channels[None, :] < WIDTH
+    for start in tl.range(low, high, BLOCK_N):
+        start = tl.multiple_of(start, BLOCK_N)
+        keys = start + in_block
+        k_tile = k_ptr + tl.cast(start, tl.int64) * k_stride + k_block
+        v_tile = v_ptr + tl.cast(start, tl.int64) * v_stride + v_block
+        if MASKED:
+            inside = (keys[:, None] < length) & whole
+            k = tl.load(k_tile, mask=inside, other=0.0)
+            v = tl.load(v_tile, mask=inside, other=0.0)
+        elif PADDED != WIDTH:
+            k = tl.load(k_tile, mask=whole, other=0.0)
+            v = tl.load(v_tile, mask=whole, other=0.0)
+        else:
+            k = tl.load(k_tile)
+            v = tl.load(v_tile)
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)  # [BM, D] @ [D, BN] -> [BM, BN]
+        if CAPPED:
+            s = 2.0 * tl.sigmoid(2.0 * inner * s) - 1.0  # tanh
+        if MASKED:
+            seen = keys[None, :] <= rows[:, None]
+            if WINDOWED:
+                seen = seen & (keys[None, :] > rows[:, None] - window)
+            s = tl.where(seen, s, float("-inf"))
+        higher = tl.maximum(top, tl.max(s, 1) * outer)
+        p = tl.exp2(s * outer - higher[:, None])
+        fade = tl.exp2(top - higher)
+        total = total * fade + tl.sum(p, 1)
+        acc = tl.dot(p.to(v.dtype), v, acc * fade[:, None], input_precision=PRECISION)  # [BM, BN] @ [BN, D]
+        top = higher
+    return acc, top, total
+
+
+@triton.jit
+def _attention_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, blocks_ptr, heads, shared,
+    q_stride, q_head, k_stride, k_head, v_stride, v_head, window, inner, outer,
+    WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    PRECISION: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(0) // heads
+    head = tl.program_id(0) % heads
+    document = tl.load(blocks_ptr + block * 4).to(tl.int64)
+    length = tl.load(blocks_ptr + block * 4 + 1)
+    first = tl.multiple_of(tl.load(blocks_ptr + block * 4 + 2), BLOCK_M)
+
+    in_block = tl.arange(0, BLOCK_M)
+    channels = tl.arange(0, PADDED)
+    inside = (first + in_block[:, None] < length) & (channels[None, :] < WIDTH)
+    rows = tl.minimum(first + in_block, length - 1)  # what lies past the end does as the last one, and is not stored
+    q_start = q_ptr + (document + first) * q_stride + tl.cast(head, tl.int64) * q_head
+    q = tl.load(q_start + in_block[:, None] * q_stride + channels[None, :], mask=inside, other=0.0)
+    k_ptr += document * k_stride + tl.cast(head // shared, tl.int64) * k_head
+    v_ptr += document * v_stride + tl.cast(head // shared, tl.int64) * v_head
+
+    # Keys [low, edge) lie across the window's edge, [edge, diagonal) are seen whole, [diagonal, end) are masked.
+    end = tl.minimum(first + BLOCK_M, length)
+    diagonal = first // BLOCK_N * BLOCK_N
+    low = 0
+    edge = 0
+    if WINDOWED:
+        low = tl.minimum(tl.maximum(first - window + 1, 0) // BLOCK_N * BLOCK_N, diagonal)
+        edge = tl.minimum(tl.cdiv(tl.maximum(first + BLOCK_M - window, 0), BLOCK_N) * BLOCK_N, diagonal)
+
+    acc = tl.zeros((BLOCK_M, PADDED), dtype=tl.float32)
+    top = tl.full((BLOCK_M,), _LOWEST, dtype=tl.float32)
+    total = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    if WINDOWED:
+        acc, top, total = _attend(
+            acc, top, total, q, k_ptr, v_ptr, k_stride, v_stride, low, edge, rows, length, window, inner, outer,
+            WIDTH, PADDED, BLOCK_N, PRECISION, True, WINDOWED, CAPPED,
+        )  # fmt: skip
+    acc, top, total = _attend(
+        acc, top, total, q, k_ptr, v_ptr, k_stride, v_stride, edge, diagonal, rows, length, window, inner, outer,
+        WIDTH, PADDED, BLOCK_N, PRECISION, False, WINDOWED, CAPPED,
+    )  # fmt: skip
+    acc, top, total = _attend(
+        acc, top, total, q, k_ptr, v_ptr, k_stride, v_stride, diagonal, end, rows, length, window, inner, outer,
+        WIDTH, PADDED, BLOCK_N, PRECISION, True, WINDOWED, CAPPED,
+    )  # fmt: skip
+
+    out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
+    out_start = out_ptr + ((document + first) * heads + head) * WIDTH
+    tl.store(out_start + in_block[:, None] * (heads * WIDTH) + channels[None, :], out, mask=inside)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pack: Pack,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+    tile: Tile,
+) -> Tensor:
+    """`kernels.attention.packed_attention` of checked arguments, in programs cut by `tile`."""
+    _, heads, width = q.shape
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    blocks = blocks_of(pack, tile.queries)
+    log2e = math.log2(math.e)
+    _attention_kernel[(len(blocks) * heads,)](
+        q, k, v, out, blocks, heads, heads // k.shape[1],
+        q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
+        0 if window is None else min(window, pack.tokens),
+        scale if softcap is None else scale / softcap,
+        scale * log2e if softcap is None else softcap * log2e,
+        WIDTH=width, PADDED=_padded(width), BLOCK_M=tile.queries, BLOCK_N=tile.keys,
+        # Three products of TF32 parts make one of float32, on the matrix units and in few registers.
+        PRECISION="tf32x3" if q.dtype == torch.float32 else "tf32",
+        WINDOWED=window is not None, CAPPED=softcap is not None,
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+    return out
+
+
+def _padded(width: int) -> int:
+    """Matrix products are 16 wide at least, and powers of two."""
+    return max(16, 1 << (width - 1).bit_length())

@@ -1,0 +1,93 @@
+"""The NLL head's partial sums on Hopper (compute capability 9.x), in Gluon: at the speed of the product alone."""
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from kernels import tiles_hopper
+from kernels.nll_triton import LOG2_E, LOWEST, PART
+from kernels.tiles_hopper import CHANNELS, COLUMNS, ROWS, make_ring, multiply, place, produce
+
+_PART, _LOG2_E, _LOWEST = gl.constexpr(PART), gl.constexpr(LOG2_E), gl.constexpr(LOWEST)
+_ROWS, _COLUMNS, _GROUPS = gl.constexpr(ROWS), gl.constexpr(COLUMNS), gl.constexpr(tiles_hopper.GROUPS)
+_REGISTERS, _PRODUCER_REGISTERS = (gl.constexpr(count) for count in tiles_hopper.REGISTERS)
+_STAGES = 4
+
+
+@gluon.jit
+def _consume(
+    group: gl.constexpr, ring, outputs, n_rows, sizes, scale, softcap,
+    D: gl.constexpr, HAS_BIAS: gl.constexpr, HAS_SOFTCAP: gl.constexpr,
+):  # fmt: skip
+    bias, tops, sums = outputs
+    n_blocks, n_parts, n_vocabulary = sizes
+    layout: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, _COLUMNS, 16]
+    )
+    row_layout: gl.constexpr = gl.SliceLayout(1, layout)
+    entry_layout: gl.constexpr = gl.SliceLayout(0, layout)
+    x = gl.zeros([_ROWS, _COLUMNS], gl.float32, layout)
+    stage = 0
+    phase = 0
+    for task in range(gl.program_id(0), n_blocks * n_parts, gl.num_programs(0)):
+        block, part = place(task, n_blocks, n_parts)
+        top = gl.full([_ROWS], _LOWEST, gl.float32, row_layout)
+        total = gl.zeros([_ROWS], gl.float32, row_layout)
+        for first in range(part * _PART, gl.minimum(part * _PART + _PART, n_vocabulary), _COLUMNS):
+            x, stage, phase = multiply(x, group, ring, stage, phase, D)
+            if HAS_BIAS:
+                entries = first + gl.arange(0, _COLUMNS, entry_layout)
+                x += gl.load(bias + entries, mask=entries < n_vocabulary, other=0.0)[None, :]
+            if HAS_SOFTCAP:  # tanh(z) = 1 - 2 / (e^2z + 1)
+                x = softcap * (1 - 2 / (gl.exp2(x * (scale * 2 * _LOG2_E / softcap)) + 1))
+                factor = _LOG2_E
+            else:
+                factor = scale * _LOG2_E
+            if first + _COLUMNS > n_vocabulary:
+                entries = first + gl.arange(0, _COLUMNS, entry_layout)
+                x = gl.where(entries[None, :] < n_vocabulary, x, -float("inf"))
+            previous = top
+            top = gl.maximum(previous, gl.max(x, axis=1) * factor)
+            total = total * gl.exp2(previous - top) + gl.sum(gl.exp2(x * factor - top[:, None]), axis=1)
+
+        rows = (block * _GROUPS + group) * _ROWS + gl.arange(0, _ROWS, row_layout)
+        out = part.to(gl.int64) * n_rows + rows
+        gl.store(tops + out, top, mask=rows < n_rows)
+        gl.store(sums + out, total, mask=rows < n_rows)
+
+
+@gluon.jit
+def _partial_sums(
+    hidden, weight, bias, tops, sums, n_rows, n_blocks, n_parts, n_vocabulary, scale, softcap,
+    D: gl.constexpr, HAS_BIAS: gl.constexpr, HAS_SOFTCAP: gl.constexpr, STAGES: gl.constexpr,
+):  # fmt: skip
+    ring = make_ring(hidden, weight, STAGES)
+    outputs = (bias, tops, sums)
+    sizes = (n_blocks, n_parts, n_vocabulary)
+    gl.warp_specialize(
+        [
+            (_consume, (0, ring, outputs, n_rows, sizes, scale, softcap, D, HAS_BIAS, HAS_SOFTCAP)),
+            (_consume, (1, ring, outputs, n_rows, sizes, scale, softcap, D, HAS_BIAS, HAS_SOFTCAP)),
+            (produce, (hidden, weight, ring, sizes, _PART, D)),
+        ],
+        [4, 1],
+        [_REGISTERS, _PRODUCER_REGISTERS],
+    )
+
+
+def partial_sums(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """What `kernels.nll_triton.partial_sums` gives, of inputs that `tiles_hopper.supports`."""
+    (n_rows, width), n_vocabulary = hidden.shape, len(weight)
+    work = tiles_hopper.divide(hidden, n_vocabulary, PART)
+    tops, sums = hidden.new_empty((2, work.parts, n_rows), dtype=torch.float32)
+    _partial_sums[(work.programs,)](
+        tiles_hopper.tiles(hidden, [ROWS, CHANNELS]), tiles_hopper.tiles(weight, [COLUMNS, CHANNELS]),
+        tops if bias is None else bias, tops, sums,
+        n_rows, work.blocks, work.parts, n_vocabulary, scale, softcap or 1.0,
+        width, bias is not None, softcap is not None, _STAGES,
+        num_warps=4, maxnreg=tiles_hopper.LAUNCH_REGISTERS,
+    )  # fmt: skip
+    return tops, sums

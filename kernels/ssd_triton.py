@@ -1,0 +1,335 @@
+"""The SSD over a pack of documents as Triton kernels, forward only; `kernels.ssd` has the maths and the reference.
+
+Chunks start anew at every document, so that no state crosses from one to the next. Four kernels:
+
+    prepare         a chunk and a group: the running log decay of its heads, C Bᵀ, and B and C with zeros past the end
+    segment states  only where documents are longer than a segment: what each segment alone adds to the state
+    pass states     only there: the state before each segment
+    scan            a segment and a head: the state lies in registers from chunk to chunk
+
+What lies between them has an axis of C chunks of Q positions, padded where a document ends: decays [H, C Q] float32, in
+base 2, and 640 bytes a position of B, C and C Bᵀ at state 128, written once and read from the L2 cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels import ssd_tables
+from kernels.pack import Pack
+from kernels.ssd_tables import CHUNK
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_FORGOTTEN = tl.constexpr(-200.0)  # a log decay in base 2 that float32 takes for zero
+STEEP = 100.0  # a log in base 2 above any that counts, of a power that is finite
+_STEEP = tl.constexpr(STEEP)
+
+
+@triton.jit
+def _prepare_kernel(
+    dt_ptr, dt_bias_ptr, a_ptr, b_ptr, c_ptr, scale_ptr, chunks_ptr,
+    decays_ptr, padded_b_ptr, padded_c_ptr, cb_ptr,
+    low, high, stride_dt, stride_b, stride_c,
+    SHARED: tl.constexpr, BLOCK_H: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, GROUPS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Program (chunk, group), with SHARED heads a group.
+
+    `decays` [H, C, 2, Q] has the log decay from the chunk's start to a position, and the same less log2 of its time
+    step ("shifted"): 2^(log[i] - shifted[j]) is what position j gives to position i; past the end it gives nothing.
+    """
+    chunk = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1)
+    start = tl.load(chunks_ptr + 2 * chunk).to(tl.int64)
+    length = tl.load(chunks_ptr + 2 * chunk + 1)
+    q = tl.arange(0, Q)
+    inside = q < length
+    rows = start + q
+
+    h = tl.arange(0, BLOCK_H)
+    heads = group * SHARED + h
+    known = h < SHARED
+    there = inside[:, None] & known[None, :]
+    dt = tl.load(dt_ptr + rows[:, None] * stride_dt + heads[None, :], mask=there, other=0.0).to(tl.float32)
+    if HAS_SCALE:
+        dt *= tl.load(scale_ptr + rows, mask=inside, other=0.0)[:, None]
+    if HAS_BIAS:
+        dt += tl.load(dt_bias_ptr + heads, mask=known, other=0.0).to(tl.float32)[None, :]
+    dt = tl.maximum(dt, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(dt)))  # softplus
+    dt = tl.where(there, tl.minimum(tl.maximum(dt, low), high), 0.0)
+    a = tl.load(a_ptr + heads, mask=known, other=0.0).to(tl.float32) * _LOG2_E
+    logs = tl.cumsum(dt * a[None, :], axis=0)
+    out = (heads.to(tl.int64)[None, :] * tl.num_programs(0) + chunk) * (2 * Q) + q[:, None]
+    tl.store(decays_ptr + out, logs, mask=known[None, :])
+    tl.store(decays_ptr + out + Q, logs - tl.log2(dt), mask=known[None, :])
+
+    n = tl.arange(0, N)
+    b = tl.load(b_ptr + rows[:, None] * stride_b + group * N + n[None, :], mask=inside[:, None], other=0.0)
+    c = tl.load(c_ptr + rows[:, None] * stride_c + group * N + n[None, :], mask=inside[:, None], other=0.0)
+    out = ((chunk * Q + q) * GROUPS + group)[:, None] * N + n[None, :]
+    tl.store(padded_b_ptr + out, b)
+    tl.store(padded_c_ptr + out, c)
+    cb = tl.dot(c, tl.trans(b), input_precision=PRECISION)  # [Q, N] @ [N, Q]
+    cb = tl.where(q[:, None] >= q[None, :], cb, 0.0)
+    out = ((chunk * GROUPS + group) * Q + q)[:, None] * Q + q[None, :]
+    tl.store(cb_ptr + out, cb.to(cb_ptr.dtype.element_ty))
+
+
+@triton.jit
+def _segment_states_kernel(
+    x_ptr, b_ptr, decays_ptr, shares_ptr, states_ptr, totals_ptr,
+    n_chunks, stride_x,
+    HEADS: tl.constexpr, SHARED: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    CHUNKS: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Program (head, full segment that another follows): what its inputs alone leave in the state at its end.
+
+    From the last chunk to the first, so that no product is scaled again, and no further than where the decay to the
+    end is zero in float32. `totals` [E, H] is the log decay over the segment.
+    """
+    head = tl.program_id(0)
+    index = tl.program_id(1).to(tl.int64)
+    group = head // SHARED
+    start = tl.load(shares_ptr + 2 * index).to(tl.int64)
+    chunk = tl.load(shares_ptr + 2 * index + 1).to(tl.int64)
+    q = tl.arange(0, Q)
+    p = tl.arange(0, P)
+    n = tl.arange(0, N)
+    x_ptr += start * stride_x + head * P
+    b_ptr += (chunk * Q * (HEADS // SHARED) + group) * N
+    decays_ptr += (head.to(tl.int64) * n_chunks + chunk) * (2 * Q)
+
+    totals = tl.load(decays_ptr + tl.arange(0, CHUNKS) * (2 * Q) + Q - 1)
+    after = tl.sum(totals) - tl.cumsum(totals)  # from each chunk's end to the segment's
+    remembered = tl.sum((after > _FORGOTTEN).to(tl.int32))
+    state = tl.zeros((P, N), dtype=tl.float32)
+    to_end = 0.0
+    for i in tl.range(0, remembered, num_stages=STAGES):
+        rows = (CHUNKS - 1 - i) * Q + q
+        decays = decays_ptr + (CHUNKS - 1 - i) * (2 * Q)
+        x = tl.load(x_ptr + rows[:, None] * stride_x + p[None, :])
+        b = tl.load(b_ptr + rows[:, None] * (HEADS // SHARED * N) + n[None, :])
+        to_end += tl.load(decays + Q - 1)
+        weights = tl.exp2(to_end - tl.load(decays + Q + q))
+        weighted = (x.to(tl.float32) * weights[:, None]).to(x.dtype)
+        state = tl.dot(tl.trans(weighted), b, state, input_precision=PRECISION)  # [P, Q] @ [Q, N]
+    tl.store(states_ptr + (index * HEADS + head) * P * N + p[:, None] * N + n[None, :], state)
+    tl.store(totals_ptr + index * HEADS + head, tl.sum(totals))
+
+
+@triton.jit
+def _pass_states_kernel(
+    states_ptr, totals_ptr, chains_ptr, initial_ptr,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, HAS_INITIAL: tl.constexpr,
+):  # fmt: skip
+    """Program (head, long document, part of the state): the state after each segment takes the place of its share."""
+    head = tl.program_id(0)
+    chain = chains_ptr + 3 * tl.program_id(1)
+    index = tl.load(chain).to(tl.int64)
+    count = tl.load(chain + 1)
+    place = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    state = tl.zeros((BLOCK,), dtype=tl.float32)
+    if HAS_INITIAL:
+        state = tl.load(initial_ptr + (tl.load(chain + 2).to(tl.int64) * HEADS + head) * SIZE + place).to(tl.float32)
+    for _ in range(count):
+        share = states_ptr + (index * HEADS + head) * SIZE + place
+        state = state * tl.exp2(tl.load(totals_ptr + index * HEADS + head)) + tl.load(share)
+        tl.store(share, state)
+        index += 1
+
+
+@triton.jit
+def _scan_kernel(
+    x_ptr, b_ptr, c_ptr, cb_ptr, decays_ptr, d_ptr, gate_ptr, scale_ptr,
+    segments_ptr, initial_ptr, entries_ptr, y_ptr, squares_ptr, final_ptr,
+    tokens, n_chunks, stride_x, stride_gate,
+    HEADS: tl.constexpr, SHARED: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_GATE: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_INITIAL: tl.constexpr,
+    HAS_ENTRIES: tl.constexpr, HAS_FINAL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Program (head, segment). Everything is transposed, [P, Q], so that the state is an operand from registers."""
+    head = tl.program_id(0)
+    group = head // SHARED
+    groups: tl.constexpr = HEADS // SHARED
+    segment = segments_ptr + 6 * tl.program_id(1)
+    start = tl.load(segment).to(tl.int64)
+    length = tl.load(segment + 1)
+    chunk = tl.load(segment + 2).to(tl.int64)
+    document = tl.load(segment + 3).to(tl.int64)
+    entry = tl.load(segment + 4).to(tl.int64)
+    q = tl.arange(0, Q)
+    p = tl.arange(0, P)
+    n = tl.arange(0, N)
+    dtype = x_ptr.dtype.element_ty
+
+    matrix = p[:, None] * N + n[None, :]
+    state = tl.zeros((P, N), dtype=tl.float32)
+    if HAS_INITIAL:
+        if entry < 0:
+            state = tl.load(initial_ptr + (document * HEADS + head) * P * N + matrix).to(tl.float32)
+    if HAS_ENTRIES:
+        if entry >= 0:
+            state = tl.load(entries_ptr + (entry * HEADS + head) * P * N + matrix)
+
+    x_ptr += start * stride_x + head * P
+    y_ptr += (start * HEADS + head) * P
+    b_ptr += (chunk * Q * groups + group) * N
+    c_ptr += (chunk * Q * groups + group) * N
+    cb_ptr += (chunk * groups + group) * Q * Q
+    decays_ptr += (head.to(tl.int64) * n_chunks + chunk) * (2 * Q)
+    if HAS_D:
+        skip = tl.load(d_ptr + head).to(tl.float32)
+    if HAS_GATE:
+        gate_ptr += start * stride_gate + head * P
+        squares_ptr += head.to(tl.int64) * tokens + start
+    if HAS_SCALE:
+        scale_ptr += start
+
+    for first in tl.range(0, length, Q, num_stages=STAGES):
+        rows = first + q
+        inside = rows < length
+        x = tl.load(x_ptr + rows[:, None] * stride_x + p[None, :], mask=inside[:, None], other=0.0)
+        b = tl.load(b_ptr + rows[:, None] * (groups * N) + n[None, :])
+        c = tl.load(c_ptr + rows[:, None] * (groups * N) + n[None, :])
+        cb = tl.load(cb_ptr + (first * groups + q)[:, None] * Q + q[None, :])
+        decays = decays_ptr + 2 * first
+        logs = tl.load(decays + q)
+        shifted = tl.load(decays + Q + q)
+        total = tl.load(decays + Q - 1)
+
+        # What the state before the chunk gives: [P, N] @ [N, Q]
+        yt = tl.dot(state.to(dtype), tl.trans(c), input_precision=PRECISION) * tl.exp2(logs)[None, :]
+        # What the chunk's own inputs give, j to i: [P, Qj] @ [Qj, Qi]
+        decay = tl.exp2(tl.minimum(logs[None, :] - shifted[:, None], _STEEP))
+        mixing = tl.trans(cb).to(tl.float32) * decay
+        y = tl.trans(tl.dot(tl.trans(x), mixing.to(dtype), yt, input_precision=PRECISION))
+        # What they leave in the state: [P, Q] @ [Q, N]
+        weighted = (x.to(tl.float32) * tl.exp2(total - shifted)[:, None]).to(dtype)
+        state = tl.dot(tl.trans(weighted), b, state * tl.exp2(total), input_precision=PRECISION)
+
+        if HAS_D:
+            y += skip * x.to(tl.float32)
+        if HAS_GATE:
+            z = tl.load(gate_ptr + rows[:, None] * stride_gate + p[None, :], mask=inside[:, None], other=0.0)
+            z = z.to(tl.float32)
+            if HAS_SCALE:
+                z *= tl.load(scale_ptr + rows, mask=inside, other=0.0)[:, None]
+            y *= z / (1.0 + tl.exp2(z * -_LOG2_E))
+            tl.store(squares_ptr + rows, tl.sum(y * y, axis=1), mask=inside)
+        tl.store(y_ptr + rows[:, None] * (HEADS * P) + p[None, :], y.to(y_ptr.dtype.element_ty), mask=inside[:, None])
+
+    if HAS_FINAL:
+        if tl.load(segment + 5) != 0:
+            tl.store(final_ptr + (document * HEADS + head) * P * N + matrix, state)
+
+
+@dataclass
+class Prepared:
+    """What `prepare` hands to a scan; C chunks of Q positions, padded where a document ends."""
+
+    decays: Tensor  # [H, C, 2, Q] float32
+    b: Tensor  # [C Q, G, N]
+    c: Tensor  # [C Q, G, N]
+    cb: Tensor  # [C, G, Q, Q]
+
+
+@dataclass
+class Optional:
+    """The inputs of a scan that need not be there."""
+
+    d: Tensor | None
+    gate: Tensor | None
+    scale: Tensor | None
+    initial_state: Tensor | None
+
+
+@dataclass
+class Outputs:
+    """What a scan fills: `squares` if there is a gate, `final_state` if it is wanted."""
+
+    y: Tensor
+    squares: Tensor | None
+    final_state: Tensor | None
+
+
+def precision(x: Tensor) -> str:
+    """How products of x's dtype are multiplied: float32 in full, and 16-bit types as they are."""
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
+
+def prepare(
+    dt: Tensor,
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    pack: Pack,
+    dt_bias: Tensor | None,
+    dt_limit: tuple[float, float],
+    scale: Tensor | None,
+) -> Prepared:
+    """Launches the first kernel."""
+    heads = dt.shape[1]
+    groups, states = b.shape[1:]
+    shared = heads // groups
+    chunks = pack.table("ssd chunks", ssd_tables.chunks)
+    padded = len(chunks) * CHUNK
+    decays = torch.empty((heads, len(chunks), 2, CHUNK), dtype=torch.float32, device=b.device)
+    padded_b, padded_c = torch.empty((2, padded, groups, states), dtype=b.dtype, device=b.device)
+    cb = torch.empty((len(chunks), groups, CHUNK, CHUNK), dtype=b.dtype, device=b.device)
+    _prepare_kernel[(len(chunks), groups)](
+        dt, dt_bias, a, b, c, scale, chunks, decays, padded_b, padded_c, cb,
+        *dt_limit, dt.stride(0), b.stride(0), c.stride(0),
+        SHARED=shared, BLOCK_H=triton.next_power_of_2(shared), N=states, Q=CHUNK, GROUPS=groups,
+        HAS_BIAS=dt_bias is not None, HAS_SCALE=scale is not None, PRECISION=precision(b), num_warps=4,
+    )  # fmt: skip
+    return Prepared(decays, padded_b, padded_c, cb)
+
+
+def entry_states(
+    x: Tensor, made: Prepared, pack: Pack, initial_state: Tensor | None, size: int = ssd_tables.SEGMENT
+) -> Tensor | None:
+    """The states [E, H, P, N] float32 before all segments but documents' first, or None where there are none."""
+    if pack.lengths.max() <= size:
+        return None
+    heads, width = x.shape[1:]
+    groups, states = made.b.shape[1:]
+    shares = pack.table(f"ssd shares {size}", lambda lengths: ssd_tables.shares(lengths, size))
+    chains = pack.table(f"ssd chains {size}", lambda lengths: ssd_tables.chains(lengths, size))
+    entries = torch.empty((len(shares), heads, width, states), dtype=torch.float32, device=x.device)
+    totals = torch.empty((len(shares), heads), dtype=torch.float32, device=x.device)
+    _segment_states_kernel[(heads, len(shares))](
+        x, made.b, made.decays, shares, entries, totals, made.decays.shape[1], x.stride(0),
+        HEADS=heads, SHARED=heads // groups, P=width, N=states, Q=CHUNK, CHUNKS=size // CHUNK,
+        STAGES=3 if x.dtype != torch.float32 else 1, PRECISION=precision(x), num_warps=4,
+    )  # fmt: skip
+    block = min(width * states, 1024)
+    _pass_states_kernel[(heads, len(chains), width * states // block)](
+        entries, totals, chains, initial_state,
+        HEADS=heads, SIZE=width * states, BLOCK=block, HAS_INITIAL=initial_state is not None, num_warps=4,
+    )  # fmt: skip
+    return entries
+
+
+def scan(
+    x: Tensor, made: Prepared, entries: Tensor | None, pack: Pack, given: Optional, outputs: Outputs,
+    size: int = ssd_tables.SEGMENT,
+) -> None:  # fmt: skip
+    """Launches the last kernel."""
+    tokens, heads, width = x.shape
+    groups, states = made.b.shape[1:]
+    segments = pack.table(f"ssd segments {size}", lambda lengths: ssd_tables.segments(lengths, size))
+    _scan_kernel[(heads, len(segments))](
+        x, made.b, made.c, made.cb, made.decays, given.d, given.gate, given.scale,
+        segments, given.initial_state, entries, outputs.y, outputs.squares, outputs.final_state,
+        tokens, made.decays.shape[1], x.stride(0), 0 if given.gate is None else given.gate.stride(0),
+        HEADS=heads, SHARED=heads // groups, P=width, N=states, Q=CHUNK,
+        HAS_D=given.d is not None, HAS_GATE=given.gate is not None, HAS_SCALE=given.scale is not None,
+        HAS_INITIAL=given.initial_state is not None, HAS_ENTRIES=entries is not None,
+        HAS_FINAL=outputs.final_state is not None,
+        STAGES=2 if x.dtype != torch.float32 else 1, PRECISION=precision(x), num_warps=4,
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""The matrix product of Hopper's kernels (compute capability 9.x) in Gluon: rows @ columns.T, tile after tile.
+
+A producer warp copies tiles of both factors into a ring of shared memory by TMA, without a pause between tiles; two
+groups of four warps each multiply 64 rows by the ring's 256 columns and keep the product in registers. Each group goes
+on when its own product is done, so that what one makes of it goes on under the other's next product.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+ROWS = 64  # of a group
+GROUPS = 2
+COLUMNS = 256  # of a tile
+CHANNELS = 64  # of a step
+REGISTERS = (240, 24)  # a thread of a group, of the producer
+LAUNCH_REGISTERS = 168
+BLOCK_GROUP = 64  # blocks of rows that go through the columns together, for their stay in the L2 cache
+DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
+_ROWS, _GROUPS, _COLUMNS, _BLOCK_GROUP = (gl.constexpr(v) for v in (ROWS, GROUPS, COLUMNS, BLOCK_GROUP))
+# Each with its name before Triton 3.7.
+barrier = getattr(gl, "barrier", None) or gl.thread_barrier
+load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
+store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
+
+
+@gluon.jit
+def next_stage(stage, phase, STAGES: gl.constexpr):
+    """The ring's next stage, and the parity of its turn."""
+    last = stage == STAGES - 1
+    return gl.where(last, 0, stage + 1), gl.where(last, phase ^ 1, phase)
+
+
+@gluon.jit
+def place(task, n_blocks, n_parts):
+    """A task's (block of rows, part of the columns): within a group of blocks, all of its blocks for each part."""
+    first = task // (_BLOCK_GROUP * n_parts) * _BLOCK_GROUP
+    size = gl.minimum(_BLOCK_GROUP, n_blocks - first)
+    within = task % (_BLOCK_GROUP * n_parts)
+    return first + within % size, within // size
+
+
+@gluon.jit
+def make_ring(rows, columns, STAGES: gl.constexpr):
+    """Shared memory for STAGES steps, and its barriers; for all warps, before they part."""
+    channels: gl.constexpr = rows.block_type.shape[1]
+    row_tiles = gl.allocate_shared_memory(rows.dtype, [STAGES * _GROUPS, _ROWS, channels], rows.layout)
+    column_tiles = gl.allocate_shared_memory(columns.dtype, [STAGES, _COLUMNS, channels], columns.layout)
+    full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(STAGES):
+        mbarrier.init(full.index(stage), count=1)
+        mbarrier.init(empty.index(stage), count=_GROUPS)
+    fence_async_shared()
+    return row_tiles, column_tiles, full, empty
+
+
+@gluon.jit
+def produce(rows, columns, ring, sizes, PART: gl.constexpr, D: gl.constexpr):
+    """The producer: the tiles of every task of this program; a task has the tiles of PART columns."""
+    n_blocks, n_parts, n_columns = sizes
+    row_tiles, column_tiles, full, empty = ring
+    STAGES: gl.constexpr = column_tiles.shape[0]
+    CHANNELS: gl.constexpr = column_tiles.shape[2]
+    stage = 0
+    phase = 0
+    for task in range(gl.program_id(0), n_blocks * n_parts, gl.num_programs(0)):
+        block, part = place(task, n_blocks, n_parts)
+        for first in range(part * PART, gl.minimum(part * PART + PART, n_columns), _COLUMNS):
+            for channel in range(0, D, CHANNELS):
+                mbarrier.wait(empty.index(stage), phase ^ 1)
+                ready = full.index(stage)
+                mbarrier.expect(ready, _GROUPS * rows.block_type.nbytes + columns.block_type.nbytes)
+                for group in gl.static_range(_GROUPS):
+                    load(
+                        rows, [(block * _GROUPS + group) * _ROWS, channel], ready,
+                        row_tiles.index(stage * _GROUPS + group),
+                    )  # fmt: skip
+                load(columns, [first, channel], ready, column_tiles.index(stage))
+                stage, phase = next_stage(stage, phase, STAGES)
+
+
+@gluon.jit
+def multiply(x, group: gl.constexpr, ring, stage, phase, D: gl.constexpr):
+    """The group's product of the ring's next tile, into x [64, 256] float32; and where the ring then stands."""
+    row_tiles, column_tiles, full, empty = ring
+    STAGES: gl.constexpr = column_tiles.shape[0]
+    STEPS: gl.constexpr = D // column_tiles.shape[2]
+    # Not `stage`: Triton takes a name that starts as another's value and becomes it again for one that stays.
+    before = gl.where(stage == 0, STAGES - 1, stage - 1)
+    for step in range(STEPS):
+        mbarrier.wait(full.index(stage), phase)
+        left = row_tiles.index(stage * _GROUPS + group)
+        right = column_tiles.index(stage).permute((1, 0))
+        x = warpgroup_mma(left, right, x, use_acc=step > 0, is_async=True)
+        # The product before this one is through, and its stage free.
+        x = warpgroup_mma_wait(1, deps=(x,))
+        mbarrier.arrive(empty.index(before), pred=step > 0)
+        before = stage
+        stage, phase = next_stage(stage, phase, STAGES)
+    x = warpgroup_mma_wait(0, deps=(x,))
+    mbarrier.arrive(empty.index(before))
+    return x, stage, phase
+
+
+def supports(*factors: Tensor) -> bool:
+    """Whether `tiles` takes these [*, D]: 16-bit floats on Hopper, D a multiple of 64, rows that TMA can copy."""
+    return all(
+        x.dtype in DTYPES
+        and x.is_cuda
+        and torch.cuda.get_device_capability(x.device)[0] == 9
+        and x.shape[1] % CHANNELS == 0
+        and x.stride(1) == 1
+        and x.data_ptr() % 16 == 0
+        and x.stride(0) * x.element_size() % 16 == 0
+        for x in factors
+    )
+
+
+def tiles(x: Tensor, block: list[int]) -> TensorDescriptor:
+    """A matrix as TMA copies it, a block at a time."""
+    layout = gl.NVMMASharedLayout.get_default_for(block, DTYPES[x.dtype])
+    return TensorDescriptor.from_tensor(x, block, layout)
+
+
+class Work(NamedTuple):
+    """How a product is divided."""
+
+    programs: int
+    blocks: int  # of rows
+    parts: int  # of the columns
+
+
+def divide(x: Tensor, n_columns: int, part: int) -> Work:
+    """The work of a product of x [N, D]: one program a multiprocessor, which takes every so many tasks."""
+    blocks, parts = -(-len(x) // (GROUPS * ROWS)), -(-n_columns // part)
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count
+    return Work(min(processors, blocks * parts), blocks, parts)

@@ -1,0 +1,106 @@
+"""The forward pass of a Mamba-2 model over a pack of documents, on the kernels of a GPU.
+
+A norm's weight is folded into the matrix after it, when the model is loaded. What is left of it, one factor a row, is
+made of sums of squares that the kernel before leaves behind, and applied by the kernel after, on numbers that it reads
+anyway: no norm reads or writes a row of its own. The residual stream has the dtype of the products.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.conv import packed_conv1d
+from kernels.linear import add_linear, linear
+from kernels.norm import add_rms_norm, gated_rms_norm, row_scale, row_squares
+from kernels.pack import Pack
+from kernels.ssd import packed_ssd
+
+if TYPE_CHECKING:
+    from scorer.mamba2 import Layer, Mamba2, State
+
+
+@torch.no_grad()
+def fold(model: Mamba2) -> None:
+    """Moves the weights of the norms in front of matrices into these; the model computes the same function."""
+    layers: Any = model.backbone.layers
+    for layer in layers:
+        for scale, matrix in ((layer.norm, layer.mixer.in_proj), (layer.mixer.norm, layer.mixer.out_proj)):
+            folded = matrix.weight.float() * scale.weight.float()
+            matrix.weight.copy_(folded)
+            scale.weight.fill_(1.0)
+
+
+def packed_hidden(
+    model: Mamba2, ids: Tensor, pack: Pack, state: State | None = None, keep_state: bool = False
+) -> tuple[Tensor, State | None]:
+    """ids [T] int64 of the documents of `pack` -> hidden states [T, hidden] under the head, and the states after them.
+
+    The model must have been folded. `state` [S, ...] goes on from an earlier call's; see `scorer.mamba2.State`.
+    """
+    from scorer.mamba2 import State
+
+    stream = F.embedding(ids, model.backbone.embeddings.weight)
+    squares = row_squares(stream)
+    after = State([], [])
+    layers: Any = model.backbone.layers
+    for i, layer in enumerate(layers):
+        conv, ssd = (None, None) if state is None else (state.conv[i], state.ssd[i])
+        stream, squares, conv, ssd = _layer(layer, stream, squares, pack, conv, ssd, keep_state)
+        if keep_state and conv is not None and ssd is not None:
+            after.conv.append(conv)
+            after.ssd.append(ssd)
+    hidden, _ = add_rms_norm(stream, None, model.backbone.norm_f.weight, model.config.eps)
+    return hidden.to(model.head.dtype), after if keep_state else None
+
+
+def _layer(
+    layer: Layer,
+    stream: Tensor,
+    squares: Tensor,
+    pack: Pack,
+    conv: Tensor | None,
+    ssd: Tensor | None,
+    keep_state: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """stream [T, hidden] and the sums of its squares -> both after the layer, and the layer's states."""
+    mixer, c = layer.mixer, layer.mixer.config
+    width = c.groups * c.state
+    scale = row_scale(squares, c.hidden, c.eps)
+    plain = c.proj_bias or c.groups > 1  # a bias is not to be scaled, and a group has a factor of its own
+    if plain:
+        x = (stream * scale[:, None]).to(stream.dtype)
+        projected, scale_after = F.linear(x, mixer.in_proj.weight, mixer.in_proj.bias), None
+    else:
+        projected, scale_after = linear(stream, mixer.in_proj.weight), scale
+    gate, xbc, dt = projected.split((c.inner, c.inner + 2 * width, c.heads), dim=1)
+    xbc, conv = packed_conv1d(
+        xbc, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, pack, conv, keep_state, scale=scale_after
+    )
+    x, b, cc = xbc.split((c.inner, width, width), dim=1)
+    gate = gate.unflatten(1, (c.heads, c.head_dim))
+    y, y_squares, ssd = packed_ssd(
+        x.unflatten(1, (c.heads, c.head_dim)),
+        dt,
+        -torch.exp(mixer.A_log.float()),
+        b.unflatten(1, (c.groups, c.state)),
+        cc.unflatten(1, (c.groups, c.state)),
+        pack,
+        mixer.D,
+        mixer.dt_bias,
+        c.dt_limit,
+        gate=None if plain else gate,
+        scale=scale_after,
+        initial_state=ssd,
+        keep_state=keep_state,
+    )
+    y = y.flatten(1)
+    if plain or y_squares is None:
+        y = gated_rms_norm(y, gate.flatten(1), mixer.norm.weight, c.eps, c.inner // c.groups)
+        stream = stream + F.linear(y, mixer.out_proj.weight, mixer.out_proj.bias)
+        return stream, row_squares(stream), conv, ssd
+    stream, squares = add_linear(y, mixer.out_proj.weight, stream, row_scale(y_squares, c.inner, c.eps))
+    return stream, squares, conv, ssd

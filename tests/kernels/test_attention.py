@@ -1,0 +1,62 @@
+"""Packed attention on a CPU, where the function is the reference: against torch's own, and by hand."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.attention import packed_attention
+from kernels.pack import Pack
+
+LENGTHS = [65, 1, 64, 2, 127, 63]
+
+
+def inputs(
+    lengths: list[int], heads: int, shared: int, width: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v as slices of one fused projection."""
+    torch.manual_seed(0)
+    keys = heads // shared
+    fused = torch.randn(sum(lengths), heads + 2 * keys, width).to(dtype)
+    q, k, v = fused.split((heads, keys, keys), dim=1)
+    return q, k, v
+
+
+def test_each_document_is_torchs_attention() -> None:
+    q, k, v = inputs(LENGTHS, heads=4, shared=2, width=8, dtype=torch.float32)
+    out = packed_attention(q, k, v, Pack.of(LENGTHS, "cpu"))
+    parts = [m.split(LENGTHS) for m in (q, k, v)]
+    for got, *document in zip(out.split(LENGTHS), *parts, strict=True):
+        batch = [m.transpose(0, 1)[None] for m in document]
+        expected = F.scaled_dot_product_attention(*batch, is_causal=True, enable_gqa=True)
+        torch.testing.assert_close(got, expected[0].transpose(0, 1))
+
+
+def test_window_and_cap_by_hand() -> None:
+    """Token 2 of a window of 2 sees tokens 1 and 2; its scores 0 and 100 are capped at 0 and 3 · tanh(100 / 3)."""
+    q = torch.tensor([0.0, 0.0, 10.0]).view(3, 1, 1)
+    k = torch.tensor([50.0, 0.0, 10.0]).view(3, 1, 1)
+    v = torch.tensor([9.0, 1.0, 2.0]).view(3, 1, 1)
+    out = packed_attention(q, k, v, Pack.of([3], "cpu"), scale=1.0, softcap=3.0, window=2)
+    share = 1 / (1 + np.exp(-3.0))
+    torch.testing.assert_close(out.flatten(), torch.tensor([9.0, 5.0, 1 + share], dtype=torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": torch.zeros(4, 3, 8), "v": torch.zeros(4, 3, 8)}, "4 heads of q cannot share 3"),
+        ({"q": torch.zeros(5, 4, 8)}, "pack has 4 tokens, q has 5"),
+        ({"q": torch.zeros(4, 4, 8, dtype=torch.float64)}, "must be float32, float16 or bfloat16"),
+        ({"q": torch.zeros(4, 8, 4).mT}, "last axis"),
+        ({"q": torch.zeros(4, 4, 257), "k": torch.zeros(4, 2, 257), "v": torch.zeros(4, 2, 257)}, "256 at most"),
+        ({"window": 0}, "window is 0"),
+        ({"softcap": 0.0}, "softcap is 0.0"),
+        ({"scale": -1.0}, "scale is -1.0"),
+    ],
+)
+def test_what_is_unsupported_is_named(change: dict[str, object], message: str) -> None:
+    arguments = {"q": torch.zeros(4, 4, 8), "k": torch.zeros(4, 2, 8), "v": torch.zeros(4, 2, 8)}
+    with pytest.raises(ValueError, match=message):
+        packed_attention(**{**arguments, "pack": Pack.of([4], "cpu"), **change})

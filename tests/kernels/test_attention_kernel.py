@@ -1,0 +1,56 @@
+"""The kernel of packed attention in Triton's interpreter, against the reference; see conftest."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.attention import packed_attention
+from kernels.attention_triton import Tile, attention
+from kernels.pack import Pack
+
+LENGTHS = [65, 1, 64, 2, 127, 63]
+
+
+def inputs(
+    lengths: list[int], heads: int, shared: int, width: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v as slices of one fused projection."""
+    torch.manual_seed(0)
+    keys = heads // shared
+    fused = torch.randn(sum(lengths), heads + 2 * keys, width).to(dtype)
+    q, k, v = fused.split((heads, keys, keys), dim=1)
+    return q, k, v
+
+
+def relative(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
+
+
+def kernel(
+    q: Tensor, k: Tensor, v: Tensor, pack: Pack, softcap: float | None = None, window: int | None = None
+) -> Tensor:
+    return attention(q, k, v, pack, q.shape[2] ** -0.5, softcap, window, Tile(64, 32, 4, 2))
+
+
+@pytest.mark.parametrize(("softcap", "window"), [(None, None), (2.0, None), (None, 1), (None, 40), (None, 1000)])
+@pytest.mark.parametrize(
+    ("dtype", "width", "shared", "close"),
+    [(torch.float32, 16, 1, 1e-5), (torch.float32, 80, 2, 1e-5), (torch.float16, 64, 3, 2e-3)],
+)
+def test_kernel_is_the_reference(
+    dtype: torch.dtype, width: int, shared: int, close: float, softcap: float | None, window: int | None,
+) -> None:  # fmt: skip
+    q, k, v = inputs(LENGTHS, heads=2 * shared, shared=shared, width=width, dtype=dtype)
+    pack = Pack.of(LENGTHS, "cpu")
+    expected = packed_attention(q.float(), k.float(), v.float(), pack, softcap=softcap, window=window)
+    assert relative(kernel(q, k, v, pack, softcap, window), expected) < close
+
+
+def test_kernel_reads_no_other_document() -> None:
+    """Bit for bit alone as between others, though their keys are loud and their values no numbers."""
+    lengths = [70, 1, 64, 70]
+    q, k, v = inputs(lengths, heads=2, shared=1, width=16, dtype=torch.float16)
+    alone = kernel(*(m[71:135] for m in (q, k, v)), Pack.of([64], "cpu"))
+    k[:71] = k[135:] = 100.0
+    v[:71] = v[135:] = float("nan")
+    assert torch.equal(kernel(q, k, v, Pack.of(lengths, "cpu"))[71:135], alone)
