@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from kernels.conv import causal_conv1d
-from kernels.nll import IGNORED, token_nll
+from kernels.nll import token_nll
 from kernels.norm import gated_rms_norm, rms_norm
+from kernels.pack import Pack
 from kernels.ssd import ssd_chunked
 from scorer.checkpoint import fit, read_config, read_weights
 from scorer.errors import BadReference
 from scorer.mamba2_config import Mamba2Config, parse_config
+from scorer.rows import pad, unpad
 
 
 @dataclass
@@ -104,6 +106,8 @@ class Mamba2(nn.Module):
     """A Mamba-2 language model. Made with torch's default weights: load them, or see `scorer.presets`."""
 
     context: int | None = None  # reads a document of any length
+    packed = False  # reads the documents of a pack as rows, so they are to be of like length
+    full_packs = False  # takes a pack of any size
 
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
@@ -132,20 +136,16 @@ class Mamba2(nn.Module):
 
     @torch.inference_mode()
     def nll(
-        self, ids: Tensor, targets: Tensor, state: State | None = None, keep_state: bool = True
+        self, ids: Tensor, targets: Tensor, pack: Pack, state: State | None = None, keep_state: bool = False
     ) -> tuple[Tensor, State | None]:
-        """NLL in nats, [B, T] float32, of targets [B, T] int64, where position t of ids [B, T] predicts targets[:, t].
+        """NLL in nats, [T] float32, of targets [T] int64, where position t of ids [T] int64 predicts targets[t].
 
-        A target of -100 is not scored and has NLL 0. Padding on the right changes no scored token. `state` goes on
-        from an earlier call's; the state returned is that after the last position, padding included, so a document
-        that goes on must fill its row. It takes layers x heads x head_dim x state x 4 bytes a row (19 MB for a model of
-        130M): give `keep_state=False` where nothing goes on.
+        The documents of `pack` lie one after the other, and none sees another. A target of -100 is not scored and has
+        NLL 0. `state` goes on from an earlier call's, for a pack of one document; with `keep_state` the state after
+        that document is returned. It takes layers x heads x head_dim x state x 4 bytes (19 MB for a model of 130M).
         """
-        hidden, state = self(ids, state, keep_state)
-        scored = targets != IGNORED
-        out = torch.zeros(targets.shape, dtype=torch.float32, device=ids.device)
-        out[scored] = token_nll(hidden[scored], self.head, targets[scored])
-        return out, state
+        hidden, state = self(pad(ids, pack), state, keep_state)
+        return token_nll(unpad(hidden, pack), self.head, targets), state
 
 
 def load_mamba2(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Mamba2:

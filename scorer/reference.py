@@ -13,6 +13,7 @@ from scorer.checkpoint import read_config, weight_files
 from scorer.errors import BadReference, one_line
 from scorer.hashing import reference_sha256, tokenizer_sha256
 from scorer.mamba2_config import is_mamba, parse_config
+from scorer.packing import halved, token_budget
 from scorer.tokens import Tokenizer, check_vocabulary, read_fast
 
 if TYPE_CHECKING:
@@ -35,9 +36,12 @@ class Found:
     tokenizer_sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reference:
-    """A loaded model and its tokenizer. `context` None: any length; `bos` None: no token to start after."""
+    """A loaded model and its tokenizer. `context` None: any length; `bos` None: no token to start after.
+
+    `budget` is the number of positions that the model reads at once, at most, but for a longer window.
+    """
 
     folder: Path
     model: Mamba2 | Transformer
@@ -48,6 +52,7 @@ class Reference:
     parameters: int
     dtype: str
     device: str
+    budget: int
 
     @property
     def context(self) -> int | None:
@@ -70,8 +75,22 @@ class Reference:
             "bos": self.bos,
             "dtype": self.dtype,
             "device": _device_kind(self.device),
+            "budget": self.budget,
+            "tokenizer": self.tokenizer.engine,
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         }
+
+    def halve(self) -> bool:
+        """Halves the budget, for a device with too little memory; False where that would not help any more."""
+        import torch
+
+        smaller = halved(self.budget)
+        if smaller is None:
+            return False
+        self.budget = smaller
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        return True
 
 
 def resolve(model: str) -> Path:
@@ -138,6 +157,7 @@ def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
             f"{folder}: the tokenizer has ids up to {tokenizer.largest}, the model only {model.vocab_size} rows;"
             " put the tokenizer that it was trained with there"
         )
+    parameters = _parameters(model)
     return Reference(
         folder=folder,
         model=model,
@@ -145,9 +165,10 @@ def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
         sha256=found.sha256,
         tokenizer_sha256=found.tokenizer_sha256,
         architecture=str((config.get("architectures") or [config.get("model_type") or "mamba2"])[0]),
-        parameters=_parameters(model),
+        parameters=parameters,
         dtype=precision,
         device=device,
+        budget=token_budget(device.startswith("cuda"), parameters),
     )
 
 

@@ -5,25 +5,33 @@ Each may be run again at any time, and by two workers at once: what it writes ap
 
 import fcntl
 import json
+import logging
 import shutil
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from pruner import plan as plans
 from pruner import results
+from pruner.plan import Plan, Shard
 from pruner.read import Block, read_shard
 from pruner.scores import ShardScoresWriter, read_summary
 from pruner.table import Split
+from scorer.errors import OutOfMemory
 from service.references import References, cache_folder
 from service.steps import TRAINER, provenance, score_key, score_paths
 from service.training import training_texts
 from service.workspace import JobRecord, PlanRecord, ReferenceRecord, Workspace, digest
+
+if TYPE_CHECKING:
+    from scorer.reference import Reference
+
+log = logging.getLogger("winnow.stages")
 
 
 class Busy(Exception):
@@ -110,28 +118,49 @@ def score(workspace: Workspace, record: JobRecord, index: int, references: Refer
     reference = workspace.reference(plan_of(workspace, record))
     if reference is None:
         raise FileNotFoundError("the reference that the job trained is no longer in the workspace")
-    spec = record.request.corpus
     made = plans.read_plan(workspace.storage, workspace.path(record.id, "plan.parquet"))
     shard = made.shards[index]
-    path = workspace.score_path(score_key(record, reference), plans.shard_digest(made, shard, spec))
+    path = workspace.score_path(score_key(record, reference), plans.shard_digest(made, shard, record.request.corpus))
     fresh = not workspace.storage.exists(path)
     if fresh:
         with beat.blocking():
             loaded = references.get(reference, record.request.scoring.dtype)
-            from scorer.scorer import score as score_blocks
-        waiting: deque[Block] = deque()
-
-        def texts() -> Iterator[list[str]]:
-            for block in read_shard(made, shard, spec):
-                waiting.append(block)
-                yield [text for text in block.texts if text is not None]
-
-        with ShardScoresWriter(workspace.storage, path, loaded.provenance()) as writer:
-            for nll, tokens in score_blocks(loaded, texts(), stride=record.request.scoring.stride, on_progress=beat):
-                block = waiting.popleft()
-                writer.append(block, *_spread(block, tokens, nll))
+        while True:
+            try:
+                _write_scores(workspace, record, made, shard, path, loaded, beat)
+                break
+            except OutOfMemory as error:  # the shard begins again, so that one budget scores all of it
+                if not loaded.halve():
+                    raise
+                log.warning("%s; going on with %s", error, f"{loaded.budget:,}")
     summary = read_summary(workspace.storage, path)
     return Counts(summary["documents"], summary["tokens"], summary["rejects"], fresh)
+
+
+def _write_scores(
+    workspace: Workspace, record: JobRecord, made: Plan, shard: Shard, path: str, loaded: "Reference", beat: Beat
+) -> None:
+    """Reads, scores and writes a shard. Raises OutOfMemory."""
+    from scorer.scorer import score as score_blocks
+
+    waiting: deque[tuple[Block, Any]] = deque()
+
+    def texts() -> Iterator[list[str]]:
+        for block in read_shard(made, shard, record.request.corpus):
+            there = [text is not None for text in block.texts]
+            given = [text for text in block.texts if text is not None]
+            block.texts = [None] * block.rows  # only the scores are waited for
+            waiting.append((block, np.array(there, dtype=bool)))
+            yield given
+
+    about: dict[str, Any] = {}
+    scores = score_blocks(loaded, texts(), stride=record.request.scoring.stride, on_progress=beat)
+    with ShardScoresWriter(workspace.storage, path, about) as writer:
+        for nll, tokens in scores:
+            block, there = waiting.popleft()
+            writer.append(block, *_spread(there, tokens, nll))
+        about.update(loaded.provenance())  # what it was in the end: a tokenizer may have been left on the way
+    log.info("%s: %d tokens in %d batches, %.2f %% waste", path, scores.tokens, scores.batches, 100 * scores.waste)
 
 
 def tabulate(workspace: Workspace, record: JobRecord) -> None:
@@ -174,10 +203,9 @@ def select(workspace: Workspace, record: JobRecord) -> None:
     workspace.storage.write_json(workspace.path(record.id, "selected.json"), ids)
 
 
-def _spread(block: Block, tokens: Any, nll: Any) -> tuple[Any, Any]:
-    """Scores of a block's texts [D] as columns of its rows [R]: 0 tokens and NaN where a row has no text."""
-    there = np.array([text is not None for text in block.texts], dtype=bool)
-    row_tokens, row_nll = np.zeros(block.rows, np.int64), np.full(block.rows, np.nan)
+def _spread(there: Any, tokens: Any, nll: Any) -> tuple[Any, Any]:
+    """Scores of a block's texts [D] as columns of its rows [R]: 0 tokens and NaN where a row has no text (`there`)."""
+    row_tokens, row_nll = np.zeros(len(there), np.int64), np.full(len(there), np.nan)
     row_tokens[there], row_nll[there] = tokens, nll
     return row_tokens, row_nll
 
