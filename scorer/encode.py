@@ -20,7 +20,7 @@ Ids = NDArray[np.int32]
 Encode = Callable[[list[str]], "Encoded"]
 
 _PIECE = 1 << 18  # characters of a document that tokenizers reads at once: an encoding takes some 50 bytes for each
-_AT_ONCE = 1 << 22  # characters in all
+_AT_ONCE = 1 << 20  # characters in all
 _AROUND = 256  # characters on both sides of a cut that are tokenized to see whether it may be there
 _TRIES = 8  # cuts that are tried in a piece's length of text
 _GAP = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")  # one space between two letters: no tokenizer's word goes across
@@ -88,12 +88,22 @@ class Encoder:
 
     def check(self, texts: list[str]) -> None:
         """Compares the two ways on these texts, and leaves the fast one for good where an id differs."""
-        if self._fast is not None and not _equal(self._fast, self._slowly, texts):
+        if self._fast is None or any(_strange(text) for text in texts):
+            return
+        fast, exact = self.encode(texts), self._slowly(texts)
+        if not (np.array_equal(fast.starts, exact.starts) and np.array_equal(fast.ids, exact.ids)):
             self._fast = None
 
     def encode(self, texts: list[str]) -> Encoded:
         """The ids of each text. Raises UnicodeEncodeError or TypeError where there is a lone surrogate."""
-        return (self._fast or self._slowly)(texts)
+        if (fast := self._fast) is not None:
+            try:
+                return fast(texts)
+            except (UnicodeEncodeError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # a text it cannot read; a panic in Rust is no Exception
+                self._fast = None
+        return self._slowly(texts)
 
     def decode(self, index: int) -> str:
         """The text of one id."""
@@ -144,14 +154,13 @@ def _fastokens(exact: tokenizers.Tokenizer) -> Encode | None:
     return encode
 
 
-def _equal(a: Encode, b: Encode, texts: list[str]) -> bool:
+def _strange(text: str) -> bool:
+    """Whether there is a lone surrogate, which no tokenizer reads."""
     try:
-        one, other = a(texts), b(texts)
-    except (UnicodeEncodeError, TypeError):
-        return True  # says nothing of the tokenizer
-    except Exception:  # a panic or an error of the fast way
-        return False
-    return np.array_equal(one.starts, other.starts) and np.array_equal(one.ids, other.ids)
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _pieces(text: str, ids: Callable[[str], list[int]]) -> Iterator[str]:
