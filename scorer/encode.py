@@ -55,6 +55,9 @@ class Encoded:
             raise IndexError(document)
         return self.ids[self.starts[document] : self.starts[document + 1]]
 
+    def __iter__(self) -> Iterator[Ids]:
+        return map(self.__getitem__, range(len(self)))
+
     @property
     def lengths(self) -> NDArray[np.int64]:
         """How many ids each document has, [D]."""

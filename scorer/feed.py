@@ -25,7 +25,7 @@ from scorer.reference import Reference
 from scorer.windows import Block, Window
 
 _SLOTS = 4  # batches that are laid out, on the device, or on the way between
-_SAMPLE = 1 << 18  # characters of a shard on which a fast tokenizer is checked
+_SAMPLE = 1 << 16  # characters of a shard on which a fast tokenizer is checked
 _TICK_SECONDS = 0.5  # between two calls of whoever waits
 _SILENT_SECONDS = 600.0  # after which a reader counts as hung, and whoever waits is not called any more
 _LEAVE_SECONDS = 1.0
@@ -34,10 +34,11 @@ _LEAVE_SECONDS = 1.0
 class Slot:
     """Room for a batch: `ids` and `targets` on the host (pinned where there is a GPU) and their twins on the device."""
 
-    def __init__(self, capacity: int, device: str) -> None:
-        on_gpu = device.startswith("cuda")
+    def __init__(self, reference: Reference) -> None:
+        on_gpu = reference.device.startswith("cuda")
+        capacity = max(reference.budget, reference.context or 0)
         self.host = torch.zeros(2, capacity, dtype=torch.int64, pin_memory=on_gpu)
-        self.device = torch.empty_like(self.host, device=device) if on_gpu else self.host
+        self.device = torch.empty_like(self.host, device=reference.device) if on_gpu else self.host
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,8 @@ class Feed:
         self._readers = readers
         self._ready: queue.SimpleQueue[Batch | BaseException | None] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
-        capacity = max(reference.budget, reference.context or 0)
         for _ in range(_SLOTS):
-            self._free.put(Slot(capacity, reference.device))
+            self._free.put(Slot(reference))
         self._alive = time.monotonic()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -103,7 +103,7 @@ class Feed:
                 slot = self._free.get()
                 if slot is None or self._stopped:
                     return
-                self._ready.put(self._lay_out(windows, slot))
+                self._ready.put(lay_out(windows, slot, reference))
                 self._alive = time.monotonic()
             self._ready.put(None)
         except BaseException as error:  # raised again by the thread that scores
@@ -135,20 +135,21 @@ class Feed:
         while pending:
             yield pending.popleft().result()
 
-    def _lay_out(self, windows: list[Window], slot: Slot) -> Batch:
-        """Writes the windows one after the other, and fills up a pack that its model wants full."""
-        ids, targets = slot.host.numpy()
-        lengths = [window.length for window in windows]
-        at = 0
-        for window, length in zip(windows, lengths, strict=True):
-            window.block.fill(window, ids[at : at + length], targets[at : at + length], IGNORED)
-            at += length
-        if self._reference.model.full_packs and at < self._reference.budget:
-            room = self._reference.budget - at
-            most = self._reference.context or room
-            ids[at : at + room], targets[at : at + room] = 0, IGNORED
-            lengths += [min(most, room - start) for start in range(0, room, most)]
-        return Batch(windows, np.array(lengths, np.int64), slot)
+
+def lay_out(windows: list[Window], slot: Slot, reference: Reference) -> Batch:
+    """Writes windows one after the other, and fills up a pack that its model wants full."""
+    ids, targets = slot.host.numpy()
+    lengths = [window.length for window in windows]
+    at = 0
+    for window, length in zip(windows, lengths, strict=True):
+        window.block.fill(window, ids[at : at + length], targets[at : at + length], IGNORED)
+        at += length
+    room = reference.budget - at
+    if reference.model.full_packs and room > 0:
+        most = reference.context or room
+        ids[at : at + room], targets[at : at + room] = 0, IGNORED
+        lengths += [min(most, room - start) for start in range(0, room, most)]
+    return Batch(windows, np.array(lengths, np.int64), slot)
 
 
 def _sample(texts: list[str]) -> list[str]:

@@ -50,8 +50,14 @@ class Lane:
         """Starts a batch; what is returned gives the sums of its windows [W] when they are there."""
         if self._copies is not None:
             return self._on_gpu(batch)
-        sums = beside(lambda: self._forward(batch), self._meanwhile).numpy()
+        sums = beside(lambda: self._sums(batch), self._meanwhile).numpy()
         return lambda: sums
+
+    def tokens(self, batch: Batch) -> NDArray[np.float32]:
+        """The NLL of each position of a batch [T], waited for."""
+        batch.slot.device.copy_(batch.slot.host)
+        nll: NDArray[np.float32] = self._nll(batch)[0].cpu().numpy()
+        return nll
 
     def _on_gpu(self, batch: Batch) -> Callable[[], Sums]:
         size = batch.positions
@@ -59,7 +65,7 @@ class Lane:
             for host, device in zip(batch.slot.host, batch.slot.device, strict=True):
                 device[:size].copy_(host[:size], non_blocking=True)
         torch.cuda.current_stream(self._device).wait_stream(self._copies)
-        sums = self._forward(batch)
+        sums = self._sums(batch)
         host = torch.empty(len(sums), dtype=sums.dtype, pin_memory=True)
         host.copy_(sums, non_blocking=True)
         there = torch.cuda.Event(blocking=True)  # whoever waits for it sleeps
@@ -71,14 +77,18 @@ class Lane:
 
         return ask
 
-    def _forward(self, batch: Batch) -> Tensor:
+    def _sums(self, batch: Batch) -> Tensor:
         """The sums of a batch's windows [W] float64, on the device."""
+        nll, pack = self._nll(batch)
+        return window_sums(nll, pack)[: len(batch.windows)]
+
+    def _nll(self, batch: Batch) -> tuple[Tensor, Pack]:
         size, first, last = batch.positions, batch.windows[0], batch.windows[-1]
         ids, targets = batch.slot.device[0, :size], batch.slot.device[1, :size]
         pack = Pack.of(batch.lengths, self._device)
         before = self._state if first.carried else None
         nll, self._state = self._model.nll(ids, targets, pack, before, keep_state=last.more)
-        return window_sums(nll, pack)[: len(batch.windows)]
+        return nll, pack
 
 
 def beside(call: Callable[[], Result], meanwhile: Callable[[], None]) -> Result:

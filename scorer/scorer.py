@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from scorer.errors import BadReference, OutOfMemory
 from scorer.feed import Batch, Feed
 from scorer.lane import Lane, Sums
-from scorer.reference import Reference
+from scorer.reference import Reference, in_memory
 
 OnProgress = Callable[[int, int], None]
 Scores = tuple[NDArray[np.float64], NDArray[np.int64]]
@@ -45,9 +42,7 @@ def score(
     Raises BadReference for a stride that does not fit the model; iterating raises OutOfMemory where the device's memory
     is too small for the reference's budget.
     """
-    context = reference.context
-    if stride is not None and context is not None and not 1 <= stride < context:
-        raise BadReference(f"stride {stride} does not fit a context of {context} tokens: take 1 to {context - 1}")
+    reference.check_stride(stride)
     return Scoring(reference, texts, on_progress, stride, readers)
 
 
@@ -84,7 +79,7 @@ class Scoring:
         lane = Lane(self._reference, self._tell)
         flying: deque[tuple[Batch, Callable[[], Sums]]] = deque()
         try:
-            with _memory(self._reference):
+            with in_memory(self._reference):
                 while (batch := feed.get(self._tell)) is not None:
                     flying.append((batch, lane.start(batch)))
                     if len(flying) > lane.ahead:
@@ -118,13 +113,3 @@ class Scoring:
 
     def _tell(self) -> None:
         self._on_progress(self.documents, self.tokens)
-
-
-@contextmanager
-def _memory(reference: Reference) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise OutOfMemory(
-            f"{reference.folder}: the device has not enough memory for {reference.budget:,} tokens at a time"
-        ) from None

@@ -15,8 +15,9 @@ from pruner.plan import make_plan
 from pruner.specs import CorpusSpec
 from pruner.storage import Storage
 from service import stages
+from service.questions import score_now
 from service.references import References
-from service.schemas import Job, JobRequest, Preset, Progress, Status
+from service.schemas import Job, JobRequest, Preset, Progress, ScoreRequest, ScoreResult, Status
 from service.settings import Device
 from service.steps import next_step
 from service.training import training_texts
@@ -63,6 +64,12 @@ def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
         _copy(workspace, workspace.path(record.id, "scores.parquet"), Storage(str(out.parent)), out.name)
     shutil.rmtree(work)
     return progress
+
+
+def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
+    """Scores a few texts by a model. Raises BadReference, and OutOfMemory."""
+    references = References(Workspace("memory://"), device)  # which holds nothing
+    return score_now(references, stages.inspect_reference(request.model or ""), request)
 
 
 def train(

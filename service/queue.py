@@ -156,6 +156,11 @@ class Queue:
             raise LeaseLost
 
     # -- reading
+    def jobs_with(self, kind: str) -> list[str]:
+        """The ids of the jobs that have tasks of this kind, least-served first."""
+        found: list[str] = self.redis.zrange(f"{self.prefix}active:{kind}", 0, -1)
+        return found
+
     def state(self, job: str) -> JobState | None:
         """What Redis knows of a job, or None."""
         return self.states([job])[0]

@@ -65,7 +65,7 @@ def plan(workspace: Workspace, record: JobRecord) -> None:
     plans.write_plan(workspace.storage, workspace.path(record.id, "plan.parquet"), made)
     reference, trained = None, None
     if request.reference.model is not None:
-        reference = _inspect(request.reference.model)
+        reference = inspect_reference(request.reference.model)
     else:
         train = request.reference.train
         shards = [plans.shard_digest(made, shard, request.corpus) for shard in made.shards]
@@ -125,22 +125,19 @@ def score(workspace: Workspace, record: JobRecord, index: int, references: Refer
     if fresh:
         with beat.blocking():
             loaded = references.get(reference, record.request.scoring.dtype)
-        while True:
-            try:
-                _write_scores(workspace, record, made, shard, path, loaded, beat)
-                break
-            except OutOfMemory as error:  # the shard begins again, so that one budget scores all of it
-                if not loaded.halve():
-                    raise
-                log.warning("%s; going on with %s", error, f"{loaded.budget:,}")
+        while not _write_scores(workspace, record, made, shard, path, loaded, beat):
+            # Outside of the exception's reach, which holds what fills the memory.
+            if not loaded.halve():
+                raise OutOfMemory(f"{loaded.folder}: the device has too little memory to score with this model")
+            log.warning("%s: too little memory; now %d tokens at a time", loaded.folder, loaded.budget)
     summary = read_summary(workspace.storage, path)
     return Counts(summary["documents"], summary["tokens"], summary["rejects"], fresh)
 
 
 def _write_scores(
     workspace: Workspace, record: JobRecord, made: Plan, shard: Shard, path: str, loaded: "Reference", beat: Beat
-) -> None:
-    """Reads, scores and writes a shard. Raises OutOfMemory."""
+) -> bool:
+    """Reads, scores and writes a shard, all of it with one budget; False where the device's memory is too small."""
     from scorer.scorer import score as score_blocks
 
     waiting: deque[tuple[Block, Any]] = deque()
@@ -155,12 +152,24 @@ def _write_scores(
 
     about: dict[str, Any] = {}
     scores = score_blocks(loaded, texts(), stride=record.request.scoring.stride, on_progress=beat)
-    with ShardScoresWriter(workspace.storage, path, about) as writer:
-        for nll, tokens in scores:
-            block, there = waiting.popleft()
-            writer.append(block, *_spread(there, tokens, nll))
-        about.update(loaded.provenance())  # what it was in the end: a tokenizer may have been left on the way
+    try:
+        with ShardScoresWriter(workspace.storage, path, about) as writer:
+            for nll, tokens in scores:
+                block, there = waiting.popleft()
+                writer.append(block, *_spread(there, tokens, nll))
+            about.update(loaded.provenance())  # what it was in the end: a tokenizer may have been left on the way
+    except OutOfMemory:
+        return False
     log.info("%s: %d tokens in %d batches, %.2f %% waste", path, scores.tokens, scores.batches, 100 * scores.waste)
+    return True
+
+
+def load_reference(workspace: Workspace, job: str, references: References) -> None:
+    """Loads the reference of a job that scores, if it has one. Raises BadReference."""
+    record = workspace.job(job)
+    reference = None if record is None else workspace.reference(plan_of(workspace, record))
+    if record is not None and reference is not None:
+        references.get(reference, record.request.scoring.dtype)
 
 
 def tabulate(workspace: Workspace, record: JobRecord) -> None:
@@ -231,7 +240,7 @@ def _alone(work: Path) -> Iterator[None]:
         shutil.rmtree(work)
 
 
-def _inspect(model: str) -> ReferenceRecord:
+def inspect_reference(model: str) -> ReferenceRecord:
     """What a named reference is, if it is one that can score. Raises BadReference."""
     from scorer.reference import inspect, resolve
 
@@ -242,7 +251,7 @@ def _inspect(model: str) -> ReferenceRecord:
 
 def _publish(workspace: Workspace, name: str, out: Path) -> None:
     """Puts a trained reference into the workspace, under a name of its content: another one like it is left alone."""
-    found = _inspect(str(out))
+    found = inspect_reference(str(out))
     folder = f"references/{name}/{found.sha256[:16]}"
     for file in sorted(out.iterdir()):
         with file.open("rb") as source, workspace.storage.create(f"{folder}/{file.name}") as target:

@@ -15,7 +15,7 @@ from redis import RedisError
 
 from pruner.errors import InputError
 from scorer.errors import BadReference
-from service import stages
+from service import questions, stages
 from service.jobs import Jobs
 from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, connect
 from service.references import References
@@ -48,9 +48,13 @@ class Beater:
         """Called between batches: how many documents and tokens of the task are done."""
         if self._worker.stopping.is_set():
             raise Stopping
+        moved = (documents, tokens) != self._done
         self._done = (documents, tokens)
         if time.monotonic() >= self._next:
             self._beat()
+            if moved and self._lease.kind == "score":  # between two batches, not in the middle of one
+                with suppress(RedisError):
+                    self._worker.answer(self)
             self._next = time.monotonic() + self._seconds
 
     @contextmanager
@@ -113,19 +117,56 @@ class Worker:
         finally:
             self._interruptible = False
 
+    def warm_up(self) -> None:
+        """Loads what the first task will need, as far as can be told, so that no lease waits for it."""
+        if not {"score", "train"} & set(self._kinds):
+            return
+        try:
+            with self.interruptible():
+                self._references.device()
+                for job in self.jobs.queue.jobs_with("score")[:1]:
+                    stages.load_reference(self.jobs.workspace, job, self._references)
+        except Stopping:
+            pass
+        except Exception as error:  # the task that needs it will say so, under its lease
+            log.info("not warm: %s", error)
+
     def run(self) -> None:
         """Works until it is stopped."""
+        self.warm_up()
         while not self.stopping.is_set():
             try:
                 if not self.once():
                     self.stopping.wait(_IDLE_SECONDS)
+            except Stopping:
+                break
             except (RedisError, OSError) as error:
                 # A lease that is held lapses by itself.
                 log.warning("waiting for Redis and the workspace: %s", error)
                 self.stopping.wait(_AWAY_SECONDS)
 
+    def answer(self, beater: Beater | None = None) -> bool:
+        """Answers a question, if one waits. In the middle of a task, `beater` holds on to its lease meanwhile."""
+        if "score" not in self._kinds or (asked := self.jobs.questions.take()) is None:
+            return False
+        name, request = asked
+        failed: Exception | None = None
+        with beater.blocking() if beater is not None else self.interruptible():
+            try:
+                found = questions.answer(self.jobs.workspace, self._references, request)
+            except Exception as error:
+                log.warning("texts could not be scored", exc_info=True)
+                failed, detail = error, " ".join(f"the worker failed: {type(error).__name__}: {error}".split())
+                found = Problem(title="The texts cannot be scored", status=500, detail=detail)
+            self.jobs.questions.give(name, found)
+        if failed is not None and self._references.on_gpu:
+            raise failed  # a CUDA error stays with its process
+        return True
+
     def once(self) -> bool:
-        """Does a task, if there is one for it."""
+        """Answers a question or does a task, if there is one for it."""
+        if self.answer():
+            return True
         self.jobs.check()
         lease = self.jobs.queue.claim(self._name, self._kinds)
         if lease is not None:
