@@ -16,6 +16,7 @@ from scorer.head import OwnHead
 from scorer.transformer import NO_LIMIT, Transformer, load_transformer
 from tests.scorer.model_folders import GPT2, GROUPED, ROWS, SHAPE, change_json, make_folder, make_model, rows_nll
 
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
 # Each with the limit that its config says, in its own words, and the way its head is computed.
 MODELS: dict[str, tuple[Any, int, str]] = {
     "gpt2": (tf.GPT2Config(**GPT2), 24, "LinearHead"),
@@ -31,6 +32,56 @@ MODELS: dict[str, tuple[Any, int, str]] = {
     "gemma2, barely": (tf.Gemma2Config(**GROUPED, head_dim=8, final_logit_softcapping=500.0), 24, "LinearHead"),
     "cohere, scaled": (tf.CohereConfig(**GROUPED, logit_scale=0.25), 24, "LinearHead"),
     "granite, scaled": (tf.GraniteConfig(**GROUPED, logits_scaling=3.0), 24, "LinearHead"),
+    "bamba": (tf.BambaConfig(**GROUPED | MAMBA, attn_layer_indices=[1]), 24, "LinearHead"),
+    "falcon h1, scaled": (
+        tf.FalconH1Config(**GROUPED | MAMBA, mamba_d_ssm=64, lm_head_multiplier=0.5),
+        24,
+        "LinearHead",
+    ),
+    "granite hybrid, scaled": (
+        tf.GraniteMoeHybridConfig(
+            **GROUPED | MAMBA,
+            layer_types=["mamba", "attention"],
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            shared_intermediate_size=16,
+            logits_scaling=3.0,
+        ),
+        24,
+        "LinearHead",
+    ),
+    "zamba2": (
+        tf.Zamba2Config(
+            **GROUPED,
+            layers_block_type=["mamba", "hybrid"],
+            mamba_d_state=8,
+            n_mamba_heads=8,
+            mamba_ngroups=2,
+            mamba_headdim=8,
+            chunk_size=8,
+            num_mem_blocks=1,
+        ),
+        24,
+        "LinearHead",
+    ),
+    "nemotron h": (
+        tf.NemotronHConfig(
+            **{name: value for name, value in GROUPED.items() if name != "num_hidden_layers"},
+            layers_block_type=["mamba", "attention", "moe"],
+            head_dim=8,
+            mamba_num_heads=8,
+            mamba_head_dim=8,
+            n_groups=2,
+            ssm_state_size=8,
+            chunk_size=8,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=16,
+            moe_shared_expert_intermediate_size=16,
+        ),
+        24,
+        "LinearHead",
+    ),
     "bert decoder": (tf.BertConfig(**SHAPE, is_decoder=True), 24, "OwnHead"),
 }
 
@@ -39,7 +90,8 @@ def random_ids(rows: int, length: int) -> torch.Tensor:
     return torch.randint(ROWS, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
-PACKED = set(MODELS) - {"bloom, alibi", "mpt, alibi"}
+HYBRIDS = {"bamba", "falcon h1, scaled", "granite hybrid, scaled", "zamba2", "nemotron h"}
+PACKED = set(MODELS) - HYBRIDS - {"bloom, alibi", "mpt, alibi"}
 
 
 def documents(*lengths: int) -> tuple[torch.Tensor, torch.Tensor, Pack]:
