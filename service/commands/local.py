@@ -57,7 +57,9 @@ def add_score(parser: Parser) -> None:
     options.add_scoring(parser)
     options.add_device(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="Parquet file of the scores")
-    parser.add_argument("--tokens", action="store_true", help="with PATH -: show the NLL of each token")
+    parser.add_argument(
+        "--tokens", action="store_true", dest="each_token", help="with PATH -: show the NLL of each token"
+    )
     options.add_json(parser)
 
 
@@ -65,7 +67,7 @@ def score(parser: Parser, args: argparse.Namespace) -> int:
     """Scores a corpus into one Parquet file; with the path `-`, shows the scores of what standard input holds."""
     if args.paths == ["-"]:
         return _score_input(parser, args)
-    if args.out is None or args.tokens or args.json:
+    if args.out is None or args.each_token or args.json:
         parser.error("--out FILE is needed for a corpus, and --tokens and --json are for the path - alone")
     from service import prune as local
 

@@ -131,7 +131,7 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
 def score_request(parser: argparse.ArgumentParser, args: argparse.Namespace, texts: list[str]) -> ScoreRequest:
     """The request to score texts now; ends the program where there are too many."""
     scoring = {"stride": args.stride, "dtype": args.dtype}
-    body = {"texts": texts, "model": args.reference, "scoring": scoring, "tokens": args.tokens}
+    body = {"texts": texts, "model": args.reference, "scoring": scoring, "tokens": args.each_token}
     return _valid(parser, ScoreRequest, body)
 
 
