@@ -28,8 +28,9 @@ from scorer.reference import Reference, load
 from scorer.scorer import Scoring, score
 from tests.gpu.references import make_reference, sources
 
-ROWS, LENGTH = 32, 1024  # of the peers' batches
 ON_GPU = torch.cuda.is_available()
+ROWS = 32 if ON_GPU else 8  # of the peers' batches: more take 20 GB of logits
+LENGTH = 1024  # tokens of their rows, at most
 DEVICE = "cuda" if ON_GPU else "cpu"
 Blocks = Callable[[], Iterable[list[str]]]
 
