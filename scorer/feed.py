@@ -60,6 +60,8 @@ class Feed:
 
     def __init__(self, reference: Reference, texts: Iterable[list[str]], stride: int | None, readers: int) -> None:
         self.blocks: deque[Block] = deque()
+        self.ended = False  # all is laid out
+        self.budget = reference.budget  # a shard keeps that of its start
         self._reference = reference
         self._texts = texts
         self._stride = stride
@@ -99,12 +101,13 @@ class Feed:
     def _run(self) -> None:
         try:
             reference = self._reference
-            for windows in batches(self._windows(), reference.budget, reference.model.packed):
+            for windows in batches(self._windows(), self.budget, reference.model.packed):
                 slot = self._free.get()
                 if slot is None or self._stopped:
                     return
-                self._ready.put(lay_out(windows, slot, reference))
+                self._ready.put(lay_out(windows, slot, reference, self.budget))
                 self._alive = time.monotonic()
+            self.ended = True
             self._ready.put(None)
         except BaseException as error:  # raised again by the thread that scores
             self._ready.put(error)
@@ -113,7 +116,7 @@ class Feed:
         reference = self._reference
         for tokens in self._tokenized():
             block = Block(tokens, reference.bos)
-            windows = block.cut(reference.context, self._stride, reference.budget)
+            windows = block.cut(reference.context, self._stride, self.budget)
             self.blocks.append(block)
             yield from windows
 
@@ -136,7 +139,7 @@ class Feed:
             yield pending.popleft().result()
 
 
-def lay_out(windows: list[Window], slot: Slot, reference: Reference) -> Batch:
+def lay_out(windows: list[Window], slot: Slot, reference: Reference, budget: int) -> Batch:
     """Writes windows one after the other, and fills up a pack that its model wants full."""
     ids, targets = slot.host.numpy()
     lengths = [window.length for window in windows]
@@ -144,7 +147,7 @@ def lay_out(windows: list[Window], slot: Slot, reference: Reference) -> Batch:
     for window, length in zip(windows, lengths, strict=True):
         window.block.fill(window, ids[at : at + length], targets[at : at + length], IGNORED)
         at += length
-    room = reference.budget - at
+    room = budget - at
     if reference.model.full_packs and room > 0:
         most = reference.context or room
         ids[at : at + room], targets[at : at + room] = 0, IGNORED

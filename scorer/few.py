@@ -35,7 +35,7 @@ def score_few(reference: Reference, texts: list[str], stride: int | None = None)
     windows = block.cut(reference.context, stride, reference.budget)
     with in_memory(reference):
         for group in batches(windows, reference.budget, reference.model.packed):
-            batch = lay_out(group, slot, reference)
+            batch = lay_out(group, slot, reference, reference.budget)
             found = lane.tokens(batch)
             at = 0
             for window in group:

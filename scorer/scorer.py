@@ -8,7 +8,7 @@ the documents in their order, the reference, its budget and the stride: not on h
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,8 @@ def score(
     is the number of new tokens in each later window of a model with a context limit, by default all but the first id.
     `on_progress(documents, tokens)` is told what is done since the start after each batch, and twice a second while
     texts are read and tokenized or a CPU is at a batch; it may raise to abort. `texts` is iterated in another thread,
-    some blocks ahead of the scores; `readers` blocks are tokenized at the same time, which changes no score.
+    from now on and some blocks ahead of the scores; `readers` blocks are tokenized at the same time, which changes no
+    score. Whoever does not iterate to the end calls `close`.
 
     Raises BadReference for a stride that does not fit the model; iterating raises OutOfMemory where the device's memory
     is too small for the reference's budget.
@@ -47,7 +48,7 @@ def score(
 
 
 class Scoring:
-    """An iterator over the scores of blocks, and the counts of what it has done so far."""
+    """An iterator over the scores of blocks, and the counts of what it has done so far. Reading has begun."""
 
     def __init__(
         self,
@@ -64,7 +65,8 @@ class Scoring:
         self.computed = 0  # positions, padding included
         self._reference = reference
         self._on_progress = on_progress
-        self._scores = self._run(texts, stride, readers)
+        self._feed = Feed(reference, texts, stride, readers)
+        self._scores = self._run(self._feed)
 
     def __iter__(self) -> Iterator[Scores]:
         return self._scores
@@ -74,8 +76,22 @@ class Scoring:
         """The share of the computed positions that were padding."""
         return 1 - self.read / max(1, self.computed)
 
-    def _run(self, texts: Iterable[list[str]], stride: int | None, readers: int) -> Iterator[Scores]:
-        feed = Feed(self._reference, texts, stride, readers)
+    @property
+    def read_ahead(self) -> bool:
+        """Whether all is read, tokenized and packed, so that another's reading may begin."""
+        return self._feed.ended
+
+    @property
+    def budget(self) -> int:
+        """The reference's when reading began."""
+        return self._feed.budget
+
+    def close(self) -> None:
+        """Ends reading and scoring, wherever they are."""
+        self._scores.close()
+        self._feed.close()
+
+    def _run(self, feed: Feed) -> Generator[Scores, None, None]:
         lane = Lane(self._reference, self._tell)
         flying: deque[tuple[Batch, Callable[[], Sums]]] = deque()
         try:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from pruner.corpus import find_files
@@ -19,6 +20,7 @@ from service.questions import score_now
 from service.references import References
 from service.schemas import Job, JobRequest, Preset, Progress, ScoreRequest, ScoreResult, Status
 from service.settings import Device
+from service.shards import Begun, plan_of
 from service.steps import next_step
 from service.training import training_texts
 from service.views import make_view, show_job
@@ -48,7 +50,7 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
         for name in ("rejects.parquet", "report.json"):
             _copy(workspace, workspace.path(record.id, name), target, name)
         _copy(workspace, workspace.path(record.id, "scores.parquet"), target, "scores/scores.parquet")
-        reference = workspace.reference(stages.plan_of(workspace, record))
+        reference = workspace.reference(plan_of(workspace, record))
         if reference is not None and reference.trained:
             for name in workspace.storage.list(reference.folder):
                 _copy(workspace, f"{reference.folder}/{name}", target, f"reference/{name}")
@@ -129,7 +131,7 @@ class _Run:
         results = self._workspace.results(self._record.id)
         outcome = Outcome(
             status="succeeded",
-            started_at=stages.plan_of(self._workspace, self._record).started_at,
+            started_at=plan_of(self._workspace, self._record).started_at,
             finished_at=datetime.now(timezone.utc),
             progress=self._progress.model_copy(update=results["progress"] if results else {}),
         )
@@ -169,12 +171,20 @@ class _Run:
             stages.select(self._workspace, self._record)
 
     def _score(self) -> None:
-        planned = stages.plan_of(self._workspace, self._record)
+        planned = plan_of(self._workspace, self._record)
         now = self._progress
         now.documents_total, now.shards_total = planned.documents, planned.shards
         self._since = time.monotonic()
+        begun: list[Begun | None] = [None]  # the reading of the next shard
+
+        def look_ahead(shard: int) -> None:
+            if shard < planned.shards:
+                begun[0] = stages.begin(self._workspace, self._record, shard, self._references)
+
         for shard in range(planned.shards):
-            counts = stages.score(self._workspace, self._record, shard, self._references, self)
+            ahead, begun[0] = begun[0], None
+            then = partial(look_ahead, shard + 1)
+            counts = stages.score(self._workspace, self._record, shard, self._references, self, ahead, then)
             self._base = (self._base[0] + counts.documents, self._base[1] + counts.tokens)
             self._found += 0 if counts.fresh else counts.tokens
             now.shards_done += 1

@@ -19,7 +19,8 @@ from scorer.errors import BadReference, OutOfMemory
 from service.queue import Queue
 from service.references import References
 from service.schemas import Problem, ScoredText, ScoredToken, ScoreRequest, ScoreResult
-from service.stages import inspect_reference, plan_of
+from service.shards import plan_of
+from service.stages import inspect_reference
 from service.workspace import ReferenceRecord, Workspace
 
 _WAITING_MAX = 64  # questions, beyond which no more are taken

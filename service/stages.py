@@ -7,29 +7,23 @@ import fcntl
 import json
 import logging
 import shutil
-from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import NamedTuple
 
 from pruner import plan as plans
 from pruner import results
-from pruner.plan import Plan, Shard
-from pruner.read import Block, read_shard
-from pruner.scores import ShardScoresWriter, read_summary
+from pruner.scores import read_summary
 from pruner.table import Split
 from scorer.errors import OutOfMemory
+from service import shards
 from service.references import References, cache_folder
-from service.steps import TRAINER, provenance, score_key, score_paths
+from service.shards import Beat, Begun, plan_of, reference_of, shard_of
+from service.steps import TRAINER, provenance, score_paths
 from service.training import training_texts
 from service.workspace import JobRecord, PlanRecord, ReferenceRecord, Workspace, digest
-
-if TYPE_CHECKING:
-    from scorer.reference import Reference
 
 log = logging.getLogger("winnow.stages")
 
@@ -45,16 +39,6 @@ class Counts(NamedTuple):
     tokens: int = 0
     rejects: int = 0
     fresh: bool = False
-
-
-class Beat(Protocol):
-    """How a stage says that it goes on. Both may raise, to end the stage."""
-
-    def __call__(self, documents: int, tokens: int) -> None:
-        """So much of the task is done."""
-
-    def blocking(self) -> AbstractContextManager[None]:
-        """Says so by itself around a part that cannot."""
 
 
 def plan(workspace: Workspace, record: JobRecord) -> None:
@@ -113,73 +97,66 @@ def train(workspace: Workspace, record: JobRecord, references: References, beat:
             _publish(workspace, planned.trained, out)
 
 
-def score(workspace: Workspace, record: JobRecord, index: int, references: References, beat: Beat) -> Counts:
-    """Scores a shard, unless its scores are there."""
-    reference = workspace.reference(plan_of(workspace, record))
-    if reference is None:
-        raise FileNotFoundError("the reference that the job trained is no longer in the workspace")
-    made = plans.read_plan(workspace.storage, workspace.path(record.id, "plan.parquet"))
-    shard = made.shards[index]
-    path = workspace.score_path(score_key(record, reference), plans.shard_digest(made, shard, record.request.corpus))
+def score(
+    workspace: Workspace,
+    record: JobRecord,
+    index: int,
+    references: References,
+    beat: Beat,
+    begun: Begun | None = None,
+    then: Callable[[], None] | None = None,
+) -> Counts:
+    """Scores a shard, unless its scores are there. `begun` is its reading, if that has begun; `then` as in `Begun.run`.
+
+    Raises OutOfMemory where even the smallest budget is too much for the device.
+    """
+    path = shard_of(workspace, record, index)[2]
     fresh = not workspace.storage.exists(path)
-    if fresh:
-        with beat.blocking():
-            loaded = references.get(reference, record.request.scoring.dtype)
-        while not _write_scores(workspace, record, made, shard, path, loaded, beat):
-            # Outside of the exception's reach, which holds what fills the memory.
-            if not loaded.halve():
-                raise OutOfMemory(f"{loaded.folder}: the device has too little memory to score with this model")
-            log.warning("%s: too little memory; now %d tokens at a time", loaded.folder, loaded.budget)
+    try:
+        if fresh:
+            with beat.blocking():
+                loaded = shards.load(workspace, record, references)
+            if begun is None or begun.stale or begun.loaded is not loaded:
+                _close(begun)
+                begun = Begun(workspace, record, index, loaded)
+            while not begun.run(beat, then):
+                # Outside of the exception's reach, which holds what fills the memory.
+                if not loaded.halve():
+                    raise OutOfMemory(f"{loaded.folder}: the device has too little memory to score with this model")
+                log.warning("%s: too little memory; now %d tokens at a time", loaded.folder, loaded.budget)
+                begun = Begun(workspace, record, index, loaded)  # from its start, so that one budget scores all of it
+    finally:
+        _close(begun)
     summary = read_summary(workspace.storage, path)
     return Counts(summary["documents"], summary["tokens"], summary["rejects"], fresh)
 
 
-def _write_scores(
-    workspace: Workspace, record: JobRecord, made: Plan, shard: Shard, path: str, loaded: "Reference", beat: Beat
-) -> bool:
-    """Reads, scores and writes a shard, all of it with one budget; False where the device's memory is too small."""
-    from scorer.scorer import score as score_blocks
+def _close(begun: Begun | None) -> None:
+    if begun is not None:
+        begun.close()
 
-    waiting: deque[tuple[Block, Any]] = deque()
 
-    def texts() -> Iterator[list[str]]:
-        for block in read_shard(made, shard, record.request.corpus):
-            there = [text is not None for text in block.texts]
-            given = [text for text in block.texts if text is not None]
-            block.texts = [None] * block.rows  # only the scores are waited for
-            waiting.append((block, np.array(there, dtype=bool)))
-            yield given
-
-    about: dict[str, Any] = {}
-    scores = score_blocks(loaded, texts(), stride=record.request.scoring.stride, on_progress=beat)
-    try:
-        with ShardScoresWriter(workspace.storage, path, about) as writer:
-            for nll, tokens in scores:
-                block, there = waiting.popleft()
-                writer.append(block, *_spread(there, tokens, nll))
-            about.update(loaded.provenance())  # what it was in the end: a tokenizer may have been left on the way
-    except OutOfMemory:
-        return False
-    log.info("%s: %d tokens in %d batches, %.2f %% waste", path, scores.tokens, scores.batches, 100 * scores.waste)
-    return True
+def begin(workspace: Workspace, record: JobRecord, index: int, references: References) -> Begun | None:
+    """Begins to read a shard, if its scores are not there and its reference is loaded."""
+    dtype = record.request.scoring.dtype
+    if not references.has(reference_of(workspace, record), dtype):
+        return None
+    if workspace.storage.exists(shard_of(workspace, record, index)[2]):
+        return None
+    return Begun(workspace, record, index, shards.load(workspace, record, references))
 
 
 def load_reference(workspace: Workspace, job: str, references: References) -> None:
-    """Loads the reference of a job that scores, if it has one. Raises BadReference."""
-    record = workspace.job(job)
-    reference = None if record is None else workspace.reference(plan_of(workspace, record))
-    if record is not None and reference is not None:
-        references.get(reference, record.request.scoring.dtype)
+    """Loads the reference of a job that scores. Raises BadReference, FileNotFoundError."""
+    if (record := workspace.job(job)) is not None:
+        shards.load(workspace, record, references)
 
 
 def tabulate(workspace: Workspace, record: JobRecord) -> None:
     """Joins the shards' scores into the job's table and rejects, unless that is done. Raises InputError."""
     if workspace.results(record.id) is not None:
         return
-    planned = plan_of(workspace, record)
-    reference = workspace.reference(planned)
-    if reference is None:
-        raise FileNotFoundError("the reference that the job trained is no longer in the workspace")
+    planned, reference = plan_of(workspace, record), reference_of(workspace, record)
     made = plans.read_plan(workspace.storage, workspace.path(record.id, "plan.parquet"))
     paths = score_paths(workspace, record, reference)
     scorers = {json.dumps(read_summary(workspace.storage, path)["scorer"], sort_keys=True) for path in paths}
@@ -210,21 +187,6 @@ def select(workspace: Workspace, record: JobRecord) -> None:
     results.write_report(workspace.storage, folder, found["counts"], made)
     ids = {"ids": [selection["id"] for selection in made]}
     workspace.storage.write_json(workspace.path(record.id, "selected.json"), ids)
-
-
-def _spread(there: Any, tokens: Any, nll: Any) -> tuple[Any, Any]:
-    """Scores of a block's texts [D] as columns of its rows [R]: 0 tokens and NaN where a row has no text (`there`)."""
-    row_tokens, row_nll = np.zeros(len(there), np.int64), np.full(len(there), np.nan)
-    row_tokens[there], row_nll[there] = tokens, nll
-    return row_tokens, row_nll
-
-
-def plan_of(workspace: Workspace, record: JobRecord) -> PlanRecord:
-    """What planning found. Raises FileNotFoundError if it has not ended."""
-    planned = workspace.plan_record(record.id)
-    if planned is None:
-        raise FileNotFoundError("the job's plan is no longer in the workspace")
-    return planned
 
 
 @contextmanager

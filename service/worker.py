@@ -17,10 +17,11 @@ from pruner.errors import InputError
 from scorer.errors import BadReference
 from service import questions, stages
 from service.jobs import Jobs
-from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, connect
+from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, connect, shard_index
 from service.references import References
 from service.schemas import Problem
 from service.settings import Settings
+from service.shards import Begun
 from service.workspace import JobRecord, Workspace
 
 log = logging.getLogger("winnow.worker")
@@ -98,6 +99,7 @@ class Worker:
         self._kinds = ("advance", *kinds)
         self._name = name
         self._interruptible = False
+        self._ahead: tuple[tuple[str, str], Begun] | None = None  # a shard whose reading has begun, by job and task
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Ends `run` after the batch at hand. A signal handler: it runs in the thread that works."""
@@ -144,6 +146,7 @@ class Worker:
                 # A lease that is held lapses by itself.
                 log.warning("waiting for Redis and the workspace: %s", error)
                 self.stopping.wait(_AWAY_SECONDS)
+        self._take_ahead(None)
 
     def answer(self, beater: Beater | None = None) -> bool:
         """Answers a question, if one waits. In the middle of a task, `beater` holds on to its lease meanwhile."""
@@ -168,10 +171,37 @@ class Worker:
         if self.answer():
             return True
         self.jobs.check()
-        lease = self.jobs.queue.claim(self._name, self._kinds)
-        if lease is not None:
+        wanted = ("", "") if self._ahead is None else self._ahead[0]
+        lease = self.jobs.queue.claim(self._name, self._kinds, wanted)
+        if lease is None:
+            self._take_ahead(None)
+        else:
             self._work(lease)
         return lease is not None
+
+    def _look_ahead(self) -> None:
+        """Begins to read the shard that will probably be the next, for a job whose reference is loaded already.
+
+        That needs no lease: it writes nothing, and if another worker gets the shard, a few batches were read in vain.
+        """
+        try:
+            found = self.jobs.queue.next_shard(self._name)
+            record = None if found is None else self.jobs.workspace.job(found[0])
+            if found is not None and record is not None:
+                begun = stages.begin(self.jobs.workspace, record, shard_index(found[1]), self._references)
+                self._ahead = None if begun is None else (found, begun)
+        except Exception as error:  # whoever claims the shard will be told
+            log.info("nothing is read ahead: %s", error)
+
+    def _take_ahead(self, lease: Lease | None) -> Begun | None:
+        """What has begun, if it is the lease's shard; anything else ends."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        if lease is not None and ahead[0] == (lease.job, lease.task):
+            return ahead[1]
+        ahead[1].close()
+        return None
 
     def _work(self, lease: Lease) -> None:
         queue = self.jobs.queue
@@ -213,7 +243,8 @@ class Worker:
         elif lease.kind == "train":
             stages.train(workspace, record, self._references, beater)
         elif lease.kind == "score":
-            return stages.score(workspace, record, lease.shard, self._references, beater)
+            begun = self._take_ahead(lease)
+            return stages.score(workspace, record, lease.shard, self._references, beater, begun, self._look_ahead)
         else:
             with beater.blocking():
                 stages.select(workspace, record)

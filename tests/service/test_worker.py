@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from kernels.pack import Pack
 from scorer.mamba2 import Mamba2
+from service import shards
 from service.jobs import Jobs
 from service.queue import MAX_ATTEMPTS
 from service.references import References
@@ -207,6 +209,47 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_what_was_scored(
         pass
     assert jobs.get(again.id).status == "succeeded"
     assert jobs.queue.stats().shards_scored == 3
+
+
+def test_the_next_shard_is_read_while_the_last_batches_run(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    whole = shards.read_shard
+
+    def watched(plan: Any, shard: Any, spec: Any) -> Any:
+        read.append(shard.index)
+        return whole(plan, shard, spec)
+
+    monkeypatch.setattr(shards, "read_shard", watched)
+    threads = threading.active_count()
+    job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=4)))
+    while jobs.get(job.id).progress.shards_done < 1:
+        worker.once()
+    until(lambda: read == [0, 1])
+    assert jobs.queue.stats().leased["score"] == 0  # it is nobody's yet
+    other, _ = jobs.create(make_request(write_corpus(tmp_path / "other", files=1)))
+    while worker.once():
+        pass
+    assert jobs.get(job.id).status == jobs.get(other.id).status == "succeeded"
+    assert sorted(read) == [0, 0, 1, 2, 3]  # the other's, and each once
+    until(lambda: threading.active_count() <= threads)
+
+
+def test_a_shard_that_was_read_for_nothing_is_dropped(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, tmp_path: Path
+) -> None:
+    threads = threading.active_count()
+    job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3)))
+    while jobs.get(job.id).progress.shards_done < 1:
+        worker.once()
+    jobs.cancel(job.id)
+    assert not worker.once()
+    until(lambda: threading.active_count() <= threads)
+    again, _ = jobs.create(jobs.get(job.id).request)
+    while worker.once():
+        pass
+    assert jobs.get(again.id).status == "succeeded"
 
 
 def test_too_little_memory_halves_the_budget_and_begins_the_shard_again(
