@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--budget", type=int, help="tokens of a pack")
     given = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as the workers do
     blocks = corpus(given.corpus, given.text_field, given.megabytes)
     name = torch.cuda.get_device_name() if ON_GPU else "cpu"
     say(f"device: {name}; {len(os.sched_getaffinity(0))} cores; torch {torch.__version__}")
