@@ -10,8 +10,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ _SLOTS = 4  # batches that are laid out, on the device, or on the way between
 _SAMPLE = 1 << 16  # characters of a shard on which a fast tokenizer is checked
 _TICK_SECONDS = 0.5  # between two calls of whoever waits
 _SILENT_SECONDS = 600.0  # after which a reader counts as hung, and whoever waits is not called any more
-_LEAVE_SECONDS = 1.0
+_LEAVE_SECONDS = 10.0  # for what is being tokenized to end: a thread left in foreign code makes an ending process abort
 
 
 class Slot:
@@ -72,8 +72,8 @@ class Feed:
             self._free.put(Slot(reference))
         self._alive = time.monotonic()
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._over = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
 
     def get(self, meanwhile: Callable[[], None]) -> Batch | None:
         """The next batch, None after the last; raises what reading raised. `meanwhile` is called while it is made."""
@@ -96,7 +96,7 @@ class Feed:
         """Ends the thread, wherever it is; what is ready is lost."""
         self._stopped = True
         self._free.put(None)
-        self._thread.join(_LEAVE_SECONDS)  # most end by then, and none is left running in a process that ends
+        self._over.wait(_LEAVE_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -104,13 +104,15 @@ class Feed:
             for windows in batches(self._windows(), self.budget, reference.model.packed):
                 slot = self._free.get()
                 if slot is None or self._stopped:
-                    return
+                    return  # and with it the generators, that of the texts too
                 self._ready.put(lay_out(windows, slot, reference, self.budget))
                 self._alive = time.monotonic()
             self.ended = True
             self._ready.put(None)
         except BaseException as error:  # raised again by the thread that scores
             self._ready.put(error)
+        finally:
+            self._over.set()
 
     def _windows(self) -> Iterator[Window]:
         reference = self._reference
@@ -124,19 +126,24 @@ class Feed:
         """Blocks, tokenized by a thread each, of which some are at work while the next are read."""
         tokenizer = self._reference.tokenizer
         pending: deque[Future[Encoded]] = deque()
-        for count, texts in enumerate(self._texts):
-            if self._stopped:
-                return
-            self._alive = time.monotonic()
-            if count == 0:
-                tokenizer.check(_sample(texts))
-            future: Future[Encoded] = Future()
-            threading.Thread(target=_fulfil, args=(future, tokenizer.encode, texts), daemon=True).start()
-            pending.append(future)
-            if len(pending) > self._readers:
+        try:
+            for count, texts in enumerate(self._texts):
+                if self._stopped:
+                    return
+                self._alive = time.monotonic()
+                if count == 0:
+                    tokenizer.check(_sample(texts))
+                future: Future[Encoded] = Future()
+                threading.Thread(target=_fulfil, args=(future, tokenizer.encode, texts), daemon=True).start()
+                pending.append(future)
+                if len(pending) > self._readers:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        finally:
+            wait(pending)
+            if isinstance(self._texts, Generator):
+                self._texts.close()  # here, and not when the process ends: it may hold a file open
 
 
 def lay_out(windows: list[Window], slot: Slot, reference: Reference, budget: int) -> Batch:

@@ -19,7 +19,7 @@ Sums = NDArray[np.float64]
 Result = TypeVar("Result")
 
 _TICK_SECONDS = 0.5
-_LEAVE_SECONDS = 1.0
+_LEAVE_SECONDS = 10.0  # for a batch to end: a thread left in foreign code makes an ending process abort
 
 
 def window_sums(nll: Tensor, pack: Pack) -> Tensor:
@@ -95,22 +95,22 @@ def beside(call: Callable[[], Result], meanwhile: Callable[[], None]) -> Result:
     """The result of a call that may take long, made in a thread beside; `meanwhile` is called twice a second."""
     done: list[Result] = []
     failed: list[BaseException] = []
+    over = threading.Event()  # Thread.join that a signal interrupts may take a thread that runs for one that has ended
 
     def run() -> None:
         try:
             done.append(call())
         except BaseException as error:  # raised again by the caller's thread
             failed.append(error)
+        finally:
+            over.set()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    threading.Thread(target=run, daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(_TICK_SECONDS)
-            if thread.is_alive():
-                meanwhile()
+        while not over.wait(_TICK_SECONDS):
+            meanwhile()
     except BaseException:
-        thread.join(_LEAVE_SECONDS)  # most end by then, and none is left running in a process that ends
+        over.wait(_LEAVE_SECONDS)
         raise
     if failed:
         raise failed[0]

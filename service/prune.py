@@ -181,15 +181,19 @@ class _Run:
             if shard < planned.shards:
                 begun[0] = stages.begin(self._workspace, self._record, shard, self._references)
 
-        for shard in range(planned.shards):
-            ahead, begun[0] = begun[0], None
-            then = partial(look_ahead, shard + 1)
-            counts = stages.score(self._workspace, self._record, shard, self._references, self, ahead, then)
-            self._base = (self._base[0] + counts.documents, self._base[1] + counts.tokens)
-            self._found += 0 if counts.fresh else counts.tokens
-            now.shards_done += 1
-            now.rejects += counts.rejects
-            self(0, 0)
+        try:
+            for shard in range(planned.shards):
+                ahead, begun[0] = begun[0], None
+                then = partial(look_ahead, shard + 1)
+                counts = stages.score(self._workspace, self._record, shard, self._references, self, ahead, then)
+                self._base = (self._base[0] + counts.documents, self._base[1] + counts.tokens)
+                self._found += 0 if counts.fresh else counts.tokens
+                now.shards_done += 1
+                now.rejects += counts.rejects
+                self(0, 0)
+        finally:
+            if begun[0] is not None:
+                begun[0].close()
 
     def _tell(self) -> None:
         self._progress.updated_at = datetime.now(timezone.utc)

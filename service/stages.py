@@ -110,10 +110,9 @@ def score(
 
     Raises OutOfMemory where even the smallest budget is too much for the device.
     """
-    path = shard_of(workspace, record, index)[2]
-    fresh = not workspace.storage.exists(path)
     try:
-        if fresh:
+        path = shard_of(workspace, record, index)[2]
+        if fresh := not workspace.storage.exists(path):
             with beat.blocking():
                 loaded = shards.load(workspace, record, references)
             if begun is None or begun.stale or begun.loaded is not loaded:
