@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,7 @@ def segments(lengths: NDArray[np.int64], size: int) -> Table:
     entry = np.where(rank > 0, np.cumsum(followed) - followed - 1, -1)
     table = np.stack((start, length, _first_chunks(lengths, document, rank, size), document, entry, last), axis=1)
     longest_first: NDArray[np.int64] = np.argsort(-length, kind="stable")
-    ordered: Table = table[longest_first].astype(np.int32)
-    return ordered
+    return cast(Table, table[longest_first].astype(np.int32))
 
 
 def shares(lengths: NDArray[np.int64], size: int) -> Table:

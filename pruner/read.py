@@ -15,7 +15,7 @@ from pruner.plan import Plan, Shard, check_unchanged, is_stringy
 from pruner.specs import CorpusSpec
 
 BLOCK_ROWS = 2_048
-BLOCK_CHARACTERS = 4 << 20  # a block ends with the document that reaches it
+BLOCK_CHARACTERS = 1 << 20  # few, so that the first is soon there; a block ends with the document that reaches it
 DOCUMENT_BYTES_MAX = 256 << 20  # of a document's text or JSON line; a longer one is a reject
 _BATCH_ROWS = 64  # few, as a row may be long
 _CHUNK = 1 << 20  # bytes read from a stream at a time

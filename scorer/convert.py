@@ -24,10 +24,12 @@ def convert(source: Path, out: Path, tokenizer: Path | None = None) -> None:
     """Writes the model of `source` (config.json, and pytorch_model.bin or safetensors) to `out`, weights as stored.
 
     `tokenizer` is a folder with a tokenizer.json, or that file; by default the source folder's own. The result scores
-    the same and loads with AutoModelForCausalLM and AutoTokenizer. Raises BadReference for a source that is not a whole
-    Mamba-2 checkpoint, or where there is no tokenizer that fits it.
+    the same, and loads with AutoTokenizer and AutoModelForCausalLM; a hybrid, for which transformers has no model, has
+    its native config.json. Raises BadReference for a source that is not a whole Mamba-2 checkpoint, or where there is
+    no tokenizer that fits it.
     """
-    config = parse_config(source, read_config(source))
+    raw = read_config(source)
+    config = parse_config(source, raw)
     given = tokenizer or source
     folder = given if given.is_dir() else None
     vocabulary = _read_tokenizer(given / "tokenizer.json" if folder else given)
@@ -48,7 +50,8 @@ def convert(source: Path, out: Path, tokenizer: Path | None = None) -> None:
         shutil.copyfile(special, out / special.name)
     ids = {f"{kind}_id": _id_of(settings.get(kind), vocabulary) for kind in ("bos_token", "eos_token", "pad_token")}
     # Last, for without it no reader takes the folder for a model.
-    (out / "config.json").write_text(json.dumps(config.to_json() | ids, indent=2) + "\n")
+    described = raw if config.hybrid else config.to_json()
+    (out / "config.json").write_text(json.dumps(described | ids, indent=2) + "\n")
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:

@@ -1,8 +1,12 @@
-"""The one error that a wrong reference raises in this room, and how it quotes others."""
+"""The errors of this room: a reference that is wrong, a memory that is too small; and how they quote others."""
 
 
 class BadReference(Exception):
     """A reference model cannot be used. The message, one line, names the folder and tensor or file, and what to do."""
+
+
+class OutOfMemory(Exception):
+    """The device's memory is too small for the reference's budget: `Reference.halve` makes it smaller."""
 
 
 def one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Mamba-2 as a language model: configuration in both published forms, forward pass, loading from safetensors.
+"""Mamba-2 and its hybrids as language models: forward pass, loading from safetensors in both published layouts.
 
 Dao and Gu, https://arxiv.org/abs/2405.21060. Parameters bear the names of transformers' `Mamba2ForCausalLM`; a native
 state-spaces checkpoint differs in one name only. Knows no tokenizer and no document.
@@ -13,12 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from kernels.conv import causal_conv1d
-from kernels.nll import IGNORED, token_nll
+from kernels.nll import token_nll
 from kernels.norm import gated_rms_norm, rms_norm
+from kernels.pack import Pack
 from kernels.ssd import ssd_chunked
 from scorer.checkpoint import fit, read_config, read_weights
 from scorer.errors import BadReference
+from scorer.hybrid import Attention, Mlp
 from scorer.mamba2_config import Mamba2Config, parse_config
+from scorer.rows import pad, unpad
+
+# Positions that a model with attention reads at a time: its published configurations name no limit.
+ATTENTION_WINDOW = 8192
 
 
 @dataclass
@@ -75,19 +81,33 @@ class Mixer(nn.Module):
 
 
 class Layer(nn.Module):
-    """A mixer behind its norm, added to the residual stream, which stays in float32."""
+    """A mixer behind its norm, added to the residual stream, which stays in float32; in a hybrid, more of the kind."""
 
-    def __init__(self, config: Mamba2Config) -> None:
+    def __init__(self, config: Mamba2Config, attention: bool) -> None:
         super().__init__()
         self.eps = config.eps
         self.norm = Scale(config.hidden)
-        self.mixer = Mixer(config)
+        self.mixer: Mixer | Attention
+        if attention and config.attention is not None:
+            self.mixer = Attention(config.hidden, config.attention)
+        else:
+            self.mixer = Mixer(config)
+        if config.mlp:
+            self.norm2 = Scale(config.hidden)
+            self.mlp = Mlp(config.hidden, config.mlp)
 
     def forward(self, stream: Tensor, conv: Tensor | None, ssd: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """stream [B, T, hidden] float32 -> the same shape, and the two states after it."""
-        x = rms_norm(stream, self.norm.weight, self.eps).to(self.mixer.in_proj.weight.dtype)
-        x, conv, ssd = self.mixer(x, conv, ssd)
-        return stream + x, conv, ssd
+        """stream [B, T, hidden] float32 -> the same shape, and the two states after it (empty after attention)."""
+        dtype = self.mixer.in_proj.weight.dtype
+        x = rms_norm(stream, self.norm.weight, self.eps).to(dtype)
+        if isinstance(self.mixer, Mixer):
+            x, conv, ssd = self.mixer(x, conv, ssd)
+        else:
+            x, conv, ssd = self.mixer(x), x.new_empty(0), x.new_empty(0)
+        stream = stream + x
+        if hasattr(self, "mlp"):
+            stream = stream + self.mlp(rms_norm(stream, self.norm2.weight, self.eps).to(dtype))
+        return stream, conv, ssd
 
 
 class Backbone(nn.Module):
@@ -96,18 +116,24 @@ class Backbone(nn.Module):
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
         self.embeddings = nn.Embedding(config.vocab_size, config.hidden)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(config, i in config.attention_layers) for i in range(config.layers))
         self.norm_f = Scale(config.hidden)
 
 
 class Mamba2(nn.Module):
-    """A Mamba-2 language model. Made with torch's default weights: load them, or see `scorer.presets`."""
+    """A Mamba-2 language model, or a hybrid. Made with torch's default weights: load them, or see `scorer.presets`.
 
-    context: int | None = None  # reads a document of any length
+    It reads a document of any length with its state carried on; one with attention has no such state, and reads windows
+    of `context` positions.
+    """
+
+    packed = False  # reads the documents of a pack as rows, so they are to be of like length
+    full_packs = False  # takes a pack of any size
 
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
         self.config = config
+        self.context: int | None = ATTENTION_WINDOW if config.attention_layers else None
         self.vocab_size = config.vocab_size
         self.backbone = Backbone(config)
         self.lm_head = None if config.tied else nn.Linear(config.hidden, config.vocab_size, bias=False)
@@ -120,6 +146,8 @@ class Mamba2(nn.Module):
     def forward(self, ids: Tensor, state: State | None = None, keep_state: bool = False) -> tuple[Tensor, State | None]:
         """ids [B, T] int64 -> hidden states [B, T, hidden] under the head; with `keep_state` the state after them."""
         stream = self.backbone.embeddings(ids).float()
+        if self.context is not None and (state is not None or keep_state):
+            raise ValueError("a model with attention has no state to go on from")
         after = State([], [])
         for i, layer in enumerate(self.backbone.layers):
             conv, ssd = (None, None) if state is None else (state.conv[i], state.ssd[i])
@@ -132,20 +160,16 @@ class Mamba2(nn.Module):
 
     @torch.inference_mode()
     def nll(
-        self, ids: Tensor, targets: Tensor, state: State | None = None, keep_state: bool = True
+        self, ids: Tensor, targets: Tensor, pack: Pack, state: State | None = None, keep_state: bool = False
     ) -> tuple[Tensor, State | None]:
-        """NLL in nats, [B, T] float32, of targets [B, T] int64, where position t of ids [B, T] predicts targets[:, t].
+        """NLL in nats, [T] float32, of targets [T] int64, where position t of ids [T] int64 predicts targets[t].
 
-        A target of -100 is not scored and has NLL 0. Padding on the right changes no scored token. `state` goes on
-        from an earlier call's; the state returned is that after the last position, padding included, so a document
-        that goes on must fill its row. It takes layers x heads x head_dim x state x 4 bytes a row (19 MB for a model of
-        130M): give `keep_state=False` where nothing goes on.
+        The documents of `pack` lie one after the other, and none sees another. A target of -100 is not scored and has
+        NLL 0. `state` goes on from an earlier call's, for a pack of one document; with `keep_state` the state after
+        that document is returned. It takes layers x heads x head_dim x state x 4 bytes (19 MB for a model of 130M).
         """
-        hidden, state = self(ids, state, keep_state)
-        scored = targets != IGNORED
-        out = torch.zeros(targets.shape, dtype=torch.float32, device=ids.device)
-        out[scored] = token_nll(hidden[scored], self.head, targets[scored])
-        return out, state
+        hidden, state = self(pad(ids, pack), state, keep_state)
+        return token_nll(unpad(hidden, pack), self.head, targets), state
 
 
 def load_mamba2(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Mamba2:

@@ -26,9 +26,43 @@ _NATIVE_SHAPE: dict[str, tuple[str, Any]] = {
 _NATIVE_FIXED: dict[str, Any] = {"d_ssm": None, "D_has_hdim": False, "rmsnorm": True, "norm_before_gate": False}
 
 
+# What a native `attn_cfg` may say besides the number of heads, with state-spaces' defaults, and what it must say.
+_ATTENTION: dict[str, Any] = {"num_heads_kv": None, "head_dim": None, "qkv_proj_bias": True, "out_proj_bias": True} | {
+    "softmax_scale": None,
+    "d_conv": 0,
+    "rotary_emb_dim": 0,
+    "rotary_emb_base": 10_000.0,
+    "rotary_emb_interleaved": False,
+}
+_ATTENTION_FIXED: dict[str, tuple[Any, Any]] = {"causal": (True, False), "mlp_dim": (0, 0)}  # needed, default
+_MLP_MULTIPLE = 128  # of the hidden features of an MLP, as state-spaces rounds them up
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Sizes of the attention that stands in the place of a mixer in some layers of a hybrid.
+
+    `conv_kernel` and `rotary` (the first channels of a head, which are rotated) are 0 where there is none.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    conv_kernel: int = 0
+    rotary: int = 0
+    rotary_base: float = 10_000.0
+    interleaved: bool = False  # neighbouring channels are rotated together, not those half a head apart
+    scale: float | None = None
+    qkv_bias: bool = True
+    out_bias: bool = True
+
+
 @dataclass(frozen=True)
 class Mamba2Config:
-    """Sizes of a model. `vocab_size` counts the rows of the embedding, padding rows included."""
+    """Sizes of a model. `vocab_size` counts the rows of the embedding, padding rows included.
+
+    A hybrid has attention in the layers `attention_layers`, or an MLP of `mlp` hidden features after each, or both.
+    """
 
     vocab_size: int
     hidden: int
@@ -43,6 +77,14 @@ class Mamba2Config:
     proj_bias: bool = False
     conv_bias: bool = True
     tied: bool = True
+    mlp: int = 0
+    attention: AttentionConfig | None = None
+    attention_layers: tuple[int, ...] = ()
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether there is more than mixers: a model that transformers' Mamba-2 is not."""
+        return bool(self.mlp or self.attention_layers)
 
     @property
     def inner(self) -> int:
@@ -50,7 +92,12 @@ class Mamba2Config:
         return self.heads * self.head_dim
 
     def to_json(self) -> dict[str, Any]:
-        """The Hugging Face config.json of this model, every field that transformers' defaults would get wrong set."""
+        """The Hugging Face config.json of this model, every field that transformers' defaults would get wrong set.
+
+        Raises ValueError for a hybrid, for which there is none.
+        """
+        if self.hybrid:
+            raise ValueError("transformers has no such hybrid")
         return {
             "architectures": ["Mamba2ForCausalLM"],
             "model_type": "mamba2",
@@ -90,7 +137,8 @@ def parse_config(source: Path, raw: dict[str, Any]) -> Mamba2Config:
     except (TypeError, ValueError) as error:
         raise BadReference(f"{source}: config.json has a value of the wrong kind ({error})") from None
     sizes = (config.vocab_size, config.hidden, config.layers, config.heads, config.head_dim, config.state)
-    if min(*sizes, config.groups, config.conv_kernel) < 1 or config.heads % config.groups:
+    beyond = any(not 0 <= layer < config.layers for layer in config.attention_layers)
+    if min(*sizes, config.groups, config.conv_kernel) < 1 or config.heads % config.groups or config.mlp < 0 or beyond:
         raise BadReference(f"{source}: config.json has sizes that make no Mamba-2 model")
     return config
 
@@ -127,8 +175,8 @@ def _native(source: Path, raw: dict[str, Any]) -> Mamba2Config:
     ssm = dict(raw.get("ssm_cfg") or {})
     if (layer := ssm.get("layer", "Mamba1")) != "Mamba2":
         raise BadReference(f"{source}: the model is {layer.replace('Mamba', 'Mamba-')}, not Mamba-2")
-    if raw.get("attn_layer_idx") or raw.get("d_intermediate") or not raw.get("rms_norm", True):
-        raise BadReference(f"{source}: attention layers, MLPs and LayerNorm beside Mamba-2 are not supported")
+    if not raw.get("rms_norm", True):
+        raise BadReference(f"{source}: LayerNorm beside Mamba-2 is not supported")
     for key, needed in _NATIVE_FIXED.items():
         if ssm.get(key, needed) != needed:
             raise BadReference(f"{source}: ssm_cfg.{key} = {ssm[key]!r} is not supported")
@@ -149,8 +197,37 @@ def _native(source: Path, raw: dict[str, Any]) -> Mamba2Config:
         heads=inner // shape["head_dim"],
         dt_limit=(_float(low), _float(high)),
         tied=bool(raw.get("tie_embeddings", True)),
+        mlp=-(-int(raw.get("d_intermediate") or 0) // _MLP_MULTIPLE) * _MLP_MULTIPLE,
+        attention=_attention(source, hidden, raw.get("attn_cfg") or {}) if raw.get("attn_layer_idx") else None,
+        attention_layers=tuple(sorted({int(layer) for layer in raw.get("attn_layer_idx") or ()})),
         **shape,
     )
+
+
+def _attention(source: Path, hidden: int, raw: dict[str, Any]) -> AttentionConfig:
+    for key, (needed, default) in _ATTENTION_FIXED.items():
+        if (value := raw.get(key, default)) != needed:
+            raise BadReference(f"{source}: attn_cfg.{key} = {value!r} is not supported; {needed!r} is")
+    if unknown := sorted(set(raw) - set(_ATTENTION) - set(_ATTENTION_FIXED) - {"num_heads"}):
+        raise BadReference(f"{source}: attn_cfg.{unknown[0]} is not known")
+    said = _ATTENTION | {key: value for key, value in raw.items() if value is not None}
+    heads = int(raw["num_heads"])
+    config = AttentionConfig(
+        heads=heads,
+        kv_heads=int(said["num_heads_kv"] or heads),
+        head_dim=int(said["head_dim"] or hidden // max(1, heads)),
+        conv_kernel=int(said["d_conv"]),
+        rotary=int(said["rotary_emb_dim"]),
+        rotary_base=float(said["rotary_emb_base"]),
+        interleaved=bool(said["rotary_emb_interleaved"]),
+        scale=None if said["softmax_scale"] is None else float(said["softmax_scale"]),
+        qkv_bias=bool(said["qkv_proj_bias"]),
+        out_bias=bool(said["out_proj_bias"]),
+    )
+    wrong = min(config.heads, config.kv_heads, config.head_dim) < 1 or config.heads % max(1, config.kv_heads)
+    if wrong or config.rotary % 2 or not 0 <= config.rotary <= config.head_dim:
+        raise BadReference(f"{source}: attn_cfg has sizes that make no attention")
+    return config
 
 
 def _float(value: Any) -> float:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scorer.checkpoint import read_config, weight_files
-from scorer.errors import BadReference, one_line
+from scorer.errors import BadReference, OutOfMemory, one_line
 from scorer.hashing import reference_sha256, tokenizer_sha256
 from scorer.mamba2_config import is_mamba, parse_config
+from scorer.packing import halved, token_budget
 from scorer.tokens import Tokenizer, check_vocabulary, read_fast
 
 if TYPE_CHECKING:
@@ -35,9 +38,12 @@ class Found:
     tokenizer_sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reference:
-    """A loaded model and its tokenizer. `context` None: any length; `bos` None: no token to start after."""
+    """A loaded model and its tokenizer. `context` None: any length; `bos` None: no token to start after.
+
+    `budget` is the number of positions that the model reads at once, at most, but for a longer window.
+    """
 
     folder: Path
     model: Mamba2 | Transformer
@@ -48,6 +54,7 @@ class Reference:
     parameters: int
     dtype: str
     device: str
+    budget: int
 
     @property
     def context(self) -> int | None:
@@ -70,8 +77,62 @@ class Reference:
             "bos": self.bos,
             "dtype": self.dtype,
             "device": _device_kind(self.device),
+            "budget": self.budget,
+            "tokenizer": self.tokenizer.engine,
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         }
+
+    def check_stride(self, stride: int | None) -> None:
+        """Raises BadReference for a stride that does not fit the model."""
+        if stride is not None and self.context is not None and not 1 <= stride < self.context:
+            raise BadReference(
+                f"stride {stride} does not fit a context of {self.context} tokens: take 1 to {self.context - 1}"
+            )
+
+    def prepare(self) -> None:
+        """On a GPU, has the model read a batch of the whole budget: all is compiled, loaded and allocated after it.
+
+        Raises OutOfMemory.
+        """
+        if not self.device.startswith("cuda"):
+            return
+        import torch
+
+        from kernels.pack import Pack
+        from scorer.transformer import Transformer
+
+        most = min(self.context or self.budget, self.budget) if self.model.packed else min(self.context or 1024, 1024)
+        pack = Pack.of([min(most, self.budget - start) for start in range(0, self.budget, most)], self.device)
+        ids = torch.zeros(self.budget, dtype=torch.int64, device=self.device)
+        with in_memory(self):
+            if isinstance(self.model, Transformer):
+                self.model.compile(self.budget)
+            self.model.nll(ids, ids, pack)
+            torch.cuda.synchronize(self.device)
+
+    def halve(self) -> bool:
+        """Halves the budget, for a device with too little memory; False where that does not help any more."""
+        import torch
+
+        while (smaller := halved(self.budget)) is not None:
+            self.budget = smaller
+            if self.device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            if _prepared(self):
+                return True
+        return False
+
+
+@contextmanager
+def in_memory(reference: Reference) -> Iterator[None]:
+    """What does not fit into the device's memory inside is raised as OutOfMemory."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        what = f"{reference.budget:,} tokens at a time"
+        raise OutOfMemory(f"{reference.folder}: the device has too little memory for {what}") from None
 
 
 def resolve(model: str) -> Path:
@@ -138,17 +199,31 @@ def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
             f"{folder}: the tokenizer has ids up to {tokenizer.largest}, the model only {model.vocab_size} rows;"
             " put the tokenizer that it was trained with there"
         )
-    return Reference(
+    parameters = _parameters(model)
+    reference = Reference(
         folder=folder,
         model=model,
         tokenizer=tokenizer,
         sha256=found.sha256,
         tokenizer_sha256=found.tokenizer_sha256,
         architecture=str((config.get("architectures") or [config.get("model_type") or "mamba2"])[0]),
-        parameters=_parameters(model),
+        parameters=parameters,
         dtype=precision,
         device=device,
+        budget=token_budget(device.startswith("cuda"), parameters),
     )
+    if not _prepared(reference) and not reference.halve():
+        raise BadReference(f"{folder}: the device has too little memory to score with this model")
+    return reference
+
+
+def _prepared(reference: Reference) -> bool:
+    """Whether a batch fits into the memory; what one that does not has left there is free again afterwards."""
+    try:
+        reference.prepare()
+    except OutOfMemory:
+        return False
+    return True
 
 
 def _parameters(model: Mamba2 | Transformer) -> int:

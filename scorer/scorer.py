@@ -1,146 +1,131 @@
 """The scoring loop: blocks of documents in, the NLL and the number of scored tokens of each out.
 
-Memory is bounded by a block's text and a batch's tokens. The scores of a block depend on nothing but the block, the
-reference and the stride: batches are made by a fixed rule, sums are float64 in the order of the text.
+A thread beside reads, tokenizes and packs ahead (feed.py), the model runs on its device (lane.py), and the sums come
+back a batch later. Memory is bounded by a few blocks' text and a few batches' tokens. The scores depend on nothing but
+the documents in their order, the reference, its budget and the stride: not on how they are cut into blocks.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from scorer.errors import BadReference
-from scorer.reference import Reference
-from scorer.tokens import Ids
-from scorer.windows import Window, batches, cut, rows, token_budget
+from scorer.feed import Batch, Feed
+from scorer.lane import Lane, Sums
+from scorer.reference import Reference, in_memory
 
 OnProgress = Callable[[int, int], None]
-Result = TypeVar("Result")
 Scores = tuple[NDArray[np.float64], NDArray[np.int64]]
 
-_TICK_SECONDS = 0.5
-_LEAVE_SECONDS = 1.0
+_READERS = 2
 
 
 def score(
-    reference: Reference, blocks: Iterable[list[str]], *, stride: int | None = None, on_progress: OnProgress
-) -> Iterator[Scores]:
+    reference: Reference,
+    texts: Iterable[list[str]],
+    *,
+    on_progress: OnProgress,
+    stride: int | None = None,
+    readers: int = _READERS,
+) -> Scoring:
     """For each block of D texts: nll float64 [D] in nats, n_tokens int64 [D].
 
     `nll` is the sum over a document's scored tokens, NaN where it has none; one that is not finite is left so. `stride`
     is the number of new tokens in each later window of a model with a context limit, by default all but the first id.
     `on_progress(documents, tokens)` is told what is done since the start after each batch, and twice a second while
-    texts are tokenized or a CPU is at a batch; it may raise to abort.
+    texts are read and tokenized or a CPU is at a batch; it may raise to abort. `texts` is iterated in another thread,
+    from now on and some blocks ahead of the scores; `readers` blocks are tokenized at the same time, which changes no
+    score. Whoever does not iterate to the end calls `close`.
 
-    Raises BadReference for a stride that does not fit the model.
+    Raises BadReference for a stride that does not fit the model; iterating raises OutOfMemory where the device's memory
+    is too small for the reference's budget.
     """
-    if stride is not None and reference.context is not None and not 1 <= stride < reference.context:
-        raise BadReference(
-            f"stride {stride} does not fit a context of {reference.context} tokens: take 1 to {reference.context - 1}"
-        )
-    run = _Run(reference, stride, on_progress)
-    return map(run.block, blocks)
+    reference.check_stride(stride)
+    return Scoring(reference, texts, on_progress, stride, readers)
 
 
-class _Run:
-    """The counts of one call of `score`, over its blocks."""
+class Scoring:
+    """An iterator over the scores of blocks, and the counts of what it has done so far. Reading has begun."""
 
-    def __init__(self, reference: Reference, stride: int | None, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        texts: Iterable[list[str]],
+        on_progress: OnProgress,
+        stride: int | None,
+        readers: int,
+    ) -> None:
+        self.documents = 0
+        self.tokens = 0  # scored
+        self.batches = 0
+        self.read = 0  # positions of windows
+        self.computed = 0  # positions, padding included
         self._reference = reference
-        self._stride = stride
         self._on_progress = on_progress
-        self._budget = token_budget(reference.device.startswith("cuda"), reference.parameters)
-        self._documents = 0
-        self._tokens = 0
+        self._feed = Feed(reference, texts, stride, readers)
+        self._scores = self._run(self._feed)
 
-    def block(self, texts: list[str]) -> Scores:
-        """Scores a block's texts."""
-        bos = self._reference.bos
-        streams = [ids if bos is None else np.concatenate(([bos], ids), dtype=np.int32) for ids in self._encode(texts)]
-        n_tokens = np.array([max(0, len(stream) - 1) for stream in streams], dtype=np.int64)
-        nll = np.where(n_tokens > 0, 0.0, np.nan)
-        context = self._reference.context
-        long: list[int] = []
-        windows: list[Window] = []
-        for document, targets in enumerate(n_tokens.tolist()):
-            if context is None and targets > self._budget:
-                long.append(document)
-            else:
-                windows.extend(cut(document, targets, context, self._stride))
-        document_of = np.array([w.document for w in windows], dtype=np.int64)
-        left = np.bincount(document_of, minlength=len(texts))  # windows to go, for each document
-        self._documents += int((n_tokens == 0).sum())
-        sums = np.zeros(len(windows))
-        for batch in batches(windows, self._budget):
-            chosen = [windows[i] for i in batch]
-            sums[batch] = self._nll(*rows(chosen, streams, bos))[0]
-            np.subtract.at(left, document_of[batch], 1)
-            ended = int((left[np.unique(document_of[batch])] == 0).sum())
-            self._tell(ended, sum(w.stop - w.first for w in chosen))
-        np.add.at(nll, document_of, sums)  # one after the other, in the order of the text
-        for document in long:
-            nll[document] = self._long(streams[document])
-        return nll, n_tokens
+    def __iter__(self) -> Iterator[Scores]:
+        return self._scores
 
-    def _long(self, stream: Ids) -> float:
-        """A document beyond a batch, for a model of any length: in pieces, the state of one carried on to the next."""
-        total, state, targets = 0.0, None, len(stream) - 1
-        for start in range(0, targets, self._budget):
-            stop = min(start + self._budget, targets)
-            ids, wanted = rows([Window(0, start, start, stop)], [stream], None)
-            sums, state = self._nll(ids, wanted, state, keep_state=stop < targets)
-            total += float(sums[0])
-            self._tell(int(stop == targets), stop - start)
-        return total
+    @property
+    def waste(self) -> float:
+        """The share of the computed positions that were padding."""
+        return 1 - self.read / max(1, self.computed)
 
-    def _nll(
-        self, ids: NDArray[np.int64], targets: NDArray[np.int64], state: Any = None, keep_state: bool = False
-    ) -> tuple[NDArray[np.float64], Any]:
-        """The NLL of each row [B], summed in float64 by numpy: torch may divide a sum among its threads."""
-        device, model = self._reference.device, self._reference.model
-        inputs = torch.from_numpy(ids).to(device), torch.from_numpy(targets).to(device)
+    @property
+    def read_ahead(self) -> bool:
+        """Whether all is read, tokenized and packed, so that another's reading may begin."""
+        return self._feed.ended
 
-        def forward() -> tuple[torch.Tensor, Any]:
-            return model.nll(*inputs, state, keep_state=keep_state)
+    @property
+    def budget(self) -> int:
+        """The reference's when reading began."""
+        return self._feed.budget
 
-        # On a GPU nobody is told that a batch goes on: if it hangs, others are to notice.
-        nll, after = forward() if device.startswith("cuda") else self._beside(forward)
-        return nll.cpu().numpy().astype(np.float64).sum(axis=1), after
+    def close(self) -> None:
+        """Ends reading and scoring, wherever they are."""
+        self._scores.close()
+        self._feed.close()
 
-    def _tell(self, documents: int, tokens: int) -> None:
-        self._documents += documents
-        self._tokens += tokens
-        self._on_progress(self._documents, self._tokens)
-
-    def _encode(self, texts: list[str]) -> list[Ids]:
-        return self._beside(lambda: self._reference.tokenizer.encode(texts))
-
-    def _beside(self, call: Callable[[], Result]) -> Result:
-        """The result of a call that may take long, made in a thread beside: the caller hears from us meanwhile."""
-        done: list[Result] = []
-        failed: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                done.append(call())
-            except BaseException as error:  # raised again by the caller's thread
-                failed.append(error)
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
+    def _run(self, feed: Feed) -> Generator[Scores, None, None]:
+        lane = Lane(self._reference, self._tell)
+        flying: deque[tuple[Batch, Callable[[], Sums]]] = deque()
         try:
-            while thread.is_alive():
-                thread.join(_TICK_SECONDS)
-                if thread.is_alive():
-                    self._tell(0, 0)
-        except BaseException:
-            thread.join(_LEAVE_SECONDS)  # most end by then, and none is left running in a process that ends
-            raise
-        if failed:
-            raise failed[0]
-        return done[0]
+            with in_memory(self._reference):
+                while (batch := feed.get(self._tell)) is not None:
+                    flying.append((batch, lane.start(batch)))
+                    if len(flying) > lane.ahead:
+                        yield from self._settle(feed, *flying.popleft())
+                while flying:
+                    yield from self._settle(feed, *flying.popleft())
+                yield from self._ended(feed)
+            self._tell()
+        finally:
+            feed.close()
+
+    def _settle(self, feed: Feed, batch: Batch, ask: Callable[[], Sums]) -> Iterator[Scores]:
+        """Takes a batch's sums, and gives the blocks that wait for nothing more."""
+        sums = ask().tolist()
+        for window, nll in zip(batch.windows, sums, strict=True):
+            self.documents += window.block.settle(window, nll)
+            self.tokens += window.stop - window.first
+            self.read += window.length
+        packed = self._reference.model.packed
+        self.computed += batch.positions if packed else len(batch.lengths) * int(batch.lengths.max())
+        self.batches += 1
+        feed.release(batch)
+        self._tell()
+        yield from self._ended(feed)
+
+    def _ended(self, feed: Feed) -> Iterator[Scores]:
+        while feed.blocks and not feed.blocks[0].waiting:
+            block = feed.blocks.popleft()
+            self.documents += int((block.n_tokens == 0).sum())
+            yield block.scores()
+
+    def _tell(self) -> None:
+        self._on_progress(self.documents, self.tokens)

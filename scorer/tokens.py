@@ -5,18 +5,16 @@ No special token is added, none is read out of a document's text, nothing is cut
 
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
-from numpy.typing import NDArray
 
+from scorer.encode import Encoded, Encoder
 from scorer.errors import BadReference, one_line
 from scorer.hashing import VOCABULARIES
 from scorer.training_text import END
-
-Ids = NDArray[np.int32]
 
 
 class Tokenizer:
@@ -28,31 +26,62 @@ class Tokenizer:
     def __init__(self, folder: Path) -> None:
         """Reads tokenizer.json, else what AutoTokenizer can make of the folder. Raises BadReference."""
         check_vocabulary(folder)
-        self._encode: Callable[[list[str]], list[list[int]]]
         bare = folder / "tokenizer.json"
         auto, error = _load_auto(folder)
         if auto is None and not bare.is_file():
             raise BadReference(f"{folder}: the tokenizer cannot be loaded ({error})")
+        self._encoder: Encoder | _InPython
         if bare.is_file() or getattr(auto, "is_fast", False):
             fast = read_fast(bare) if bare.is_file() else auto.backend_tokenizer
             self.largest = _prepare(fast)
-            self._encode = lambda texts: [e.ids for e in fast.encode_batch_fast(texts, add_special_tokens=False)]
+            self._encoder = Encoder(fast)
             id_of = fast.token_to_id
         else:
             self.largest = max(auto.get_vocab().values(), default=-1)
-            self._encode = lambda texts: [_encode_slow(auto, text) for text in texts]
+            self._encoder = _InPython(auto)
             id_of = auto.get_vocab().get
         if self.largest < 0:
             raise BadReference(f"{folder}: the tokenizer has no tokens")
         self.bos = _bos(folder, auto, id_of)
 
-    def encode(self, texts: list[str]) -> list[Ids]:
-        """The ids of each text, int32. A lone surrogate, which is no character of any text, is read as `?`."""
+    @property
+    def engine(self) -> str:
+        """The library that tokenizes, and its version."""
+        return self._encoder.engine
+
+    def check(self, texts: list[str]) -> None:
+        """Has a fast library prove itself on a sample of what it is going to read; one that fails is left for good."""
+        self._encoder.check(texts)
+
+    def encode(self, texts: list[str]) -> Encoded:
+        """The ids of each text. A lone surrogate, which is no character of any text, is read as `?`."""
         try:
-            encoded = self._encode(texts)
+            return self._encoder.encode(texts)
         except (UnicodeEncodeError, TypeError):
-            encoded = self._encode([text.encode("utf-8", "replace").decode() for text in texts])
-        return [np.array(ids, dtype=np.int32) for ids in encoded]
+            return self._encoder.encode([text.encode("utf-8", "replace").decode() for text in texts])
+
+    def decode(self, index: int) -> str:
+        """The text of one id; what is no whole character by itself is shown as the replacement character."""
+        return self._encoder.decode(index)
+
+
+class _InPython:
+    """A tokenizer that transformers has in Python only."""
+
+    def __init__(self, auto: Any) -> None:
+        self._auto = auto
+        self.engine = f"transformers {version('transformers')}"
+
+    def check(self, texts: list[str]) -> None:
+        """There is nothing faster to check."""
+
+    def encode(self, texts: list[str]) -> Encoded:
+        settings = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        return Encoded.of([self._auto.encode(text, **settings) for text in texts])
+
+    def decode(self, index: int) -> str:
+        text: str = self._auto.decode([index])
+        return text
 
 
 def check_vocabulary(folder: Path) -> None:
@@ -81,11 +110,6 @@ def _prepare(fast: tokenizers.Tokenizer) -> int:
     added = fast.get_added_tokens_decoder()
     plain = [index for index, token in added.items() if not token.special]
     return int(max([*fast.get_vocab(with_added_tokens=False).values(), *plain], default=-1))
-
-
-def _encode_slow(auto: Any, text: str) -> list[int]:
-    ids: list[int] = auto.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return ids
 
 
 def _load_auto(folder: Path) -> tuple[Any, str]:

@@ -1,102 +1,146 @@
 """Any causal language model that transformers can load, behind the interface of the scoring loop.
 
-The body gives hidden states; their way to logits is checked once, when the model is loaded, against the model's own
-forward pass, so that biases, scalings and soft caps are never lost.
+What is quick is never believed but tried, once, when a model is loaded, against the model's own forward pass: hidden
+states and their way to logits, so that biases, scalings and soft caps are never lost, and attention over packs.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from kernels.nll import IGNORED, token_nll
+from kernels.pack import Pack
+from scorer import packed_body
 from scorer.errors import BadReference, one_line
+from scorer.head import Head, choose_head, cross_entropy
+from scorer.rows import pad, unpad
 
 # Windows of a model whose config names no limit (ALiBi, for one): its memory may grow with the square of them.
 NO_LIMIT = 8192
 _LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "context_length", "n_ctx")
 # Buffers that old checkpoints hold, and that say nothing of the model.
 _STALE = re.compile(r"(\.(attn|attention|self_attn)\.(bias|masked_bias)|inv_freq|position_ids)$")
-_LOGITS = 1 << 24  # logits held at a time where the head is the model's own: 64 MiB in float32
 _PROBE = 24  # tokens read, at loading, by the model's own forward pass and by ours
-_LOUD = 1024.0  # hidden states are multiplied by this, to make a cap on logits show
+_SPANS = ("sliding_window", "attention_chunk_size", "attention_window_size")  # beyond which some attention ends
+_FAILS = (RuntimeError, TypeError, AttributeError, ValueError, IndexError, KeyError)  # of a model built in another way
 
 
 class Transformer:
-    """`context` is the model's limit in positions, `vocab_size` the number of ids it can read and predict."""
+    """`context` is the model's limit in positions, `vocab_size` the number of ids it can read and predict.
 
-    def __init__(self, model: Any) -> None:
-        """`model` is a causal LM of transformers, on its device, in its dtype. Raises BadReference."""
+    `packed` says that it reads packs as they are; else their documents become rows, and are to be of like length.
+    `full_packs` says that a pack is to hold as many tokens as `compile` was told, for the same work every time.
+    """
+
+    def __init__(self, model: Any, packs: bool = False) -> None:
+        """`model` is a causal LM of transformers, on its device, in its dtype. Raises BadReference.
+
+        With `packs` it reads packs as they are, if it can.
+        """
         self.model = model
         self.context: int = _context(model.config)
         if self.context < 2:
             raise BadReference(f"the model reads {self.context} token at a time, too few to predict one")
+        self.full_packs = False
         self._body: Any = None
-        self._head: Any = model.get_output_embeddings()
+        self._compiled: dict[int, Any] = {}  # the body for packs of so many tokens
+        self._head: Head | None = None
         embedding = model.get_input_embeddings()
-        draw = torch.Generator().manual_seed(0)
-        length = min(_PROBE, self.context)
-        ids = torch.randint(embedding.num_embeddings, (1, length), generator=draw).to(model.device)
+        ids = self._draw(min(_PROBE, self.context), embedding.num_embeddings)[None]
         whole = self._whole(ids)
         self.vocab_size = min(int(embedding.num_embeddings), whole.shape[-1])
         self._close = 1e-4 if whole.dtype == torch.float32 and model.dtype == torch.float32 else 5e-2
-        if not self._same(self._whole(ids[:, : length // 2]), whole[:, : length // 2]):
+        half = ids.shape[1] // 2
+        if not self._same(self._whole(ids[:, :half]), whole[:, :half]):
             raise BadReference("the model is not causal: its predictions change with the text that follows")
-        self._nll = self._choose(ids, whole)
+        self._choose(ids, whole)
+        self.packed = packs and self._switch()
 
     @torch.inference_mode()
-    def nll(self, ids: Tensor, targets: Tensor, state: None = None, keep_state: bool = False) -> tuple[Tensor, None]:
-        """NLL in nats, [B, T] float32, of targets [B, T] int64, where position t of ids [B, T] predicts targets[:, t].
+    def nll(
+        self, ids: Tensor, targets: Tensor, pack: Pack, state: None = None, keep_state: bool = False
+    ) -> tuple[Tensor, None]:
+        """NLL in nats, [T] float32, of targets [T] int64, where position t of ids [T] int64 predicts targets[t].
 
-        A target of -100 is not scored and has NLL 0. Padding on the right changes no scored token. There is no state to
-        go on from: the two last arguments are those of `Mamba2.nll`.
+        The documents of `pack` lie one after the other, and none sees another; none is longer than the context. A
+        target of -100 is not scored and has NLL 0. There is no state to go on from: the two last arguments are those of
+        `Mamba2.nll`.
         """
-        return self._nll(ids, targets), None
+        if self._head is not None:
+            return self._head(self._hidden(ids, pack), targets), None
+        # Body and head cannot be told apart: the logits of one document at a time.
+        documents = zip(ids.split(pack.lengths.tolist()), targets.split(pack.lengths.tolist()), strict=True)
+        return torch.cat([cross_entropy(self._whole(i[None])[0], t) for i, t in documents]), None
 
-    def _choose(self, ids: Tensor, whole: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The quickest way from ids to NLL that says what the model itself says."""
+    def compile(self, tokens: int) -> None:
+        """Compiles the body for packs of so many tokens, which are then always to be full; if it can and is right."""
+        if not self.packed:
+            return
+        self.full_packs, self._compiled = False, {}
+        lengths = [min(self.context, tokens - start) for start in range(0, tokens, self.context)]
+        ids, pack = self._draw(tokens), Pack.of(lengths, self.model.device)
+        few = torch.arange(0, tokens, max(1, tokens // (8 * _PROBE)), device=self.model.device)
+        eager = self._logits(self._hidden(ids, pack)[few])
+        try:
+            self._compiled[tokens] = torch.compile(self._body, dynamic=False)
+            self.full_packs = self._same(self._logits(self._hidden(ids, pack)[few]), eager)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # whatever its compiler stumbles over
+            self.full_packs = False
+        if not self.full_packs:
+            self._compiled = {}
+
+    def _draw(self, length: int, below: int | None = None, seed: int = 0) -> Tensor:
+        """Random ids [length]."""
+        draw = torch.Generator().manual_seed(seed)
+        return torch.randint(below or self.vocab_size, (length,), generator=draw).to(self.model.device)
+
+    def _choose(self, ids: Tensor, whole: Tensor) -> None:
+        """Finds the body and the head that say what the model itself says."""
         for body in (self.model.base_model, self.model.get_decoder()):
             if body is self.model or body is None:
                 continue
             self._body = body
             try:
-                hidden = self._hidden(ids)
-                if self._same(self._own_head(hidden), whole):
-                    loud = hidden * _LOUD
-                    linear = isinstance(self._head, nn.Linear) and self._same(self._head(loud), self._own_head(loud))
-                    return self._by_linear_head if linear else self._by_own_head
-            except (RuntimeError, TypeError, AttributeError, ValueError, IndexError):
-                continue  # the model is built in another way
-        return self._by_whole_rows
+                hidden = self._rows(ids)
+                if self._same(self._logits(hidden[0])[None], whole):
+                    self._head = choose_head(self.model, hidden, self._own_head, self.vocab_size, self._same)
+                    return
+            except _FAILS:
+                continue
 
-    def _by_linear_head(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The head is a matrix (and bias) and nothing else."""
-        scored = targets != IGNORED
-        out = torch.zeros(targets.shape, dtype=torch.float32, device=ids.device)
-        out[scored] = token_nll(self._hidden(ids)[scored], self._head.weight, targets[scored], self._head.bias)
-        return out
-
-    def _by_own_head(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """The head does more: it runs as it is, on some positions at a time."""
-        scored = targets != IGNORED
-        hidden, wanted = self._hidden(ids)[scored], targets[scored]
-        nll = torch.empty(len(hidden), dtype=torch.float32, device=ids.device)  # a small array for each piece would
-        step = max(1, _LOGITS // self.vocab_size)  # lie between the large ones, and no room could be used again
-        for rows in (slice(i, i + step) for i in range(0, len(hidden), step)):
-            nll[rows] = _cross_entropy(self._own_head(hidden[None, rows])[0], wanted[rows])
-        out = torch.zeros(targets.shape, dtype=torch.float32, device=ids.device)
-        out[scored] = nll
-        return out
-
-    def _by_whole_rows(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Body and head cannot be told apart: the logits of one row at a time."""
-        return torch.stack([_cross_entropy(self._whole(i[None])[0], t) for i, t in zip(ids, targets, strict=True)])
+    def _switch(self) -> bool:
+        """Goes over to attention by packs, if the model's documents then score as alone, and see nothing of others."""
+        config = self.model.config.get_text_config()
+        spans = [span for name in _SPANS if isinstance(span := getattr(config, name, None), int)]
+        if self._head is None or _changes_with_length(config):
+            return False
+        longest = min(self.context, NO_LIMIT, max([*spans, 0]) + _PROBE)
+        lengths = [min(self.context, 2), 1, longest, min(self.context, 7)]
+        pack = Pack.of(lengths, self.model.device)
+        ids, others = self._draw(pack.tokens), self._draw(pack.tokens, seed=1)
+        first = lengths[0]
+        others[first:] = ids[first:]
+        alone = torch.cat([self._whole(part[None])[0] for part in ids.split(lengths)])
+        before = self.model.config._attn_implementation
+        self.packed = True
+        try:
+            if packed_body.switch(self.model):
+                hidden = self._hidden(ids, pack)
+                same = self._same(self._logits(hidden), alone)
+                if same and torch.equal(*(h[first:].nan_to_num() for h in (hidden, self._hidden(others, pack)))):
+                    return True
+        except _FAILS:
+            pass
+        self.packed = False
+        if self.model.config._attn_implementation != before:
+            self.model.set_attn_implementation(before)
+        return False
 
     @torch.inference_mode()
     def _whole(self, ids: Tensor) -> Tensor:
@@ -105,11 +149,22 @@ class Transformer:
         return logits
 
     @torch.inference_mode()
-    def _hidden(self, ids: Tensor) -> Tensor:
+    def _rows(self, ids: Tensor) -> Tensor:
         """What the body hands to the head: ids [B, T] -> [B, T, D]."""
         output = self._body(input_ids=ids)
         self._output = type(output)
         hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    @torch.inference_mode()
+    def _hidden(self, ids: Tensor, pack: Pack) -> Tensor:
+        """The same for a pack: ids [T] -> [T, D]."""
+        if not self.packed:
+            return unpad(self._rows(pad(ids, pack)), pack)
+        body = self._compiled.get(pack.tokens, self._body)
+        with packed_body.at_hand(pack):
+            output = body(input_ids=ids[None], position_ids=packed_body.positions(pack), use_cache=False)
+        hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
     @torch.inference_mode()
@@ -120,6 +175,10 @@ class Transformer:
             return self._whole(torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device))
         finally:
             del self._body.forward
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """The same of a few positions: hidden [N, D] -> [N, V]."""
+        return self._own_head(hidden[None])[0]
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
         """Whether two logits are equal but for rounding; what is no number in one must be none in the other."""
@@ -156,7 +215,7 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
         model.config.use_cache = False
         model.requires_grad_(False).eval().to(device)
         try:
-            return Transformer(model)
+            return Transformer(model, packs=model.device.type == "cuda")
         except BadReference as error:
             raise BadReference(f"{folder}: {error}") from None
 
@@ -185,5 +244,8 @@ def _context(config: Any) -> int:
     return NO_LIMIT
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+def _changes_with_length(config: Any) -> bool:
+    """Whether rotations of positions depend on how long the longest document is."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope") for kind in kinds)

@@ -1,4 +1,4 @@
-"""Cuts a document into windows that a model's context holds, and windows into batches. Knows no tokenizer, no model.
+"""Cuts documents into windows: spans of targets that a model reads at once. Knows no model and no batch.
 
 A document is a stream of ids: BOS and its tokens, or its tokens alone where there is no BOS. Its targets are
 stream[1:]; the id before each predicts it.
@@ -6,27 +6,28 @@ stream[1:]; the id before each predicts it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.nll import IGNORED
+from scorer.encode import Encoded
 
-_GPU_TOKENS = 65_536
-_CPU_TOKENS = (256, 4_096)
-_CPU_WORK = 2 * 10**11  # parameters x tokens of a batch: about a second on two cores
+_PIECE = 256  # tokens: pieces of a long document are multiples of it, so that chunked kernels cut them as the whole
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """Targets [start, stop) of a document, of which those before `first` are context only."""
 
-    document: int
+    block: Block
+    number: int  # among the block's windows
+    document: int  # of the block
     start: int
     first: int
     stop: int
+    carried: bool = False  # goes on from the model's state after the window before
+    more: bool = False  # the window after goes on from this one's
 
     @property
     def length(self) -> int:
@@ -34,8 +35,64 @@ class Window:
         return self.stop - self.start
 
 
-def cut(document: int, targets: int, context: int | None, stride: int | None) -> Iterator[Window]:
-    """The windows of a document of so many targets; every target is scored in exactly one of them.
+class Block:
+    """Some consecutive documents of a shard, tokenized: their targets, their windows, and the sums that come back."""
+
+    def __init__(self, tokens: Encoded, bos: int | None) -> None:
+        self.tokens = tokens
+        self.bos = bos
+        self.n_tokens: NDArray[np.int64] = tokens.lengths if bos is not None else np.maximum(tokens.lengths - 1, 0)
+        self.windows: list[int] = []  # the document of each
+        self.sums: list[float] = []  # the NLL of each window, as it comes back
+        self.left = np.zeros(len(tokens), np.int64)  # windows that are still to come back, for each document
+        self.waiting = 0  # the same of the whole block
+
+    def cut(self, context: int | None, stride: int | None, budget: int) -> Iterator[Window]:
+        """The windows of all documents, in order."""
+        windows: list[Window] = []
+        for document, targets in enumerate(self.n_tokens.tolist()):
+            if context is None and targets > budget:
+                spans = list(pieces(targets, budget))
+                last = len(spans) - 1
+                for i, (start, first, stop) in enumerate(spans):
+                    windows.append(Window(self, len(windows), document, start, first, stop, i > 0, i < last))
+            else:
+                for start, first, stop in cut(targets, context, stride):
+                    windows.append(Window(self, len(windows), document, start, first, stop))
+        self.windows = [window.document for window in windows]
+        self.left += np.bincount(np.array(self.windows, np.int64), minlength=len(self.left))
+        self.sums = [0.0] * len(windows)
+        self.waiting = len(windows)
+        return iter(windows)
+
+    def fill(self, window: Window, ids: NDArray[np.int64], targets: NDArray[np.int64], ignored: int) -> None:
+        """Writes a window's inputs and targets, [length] each; a target that is context only becomes `ignored`.
+
+        A later window starts with BOS; one without, or one that is carried on, with the id before its first target.
+        """
+        base = int(self.tokens.starts[window.document]) + (0 if self.bos is not None else 1)
+        begin, end = base + window.start, base + window.stop
+        ids[0] = self.tokens.ids[begin - 1] if self.bos is None or window.carried else self.bos
+        ids[1:] = self.tokens.ids[begin : end - 1]
+        targets[:] = self.tokens.ids[begin:end]
+        targets[: window.first - window.start] = ignored
+
+    def settle(self, window: Window, nll: float) -> int:
+        """Takes a window's NLL; 1 if it was the last of its document, else 0."""
+        self.sums[window.number] = nll
+        self.waiting -= 1
+        self.left[window.document] -= 1
+        return int(self.left[window.document] == 0)
+
+    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """NLL (NaN where nothing is scored) and scored tokens of each document, when nothing is waited for."""
+        nll = np.where(self.n_tokens > 0, 0.0, np.nan)
+        np.add.at(nll, np.array(self.windows, np.int64), np.array(self.sums))  # one after the other, in their order
+        return nll, self.n_tokens
+
+
+def cut(targets: int, context: int | None, stride: int | None) -> Iterator[tuple[int, int, int]]:
+    """(start, first, stop) of the windows of a document of so many targets; each target is scored in exactly one.
 
     A window holds one id of context and up to `context` - 1 targets, and starts `stride` after the one before (by
     default where that one ends). A model without a limit reads all in one.
@@ -45,47 +102,13 @@ def cut(document: int, targets: int, context: int | None, stride: int | None) ->
     start, first = 0, 0
     while first < targets:
         stop = min(start + size, targets)
-        yield Window(document, start, first, stop)
+        yield start, first, stop
         start, first = start + step, stop
 
 
-def token_budget(on_gpu: bool, parameters: int) -> int:
-    """Positions of a batch, padding included, by a fixed rule. On a CPU few enough for a batch to take a second."""
-    if on_gpu:
-        return _GPU_TOKENS
-    low, high = _CPU_TOKENS
-    return max(low, min(high, 1 << (_CPU_WORK // max(1, parameters)).bit_length() - 1))
-
-
-def batches(windows: Sequence[Window], budget: int) -> Iterator[list[int]]:
-    """Indices of windows of like length, those of equal length in order; a batch's rows x longest stay in the budget.
-
-    A window longer than the budget is a batch alone.
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(windows)), key=lambda i: windows[i].length):
-        if batch and (len(batch) + 1) * windows[index].length > budget:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def rows(
-    windows: Sequence[Window], streams: Sequence[NDArray[np.int32]], bos: int | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Inputs and targets [B, T] int64 of a batch, padded on the right with id 0 and target -100.
-
-    A later window starts with BOS; without one, with the id before its first target.
-    """
-    longest = max(window.length for window in windows)
-    ids = np.zeros((len(windows), longest), np.int64)
-    targets = np.full((len(windows), longest), IGNORED, np.int64)
-    for row, w in enumerate(windows):
-        stream = streams[w.document]
-        ids[row, : w.length] = stream[w.start : w.stop]
-        if bos is not None:
-            ids[row, 0] = bos
-        targets[row, w.first - w.start : w.length] = stream[w.first + 1 : w.stop + 1]
-    return ids, targets
+def pieces(targets: int, budget: int) -> Iterator[tuple[int, int, int]]:
+    """The same for a document that a model reads in parts with its state carried on: as even as may be."""
+    even = -(-targets // -(-targets // budget))
+    size = min(budget, -(-even // _PIECE) * _PIECE)
+    for start in range(0, targets, size):
+        yield start, start, min(start + size, targets)

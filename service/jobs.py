@@ -9,6 +9,7 @@ from redis import Redis
 
 from pruner.errors import InputError
 from pruner.specs import SelectionSpec
+from service.questions import Questions
 from service.queue import Queue
 from service.schemas import Job, JobPage, JobRequest, Problem, Progress, SelectionResult, Status
 from service.steps import next_step, unmade
@@ -37,6 +38,7 @@ class Jobs:
     def __init__(self, workspace: Workspace, redis: "Redis", lease_seconds: float = 15.0) -> None:
         self.workspace = workspace
         self.queue = Queue(redis, workspace.id, lease_seconds)
+        self.questions = Questions(self.queue)
         self._checked = float("-inf")
 
     # -- what users ask for

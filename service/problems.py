@@ -20,6 +20,14 @@ BODY_MAX = 1 << 20  # bytes
 RETRY_AFTER = {"Retry-After": "2"}  # seconds
 
 
+class ProblemRaised(Exception):
+    """A problem that was found elsewhere, as the answer."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
 class ProblemResponse(JSONResponse):
     """A problem as the answer."""
 
@@ -51,6 +59,11 @@ def install(app: FastAPI) -> None:
 
     for kind, status in ((Conflict, 409), (KeyReused, 422), (InputError, 422)):
         app.add_exception_handler(kind, wrong(status))
+
+    @app.exception_handler(ProblemRaised)
+    def raised(request: Request, error: ProblemRaised) -> ProblemResponse:
+        body = error.problem.model_copy(update={"instance": request.url.path})
+        return ProblemResponse(body.model_dump(), body.status, RETRY_AFTER if body.status == 503 else None)
 
     @app.exception_handler(UnknownJob)
     def unknown_job(request: Request, error: UnknownJob) -> ProblemResponse:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from pruner.corpus import find_files
@@ -15,9 +16,11 @@ from pruner.plan import make_plan
 from pruner.specs import CorpusSpec
 from pruner.storage import Storage
 from service import stages
+from service.questions import score_now
 from service.references import References
-from service.schemas import Job, JobRequest, Preset, Progress, Status
+from service.schemas import Job, JobRequest, Preset, Progress, ScoreRequest, ScoreResult, Status
 from service.settings import Device
+from service.shards import Begun, plan_of
 from service.steps import next_step
 from service.training import training_texts
 from service.views import make_view, show_job
@@ -47,7 +50,7 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
         for name in ("rejects.parquet", "report.json"):
             _copy(workspace, workspace.path(record.id, name), target, name)
         _copy(workspace, workspace.path(record.id, "scores.parquet"), target, "scores/scores.parquet")
-        reference = workspace.reference(stages.plan_of(workspace, record))
+        reference = workspace.reference(plan_of(workspace, record))
         if reference is not None and reference.trained:
             for name in workspace.storage.list(reference.folder):
                 _copy(workspace, f"{reference.folder}/{name}", target, f"reference/{name}")
@@ -63,6 +66,12 @@ def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
         _copy(workspace, workspace.path(record.id, "scores.parquet"), Storage(str(out.parent)), out.name)
     shutil.rmtree(work)
     return progress
+
+
+def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
+    """Scores a few texts by a model. Raises BadReference, and OutOfMemory."""
+    references = References(Workspace("memory://"), device)  # which holds nothing
+    return score_now(references, stages.inspect_reference(request.model or ""), request)
 
 
 def train(
@@ -122,7 +131,7 @@ class _Run:
         results = self._workspace.results(self._record.id)
         outcome = Outcome(
             status="succeeded",
-            started_at=stages.plan_of(self._workspace, self._record).started_at,
+            started_at=plan_of(self._workspace, self._record).started_at,
             finished_at=datetime.now(timezone.utc),
             progress=self._progress.model_copy(update=results["progress"] if results else {}),
         )
@@ -162,17 +171,29 @@ class _Run:
             stages.select(self._workspace, self._record)
 
     def _score(self) -> None:
-        planned = stages.plan_of(self._workspace, self._record)
+        planned = plan_of(self._workspace, self._record)
         now = self._progress
         now.documents_total, now.shards_total = planned.documents, planned.shards
         self._since = time.monotonic()
-        for shard in range(planned.shards):
-            counts = stages.score(self._workspace, self._record, shard, self._references, self)
-            self._base = (self._base[0] + counts.documents, self._base[1] + counts.tokens)
-            self._found += 0 if counts.fresh else counts.tokens
-            now.shards_done += 1
-            now.rejects += counts.rejects
-            self(0, 0)
+        begun: list[Begun | None] = [None]  # the reading of the next shard
+
+        def look_ahead(shard: int) -> None:
+            if shard < planned.shards:
+                begun[0] = stages.begin(self._workspace, self._record, shard, self._references)
+
+        try:
+            for shard in range(planned.shards):
+                ahead, begun[0] = begun[0], None
+                then = partial(look_ahead, shard + 1)
+                counts = stages.score(self._workspace, self._record, shard, self._references, self, ahead, then)
+                self._base = (self._base[0] + counts.documents, self._base[1] + counts.tokens)
+                self._found += 0 if counts.fresh else counts.tokens
+                now.shards_done += 1
+                now.rejects += counts.rejects
+                self(0, 0)
+        finally:
+            if begun[0] is not None:
+                begun[0].close()
 
     def _tell(self) -> None:
         self._progress.updated_at = datetime.now(timezone.utc)

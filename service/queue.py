@@ -49,7 +49,12 @@ class Lease:
     @property
     def shard(self) -> int:
         """The shard's index, of a `score` task."""
-        return int(self.task.partition(":")[2])
+        return shard_index(self.task)
+
+
+def shard_index(task: str) -> int:
+    """The index in `score:<index>`."""
+    return int(task.partition(":")[2])
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,18 @@ class Queue:
         self._call("forget", job)
 
     # -- leases
-    def claim(self, worker: str, kinds: Iterable[str]) -> Lease | None:
-        """A lease on a task of one of these kinds, looked for in their order, least-served job first."""
-        answer = self._call("claim", worker, self.lease_ms, *kinds)
+    def claim(self, worker: str, kinds: Iterable[str], wanted: tuple[str, str] = ("", "")) -> Lease | None:
+        """A lease on a task of one of these kinds, looked for in their order, least-served job first.
+
+        A `wanted` (job, task) is taken before others of its kind, if it is to be had.
+        """
+        answer = self._call("claim", worker, self.lease_ms, *wanted, *kinds)
         return None if answer is None else Lease(answer[0], answer[1], int(answer[2]), int(answer[3]), answer[4])
+
+    def next_shard(self, worker: str) -> tuple[str, str] | None:
+        """The (job, task) that this worker may well get when it next claims a shard. Nobody is kept from it."""
+        answer = self._call("next", worker, 2 * self.lease_ms)
+        return None if answer is None else (answer[0], answer[1])
 
     def beat(self, lease: Lease, documents: int = 0, tokens: int = 0) -> None:
         """Holds on to a lease and tells how much of the task is done. Raises LeaseLost."""
@@ -156,6 +169,11 @@ class Queue:
             raise LeaseLost
 
     # -- reading
+    def jobs_with(self, kind: str) -> list[str]:
+        """The ids of the jobs that have tasks of this kind, least-served first."""
+        found: list[str] = self.redis.zrange(f"{self.prefix}active:{kind}", 0, -1)
+        return found
+
     def state(self, job: str) -> JobState | None:
         """What Redis knows of a job, or None."""
         return self.states([job])[0]

@@ -44,6 +44,10 @@ class References:
             self._device = "cuda" if there and self._wanted != "cpu" else "cpu"
         return self._device
 
+    def has(self, record: ReferenceRecord, dtype: str) -> bool:
+        """Whether `get` would give it at once."""
+        return (record.sha256, dtype) in self._loaded
+
     def get(self, record: ReferenceRecord, dtype: Literal["auto", "float32", "bfloat16"]) -> "Reference":
         """The planned reference, loaded. Raises BadReference where it cannot be or is another than was planned."""
         import scorer.reference

@@ -9,6 +9,7 @@ from pruner.specs import CorpusSpec, SelectionSpec
 
 Preset = Literal["tiny", "mamba2-130m", "gpt2-124m"]
 Status = Literal["queued", "planning", "training", "scoring", "selecting", "succeeded", "failed", "cancelled"]
+TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
 ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -62,6 +63,49 @@ class JobRequest(_Request):
         if self.corpus.domain_field is None and any(s.within == "domain" for s in self.selections):
             raise ValueError("a selection within 'domain' needs corpus.domain_field")
         return self
+
+
+class ScoreRequest(_Request):
+    """A few texts to score now, by a `model` (a local folder or hub id) or by the reference that a `job` trained."""
+
+    texts: list[str] = Field(min_length=1, max_length=64)
+    model: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    job: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+    scoring: ScoringSpec = ScoringSpec()
+    tokens: bool = Field(False, description="Whether to give the NLL of each token.")
+
+    @model_validator(mode="after")
+    def _few_and_of_one_reference(self) -> "ScoreRequest":
+        if (self.model is None) == (self.job is None):
+            raise ValueError("give either 'model' (a folder or hub id) or 'job' (the id of one), and not both")
+        if sum(map(len, self.texts)) > TEXTS_MAX:
+            raise ValueError(f"the texts have more than {TEXTS_MAX:,} characters: submit a job for so many")
+        return self
+
+
+class ScoredToken(BaseModel):
+    """A token of a text. `nll` is null for a first token that is context only, and where it is not finite."""
+
+    id: int
+    text: str
+    nll: float | None
+
+
+class ScoredText(BaseModel):
+    """A text's score; without one, its numbers are null and `reject` says why."""
+
+    n_tokens: int | None
+    nll: float | None
+    perplexity: float | None
+    reject: str | None
+    tokens: list[ScoredToken] | None = None
+
+
+class ScoreResult(BaseModel):
+    """The scores of the texts, in their order, and what they come from."""
+
+    documents: list[ScoredText]
+    provenance: dict[str, Any]
 
 
 class Progress(BaseModel):

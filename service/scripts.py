@@ -117,35 +117,58 @@ end
 return 1
 """
 
-# worker, lease (ms), kinds in the order to look: a lease on a claimable task of the least-served job, or nothing.
+# worker, lease (ms), a job and a task of it to take before others of its kind (or ''), kinds in the order to look: a
+# lease on a claimable task of the least-served job, or nothing.
 CLAIM = """
-local worker, lease = ARGV[1], tonumber(ARGV[2])
+local worker, lease, wanted_job, wanted = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 redis.call('ZADD', p .. 'workers', now, worker)
 redis.call('ZREMRANGEBYSCORE', p .. 'workers', '-inf', now - 3600000)
-for i = 3, #ARGV do
+
+local function grant(kind, job, task)
+  local text = redis.call('HGET', lease_key(job), task)
+  local entry = text and cjson.decode(text) or {attempts = 0, error = ''}
+  if entry.fence and entry.fence ~= 0 then entry.error = 'its worker ' .. entry.worker .. ' died or hung' end
+  entry.fence = redis.call('INCR', p .. 'fence')
+  entry.worker, entry.documents, entry.tokens = worker, 0, 0
+  entry.attempts = entry.attempts + 1
+  redis.call('HSET', lease_key(job), task, cjson.encode(entry))
+  redis.call('ZADD', tasks_key(kind, job), now + lease, task)
+  redis.call('ZINCRBY', p .. 'active:' .. kind, 1, job)
+  if kind == 'plan' then
+    redis.call('HSETNX', job_key(job), 'started_at', now)
+    set_status(job, 'planning')
+  elseif kind == 'score' then
+    redis.call('HSETNX', job_key(job), 'scoring_at', now)
+  end
+  redis.call('HSET', job_key(job), 'updated_at', now)
+  return {job, task, entry.fence, entry.attempts, entry.error}
+end
+
+for i = 5, #ARGV do
   local kind = ARGV[i]
+  if wanted ~= '' and kind == kind_of(wanted) then
+    local from = redis.call('ZSCORE', tasks_key(kind, wanted_job), wanted)
+    if from and tonumber(from) <= now then return grant(kind, wanted_job, wanted) end
+  end
   for _, job in ipairs(redis.call('ZRANGE', p .. 'active:' .. kind, 0, -1)) do
     local task = redis.call('ZRANGEBYSCORE', tasks_key(kind, job), '-inf', now, 'LIMIT', 0, 1)[1]
-    if task then
-      local text = redis.call('HGET', lease_key(job), task)
-      local entry = text and cjson.decode(text) or {attempts = 0, error = ''}
-      if entry.fence and entry.fence ~= 0 then entry.error = 'its worker ' .. entry.worker .. ' died or hung' end
-      entry.fence = redis.call('INCR', p .. 'fence')
-      entry.worker, entry.documents, entry.tokens = worker, 0, 0
-      entry.attempts = entry.attempts + 1
-      redis.call('HSET', lease_key(job), task, cjson.encode(entry))
-      redis.call('ZADD', tasks_key(kind, job), now + lease, task)
-      redis.call('ZINCRBY', p .. 'active:' .. kind, 1, job)
-      if kind == 'plan' then
-        redis.call('HSETNX', job_key(job), 'started_at', now)
-        set_status(job, 'planning')
-      elseif kind == 'score' then
-        redis.call('HSETNX', job_key(job), 'scoring_at', now)
-      end
-      redis.call('HSET', job_key(job), 'updated_at', now)
-      return {job, task, entry.fence, entry.attempts, entry.error}
-    end
+    if task then return grant(kind, job, task) end
   end
+end
+return false
+"""
+
+# worker, silence (ms) after which one counts as gone: the job and task that it would get if it claimed a shard now, of
+# as many as there are live workers one by its name, so that they do not all think of the same; or nothing.
+NEXT = """
+local worker, silence = ARGV[1], tonumber(ARGV[2])
+for _, job in ipairs(redis.call('ZRANGE', p .. 'active:score', 0, -1)) do
+  local live = redis.call('ZRANGEBYSCORE', p .. 'workers', now - silence, '+inf')
+  local tasks = redis.call('ZRANGEBYSCORE', tasks_key('score', job), '-inf', now, 'LIMIT', 0, math.max(1, #live))
+  table.sort(live)
+  local place = 1
+  for i, name in ipairs(live) do if name == worker then place = i end end
+  if #tasks > 0 then return {job, tasks[(place - 1) % #tasks + 1]} end
 end
 return false
 """
@@ -270,6 +293,7 @@ SCRIPTS = {
         "add": ADD,
         "submit": SUBMIT,
         "claim": CLAIM,
+        "next": NEXT,
         "beat": BEAT,
         "done": DONE,
         "put_back": PUT_BACK,

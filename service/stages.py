@@ -5,25 +5,27 @@ Each may be run again at any time, and by two workers at once: what it writes ap
 
 import fcntl
 import json
+import logging
 import shutil
-from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
+from typing import NamedTuple
 
 from pruner import plan as plans
 from pruner import results
-from pruner.read import Block, read_shard
-from pruner.scores import ShardScoresWriter, read_summary
+from pruner.scores import read_summary
 from pruner.table import Split
+from scorer.errors import OutOfMemory
+from service import shards
 from service.references import References, cache_folder
-from service.steps import TRAINER, provenance, score_key, score_paths
+from service.shards import Beat, Begun, plan_of, reference_of, shard_of
+from service.steps import TRAINER, provenance, score_paths
 from service.training import training_texts
 from service.workspace import JobRecord, PlanRecord, ReferenceRecord, Workspace, digest
+
+log = logging.getLogger("winnow.stages")
 
 
 class Busy(Exception):
@@ -39,16 +41,6 @@ class Counts(NamedTuple):
     fresh: bool = False
 
 
-class Beat(Protocol):
-    """How a stage says that it goes on. Both may raise, to end the stage."""
-
-    def __call__(self, documents: int, tokens: int) -> None:
-        """So much of the task is done."""
-
-    def blocking(self) -> AbstractContextManager[None]:
-        """Says so by itself around a part that cannot."""
-
-
 def plan(workspace: Workspace, record: JobRecord) -> None:
     """Reads the corpus' footers, cuts it into shards and checks the reference. Raises InputError or BadReference."""
     started = datetime.now(timezone.utc)
@@ -57,7 +49,7 @@ def plan(workspace: Workspace, record: JobRecord) -> None:
     plans.write_plan(workspace.storage, workspace.path(record.id, "plan.parquet"), made)
     reference, trained = None, None
     if request.reference.model is not None:
-        reference = _inspect(request.reference.model)
+        reference = inspect_reference(request.reference.model)
     else:
         train = request.reference.train
         shards = [plans.shard_digest(made, shard, request.corpus) for shard in made.shards]
@@ -105,43 +97,65 @@ def train(workspace: Workspace, record: JobRecord, references: References, beat:
             _publish(workspace, planned.trained, out)
 
 
-def score(workspace: Workspace, record: JobRecord, index: int, references: References, beat: Beat) -> Counts:
-    """Scores a shard, unless its scores are there."""
-    reference = workspace.reference(plan_of(workspace, record))
-    if reference is None:
-        raise FileNotFoundError("the reference that the job trained is no longer in the workspace")
-    spec = record.request.corpus
-    made = plans.read_plan(workspace.storage, workspace.path(record.id, "plan.parquet"))
-    shard = made.shards[index]
-    path = workspace.score_path(score_key(record, reference), plans.shard_digest(made, shard, spec))
-    fresh = not workspace.storage.exists(path)
-    if fresh:
-        with beat.blocking():
-            loaded = references.get(reference, record.request.scoring.dtype)
-            from scorer.scorer import score as score_blocks
-        waiting: deque[Block] = deque()
+def score(
+    workspace: Workspace,
+    record: JobRecord,
+    index: int,
+    references: References,
+    beat: Beat,
+    begun: Begun | None = None,
+    then: Callable[[], None] | None = None,
+) -> Counts:
+    """Scores a shard, unless its scores are there. `begun` is its reading, if that has begun; `then` as in `Begun.run`.
 
-        def texts() -> Iterator[list[str]]:
-            for block in read_shard(made, shard, spec):
-                waiting.append(block)
-                yield [text for text in block.texts if text is not None]
-
-        with ShardScoresWriter(workspace.storage, path, loaded.provenance()) as writer:
-            for nll, tokens in score_blocks(loaded, texts(), stride=record.request.scoring.stride, on_progress=beat):
-                block = waiting.popleft()
-                writer.append(block, *_spread(block, tokens, nll))
+    Raises OutOfMemory where even the smallest budget is too much for the device.
+    """
+    try:
+        path = shard_of(workspace, record, index)[2]
+        if fresh := not workspace.storage.exists(path):
+            with beat.blocking():
+                loaded = shards.load(workspace, record, references)
+            if begun is None or begun.stale or begun.loaded is not loaded:
+                _close(begun)
+                begun = Begun(workspace, record, index, loaded)
+            while not begun.run(beat, then):
+                # Outside of the exception's reach, which holds what fills the memory.
+                if not loaded.halve():
+                    raise OutOfMemory(f"{loaded.folder}: the device has too little memory to score with this model")
+                log.warning("%s: too little memory; now %d tokens at a time", loaded.folder, loaded.budget)
+                begun = Begun(workspace, record, index, loaded)  # from its start, so that one budget scores all of it
+    finally:
+        _close(begun)
     summary = read_summary(workspace.storage, path)
     return Counts(summary["documents"], summary["tokens"], summary["rejects"], fresh)
+
+
+def _close(begun: Begun | None) -> None:
+    if begun is not None:
+        begun.close()
+
+
+def begin(workspace: Workspace, record: JobRecord, index: int, references: References) -> Begun | None:
+    """Begins to read a shard, if its scores are not there and its reference is loaded."""
+    dtype = record.request.scoring.dtype
+    if not references.has(reference_of(workspace, record), dtype):
+        return None
+    if workspace.storage.exists(shard_of(workspace, record, index)[2]):
+        return None
+    return Begun(workspace, record, index, shards.load(workspace, record, references))
+
+
+def load_reference(workspace: Workspace, job: str, references: References) -> None:
+    """Loads the reference of a job that scores. Raises BadReference, FileNotFoundError."""
+    if (record := workspace.job(job)) is not None:
+        shards.load(workspace, record, references)
 
 
 def tabulate(workspace: Workspace, record: JobRecord) -> None:
     """Joins the shards' scores into the job's table and rejects, unless that is done. Raises InputError."""
     if workspace.results(record.id) is not None:
         return
-    planned = plan_of(workspace, record)
-    reference = workspace.reference(planned)
-    if reference is None:
-        raise FileNotFoundError("the reference that the job trained is no longer in the workspace")
+    planned, reference = plan_of(workspace, record), reference_of(workspace, record)
     made = plans.read_plan(workspace.storage, workspace.path(record.id, "plan.parquet"))
     paths = score_paths(workspace, record, reference)
     scorers = {json.dumps(read_summary(workspace.storage, path)["scorer"], sort_keys=True) for path in paths}
@@ -174,22 +188,6 @@ def select(workspace: Workspace, record: JobRecord) -> None:
     workspace.storage.write_json(workspace.path(record.id, "selected.json"), ids)
 
 
-def _spread(block: Block, tokens: Any, nll: Any) -> tuple[Any, Any]:
-    """Scores of a block's texts [D] as columns of its rows [R]: 0 tokens and NaN where a row has no text."""
-    there = np.array([text is not None for text in block.texts], dtype=bool)
-    row_tokens, row_nll = np.zeros(block.rows, np.int64), np.full(block.rows, np.nan)
-    row_tokens[there], row_nll[there] = tokens, nll
-    return row_tokens, row_nll
-
-
-def plan_of(workspace: Workspace, record: JobRecord) -> PlanRecord:
-    """What planning found. Raises FileNotFoundError if it has not ended."""
-    planned = workspace.plan_record(record.id)
-    if planned is None:
-        raise FileNotFoundError("the job's plan is no longer in the workspace")
-    return planned
-
-
 @contextmanager
 def _alone(work: Path) -> Iterator[None]:
     """Holds a training's folder, and removes it if the training ended. Raises Busy while another process has it."""
@@ -203,7 +201,7 @@ def _alone(work: Path) -> Iterator[None]:
         shutil.rmtree(work)
 
 
-def _inspect(model: str) -> ReferenceRecord:
+def inspect_reference(model: str) -> ReferenceRecord:
     """What a named reference is, if it is one that can score. Raises BadReference."""
     from scorer.reference import inspect, resolve
 
@@ -214,7 +212,7 @@ def _inspect(model: str) -> ReferenceRecord:
 
 def _publish(workspace: Workspace, name: str, out: Path) -> None:
     """Puts a trained reference into the workspace, under a name of its content: another one like it is left alone."""
-    found = _inspect(str(out))
+    found = inspect_reference(str(out))
     folder = f"references/{name}/{found.sha256[:16]}"
     for file in sorted(out.iterdir()):
         with file.open("rb") as source, workspace.storage.create(f"{folder}/{file.name}") as target:

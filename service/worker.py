@@ -15,12 +15,13 @@ from redis import RedisError
 
 from pruner.errors import InputError
 from scorer.errors import BadReference
-from service import stages
+from service import questions, stages
 from service.jobs import Jobs
-from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, connect
+from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, connect, shard_index
 from service.references import References
 from service.schemas import Problem
 from service.settings import Settings
+from service.shards import Begun
 from service.workspace import JobRecord, Workspace
 
 log = logging.getLogger("winnow.worker")
@@ -48,9 +49,13 @@ class Beater:
         """Called between batches: how many documents and tokens of the task are done."""
         if self._worker.stopping.is_set():
             raise Stopping
+        moved = (documents, tokens) != self._done
         self._done = (documents, tokens)
         if time.monotonic() >= self._next:
             self._beat()
+            if moved and self._lease.kind == "score":  # between two batches, not in the middle of one
+                with suppress(RedisError):
+                    self._worker.answer(self)
             self._next = time.monotonic() + self._seconds
 
     @contextmanager
@@ -94,6 +99,7 @@ class Worker:
         self._kinds = ("advance", *kinds)
         self._name = name
         self._interruptible = False
+        self._ahead: tuple[tuple[str, str], Begun] | None = None  # a shard whose reading has begun, by job and task
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Ends `run` after the batch at hand. A signal handler: it runs in the thread that works."""
@@ -113,24 +119,89 @@ class Worker:
         finally:
             self._interruptible = False
 
+    def warm_up(self) -> None:
+        """Loads what the first task will need, as far as can be told, so that no lease waits for it."""
+        if not {"score", "train"} & set(self._kinds):
+            return
+        try:
+            with self.interruptible():
+                self._references.device()
+                for job in self.jobs.queue.jobs_with("score")[:1]:
+                    stages.load_reference(self.jobs.workspace, job, self._references)
+        except Stopping:
+            pass
+        except Exception as error:  # the task that needs it will say so, under its lease
+            log.info("not warm: %s", error)
+
     def run(self) -> None:
         """Works until it is stopped."""
+        self.warm_up()
         while not self.stopping.is_set():
             try:
                 if not self.once():
                     self.stopping.wait(_IDLE_SECONDS)
+            except Stopping:
+                break
             except (RedisError, OSError) as error:
                 # A lease that is held lapses by itself.
                 log.warning("waiting for Redis and the workspace: %s", error)
                 self.stopping.wait(_AWAY_SECONDS)
+        self._take_ahead(None)
+
+    def answer(self, beater: Beater | None = None) -> bool:
+        """Answers a question, if one waits. In the middle of a task, `beater` holds on to its lease meanwhile."""
+        if "score" not in self._kinds or (asked := self.jobs.questions.take()) is None:
+            return False
+        name, request = asked
+        failed: Exception | None = None
+        with beater.blocking() if beater is not None else self.interruptible():
+            try:
+                found = questions.answer(self.jobs.workspace, self._references, request)
+            except Exception as error:
+                log.warning("texts could not be scored", exc_info=True)
+                failed, detail = error, " ".join(f"the worker failed: {type(error).__name__}: {error}".split())
+                found = Problem(title="The texts cannot be scored", status=500, detail=detail)
+            self.jobs.questions.give(name, found)
+        if failed is not None and self._references.on_gpu:
+            raise failed  # a CUDA error stays with its process
+        return True
 
     def once(self) -> bool:
-        """Does a task, if there is one for it."""
+        """Answers a question or does a task, if there is one for it."""
+        if self.answer():
+            return True
         self.jobs.check()
-        lease = self.jobs.queue.claim(self._name, self._kinds)
-        if lease is not None:
+        wanted = ("", "") if self._ahead is None else self._ahead[0]
+        lease = self.jobs.queue.claim(self._name, self._kinds, wanted)
+        if lease is None:
+            self._take_ahead(None)
+        else:
             self._work(lease)
         return lease is not None
+
+    def _look_ahead(self) -> None:
+        """Begins to read the shard that will probably be the next, for a job whose reference is loaded already.
+
+        That needs no lease: it writes nothing, and if another worker gets the shard, a few batches were read in vain.
+        """
+        try:
+            found = self.jobs.queue.next_shard(self._name)
+            record = None if found is None else self.jobs.workspace.job(found[0])
+            if found is not None and record is not None:
+                begun = stages.begin(self.jobs.workspace, record, shard_index(found[1]), self._references)
+                self._ahead = None if begun is None else (found, begun)
+        except Exception as error:  # whoever claims the shard will be told
+            log.info("nothing is read ahead: %s", error)
+
+    def _take_ahead(self, lease: Lease | None) -> Begun | None:
+        """What has begun, if it is the lease's shard; anything else ends."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        if lease is not None and ahead[0] == (lease.job, lease.task):
+            return ahead[1]
+        ahead[1].close()
+        return None
 
     def _work(self, lease: Lease) -> None:
         queue = self.jobs.queue
@@ -172,7 +243,8 @@ class Worker:
         elif lease.kind == "train":
             stages.train(workspace, record, self._references, beater)
         elif lease.kind == "score":
-            return stages.score(workspace, record, lease.shard, self._references, beater)
+            begun = self._take_ahead(lease)
+            return stages.score(workspace, record, lease.shard, self._references, beater, begun, self._look_ahead)
         else:
             with beater.blocking():
                 stages.select(workspace, record)

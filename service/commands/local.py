@@ -1,16 +1,18 @@
 """The commands that need no server: prune, train, score, convert."""
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 
+from pruner.errors import InputError
 from pruner.specs import CorpusSpec
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.show import progress_bar, summary
+from service.commands.show import progress_bar, scored_texts, summary
 from service.schemas import TrainSpec
 
 
@@ -54,11 +56,19 @@ def add_score(parser: Parser) -> None:
     parser.add_argument("--reference", required=True, metavar="MODEL", help="model folder or hub id")
     options.add_scoring(parser)
     options.add_device(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="Parquet file of the scores")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Parquet file of the scores")
+    parser.add_argument(
+        "--tokens", action="store_true", dest="each_token", help="with PATH -: show the NLL of each token"
+    )
+    options.add_json(parser)
 
 
 def score(parser: Parser, args: argparse.Namespace) -> int:
-    """Scores a corpus into one Parquet file."""
+    """Scores a corpus into one Parquet file; with the path `-`, shows the scores of what standard input holds."""
+    if args.paths == ["-"]:
+        return _score_input(parser, args)
+    if args.out is None or args.each_token or args.json:
+        parser.error("--out FILE is needed for a corpus, and --tokens and --json are for the path - alone")
     from service import prune as local
 
     request = options.job_request(parser, args)
@@ -67,6 +77,34 @@ def score(parser: Parser, args: argparse.Namespace) -> int:
     done, tokens = progress.documents_done, progress.tokens_done
     sys.stdout.write(f"{done:,} documents, {tokens:,} tokens, {progress.rejects:,} rejects in {args.out}\n")
     return 0
+
+
+def _score_input(parser: Parser, args: argparse.Namespace) -> int:
+    """Standard input is one text; or, if each line is a JSON object with the text field, a text a line."""
+    if args.out is not None:
+        parser.error("--out is for a corpus: the scores of standard input are printed")
+    from service.prune import score_texts
+
+    texts = _texts(sys.stdin.buffer.read().decode(errors="replace"), args.text_field)
+    found = score_texts(options.score_request(parser, args, texts), args.device)
+    if args.json:
+        sys.stdout.write(found.model_dump_json() + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in scored_texts(found.documents))
+    return 0
+
+
+def _texts(given: str, field: str) -> list[str]:
+    lines = [line for line in given.splitlines() if line.strip()]
+    try:
+        rows = [json.loads(line) for line in lines]
+    except ValueError:
+        rows = []
+    if rows and all(isinstance(row, dict) and isinstance(row.get(field), str) for row in rows):
+        return [row[field] for row in rows]
+    if not given:
+        raise InputError("standard input is empty: give a text, or JSON lines")
+    return [given]
 
 
 def add_train(parser: Parser) -> None:

@@ -2,14 +2,15 @@
 
 import argparse
 import os
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from service.schemas import JobRequest, Preset, TrainSpec
+from service.schemas import JobRequest, Preset, ScoreRequest, TrainSpec
 
 _PRESETS: tuple[Preset, ...] = ("tiny", "mamba2-130m", "gpt2-124m")
 _TRAIN = TrainSpec()
+Request = TypeVar("Request", bound=BaseModel)
 
 
 class Parser(argparse.ArgumentParser):
@@ -124,8 +125,19 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
             {"criterion": criterion, "rate": share, "unit": args.unit, "within": args.within}
             for criterion, share in dict.fromkeys(pairs)
         ]
+    return _valid(parser, JobRequest, body)
+
+
+def score_request(parser: argparse.ArgumentParser, args: argparse.Namespace, texts: list[str]) -> ScoreRequest:
+    """The request to score texts now; ends the program where there are too many."""
+    scoring = {"stride": args.stride, "dtype": args.dtype}
+    body = {"texts": texts, "model": args.reference, "scoring": scoring, "tokens": args.each_token}
+    return _valid(parser, ScoreRequest, body)
+
+
+def _valid(parser: argparse.ArgumentParser, kind: type[Request], body: dict[str, Any]) -> Request:
     try:
-        return JobRequest.model_validate(body)
+        return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

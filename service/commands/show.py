@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 
 from service.schemas import Progress as JobProgress
-from service.schemas import Status
+from service.schemas import ScoredText, Status
 
 _ROWS_MAX = 24  # domains in a table
 _LINE_SECONDS = 5.0  # between lines where there is no terminal
@@ -84,6 +84,19 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
     if len(report["domains"]) > 1:
         shown.append(_domains(report))
     return shown
+
+
+def scored_texts(documents: list[ScoredText]) -> Iterator[str]:
+    """Lines that show the scores of texts, and of their tokens where those are there."""
+    for number, document in enumerate(documents, 1):
+        if document.nll is None:
+            yield f"text {number}: no score ({document.reject})"
+        else:
+            perplexity = "beyond all numbers" if document.perplexity is None else f"{document.perplexity:,.2f}"
+            yield f"text {number}: {document.n_tokens:,} tokens, nll {document.nll:,.2f}, perplexity {perplexity}"
+        for token in document.tokens or []:
+            nll = "" if token.nll is None else f"{token.nll:.3f}"
+            yield f"{nll:>8}  {token.text!r}"
 
 
 def _numbers(made: dict[str, Any], whole: dict[str, Any], low: float | None, high: float | None) -> list[str]:

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from kernels.pack import Pack
+from scorer.feed import Batch
+from scorer.lane import Lane, window_sums
 from scorer.reference import Dtype, Reference, load
 from scorer.scorer import score
 from scorer.train import train
@@ -53,6 +56,78 @@ def test_the_same_block_gives_the_same_bits(folder: Path) -> None:
     assert reference.dtype == "bfloat16"
     assert reference.provenance()["device"] == torch.cuda.get_device_name()
     assert per_token(reference, TEXTS).tobytes() == per_token(reference, TEXTS).tobytes()
+
+
+def test_readers_and_what_came_before_change_no_bit(folder: Path) -> None:
+    reference = load(folder, "cuda")
+    texts = [text[:20_000] for text in sources(3_000_000) if text]
+
+    def bits(readers: int, size: int) -> bytes:
+        blocks = [texts[i : i + size] for i in range(0, len(texts), size)]
+        return b"".join(
+            nll.tobytes() for nll, _ in score(reference, blocks, on_progress=lambda *_: None, readers=readers)
+        )
+
+    first = bits(1, len(texts))
+    per_token(reference, TEXTS)
+    assert bits(4, 7) == bits(4, len(texts)) == first
+
+
+def test_budgets_change_scores_by_rounding_alone(folder: Path) -> None:
+    reference = load(folder, "cuda")
+    texts = [text[:20_000] for text in sources(3_000_000) if text]
+    found = []
+    for budget in (1 << 13, 1 << 16, 1 << 18):
+        reference.budget = budget
+        reference.prepare()
+        found.append(per_token(reference, texts))
+    for other in found[1:]:
+        assert np.abs(other - found[0]).max() < 2e-3
+
+
+def test_nothing_is_waited_for_in_a_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = load(folder, "cuda")
+    sums = Lane._sums
+
+    def watched(self: Lane, batch: Batch) -> torch.Tensor:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return sums(self, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    per_token(reference, TEXTS)  # what is compiled is compiled
+    monkeypatch.setattr(Lane, "_sums", watched)
+    per_token(reference, TEXTS)
+
+
+def test_sums_of_windows_are_those_of_the_cpu_and_the_same_each_time() -> None:
+    lengths = [1, 7, 1024, 3, 40_000, 2, 511]
+    nll = torch.rand(sum(lengths), generator=torch.Generator().manual_seed(0))
+    wanted = window_sums(nll, Pack.of(lengths, "cpu"))
+    found = [window_sums(nll.cuda(), Pack.of(lengths, "cuda")).cpu() for _ in range(3)]
+    torch.testing.assert_close(found[0], wanted, rtol=1e-12, atol=0)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_transformer_reads_full_compiled_packs(tmp_path: Path, tokenizer: Path) -> None:
+    reference = load(make_reference("gpt2-124m", tmp_path, tokenizer), "cuda")
+    assert reference.model.packed
+    assert reference.model.full_packs
+
+
+def test_too_little_memory_is_found_out_at_loading(tmp_path: Path, tokenizer: Path) -> None:
+    made = make_reference("gpt2-124m", tmp_path, tokenizer)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(1.2e9 / total)
+    try:
+        reference = load(made, "cuda")
+        assert 1024 <= reference.budget < 65_536
+        assert np.isfinite(per_token(reference, TEXTS)).all()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_a_long_document(folder: Path) -> None:

@@ -1,70 +1,175 @@
-"""Text in, scores out, a second: ours beside a plain transformers loop that pads, batches and takes whole logits.
+"""Text in, scores out, a second: ours beside the peers, in one run on the same documents.
 
-Prints a table; `--megabytes` sets how much text each measurement reads. The loop does not cut windows: its documents
-are cut to 1,000 tokens beforehand, for both.
+Prints a table. `--corpus` names files of real text (by default Python's own sources are read), `--tokenizer` a
+tokenizer.json (by default a small one is made), `--megabytes` how much text is read; the slow peers read a part of it.
+Weights are random: they change no speed.
 """
 
 import argparse
+import itertools
+import json
+import os
+import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from scorer.reference import load
-from scorer.scorer import score
+from pruner.plan import make_plan
+from pruner.read import read_shard
+from pruner.specs import CorpusSpec
+from scorer.reference import Reference, load
+from scorer.scorer import Scoring, score
 from tests.gpu.references import make_reference, sources
 
-BLOCK = 1024  # documents
-ROWS = 16  # of the plain loop's batches
+ON_GPU = torch.cuda.is_available()
+ROWS = 32 if ON_GPU else 8  # of the peers' batches: more take 20 GB of logits
+LENGTH = 1024  # tokens of their rows, at most
+DEVICE = "cuda" if ON_GPU else "cpu"
+Blocks = Callable[[], Iterable[list[str]]]
 
 
-def documents(megabytes: float) -> list[str]:
-    """Sources cut into documents of 2,500 characters, again from the start if there are too few."""
-    wanted = int(megabytes * 1e6 / 2500)
-    cut = [text[i : i + 2500] for text in sources(50_000_000) for i in range(0, len(text), 2500)]
-    return (cut * (wanted // len(cut) + 1))[:wanted]
+class Measured(NamedTuple):
+    """What a loop did: tokens scored, seconds, CPU seconds of this process, and what else there is to say."""
+
+    tokens: int
+    seconds: float
+    cpu_seconds: float
+    note: str = ""
 
 
-def ours(folder: Path, texts: list[str]) -> tuple[float, int]:
-    """Seconds and tokens of our loop, bfloat16 on a GPU."""
-    reference = load(folder, "cuda" if torch.cuda.is_available() else "cpu")
-    blocks = [texts[i : i + BLOCK] for i in range(0, len(texts), BLOCK)]
-    for _ in score(reference, blocks[:1], on_progress=lambda *_: None):  # warms up
+def corpus(paths: list[str], field: str, megabytes: float) -> Blocks:
+    """Blocks of documents, read from the files anew at each call, as the workers read them; again if they are few."""
+
+    def blocks() -> Iterator[list[str]]:
+        left = megabytes * 1e6
+        while left > 0:
+            for block in files() if paths else stdlib():
+                texts = []
+                for text in block:
+                    if text is not None and left > 0:
+                        texts.append(text)
+                        left -= len(text)
+                yield texts
+                if left <= 0:
+                    return
+
+    def files() -> Iterator[list[str | None]]:
+        spec = CorpusSpec(paths=paths, text_field=field)
+        plan = make_plan(spec)
+        for shard in plan.shards:
+            for block in read_shard(plan, shard, spec):
+                yield block.texts
+
+    def stdlib() -> Iterator[list[str | None]]:
+        documents = iter(sources(1 << 62))
+        while block := list(itertools.islice(documents, 64)):
+            yield list(block)
+
+    return blocks
+
+
+def some(blocks: Blocks, megabytes: float) -> list[str]:
+    """The first documents of a corpus."""
+    texts: list[str] = []
+    for block in blocks():
+        for text in block:
+            if megabytes <= 0:
+                return texts
+            texts.append(text)
+            megabytes -= len(text) / 1e6
+    return texts
+
+
+def timed(work: Callable[[], tuple[int, str]]) -> Measured:
+    """Runs what returns tokens and a note."""
+    used, start = time.process_time(), time.monotonic()
+    tokens, note = work()
+    if ON_GPU:
+        torch.cuda.synchronize()
+    return Measured(tokens, time.monotonic() - start, time.process_time() - used, note)
+
+
+# -- ours
+def scored(reference: Reference, blocks: Iterable[list[str]]) -> Scoring:
+    """All of it, scored."""
+    run = score(reference, blocks, on_progress=lambda *_: None)
+    for _ in run:
         pass
-    start = time.monotonic()
-    tokens = sum(int(n.sum()) for _, n in score(reference, blocks, on_progress=lambda *_: None))
-    return time.monotonic() - start, tokens
+    return run
 
 
-@torch.inference_mode()
-def plain(folder: Path, texts: list[str]) -> tuple[float, int]:
-    """Seconds and tokens of what one would write in ten lines."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.pad_token = tokenizer.eos_token
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+def ours(reference: Reference, blocks: Blocks) -> Measured:
+    """The scoring loop, text in and scores out."""
+    scored(reference, [some(blocks, 0.5 if ON_GPU else 0.01)])  # warms up
 
-    def run(chosen: list[str]) -> int:
+    def work() -> tuple[int, str]:
+        run = scored(reference, blocks())
+        return run.tokens, f"{run.batches} batches, waste {run.waste:.2%}, {reference.tokenizer.engine}"
+
+    return timed(work)
+
+
+def busy(reference: Reference, texts: list[str]) -> float:
+    """The share of the time between the first and the last kernel in which some kernel runs."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        scored(reference, [texts[i : i + 256] for i in range(0, len(texts), 256)])
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profile.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.name.startswith("Mem")
+    )
+    covered, reached = 0.0, spans[0][0]
+    for start, end in spans:
+        covered += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return covered / (reached - spans[0][0])
+
+
+# -- peers
+def plain(model: Any, tokenizer: Any, texts: list[str], rows: int) -> Measured:
+    """What one would write in ten lines: padded batches in the given order, cut at 1,024 tokens, whole logits."""
+
+    @torch.inference_mode()
+    def work() -> tuple[int, str]:
         tokens = 0
-        for i in range(0, len(chosen), ROWS):
-            batch = [tokenizer.bos_token + text for text in chosen[i : i + ROWS]]
-            x = tokenizer(batch, return_tensors="pt", padding=True, truncation=True, max_length=1024).to(device)
+        for i in range(0, len(texts), rows):
+            batch = [tokenizer.bos_token + text for text in texts[i : i + rows]]
+            x = tokenizer(batch, return_tensors="pt", padding=True, truncation=True, max_length=LENGTH).to(DEVICE)
             logits = model(**x, use_cache=False).logits[:, :-1]
             nll = F.cross_entropy(logits.float().transpose(1, 2), x.input_ids[:, 1:], reduction="none")
             mask = x.attention_mask[:, 1:]
             (nll * mask).sum(1).cpu()
             tokens += int(mask.sum())
-        return tokens
+        return tokens, f"batches of {rows}, padded" if rows > 1 else "one at a time"
 
-    run(texts[:ROWS])
-    start = time.monotonic()
-    tokens = run(texts)
-    return time.monotonic() - start, tokens
+    return timed(work)
+
+
+@torch.inference_mode()
+def ideal(model: Any, vocabulary: int, batches: int = 20) -> Measured:
+    """The model compiled, on full batches of random ids that are there already: no reading, no tokenizing."""
+    compiled = torch.compile(
+        lambda ids: F.cross_entropy(
+            model(input_ids=ids).logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+        )
+    )
+    ids = torch.randint(vocabulary, (ROWS, LENGTH), device=DEVICE)
+    for _ in range(3):
+        compiled(ids)
+
+    def work() -> tuple[int, str]:
+        for _ in range(batches):
+            compiled(ids)
+        return batches * ids.numel(), "compiled, full batches, no text"
+
+    return timed(work)
 
 
 def say(line: str) -> None:
@@ -73,27 +178,81 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def row(name: str, loop: str, found: Measured) -> None:
+    """One line: what it is, how fast, at what price."""
+    rate = found.tokens / found.seconds
+    peak = f"{torch.cuda.max_memory_allocated() / 2**30:5.2f} GiB" if ON_GPU else f"{resident():5.2f} GiB"
+    cost = f"{1e12 / rate / 3600:9,.0f} h" if ON_GPU else ""
+    cores = found.cpu_seconds / found.seconds
+    say(f"{name:12} {loop:6} {rate / 1e6:8.4f} M tokens/s {cores:5.1f} cores {peak} {cost}  {found.note}")
+    if ON_GPU:
+        torch.cuda.reset_peak_memory_stats()
+
+
+def resident() -> float:
+    """The most memory that this process has held, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure(preset: str, folder: Path, blocks: Blocks, given: argparse.Namespace) -> None:
+    """All rows of a reference, and the ratios that matter."""
+    reference = load(folder, DEVICE, given.dtype)
+    if given.budget:
+        reference.budget = given.budget
+        reference.prepare()
+    mine = ours(reference, blocks)
+    row(preset, "ours", mine)
+    if ON_GPU:
+        share = busy(reference, some(blocks, min(given.megabytes, 20)))
+        say(f"{preset:12}        the GPU computes {share:.1%} of the time")
+    del reference
+    if ON_GPU:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    if "mamba" in preset and ON_GPU:
+        return  # transformers' own Mamba-2 takes minutes without its optional kernels
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = tokenizer.eos_token
+    dtype = torch.bfloat16 if given.dtype == "bfloat16" or (ON_GPU and given.dtype == "auto") else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(DEVICE).eval()
+    for rows, share in ((ROWS, 1.0), (1, 0.1)):
+        part = some(blocks, given.peer_megabytes * share)
+        if rows > 1:
+            plain(model, tokenizer, part[:rows], rows)
+        found = plain(model, tokenizer, part, rows)
+        row(preset, "plain", found)
+        say(f"{preset:12}        ours is {mine.tokens / mine.seconds * found.seconds / found.tokens:.2f} times that")
+    if "gpt2" in preset and ON_GPU:
+        found = ideal(model, len(tokenizer))
+        row(preset, "ideal", found)
+        say(f"{preset:12}        ours is {mine.tokens / mine.seconds * found.seconds / found.tokens:.2f} times that")
+
+
 def main() -> None:
-    """Measures each preset both ways."""
+    """Measures each reference."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megabytes", type=float, default=20.0)
-    parser.add_argument("--presets", nargs="*", default=["tiny", "mamba2-130m", "gpt2-124m"])
+    parser.add_argument("--corpus", nargs="*", default=[], metavar="PATH")
+    parser.add_argument("--text-field", default="text")
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--megabytes", type=float, default=100.0)
+    parser.add_argument("--peer-megabytes", type=float, default=4.0)
+    parser.add_argument("--presets", nargs="*", default=["gpt2-124m", "mamba2-130m"])
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--budget", type=int, help="tokens of a pack")
     given = parser.parse_args()
-    texts = documents(given.megabytes)
-    say(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'}; torch {torch.__version__}")
-    say(f"{'reference':14} {'loop':6} {'tokens/s':>12} {'MB/s':>8} {'peak GiB':>9}")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as the workers do
+    blocks = corpus(given.corpus, given.text_field, given.megabytes)
+    name = torch.cuda.get_device_name() if ON_GPU else "cpu"
+    say(f"device: {name}; {len(os.sched_getaffinity(0))} cores; torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "tokenizer.json"
+        if given.tokenizer is not None:
+            file.write_bytes(given.tokenizer.read_bytes())
         for preset in given.presets:
-            made = make_reference(preset, Path(folder) / preset, Path(folder) / "tokenizer.json")
-            for loop in (ours, plain):
-                # transformers' own Mamba-2 takes minutes without its kernels: a little text says enough.
-                chosen = texts if loop is ours or "gpt2" in preset else texts[: max(ROWS, len(texts) // 100)]
-                if torch.cuda.is_available():
-                    torch.cuda.reset_peak_memory_stats()
-                seconds, tokens = loop(made, chosen)
-                peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else float("nan")
-                size = sum(map(len, chosen)) / 1e6
-                say(f"{preset:14} {loop.__name__:6} {tokens / seconds:12,.0f} {size / seconds:8.2f} {peak:9.2f}")
+            made = make_reference(preset, Path(folder) / preset, file)
+            vocabulary = json.loads((made / "config.json").read_text())["vocab_size"]
+            say(f"{preset}: vocabulary of {vocabulary:,}; tokens/s, CPU cores, peak memory, hours for 10^12 tokens")
+            measure(preset, made, blocks, given)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Small Hugging Face model folders with random weights and a tokenizer of their own."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from kernels.pack import Pack
 
 ROWS = 320  # of the models' vocabularies: more than the tokenizer has
 END = "<|endoftext|>"
@@ -49,7 +52,7 @@ def add_tokenizer(folder: Path, **special: str) -> None:
 def make_model(config: Any) -> Any:
     """A model of this configuration whose predictions are far from uniform."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval().float()
+    model = AutoModelForCausalLM.from_config(copy.deepcopy(config)).eval().float()
     with torch.no_grad():
         for p in model.parameters():
             if p.dim() > 1:
@@ -69,6 +72,13 @@ def change_json(path: Path, **changes: Any) -> None:
     """Sets keys of a JSON file; None removes one."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def rows_nll(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Our NLL of rows [B, T], given to the model as a pack of B documents."""
+    pack = Pack.of([ids.shape[1]] * len(ids), "cpu")
+    nll: torch.Tensor = model.nll(ids.flatten(), targets.flatten(), pack)[0]
+    return nll.view(targets.shape)
 
 
 def windowed_nll(model: Any, ids: list[int], bos: int | None, context: int | None) -> float:

@@ -14,6 +14,7 @@ from scorer.convert import convert
 from scorer.errors import BadReference
 from scorer.mamba2 import load_mamba2
 from tests.scorer.mamba2_folders import SMALL, native, native_config, native_weights
+from tests.scorer.model_folders import rows_nll
 
 
 def tokenizer_file(folder: Path, size: int = 90) -> Path:
@@ -35,7 +36,7 @@ def native_bin(folder: Path, **changes: Any) -> Path:
 
 def scores(folder: Path) -> torch.Tensor:
     ids = torch.randint(0, SMALL.vocab_size, (2, 70), generator=torch.Generator().manual_seed(0))
-    return load_mamba2(folder, torch.float32, "cpu").nll(ids[:, :-1], ids[:, 1:])[0]
+    return rows_nll(load_mamba2(folder, torch.float32, "cpu"), ids[:, :-1], ids[:, 1:])
 
 
 @pytest.fixture

@@ -13,10 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Mamba2ForCausalLM
 
+from kernels.pack import Pack
 from scorer.errors import BadReference
 from scorer.mamba2 import Mamba2, load_mamba2
 from scorer.mamba2_config import Mamba2Config, is_mamba, parse_config
 from tests.scorer.mamba2_folders import SMALL, hugging_face, native, native_config, native_weights, random_weights
+from tests.scorer.model_folders import rows_nll
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Mamba2:
@@ -36,7 +38,7 @@ def transformers_nll(folder: Path, ids: Tensor) -> Tensor:
 
 
 def nll(model: Mamba2, ids: Tensor) -> Tensor:
-    return model.nll(ids[:, :-1], ids[:, 1:])[0]
+    return rows_nll(model, ids[:, :-1], ids[:, 1:])
 
 
 @pytest.mark.parametrize(
@@ -81,30 +83,31 @@ def test_both_layouts_are_one_model(tmp_path: Path) -> None:
         assert torch.equal(nll(load(native(tmp_path / f"native-{tied}", config)), ids), ours)
 
 
-def test_padding_and_neighbours_change_no_score(tmp_path: Path) -> None:
+def test_neighbours_change_no_score(tmp_path: Path) -> None:
     model = load(hugging_face(tmp_path))
-    lengths = (1, 2, 63, 64, 65, 127, 200)
+    lengths = (1, 2, 63, 200, 64, 65, 127)
     documents = [tokens(1, n + 1, seed=n)[0] for n in lengths]
-    ids = torch.zeros(len(lengths), 200, dtype=torch.long)
-    targets = torch.full_like(ids, -100)
-    for row, document in enumerate(documents):
-        ids[row, : len(document) - 1], targets[row, : len(document) - 1] = document[:-1], document[1:]
-    together, _ = model.nll(ids, targets)
-    assert not together[targets == -100].any()
-    for row, document in enumerate(documents):
-        alone = nll(model, document[None])
-        torch.testing.assert_close(together[row, : lengths[row]], alone[0], rtol=0, atol=1e-5)
+    pack = Pack.of(lengths, "cpu")
+    ids, targets = torch.cat([d[:-1] for d in documents]), torch.cat([d[1:] for d in documents])
+    targets[5] = -100
+    together, _ = model.nll(ids, targets, pack)
+    assert together[5] == 0
+    for part, document in zip(together.split(lengths), documents, strict=True):
+        alone = nll(model, document[None])[0].clone()
+        alone[part == 0] = 0
+        torch.testing.assert_close(part, alone, rtol=0, atol=1e-5)
 
 
 def test_a_document_in_pieces_scores_as_whole(tmp_path: Path) -> None:
     model = load(hugging_face(tmp_path))
-    ids = tokens(2, 301)
-    state, pieces = None, []
+    ids = tokens(1, 301)
+    state, parts = None, []
     for start, stop in ((0, 1), (1, 3), (3, 130), (130, 300)):
-        piece, state = model.nll(ids[:, start:stop], ids[:, start + 1 : stop + 1], state)
-        pieces.append(piece)
-    torch.testing.assert_close(torch.cat(pieces, dim=1), nll(model, ids), rtol=0, atol=1e-5)
-    assert model.nll(ids, ids, keep_state=False)[1] is None
+        pack = Pack.of([stop - start], "cpu")
+        part, state = model.nll(ids[0, start:stop], ids[0, start + 1 : stop + 1], pack, state, keep_state=True)
+        parts.append(part)
+    torch.testing.assert_close(torch.cat(parts), nll(model, ids)[0], rtol=0, atol=1e-5)
+    assert model.nll(ids[0], ids[0], Pack.of([301], "cpu"))[1] is None
 
 
 def test_bfloat16_products_stay_near_float32(tmp_path: Path) -> None:
@@ -149,7 +152,16 @@ def test_a_configuration_survives_its_json() -> None:
         (native_config(ssm_cfg={}), "Mamba-1"),
         (native_config(ssm_cfg={"layer": "Mamba3"}), "Mamba-3"),
         ({"model_type": "gpt2"}, "gpt2"),
-        (native_config(attn_layer_idx=[1]), "attention"),
+        (native_config(attn_layer_idx=[1]), "causal"),
+        (native_config(attn_layer_idx=[1], attn_cfg={"causal": True}), "num_heads"),
+        (native_config(attn_layer_idx=[1], attn_cfg={"causal": True, "num_heads": 4, "mlp_dim": 8}), "mlp_dim"),
+        (native_config(attn_layer_idx=[1], attn_cfg={"causal": True, "num_heads": 4, "wat": 8}), "wat"),
+        (
+            native_config(attn_layer_idx=[1], attn_cfg={"causal": True, "num_heads": 4, "num_heads_kv": 3}),
+            "no attention",
+        ),
+        (native_config(attn_layer_idx=[3], attn_cfg={"causal": True, "num_heads": 4}), "sizes"),
+        (native_config(rms_norm=False), "LayerNorm"),
         (native_config(ssm_cfg={"layer": "Mamba2", "rmsnorm": False}), "rmsnorm"),
         (native_config(ssm_cfg={"layer": "Mamba2", "surprise": 1}), "surprise"),
         ({"model_type": "mamba2", "vocab_size": 9}, "hidden_size"),

@@ -1,5 +1,7 @@
 """The scoring loop: sums by hand, documents that never see each other, progress, and bounds."""
 
+import dataclasses
+import threading
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -10,13 +12,26 @@ import pytest
 import torch
 import transformers as tf
 
-from scorer import scorer
-from scorer.errors import BadReference
+from kernels.pack import Pack
+from scorer import feed, lane, packing
+from scorer.encode import Encoded
+from scorer.errors import BadReference, OutOfMemory
 from scorer.reference import Reference, load
 from scorer.scorer import score
-from scorer.windows import token_budget
+from scorer.transformer import Transformer
 from tests.scorer import mamba2_folders
-from tests.scorer.model_folders import END, GPT2, GROUPED, PROSE, ROWS, SHAPE, add_tokenizer, make_folder, windowed_nll
+from tests.scorer.model_folders import (
+    END,
+    GPT2,
+    GROUPED,
+    PROSE,
+    ROWS,
+    SHAPE,
+    add_tokenizer,
+    make_folder,
+    make_model,
+    windowed_nll,
+)
 
 TEXTS = [PROSE, "x", "", PROSE * 5, f"a {END} b", "é漢字🙂 \0 nul", "    \n" * 30, "no", PROSE[:40]]
 MAMBA2 = mamba2_folders.Mamba2Config(vocab_size=ROWS, hidden=32, layers=2, heads=4, head_dim=16, state=8, groups=2)
@@ -151,13 +166,12 @@ def test_the_same_block_gives_the_same_bits(kind: str, request: pytest.FixtureRe
 
 
 def test_a_long_document_goes_through_in_pieces(recurrent: Reference) -> None:
-    budget = token_budget(False, recurrent.parameters)
-    text = "xyz " * (budget // 2) + "and the rest"
+    text = "xyz " * (recurrent.budget // 2) + "and the rest"
     ids = recurrent.tokenizer.encode([text])[0].astype(np.int64)
-    assert len(ids) > 1.5 * budget
-    assert len(ids) % budget
-    stream = torch.from_numpy(np.concatenate(([0], ids)))[None]
-    whole = float(recurrent.model.nll(stream[:, :-1], stream[:, 1:])[0].double().sum())
+    assert len(ids) > 1.5 * recurrent.budget
+    assert len(ids) % recurrent.budget
+    stream = torch.from_numpy(np.concatenate(([0], ids)))
+    whole = float(recurrent.model.nll(stream[:-1], stream[1:], Pack.of([len(ids)], "cpu"))[0].double().sum())
     told: list[tuple[int, int]] = []
     ((nll, n_tokens),) = score(recurrent, [[text, "a"]], on_progress=lambda *done: told.append(done))
     assert n_tokens.tolist() == [len(ids), 1]
@@ -166,17 +180,18 @@ def test_a_long_document_goes_through_in_pieces(recurrent: Reference) -> None:
     assert told[-1] == (2, len(ids) + 1)
 
 
-def test_progress_counts_up_to_everything(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer, "token_budget", lambda *_: 64)
+def test_progress_counts_up_to_everything(gpt2: Reference) -> None:
     told: list[tuple[int, int]] = []
-    counts = [n for _, n in score(gpt2, [TEXTS, TEXTS], on_progress=lambda *done: told.append(done))]
+    small = dataclasses.replace(gpt2, budget=64)
+    counts = [n for _, n in score(small, [TEXTS, TEXTS], on_progress=lambda *done: told.append(done))]
     assert told[-1] == (2 * len(TEXTS), int(sum(n.sum() for n in counts)))
     assert len(told) > 12
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(told))
 
 
 def test_what_takes_long_is_told_of_meanwhile(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer, "_TICK_SECONDS", 1e-4)
+    for module in (feed, lane):
+        monkeypatch.setattr(module, "_TICK_SECONDS", 1e-4)
     told: list[tuple[int, int]] = []
     list(score(gpt2, [[PROSE * 300]], on_progress=lambda *done: told.append(done)))
     assert len(told) > len(set(told)) > 1
@@ -191,22 +206,66 @@ def test_progress_may_stop_it(gpt2: Reference) -> None:
         list(score(gpt2, [TEXTS], on_progress=stop))
 
 
-def test_blocks_are_taken_one_at_a_time(gpt2: Reference) -> None:
-    """So that memory is a block's: none is asked for before the one before it is scored."""
+def test_a_reader_that_hangs_is_not_covered_for(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a worker whose disk has gone would keep its shard for ever."""
+    monkeypatch.setattr(feed, "_TICK_SECONDS", 1e-3)
+    monkeypatch.setattr(feed, "_SILENT_SECONDS", 0.0)
+    asked, told = threading.Event(), list[tuple[int, int]]()
+
+    def blocks() -> Iterator[list[str]]:
+        asked.wait(0.1)
+        yield [PROSE]
+
+    list(score(gpt2, blocks(), on_progress=lambda *done: told.append(done)))
+    assert (0, 0) not in told
+
+
+def test_reading_goes_no_further_ahead_than_a_few_batches(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that memory is that of a few blocks and batches, whatever the shard."""
+    monkeypatch.setattr(packing, "_SORTED", 100)
     taken: list[int] = []
 
     def blocks() -> Iterator[list[str]]:
-        for i in range(3):
+        for i in range(1000):
             taken.append(i)
             yield [PROSE]
 
-    scores = score(gpt2, blocks(), on_progress=silent)
-    assert taken == []
-    for i, _ in enumerate(scores):
-        assert taken == list(range(i + 1))
+    scores = iter(score(dataclasses.replace(gpt2, budget=32), blocks(), on_progress=silent))
+    for done, _ in enumerate(scores):
+        assert len(taken) < done + 50
+        if done == 100:
+            break
+    scores.close()
+    assert len(taken) < 200
 
 
-def test_a_twenty_megabyte_document_is_told_of_while_it_is_read(recurrent: Reference) -> None:
+def test_the_reader_ends_when_scoring_ends_early(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_SORTED", 100)
+
+    def stop(_documents: int, tokens: int) -> None:
+        if tokens:
+            raise InterruptedError
+
+    before = threading.active_count()
+    with pytest.raises(InterruptedError):
+        list(score(gpt2, ([PROSE] for _ in range(100_000)), on_progress=stop))
+    assert threading.active_count() <= before + 1
+
+
+def test_what_reading_raises_is_raised(gpt2: Reference) -> None:
+    def blocks() -> Iterator[list[str]]:
+        yield [PROSE]
+        raise OSError("the disk has gone")
+
+    with pytest.raises(OSError, match="the disk has gone"):
+        list(score(gpt2, blocks(), on_progress=silent))
+
+
+def test_a_twenty_megabyte_document_is_told_of_while_it_is_read(
+    recurrent: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_TICK_SECONDS", 1e-2)
+
     class Enough(Exception):
         pass
 
@@ -222,6 +281,113 @@ def test_a_twenty_megabyte_document_is_told_of_while_it_is_read(recurrent: Refer
         list(score(recurrent, [[text]], on_progress=stop_at_the_first_batch))
     assert told[0] == (0, 0)
     assert told[-1][0] == 0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "packed", "recurrent"])
+def test_blocks_readers_and_what_came_before_change_no_bit(kind: str, request: pytest.FixtureRequest) -> None:
+    reference = request.getfixturevalue("gpt2" if kind == "packed" else kind)
+    if kind == "packed":
+        model = Transformer(make_model(tf.GPT2Config(**GPT2)), packs=True)
+        reference = dataclasses.replace(reference, model=model)
+        assert model.packed
+    reference = dataclasses.replace(reference, budget=256)
+    texts = [PROSE[n % 50 :] * (n % 7) for n in range(150)] + ["long " * 400]
+
+    def bits(size: int, readers: int) -> bytes:
+        blocks = [texts[i : i + size] for i in range(0, len(texts), size)]
+        return b"".join(nll.tobytes() for nll, _ in score(reference, blocks, on_progress=silent, readers=readers))
+
+    first = bits(len(texts), 1)
+    score_one_block(reference, ["something else"] * 9)
+    assert bits(len(texts), 4) == bits(7, 1) == bits(7, 4) == bits(1, 4) == first
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "packed", "recurrent"])
+def test_budgets_change_no_score_but_for_rounding(kind: str, request: pytest.FixtureRequest) -> None:
+    reference = request.getfixturevalue("gpt2" if kind == "packed" else kind)
+    if kind == "packed":
+        reference = dataclasses.replace(reference, model=Transformer(make_model(tf.GPT2Config(**GPT2)), packs=True))
+    texts = [PROSE[n % 50 :] * (n % 40) for n in range(80)]
+    found = [
+        score_one_block(dataclasses.replace(reference, budget=budget), texts)[0]
+        for budget in (1 << 8, 1 << 13, 1 << 18)
+    ]
+    n_tokens = score_one_block(reference, texts)[1]
+    for nll in found[1:]:
+        assert np.nanmax(np.abs(nll - found[0]) / np.maximum(n_tokens, 1)) < 1e-5
+
+
+def test_waste_is_the_padding_of_rows_and_of_full_packs(gpt2: Reference) -> None:
+    texts = ["x" * 10, "x" * 5, "x"]
+    rows = score(gpt2, [texts], on_progress=silent)
+    list(rows)
+    assert (rows.read, rows.computed, rows.batches) == (16, 30, 1)
+    model = Transformer(make_model(tf.GPT2Config(**GPT2)), packs=True)
+    model.full_packs = True
+    packs = score(dataclasses.replace(gpt2, model=model, budget=100), [texts], on_progress=silent)
+    (nll, _), (wanted, _) = *packs, score_one_block(gpt2, texts)
+    assert (packs.read, packs.computed, packs.waste) == (16, 100, 0.84)
+    np.testing.assert_allclose(nll, wanted, atol=1e-4)
+
+
+def test_too_little_memory_is_told_from_other_faults(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: Any, **_named: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpt2.model, "nll", full)
+    with pytest.raises(OutOfMemory, match=f"{gpt2.budget:,} tokens"):
+        score_one_block(gpt2, TEXTS)
+
+
+def test_halving_ends(gpt2: Reference) -> None:
+    smaller = dataclasses.replace(gpt2, budget=4096)
+    assert [smaller.halve() for _ in range(3)] == [True, True, False]
+    assert (smaller.budget, smaller.provenance()["budget"]) == (1024, 1024)
+
+
+class WithPrefix:
+    """A tokenizer that knows one text, and has no BOS."""
+
+    bos, engine = None, "none"
+
+    def __init__(self, ids: list[int]) -> None:
+        self._ids = ids
+
+    def check(self, _texts: list[str]) -> None:
+        """There is nothing to check."""
+
+    def encode(self, texts: list[str]) -> Encoded:
+        return Encoded.of([self._ids for _ in texts])
+
+
+@pytest.mark.parametrize(("overlap", "more"), [(0, 0), (0, 5), (1, 0), (7, 0)])
+def test_scores_are_those_of_rolling_windows_where_settings_coincide(gpt2: Reference, overlap: int, more: int) -> None:
+    """The rule of lm-evaluation-harness' `get_rolling_token_windows`.
+
+    A window has `max_seq_len` predictions, the first after a prefix token, later ones after `context_len` tokens and
+    no prefix: ours are so for a model without BOS that read the prefix as text. Its last window reaches back to be
+    full, and ours does not: here it is full anyway, or windows are disjoint.
+    """
+    context_len, max_seq_len = overlap + 1, gpt2.context - 1
+    count = max_seq_len - overlap
+    ids = [0, *gpt2.tokenizer.encode([PROSE * 5])[0].tolist()][: 1 + max_seq_len + 3 * count + more]
+    windows = [(ids[:1], ids[1 : 1 + max_seq_len])]
+    predicted = 1 + max_seq_len
+    while predicted < len(ids):
+        stop = min(predicted + max_seq_len - context_len + 1, len(ids))
+        windows.append((ids[predicted - context_len : predicted], ids[predicted:stop]))
+        predicted = stop
+    total = 0.0
+    for before, continuation in windows:
+        x, y = torch.tensor([[*before, *continuation]]), torch.tensor(continuation)
+        with torch.no_grad():
+            logits = gpt2.model.model(input_ids=x[:, :-1]).logits[0, -len(y) :]
+        total += float(torch.nn.functional.cross_entropy(logits, y, reduction="sum").double())
+    tokenizer: Any = WithPrefix(ids)
+    reference = dataclasses.replace(gpt2, tokenizer=tokenizer)
+    nll, n_tokens = score_one_block(reference, ["a text"], stride=count)
+    assert n_tokens.tolist() == [len(ids) - 1]
+    assert nll[0] / n_tokens[0] == pytest.approx(total / n_tokens[0], abs=1e-5)
 
 
 def test_a_score_that_is_no_number_is_left_so(gpt2: Reference, tmp_path: Path) -> None:

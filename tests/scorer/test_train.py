@@ -21,6 +21,7 @@ from scorer.mamba2 import load_mamba2
 from scorer.presets import PRESETS, Preset
 from scorer.train import Progress, train
 from scorer.training_text import END, Texts, make_tokenizer, pack
+from tests.scorer.model_folders import rows_nll
 
 SENTENCE = "the quick brown fox jumps over a lazy dog while seven wizards brew strong potions for every queen"
 WORDS = SENTENCE.split()
@@ -84,7 +85,7 @@ def test_it_has_learnt(trained: Path) -> None:
 
     def nll_per_word(text: str) -> float:
         ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text).input_ids]])
-        return model.nll(ids[:, :-1], ids[:, 1:])[0].sum().item() / len(text.split())
+        return rows_nll(model, ids[:, :-1], ids[:, 1:]).sum().item() / len(text.split())
 
     along = " ".join(WORDS[i % len(WORDS)] for i in range(20))  # words in the order that the texts prefer
     against = " ".join(reversed(along.split()))
@@ -104,7 +105,7 @@ def test_the_folder_loads_with_transformers_and_scores_the_same(trained: Path) -
     ids = tokenizer(text, return_tensors="pt").input_ids
     assert tokenizer.decode(ids[0]) == text
     ids = torch.cat((torch.zeros(1, 1, dtype=torch.long), ids), dim=1)
-    ours = load_mamba2(trained, torch.float32, "cpu").nll(ids[:, :-1], ids[:, 1:])[0]
+    ours = rows_nll(load_mamba2(trained, torch.float32, "cpu"), ids[:, :-1], ids[:, 1:])
     torch.testing.assert_close(ours.mean(), model(ids, labels=ids).loss.detach(), rtol=0, atol=1e-5)
 
 

@@ -10,26 +10,79 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 
 from kernels.nll import IGNORED
+from kernels.pack import Pack
 from scorer.errors import BadReference
+from scorer.head import OwnHead
 from scorer.transformer import NO_LIMIT, Transformer, load_transformer
-from tests.scorer.model_folders import GPT2, GROUPED, ROWS, SHAPE, change_json, make_folder, make_model
+from tests.scorer.model_folders import GPT2, GROUPED, ROWS, SHAPE, change_json, make_folder, make_model, rows_nll
 
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
 # Each with the limit that its config says, in its own words, and the way its head is computed.
 MODELS: dict[str, tuple[Any, int, str]] = {
-    "gpt2": (tf.GPT2Config(**GPT2), 24, "linear_head"),
-    "gpt_neox": (tf.GPTNeoXConfig(**SHAPE), 24, "linear_head"),
-    "llama": (tf.LlamaConfig(**GROUPED), 24, "linear_head"),
-    "llama tied": (tf.LlamaConfig(**GROUPED, tie_word_embeddings=True), 24, "linear_head"),
-    "mistral, sliding": (tf.MistralConfig(**GROUPED, sliding_window=5), 24, "linear_head"),
-    "phi, with a bias": (tf.PhiConfig(**SHAPE), 24, "linear_head"),
-    "bloom, alibi": (tf.BloomConfig(vocab_size=ROWS, hidden_size=32, n_layer=2, n_head=4), NO_LIMIT, "linear_head"),
-    "mpt, alibi": (tf.MptConfig(vocab_size=ROWS, d_model=32, n_heads=4, n_layers=2, max_seq_len=17), 17, "linear_head"),
-    "opt, projected": (tf.OPTConfig(**SHAPE, ffn_dim=48, word_embed_proj_dim=16), 24, "linear_head"),
-    "gemma2, capped": (tf.Gemma2Config(**GROUPED, head_dim=8, final_logit_softcapping=2.0), 24, "own_head"),
-    "gemma2, barely": (tf.Gemma2Config(**GROUPED, head_dim=8, final_logit_softcapping=500.0), 24, "own_head"),
-    "cohere, scaled": (tf.CohereConfig(**GROUPED, logit_scale=0.25), 24, "own_head"),
-    "granite, scaled": (tf.GraniteConfig(**GROUPED, logits_scaling=3.0), 24, "own_head"),
-    "bert decoder": (tf.BertConfig(**SHAPE, is_decoder=True), 24, "own_head"),
+    "gpt2": (tf.GPT2Config(**GPT2), 24, "LinearHead"),
+    "gpt_neox": (tf.GPTNeoXConfig(**SHAPE), 24, "LinearHead"),
+    "llama": (tf.LlamaConfig(**GROUPED), 24, "LinearHead"),
+    "llama tied": (tf.LlamaConfig(**GROUPED, tie_word_embeddings=True), 24, "LinearHead"),
+    "mistral, sliding": (tf.MistralConfig(**GROUPED, sliding_window=5), 24, "LinearHead"),
+    "phi, with a bias": (tf.PhiConfig(**SHAPE), 24, "LinearHead"),
+    "bloom, alibi": (tf.BloomConfig(vocab_size=ROWS, hidden_size=32, n_layer=2, n_head=4), NO_LIMIT, "LinearHead"),
+    "mpt, alibi": (tf.MptConfig(vocab_size=ROWS, d_model=32, n_heads=4, n_layers=2, max_seq_len=17), 17, "LinearHead"),
+    "opt, projected": (tf.OPTConfig(**SHAPE, ffn_dim=48, word_embed_proj_dim=16), 24, "LinearHead"),
+    "gemma2, capped": (tf.Gemma2Config(**GROUPED, head_dim=8, final_logit_softcapping=2.0), 24, "LinearHead"),
+    "gemma2, barely": (tf.Gemma2Config(**GROUPED, head_dim=8, final_logit_softcapping=500.0), 24, "LinearHead"),
+    "cohere, scaled": (tf.CohereConfig(**GROUPED, logit_scale=0.25), 24, "LinearHead"),
+    "granite, scaled": (tf.GraniteConfig(**GROUPED, logits_scaling=3.0), 24, "LinearHead"),
+    "bamba": (tf.BambaConfig(**GROUPED | MAMBA, attn_layer_indices=[1]), 24, "LinearHead"),
+    "falcon h1, scaled": (
+        tf.FalconH1Config(**GROUPED | MAMBA, mamba_d_ssm=64, lm_head_multiplier=0.5),
+        24,
+        "LinearHead",
+    ),
+    "granite hybrid, scaled": (
+        tf.GraniteMoeHybridConfig(
+            **GROUPED | MAMBA,
+            layer_types=["mamba", "attention"],
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            shared_intermediate_size=16,
+            logits_scaling=3.0,
+        ),
+        24,
+        "LinearHead",
+    ),
+    "zamba2": (
+        tf.Zamba2Config(
+            **GROUPED,
+            layers_block_type=["mamba", "hybrid"],
+            mamba_d_state=8,
+            n_mamba_heads=8,
+            mamba_ngroups=2,
+            mamba_headdim=8,
+            chunk_size=8,
+            num_mem_blocks=1,
+        ),
+        24,
+        "LinearHead",
+    ),
+    "nemotron h": (
+        tf.NemotronHConfig(
+            **{name: value for name, value in GROUPED.items() if name != "num_hidden_layers"},
+            layers_block_type=["mamba", "attention", "moe"],
+            head_dim=8,
+            mamba_num_heads=8,
+            mamba_head_dim=8,
+            n_groups=2,
+            ssm_state_size=8,
+            chunk_size=8,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=16,
+            moe_shared_expert_intermediate_size=16,
+        ),
+        24,
+        "LinearHead",
+    ),
+    "bert decoder": (tf.BertConfig(**SHAPE, is_decoder=True), 24, "OwnHead"),
 }
 
 
@@ -37,50 +90,114 @@ def random_ids(rows: int, length: int) -> torch.Tensor:
     return torch.randint(ROWS, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
+HYBRIDS = {"bamba", "falcon h1, scaled", "granite hybrid, scaled", "zamba2", "nemotron h"}
+PACKED = set(MODELS) - HYBRIDS - {"bloom, alibi", "mpt, alibi"}
+
+
+def documents(*lengths: int) -> tuple[torch.Tensor, torch.Tensor, Pack]:
+    """A pack of random documents: ids [T], targets [T]."""
+    ids = [random_ids(1, n + 1)[0].roll(n) for n in lengths]
+    return torch.cat([d[:-1] for d in ids]), torch.cat([d[1:] for d in ids]), Pack.of(lengths, "cpu")
+
+
+@pytest.mark.parametrize("packs", [False, True], ids=["rows", "packs"])
 @pytest.mark.parametrize("name", MODELS)
-def test_nll_is_that_of_the_labels_loss(name: str) -> None:
+def test_nll_is_that_of_the_labels_loss(name: str, packs: bool) -> None:
     config, limit, head = MODELS[name]
     model = make_model(config)
     model.config.use_cache = False
-    ours = Transformer(model)
+    ours = Transformer(model, packs)
     assert (ours.context, ours.vocab_size) == (limit, ROWS)
-    assert ours._nll.__name__ == f"_by_{head}"
-    x = random_ids(3, 16)
-    nll, _ = ours.nll(x[:, :-1], x[:, 1:])
-    for row, ids in zip(nll, x, strict=True):
+    assert ours.packed == (packs and name in PACKED)
+    assert type(ours._head).__name__ == head
+    ids, targets, pack = documents(16, 3, 15, 1)
+    nll, _ = ours.nll(ids, targets, pack)
+    again = make_model(config)
+    for x, y, found in zip(*(m.split(pack.lengths.tolist()) for m in (ids, targets, nll)), strict=True):
+        x = torch.cat((x, y[-1:]))[None]
         with torch.no_grad():
-            wanted = float(model(input_ids=ids[None], labels=ids[None]).loss)
-        assert float(row.mean()) == pytest.approx(wanted, abs=1e-5)
+            wanted = float(again(input_ids=x, labels=x).loss)
+        assert float(found.mean()) == pytest.approx(wanted, abs=1e-5)
     assert float(nll.mean()) > 1  # and not of a model that says nothing
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bloom, alibi", "gemma2, capped"])
 def test_the_ways_to_the_logits_agree(name: str) -> None:
     ours = Transformer(make_model(MODELS[name][0]))
-    x = random_ids(4, 12)
-    targets = torch.where(torch.arange(11) < torch.tensor([[11], [5], [0], [8]]), x[:, 1:], IGNORED)
-    ways = [
-        ours.nll(x[:, :-1], targets)[0],
-        ours._by_own_head(x[:, :-1], targets),
-        ours._by_whole_rows(x[:, :-1], targets),
-    ]
-    for nll in ways:
+    ids, targets, pack = documents(11, 5, 8)
+    targets[[0, 7, 12]] = IGNORED
+    found = [ours.nll(ids, targets, pack)[0]]
+    for head in (OwnHead(ours._own_head, 7 << 20), None):
+        ours._head = head
+        found.append(ours.nll(ids, targets, pack)[0])
+    for nll in found:
         assert torch.equal(nll == 0, targets == IGNORED)
-        torch.testing.assert_close(nll, ways[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(nll, found[0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("packs", [False, True], ids=["rows", "packs"])
 @pytest.mark.parametrize("name", MODELS)
-def test_padding_changes_nothing(name: str) -> None:
-    ours = Transformer(make_model(MODELS[name][0]))
-    x = random_ids(2, 17)
-    targets = x[:, 1:].clone()
-    targets[0, 9:] = IGNORED
-    padded = x[:, :-1].clone()
-    padded[0, 9:] = 0
-    batched, _ = ours.nll(padded, targets)
-    alone, _ = ours.nll(x[:1, :9], x[:1, 1:10])
-    torch.testing.assert_close(batched[:1, :9], alone, atol=1e-5, rtol=0)
-    assert not batched[0, 9:].any()
+def test_neighbours_change_nothing(name: str, packs: bool) -> None:
+    ours = Transformer(make_model(MODELS[name][0]), packs)
+    ids, targets, pack = documents(9, 16, 2)
+    together, _ = ours.nll(ids, targets, pack)
+    for x, y, nll in zip(*(m.split(pack.lengths.tolist()) for m in (ids, targets, together)), strict=True):
+        alone, _ = ours.nll(x, y, Pack.of([len(x)], "cpu"))
+        torch.testing.assert_close(nll, alone, atol=1e-5, rtol=0)
+
+
+def test_a_window_that_only_a_mask_knows_is_not_packed() -> None:
+    """Attention of Llama 4 ends at chunks, which it tells by its mask and not to the attention function."""
+    shape = GROUPED | {"head_dim": 8, "attention_chunk_size": 5, "intermediate_size_mlp": 48, "num_local_experts": 1}
+    config = tf.Llama4TextConfig(**shape, attn_temperature_tuning=False, interleave_moe_layer_step=99)
+    ours = Transformer(make_model(config), packs=True)
+    assert not ours.packed
+    ids, targets, pack = documents(16, 9)
+    nll, _ = ours.nll(ids, targets, pack)
+    x = torch.cat((ids[:16], targets[15:16]))[None]
+    with torch.no_grad():
+        wanted = float(make_model(config)(input_ids=x, labels=x).loss)
+    assert float(nll[:16].mean()) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_full_packs_are_compiled_once_and_for_that_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = Transformer(make_model(MODELS["llama"][0]), packs=True)
+    ids, targets, pack = documents(20, 12)
+    eager, _ = ours.nll(ids, targets, pack)
+    made: list[Any] = []
+
+    def compiled(body: Any, dynamic: bool) -> Any:
+        assert dynamic is False
+        return lambda **given: made.append(given) or body(**given)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    ours.compile(pack.tokens)
+    assert ours.full_packs
+    before = len(made)
+    assert torch.equal(ours.nll(ids, targets, pack)[0], eager)
+    assert len(made) == before + 1
+    ours.nll(ids[:20], targets[:20], Pack.of([20], "cpu"))
+    assert len(made) == before + 1
+
+
+@pytest.mark.parametrize("fault", ["wrong", "broken"])
+def test_a_compiled_body_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    ours = Transformer(make_model(MODELS["llama"][0]), packs=True)
+    ids, targets, pack = documents(20, 12)
+    eager, _ = ours.nll(ids, targets, pack)
+
+    def compiled(body: Any, dynamic: bool) -> Any:
+        def run(input_ids: torch.Tensor, **given: Any) -> Any:
+            if fault == "broken":
+                raise NotImplementedError
+            return body(input_ids=input_ids.roll(1), **given)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    ours.compile(pack.tokens)
+    assert not ours.full_packs
+    assert torch.equal(ours.nll(ids, targets, pack)[0], eager)
 
 
 def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:
@@ -119,7 +236,7 @@ def test_bfloat16_weights_are_scored_in_float32(llama: Path) -> None:
     assert {p.dtype for p in ours.model.parameters()} == {torch.float32}
     x = random_ids(1, 10)
     wanted = tf.AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)(input_ids=x, labels=x).loss
-    assert float(ours.nll(x[:, :-1], x[:, 1:])[0].mean()) == pytest.approx(wanted.item(), abs=1e-5)
+    assert float(rows_nll(ours, x[:, :-1], x[:, 1:]).mean()) == pytest.approx(wanted.item(), abs=1e-5)
 
 
 def test_shards_are_read_whole_and_one_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -129,7 +246,7 @@ def test_shards_are_read_whole_and_one_that_is_missing_is_named(tmp_path: Path) 
     x = random_ids(1, 10)
     with torch.no_grad():
         wanted = float(model(input_ids=x, labels=x).loss)
-    assert float(load(tmp_path).nll(x[:, :-1], x[:, 1:])[0].mean()) == pytest.approx(wanted, abs=1e-5)
+    assert float(rows_nll(load(tmp_path), x[:, :-1], x[:, 1:]).mean()) == pytest.approx(wanted, abs=1e-5)
     min(tmp_path.glob("*.safetensors")).unlink()
     with pytest.raises(BadReference):
         load(tmp_path)
@@ -181,7 +298,7 @@ def test_weights_cut_short_are_an_error(llama: Path) -> None:
 def test_weights_that_are_no_numbers_give_scores_that_are_none(llama: Path) -> None:
     change_weights(llama, **{"model.norm.weight": torch.full((32,), float("nan"))})
     x = random_ids(1, 10)
-    assert load(llama).nll(x[:, :-1], x[:, 1:])[0].isnan().all()
+    assert rows_nll(load(llama), x[:, :-1], x[:, 1:]).isnan().all()
 
 
 def test_the_context_is_the_text_models(tmp_path: Path) -> None:

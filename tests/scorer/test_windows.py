@@ -1,4 +1,6 @@
-"""Windows and batches: every target once, contexts within the limit, batches within the budget."""
+"""Windows, packs and rows: every target once, contexts within the limit, batches within the budget, one fixed rule."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,70 +8,140 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.nll import IGNORED
-from scorer.windows import Window, batches, cut, rows, token_budget
+from scorer.encode import Encoded
+from scorer.packing import batches, halved, token_budget
+from scorer.windows import Block, Window, cut, pieces
+
+LENGTHS = st.lists(st.integers(0, 50), max_size=60)
 
 
-def spans(targets: int, context: int | None, stride: int | None = None) -> list[tuple[int, int, int]]:
-    return [(w.start, w.first, w.stop) for w in cut(0, targets, context, stride)]
+def block_of(lengths: list[int], bos: int | None = None) -> Block:
+    """Documents whose ids count on from 10, and from the last of the one before."""
+    edges = np.cumsum([10, *lengths])
+    return Block(Encoded.of([range(a, b) for a, b in pairwise(edges.tolist())]), bos)
+
+
+def filled(window: Window) -> tuple[list[int], list[int]]:
+    ids, targets = np.zeros(window.length, np.int64), np.zeros(window.length, np.int64)
+    window.block.fill(window, ids, targets, IGNORED)
+    return ids.tolist(), targets.tolist()
 
 
 def test_a_document_of_one_window_more_or_less() -> None:
-    assert spans(7, 8) == [(0, 0, 7)]
-    assert spans(6, 8) == [(0, 0, 6)]
-    assert spans(8, 8) == [(0, 0, 7), (7, 7, 8)]
-    assert spans(14, 8) == [(0, 0, 7), (7, 7, 14)]
+    assert list(cut(7, 8, None)) == [(0, 0, 7)]
+    assert list(cut(6, 8, None)) == [(0, 0, 6)]
+    assert list(cut(8, 8, None)) == [(0, 0, 7), (7, 7, 8)]
+    assert list(cut(14, 8, None)) == [(0, 0, 7), (7, 7, 14)]
 
 
 def test_no_limit_is_one_window_and_no_target_is_none() -> None:
-    assert spans(1000, None) == [(0, 0, 1000)]
-    assert spans(1000, None, 10) == [(0, 0, 1000)]
-    assert spans(0, 8) == spans(0, None) == []
+    assert list(cut(1000, None, None)) == [(0, 0, 1000)]
+    assert list(cut(1000, None, 10)) == [(0, 0, 1000)]
+    assert list(cut(0, 8, None)) == list(cut(0, None, None)) == []
 
 
 def test_a_stride_gives_later_windows_context() -> None:
-    assert spans(10, 5, 2) == [(0, 0, 4), (2, 4, 6), (4, 6, 8), (6, 8, 10)]
-    assert spans(9, 5, 3) == [(0, 0, 4), (3, 4, 7), (6, 7, 9)]
+    assert list(cut(10, 5, 2)) == [(0, 0, 4), (2, 4, 6), (4, 6, 8), (6, 8, 10)]
+    assert list(cut(9, 5, 3)) == [(0, 0, 4), (3, 4, 7), (6, 7, 9)]
 
 
 @given(st.integers(0, 200), st.integers(2, 40), st.data())
 def test_every_target_is_scored_once(targets: int, context: int, data: st.DataObject) -> None:
     stride = data.draw(st.none() | st.integers(1, context - 1))
-    windows = list(cut(3, targets, context, stride))
-    assert [i for w in windows for i in range(w.first, w.stop)] == list(range(targets))
-    assert all(w.document == 3 and w.start <= w.first < w.stop and w.length <= context - 1 for w in windows)
+    spans = list(cut(targets, context, stride))
+    assert [i for _, first, stop in spans for i in range(first, stop)] == list(range(targets))
+    assert all(start <= first < stop <= start + context - 1 for start, first, stop in spans)
 
 
-@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 120))
-def test_batches_hold_every_window_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    windows = [Window(i, 0, 0, n) for i, n in enumerate(lengths)]
-    made = list(batches(windows, budget))
-    assert sorted(i for batch in made for i in batch) == list(range(len(lengths)))
-    for batch in made:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
-    assert made == list(batches(windows, budget))
+@given(st.integers(1, 5000), st.integers(1, 3000))
+def test_pieces_of_a_long_document_are_about_even_and_meet(targets: int, budget: int) -> None:
+    spans = list(pieces(targets, budget))
+    assert [start for start, _, _ in spans] == [0, *(stop for _, _, stop in spans[:-1])]
+    assert spans[-1][2] == targets
+    assert all(first == start < stop <= start + budget for start, first, stop in spans)
+    assert len(spans) == -(-targets // budget)
 
 
-def test_rows_start_with_bos_and_pad_on_the_right() -> None:
-    stream = np.array([9, 1, 2, 3, 4, 5], np.int32)  # 9 is BOS
-    ids, targets = rows([Window(0, 0, 0, 3), Window(0, 3, 3, 5)], [stream], 9)
-    assert ids.tolist() == [[9, 1, 2], [9, 4, 0]]
-    assert targets.tolist() == [[1, 2, 3], [4, 5, IGNORED]]
-
-
-def test_rows_without_bos_start_with_the_token_before() -> None:
-    stream = np.array([1, 2, 3, 4, 5], np.int32)
-    ids, targets = rows([Window(0, 0, 0, 2), Window(0, 2, 2, 4)], [stream], None)
-    assert ids.tolist() == [[1, 2], [3, 4]]
-    assert targets.tolist() == [[2, 3], [4, 5]]
+def test_windows_start_with_bos_or_with_the_token_before() -> None:
+    with_bos = [filled(w) for w in block_of([2, 5], bos=9).cut(4, None, 100)]
+    assert with_bos == [([9, 10], [10, 11]), ([9, 12, 13], [12, 13, 14]), ([9, 15], [15, 16])]
+    without = [filled(w) for w in block_of([1, 5]).cut(3, None, 100)]
+    assert without == [([11, 12], [12, 13]), ([13, 14], [14, 15])]
 
 
 def test_what_a_window_before_has_scored_is_context() -> None:
-    stream = np.array([9, 1, 2, 3, 4, 5], np.int32)
-    ids, targets = rows([Window(0, 1, 3, 5)], [stream], 9)
-    assert ids.tolist() == [[9, 2, 3, 4]]
-    assert targets.tolist() == [[IGNORED, IGNORED, 4, 5]]
+    ids = [filled(w) for w in block_of([5], bos=9).cut(5, 2, 100)]
+    assert ids == [([9, 10, 11, 12], [10, 11, 12, 13]), ([9, 12, 13], [IGNORED, IGNORED, 14])]
+
+
+def test_a_long_document_of_a_recurrent_model_is_carried_on() -> None:
+    block = block_of([1, 600, 3], bos=9)
+    windows = list(block.cut(None, None, 300))
+    assert [(w.length, w.carried, w.more) for w in windows] == [
+        (1, False, False),
+        (300, False, True),
+        (300, True, False),
+        (3, False, False),
+    ]
+    assert filled(windows[2])[0] == list(range(310, 610))  # no BOS, but the token before
+    assert [len(batch) for batch in batches(windows, 300, packed=True)] == [1, 1, 2]
+
+
+def test_scores_are_sums_in_the_order_of_the_text() -> None:
+    block = block_of([3, 0, 7], bos=9)
+    windows = list(block.cut(4, None, 100))
+    ended = [block.settle(w, float(10**w.number)) for w in reversed(windows)]
+    assert ended == [0, 0, 1, 1]
+    nll, n_tokens = block.scores()
+    assert np.array_equal(nll, [1, np.nan, 1110], equal_nan=True)
+    assert n_tokens.tolist() == [3, 0, 7]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@given(LENGTHS, st.integers(1, 120))
+def test_batches_hold_every_window_once_within_the_budget(packed: bool, lengths: list[int], budget: int) -> None:
+    windows = list(block_of(lengths, bos=9).cut(40, None, budget))
+    made = list(batches(windows, budget, packed))
+    assert sorted(w.number for batch in made for w in batch) == list(range(len(windows)))
+    for batch in made:
+        size = sum(w.length for w in batch) if packed else len(batch) * max(w.length for w in batch)
+        assert len(batch) == 1 or size <= budget
+        assert [w.length for w in batch] == sorted((w.length for w in batch), reverse=True)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_batches_do_not_depend_on_blocks(packed: bool) -> None:
+    lengths = np.random.default_rng(0).integers(0, 90, 500).tolist()
+
+    def batches_of(sizes: int) -> list[list[tuple[list[int], list[int]]]]:
+        windows = []
+        at = 10
+        for start in range(0, len(lengths), sizes):
+            part = lengths[start : start + sizes]
+            edges = np.cumsum([at, *part])
+            block = Block(Encoded.of([range(a, b) for a, b in pairwise(edges.tolist())]), 9)
+            windows += block.cut(40, None, 256)
+            at = int(edges[-1])
+        return [[filled(w) for w in batch] for batch in batches(windows, 256, packed)]
+
+    assert batches_of(500) == batches_of(7) == batches_of(1)
+
+
+def test_next_to_nothing_of_a_pack_is_left_empty() -> None:
+    lengths = np.random.default_rng(0).lognormal(6, 1.2, 20_000).astype(int).clip(1, 30_000).tolist()
+    made = list(batches(block_of(lengths, bos=9).cut(None, None, 65_536), 65_536, packed=True))
+    assert len(made) > 100
+    assert sum(lengths) / (len(made) * 65_536) > 0.99
 
 
 @pytest.mark.parametrize("parameters", [1, 4_000_000, 130_000_000, 7_000_000_000])
 def test_a_cpu_batch_is_smaller_than_a_gpu_one_and_never_empty(parameters: int) -> None:
     assert 1 < token_budget(False, parameters) < token_budget(True, parameters)
+
+
+def test_a_budget_is_halved_until_that_would_not_help() -> None:
+    budget, seen = token_budget(True, 1), []
+    while budget is not None:
+        seen.append(budget)
+        budget = halved(budget)
+    assert seen == [1 << i for i in range(16, 9, -1)]

@@ -46,6 +46,37 @@ def test_a_worker_gets_only_the_kinds_it_takes_and_in_their_order(queue: Queue) 
     assert claim(queue, kinds=("plan", "score")).kind == "score"
 
 
+def test_a_wanted_task_comes_first_if_it_is_to_be_had(queue: Queue) -> None:
+    start(queue, "a", 3)
+    start(queue, "b", 3, created_at=2)
+    wanted = queue.claim("w", ALL, ("b", "score:2"))
+    assert wanted is not None
+    assert (wanted.job, wanted.shard, wanted.attempts) == ("b", 2, 1)
+    other = queue.claim("w", ALL, ("b", "score:2"))  # it is held now
+    assert other is not None
+    assert (other.job, other.shard) == ("a", 0)
+    queue.add("c", 3, {})
+    queue.submit("c", "select", 1, {})
+    assert claim(queue).kind == "select"  # what is to be done before shards still is
+    gone = queue.claim("w", ALL, ("none-such", "score:0"))
+    assert gone is not None
+    queue.done(wanted)
+    assert state(queue, "b").shards_done == 1
+
+
+def test_the_next_shard_is_what_a_claim_gives_and_differs_between_workers(queue: Queue) -> None:
+    assert queue.next_shard("w") is None
+    start(queue, "a", 3)
+    queue.done(claim(queue, "w"))
+    assert queue.next_shard("w") == ("a", "score:1")
+    assert queue.next_shard("w") == ("a", "score:1")  # nobody has it
+    assert claim(queue, "v").shard == 1
+    assert queue.next_shard("v") == queue.next_shard("w") == ("a", "score:2")
+    assert claim(queue, "v").shard == 2
+    start(queue, "b", 4, created_at=2)
+    assert {queue.next_shard("v"), queue.next_shard("w")} == {("b", "score:0"), ("b", "score:1")}
+
+
 def test_a_lapsed_lease_is_claimable_and_its_late_holder_is_refused(make_queue: Callable[..., Queue]) -> None:
     queue, lapsing = make_queue(), make_queue(LAPSED)
     start(queue, "a", 1)

@@ -3,12 +3,17 @@
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from kernels.pack import Pack
+from scorer.mamba2 import Mamba2
+from service import shards
 from service.jobs import Jobs
 from service.queue import MAX_ATTEMPTS
 from service.references import References
@@ -204,6 +209,80 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_what_was_scored(
         pass
     assert jobs.get(again.id).status == "succeeded"
     assert jobs.queue.stats().shards_scored == 3
+
+
+def test_the_next_shard_is_read_while_the_last_batches_run(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    whole = shards.read_shard
+
+    def watched(plan: Any, shard: Any, spec: Any) -> Any:
+        read.append(shard.index)
+        return whole(plan, shard, spec)
+
+    monkeypatch.setattr(shards, "read_shard", watched)
+    threads = threading.active_count()
+    job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=4)))
+    while jobs.get(job.id).progress.shards_done < 1:
+        worker.once()
+    until(lambda: read == [0, 1])
+    assert jobs.queue.stats().leased["score"] == 0  # it is nobody's yet
+    other, _ = jobs.create(make_request(write_corpus(tmp_path / "other", files=1)))
+    while worker.once():
+        pass
+    assert jobs.get(job.id).status == jobs.get(other.id).status == "succeeded"
+    assert sorted(read) == [0, 0, 1, 2, 3]  # the other's, and each once
+    until(lambda: threading.active_count() <= threads)
+
+
+def test_a_shard_that_was_read_for_nothing_is_dropped(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, tmp_path: Path
+) -> None:
+    threads = threading.active_count()
+    job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3)))
+    while jobs.get(job.id).progress.shards_done < 1:
+        worker.once()
+    jobs.cancel(job.id)
+    assert not worker.once()
+    until(lambda: threading.active_count() <= threads)
+    again, _ = jobs.create(jobs.get(job.id).request)
+    while worker.once():
+        pass
+    assert jobs.get(again.id).status == "succeeded"
+
+
+def test_too_little_memory_halves_the_budget_and_begins_the_shard_again(
+    jobs: Jobs,
+    make_request: MakeRequest,
+    worker: Worker,
+    long_corpus: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = Mamba2.nll
+
+    def small(self: Mamba2, ids: torch.Tensor, targets: torch.Tensor, pack: Pack, *more: Any, **named: Any) -> Any:
+        if pack.tokens > 1024:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, ids, targets, pack, *more, **named)
+
+    monkeypatch.setattr(Mamba2, "nll", small)
+    job, _ = jobs.create(make_request(long_corpus))
+    while worker.once():
+        pass
+    ended = jobs.get(job.id)
+    assert (ended.status, ended.error) == ("succeeded", None)
+    assert ended.progress.documents_done == 2 * LONG
+    (scorer,) = ended.provenance["scorers"]  # both shards by one budget
+    assert scorer["budget"] == 1024
+    assert len([r for r in caplog.records if "too little memory" in r.message]) == 2  # 4,096 to 2,048 to 1,024
+    monkeypatch.setattr(Mamba2, "nll", lambda *_args, **_named: small(whole, *[None] * 2, Pack.of([2048], "cpu")))
+    other, _ = jobs.create(make_request(write_corpus(long_corpus.parent / "other", files=1)))
+    until(lambda: not worker.once() and jobs.get(other.id).status == "failed")
+    failed = jobs.get(other.id)
+    assert failed.error is not None
+    assert "too little memory" in failed.error.detail
 
 
 def test_a_killed_training_goes_on_and_its_documents_are_left_out(

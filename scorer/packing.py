@@ -1,0 +1,101 @@
+"""Groups windows into batches by a fixed rule: the same windows in the same order always give the same batches.
+
+A batch is a pack: windows one after the other, without padding. A model that takes packs reads them as they are, so
+they are filled to the budget; any other reads the windows as rows padded to the longest, so a batch has windows of like
+length. A window that is carried on, or longer than the budget, is a batch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from scorer.windows import Window
+
+_GPU_TOKENS = 65_536
+_CPU_TOKENS = (256, 4_096)
+_CPU_WORK = 2 * 10**11  # parameters x tokens of a batch: about a second on two cores
+_LEAST = 1_024  # tokens, below which no budget is halved
+_OPEN = 8  # packs that are filled at the same time: with them next to nothing is left empty
+_SORTED = 1 << 20  # tokens that are gathered to be sorted by length
+
+
+def token_budget(on_gpu: bool, parameters: int) -> int:
+    """Positions of a batch, padding included, by a fixed rule. On a CPU few enough for a batch to take a second."""
+    if on_gpu:
+        return _GPU_TOKENS
+    low, high = _CPU_TOKENS
+    return max(low, min(high, 1 << (_CPU_WORK // max(1, parameters)).bit_length() - 1))
+
+
+def halved(budget: int) -> int | None:
+    """The budget to try where one is too much for the memory; None when it is not the budget's fault any more."""
+    return budget // 2 if budget // 2 >= _LEAST else None
+
+
+def batches(windows: Iterable[Window], budget: int, packed: bool) -> Iterator[list[Window]]:
+    """Batches of up to `budget` positions, each window in exactly one, those of a batch in the order they lie in."""
+    return _packs(windows, budget) if packed else _rows(windows, budget)
+
+
+def _alone(window: Window, budget: int) -> bool:
+    return window.carried or window.more or window.length >= budget
+
+
+def _packs(windows: Iterable[Window], budget: int) -> Iterator[list[Window]]:
+    """Best fit into a few open packs; where a window fits into none, the fullest is done."""
+    packs: list[list[Window]] = []
+    rooms: list[int] = []
+    for window in windows:
+        length = window.length
+        if _alone(window, budget):
+            yield [window]
+            continue
+        fitting = [(room, i) for i, room in enumerate(rooms) if room >= length]
+        if fitting:
+            room, chosen = min(fitting)
+        else:
+            if len(packs) == _OPEN:
+                fullest = min(range(_OPEN), key=rooms.__getitem__)
+                yield _longest_first(packs.pop(fullest))
+                rooms.pop(fullest)
+            room, chosen = budget, len(packs)
+            packs.append([])
+            rooms.append(budget)
+        packs[chosen].append(window)
+        rooms[chosen] = room - length
+        if not rooms[chosen]:
+            yield _longest_first(packs.pop(chosen))
+            rooms.pop(chosen)
+    yield from map(_longest_first, packs)
+
+
+def _rows(windows: Iterable[Window], budget: int) -> Iterator[list[Window]]:
+    """Windows of like length, those of equal length in order; rows x longest stay in the budget."""
+    gathered: list[Window] = []
+    size = 0
+    for window in windows:
+        if _alone(window, budget):
+            yield [window]
+            continue
+        gathered.append(window)
+        size += window.length
+        if size >= _SORTED:
+            yield from _by_length(gathered, budget)
+            gathered, size = [], 0
+    yield from _by_length(gathered, budget)
+
+
+def _by_length(windows: list[Window], budget: int) -> Iterator[list[Window]]:
+    batch: list[Window] = []
+    for window in _longest_first(windows):
+        if batch and (len(batch) + 1) * batch[0].length > budget:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def _longest_first(windows: list[Window]) -> list[Window]:
+    """The long ones first, so that none is left for the end of a kernel; equal ones in order."""
+    return sorted(windows, key=lambda window: -window.length)

@@ -1,0 +1,241 @@
+"""Hybrids of the Mamba-2 paper in state-spaces' layout, against the same model written out in float64."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from kernels.pack import Pack
+from kernels.ssd import ssd_recurrent
+from scorer.convert import convert
+from scorer.hybrid import rotate
+from scorer.mamba2 import Mamba2, load_mamba2
+from scorer.mamba2_config import parse_config
+from scorer.reference import load
+from scorer.scorer import score
+from tests.scorer.mamba2_folders import native_config, random_weights
+from tests.scorer.model_folders import PROSE, byte_level
+
+ATTENTION = {"causal": True, "num_heads": 4, "head_dim": 16, "rotary_emb_dim": 8}
+KINDS: dict[str, dict[str, Any]] = {
+    "mlp": {"d_intermediate": 40},
+    "attention": {"attn_layer_idx": [1], "attn_cfg": ATTENTION},
+    "both": {"d_intermediate": 40, "attn_layer_idx": [0, 2], "attn_cfg": ATTENTION | {"d_conv": 4}},
+    "all settings": {
+        "attn_layer_idx": [1],
+        "attn_cfg": {
+            "causal": True,
+            "num_heads": 6,
+            "num_heads_kv": 2,
+            "head_dim": 8,
+            "qkv_proj_bias": False,
+            "out_proj_bias": False,
+            "softmax_scale": 0.3,
+            "d_conv": 3,
+            "rotary_emb_dim": 4,
+            "rotary_emb_base": 500.0,
+            "rotary_emb_interleaved": True,
+        },
+    },
+    "few settings": {"attn_layer_idx": [2], "attn_cfg": {"causal": True, "num_heads": 2}},
+}
+
+
+def hybrid(folder: Path, kind: str) -> dict[str, Tensor]:
+    """A native folder of that kind. Returns its weights."""
+    raw = native_config(**KINDS[kind], vocab_size=320, pad_vocab_size_multiple=16)
+    weights = random_weights(parse_config(folder, raw))
+    weights = {name.replace("embeddings", "embedding"): t for name, t in weights.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(raw))
+    save_file(weights, folder / "model.safetensors")
+    byte_level().save(str(folder / "tokenizer.json"))
+    return weights
+
+
+class ByHand:
+    """The model of a native config, one document at a time, in float64, from the definitions alone."""
+
+    def __init__(self, raw: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        self.raw, self.weights = raw, {name: t.double() for name, t in weights.items()}
+
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * self.weights[f"{name}.weight"]
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        return x @ self.weights[f"{name}.weight"].T + self.weights.get(f"{name}.bias", torch.zeros(()))
+
+    def filtered(self, x: Tensor, name: str) -> Tensor:
+        """A causal convolution of each channel: x [T, C]."""
+        taps, bias = self.weights[f"{name}.weight"][:, 0], self.weights[f"{name}.bias"]
+        width = taps.shape[1]
+        out = []
+        for t in range(len(x)):
+            near = [x[t - k] * taps[:, width - 1 - k] for k in range(width) if t >= k]
+            out.append(sum(near, bias))
+        return torch.stack(out)
+
+    def mixer(self, x: Tensor, name: str) -> Tensor:
+        ssm = self.raw["ssm_cfg"]
+        groups, state, width = ssm["ngroups"], ssm["d_state"], ssm["headdim"]
+        inner = ssm["expand"] * self.raw["d_model"]
+        sizes = (inner, inner + 2 * groups * state, inner // width)
+        gate, xbc, dt = self.linear(x, f"{name}.in_proj").split(sizes, dim=-1)
+        values, b, c = torch.nn.functional.silu(self.filtered(xbc, f"{name}.conv1d")).split(
+            (inner, groups * state, groups * state), dim=-1
+        )
+        y, _ = ssd_recurrent(
+            values.view(1, len(x), -1, width),
+            dt[None],
+            -self.weights[f"{name}.A_log"].exp(),
+            b.view(1, len(x), groups, state),
+            c.view(1, len(x), groups, state),
+            self.weights[f"{name}.D"],
+            self.weights[f"{name}.dt_bias"],
+        )
+        gated = (y.flatten(2)[0] * torch.nn.functional.silu(gate)).unflatten(-1, (groups, -1))
+        normed = gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        return self.linear(normed.flatten(1) * self.weights[f"{name}.norm.weight"], f"{name}.out_proj")
+
+    def rotated(self, x: Tensor, t: int) -> Tensor:
+        """One head at one position, x [D], as complex numbers."""
+        width = self.raw["attn_cfg"].get("rotary_emb_dim", 0)
+        if not width:
+            return x
+        base = self.raw["attn_cfg"].get("rotary_emb_base", 10_000.0)
+        turned, half = x.clone(), width // 2
+        for i in range(half):
+            near = self.raw["attn_cfg"].get("rotary_emb_interleaved", False)
+            a, b = (2 * i, 2 * i + 1) if near else (i, i + half)
+            z = complex(x[a], x[b]) * complex(math.cos(t * base ** (-i / half)), math.sin(t * base ** (-i / half)))
+            turned[a], turned[b] = z.real, z.imag
+        return turned
+
+    def attention(self, x: Tensor, name: str) -> Tensor:
+        cfg = self.raw["attn_cfg"]
+        heads = cfg["num_heads"]
+        kv_heads, width = cfg.get("num_heads_kv", heads), cfg.get("head_dim", self.raw["d_model"] // heads)
+        qkv = self.linear(x, f"{name}.in_proj")
+        if cfg.get("d_conv"):
+            qkv = self.filtered(qkv, f"{name}.conv1d")
+        q, k, v = (
+            m.unflatten(-1, (-1, width)) for m in qkv.split([width * n for n in (heads, kv_heads, kv_heads)], -1)
+        )
+        out = torch.zeros(len(x), heads, width, dtype=torch.float64)
+        for t in range(len(x)):
+            for h in range(heads):
+                g = h // (heads // kv_heads)
+                query = self.rotated(q[t, h], t)
+                scores = torch.stack([query @ self.rotated(k[s, g], s) for s in range(t + 1)])
+                out[t, h] = (scores * cfg.get("softmax_scale", width**-0.5)).softmax(0) @ v[: t + 1, g]
+        return self.linear(out.flatten(1), f"{name}.out_proj")
+
+    def nll(self, ids: Tensor) -> Tensor:
+        stream = self.weights["backbone.embedding.weight"][ids[:-1]]
+        for layer in range(self.raw["n_layer"]):
+            name = f"backbone.layers.{layer}"
+            attends = layer in self.raw["attn_layer_idx"]
+            mix = self.attention if attends else self.mixer
+            stream = stream + mix(self.norm(stream, f"{name}.norm"), f"{name}.mixer")
+            if self.raw["d_intermediate"]:
+                y, gate = self.linear(self.norm(stream, f"{name}.norm2"), f"{name}.mlp.fc1").chunk(2, dim=-1)
+                stream = stream + self.linear(y * torch.nn.functional.silu(gate), f"{name}.mlp.fc2")
+        logits = self.norm(stream, "backbone.norm_f") @ self.weights["backbone.embedding.weight"].T
+        return torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_those_of_the_model_written_out(tmp_path: Path, kind: str) -> None:
+    weights = hybrid(tmp_path, kind)
+    by_hand = ByHand(json.loads((tmp_path / "config.json").read_text()), weights)
+    documents = [torch.randint(0, 320, (n + 1,), generator=torch.Generator().manual_seed(n)) for n in (23, 1, 9)]
+    ids, targets = torch.cat([d[:-1] for d in documents]), torch.cat([d[1:] for d in documents])
+    model = load_mamba2(tmp_path, torch.float32, "cpu")
+    nll, state = model.nll(ids, targets, Pack.of([23, 1, 9], "cpu"))
+    assert state is None
+    wanted = torch.cat([by_hand.nll(d) for d in documents])
+    torch.testing.assert_close(nll.double(), wanted, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "attention"])
+def test_a_hybrid_is_a_reference(tmp_path: Path, kind: str) -> None:
+    hybrid(tmp_path, kind)
+    reference = load(tmp_path)
+    assert reference.context == (None if kind == "mlp" else 8192)
+    text = PROSE * 400
+    ((nll, n_tokens),) = score(reference, [[text, "a"]], on_progress=lambda *_: None)
+    assert n_tokens[0] > 8192 > n_tokens[1]
+    assert (nll / n_tokens > 0).all()
+
+
+def test_an_mlp_hybrid_carries_its_state_and_an_attention_hybrid_says_that_it_cannot(tmp_path: Path) -> None:
+    hybrid(tmp_path / "mlp", "mlp")
+    model = load_mamba2(tmp_path / "mlp", torch.float32, "cpu")
+    ids = torch.randint(0, 320, (201,), generator=torch.Generator().manual_seed(0))
+    whole, _ = model.nll(ids[:-1], ids[1:], Pack.of([200], "cpu"))
+    first, state = model.nll(ids[:90], ids[1:91], Pack.of([90], "cpu"), keep_state=True)
+    rest, _ = model.nll(ids[90:-1], ids[91:], Pack.of([110], "cpu"), state)
+    torch.testing.assert_close(torch.cat((first, rest)), whole, rtol=0, atol=1e-5)
+    hybrid(tmp_path / "attention", "attention")
+    with pytest.raises(ValueError, match="no state"):
+        load_mamba2(tmp_path / "attention", torch.float32, "cpu").nll(ids, ids, Pack.of([201], "cpu"), keep_state=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_converted_hybrid_scores_the_same(tmp_path: Path, kind: str) -> None:
+    hybrid(tmp_path / "source", kind)
+    convert(tmp_path / "source", tmp_path / "out")
+    found = [
+        next(iter(score(load(tmp_path / name), [[PROSE]], on_progress=lambda *_: None)))[0]
+        for name in ("source", "out")
+    ]
+    assert found[0].tobytes() == found[1].tobytes()
+
+
+def test_configs_as_state_spaces_publishes_them() -> None:
+    raw = {
+        "d_model": 2560,
+        "d_intermediate": 0,
+        "n_layer": 64,
+        "vocab_size": 50277,
+        "ssm_cfg": {"layer": "Mamba2"},
+        "attn_layer_idx": [9, 18, 27, 36, 45, 56],
+        "attn_cfg": {
+            "causal": True,
+            "d_conv": 4,
+            "head_dim": 128,
+            "num_heads": 30,
+            "out_proj_bias": False,
+            "qkv_proj_bias": False,
+            "rotary_emb_dim": 64,
+        },
+        "rms_norm": True,
+        "residual_in_fp32": True,
+        "fused_add_norm": True,
+        "pad_vocab_size_multiple": 16,
+        "tie_embeddings": True,
+    }
+    config = parse_config(Path("m"), raw)
+    with torch.device("meta"):
+        model = Mamba2(config)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert shapes["backbone.layers.9.mixer.in_proj.weight"] == (11520, 2560)
+    assert shapes["backbone.layers.9.mixer.conv1d.weight"] == (11520, 1, 4)
+    assert shapes["backbone.layers.9.mixer.out_proj.weight"] == (2560, 3840)
+    assert shapes["backbone.layers.10.mixer.in_proj.weight"] == (2 * 5120 + 2 * 128 + 80, 2560)
+
+
+def test_rotation_keeps_lengths_and_sees_distances_alone() -> None:
+    q, k = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(0)).expand(2, 9, 16)
+    for interleaved in (False, True):
+        a, b = (rotate(m, 8, 100.0, interleaved) for m in (q, k))
+        torch.testing.assert_close(a.norm(dim=-1), q.norm(dim=-1))
+        scores = a @ b.T
+        for distance in range(9):
+            along = scores.diagonal(-distance)
+            torch.testing.assert_close(along, along[:1].expand_as(along))

@@ -1,0 +1,209 @@
+"""A few texts, scored now: over real HTTP by real workers, idle or in the middle of a shard; and from the shell."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.jobs import Jobs
+from service.references import References
+from service.routes import score as route
+from service.schemas import TEXTS_MAX, JobRequest, ScoreRequest
+from service.worker import Worker
+from tests.service.pool import PROSE, until, write_corpus
+from tests.service.test_api import problem
+from tests.service.test_worker import StartWorker, in_flight, long_corpus
+
+__all__ = ["long_corpus"]
+TEXTS = [PROSE, "a token and no more", ""]
+
+
+@pytest.fixture
+def working(worker: Worker) -> Iterator[Worker]:
+    """A worker at work in a thread beside."""
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    yield worker
+    worker.stopping.set()
+    thread.join()
+
+
+def corpus_scores(reference: Path) -> list[tuple[float, int]]:
+    """What a job gives the same texts."""
+    from scorer.reference import load
+    from scorer.scorer import score
+
+    ((nll, n_tokens),) = score(load(reference), [TEXTS], on_progress=lambda *_: None)
+    return list(zip(nll.tolist(), n_tokens.tolist(), strict=True))
+
+
+@pytest.mark.usefixtures("working")
+def test_texts_are_scored_as_a_job_scores_them(api: httpx.Client, reference: Path) -> None:
+    answer = api.post("/v1/score", json={"texts": TEXTS, "model": str(reference)})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    for document, (nll, n_tokens) in zip(found["documents"][:2], corpus_scores(reference), strict=False):
+        assert document["n_tokens"] == n_tokens
+        assert document["nll"] == pytest.approx(nll)
+        assert document["perplexity"] == pytest.approx(math.exp(nll / n_tokens))
+        assert (document["reject"], document["tokens"]) == (None, None)
+    nothing = {
+        "n_tokens": None,
+        "nll": None,
+        "perplexity": None,
+        "reject": "fewer than one scored token",
+        "tokens": None,
+    }
+    assert found["documents"][2] == nothing
+    assert found["provenance"]["device"].startswith("cpu")
+
+
+@pytest.mark.usefixtures("working")
+def test_tokens_make_up_the_text_and_its_score(api: httpx.Client, reference: Path) -> None:
+    answer = api.post("/v1/score", json={"texts": TEXTS, "model": str(reference), "tokens": True})
+    for text, document in zip(TEXTS, answer.json()["documents"], strict=True):
+        assert "".join(token["text"] for token in document["tokens"]) == text
+        if document["nll"] is not None:
+            assert len(document["tokens"]) == document["n_tokens"]
+            assert sum(token["nll"] for token in document["tokens"]) == pytest.approx(document["nll"])
+
+
+def test_by_the_reference_of_a_job(api: httpx.Client, pruned: dict[str, Any], working: Worker, reference: Path) -> None:
+    by_job = api.post("/v1/score", json={"texts": TEXTS, "job": pruned["id"]}).json()
+    by_model = api.post("/v1/score", json={"texts": TEXTS, "model": str(reference)}).json()
+    assert by_job == by_model
+
+
+def test_between_the_batches_of_a_shard(
+    api: httpx.Client,
+    jobs: Jobs,
+    reference: Path,
+    make_request: Callable[..., JobRequest],
+    start_worker: StartWorker,
+    long_corpus: Path,
+) -> None:
+    start_worker()
+    job, _ = jobs.create(make_request(long_corpus))
+    until(lambda: in_flight(jobs, job.id))
+    answer = api.post("/v1/score", json={"texts": TEXTS, "model": str(reference)})
+    assert answer.status_code == 200, answer.text
+    assert jobs.get(job.id).status == "scoring"
+    until(lambda: jobs.get(job.id).status == "succeeded")
+    assert jobs.get(job.id).progress.shards_done == 2
+
+
+@pytest.mark.usefixtures("working")
+def test_what_cannot_be_scored_is_a_problem(api: httpx.Client, tmp_path: Path) -> None:
+    assert (
+        "no config.json" in problem(api.post("/v1/score", json={"texts": ["a"], "model": str(tmp_path)}), 422)["detail"]
+    )
+    assert "job none-such" in problem(api.post("/v1/score", json={"texts": ["a"], "job": "none-such"}), 422)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"texts": []}, "texts"),
+        ({"texts": ["a"]}, "either 'model'"),
+        ({"texts": ["a"], "model": "x", "job": "y"}, "either 'model'"),
+        ({"texts": ["a" * (TEXTS_MAX // 2 + 1)] * 2, "model": "x"}, "submit a job"),
+        ({"texts": ["a"] * 65, "model": "x"}, "texts"),
+        ({"texts": [1], "model": "x"}, "texts.0"),
+        ({"texts": ["a"], "job": "../x"}, "job"),
+        ({"texts": ["a"], "model": "x", "wat": 1}, "no such field"),
+    ],
+)
+def test_what_is_no_request_is_a_problem(api: httpx.Client, body: dict[str, Any], says: str) -> None:
+    assert says in problem(api.post("/v1/score", json=body), 422)["detail"]
+
+
+def test_nobody_there_is_a_problem_and_the_question_is_dropped(
+    api: httpx.Client, jobs: Jobs, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(route, "WAIT_SECONDS", 0.2)
+    answer = api.post("/v1/score", json={"texts": ["a"], "model": str(reference)})
+    assert "no worker answered" in problem(answer, 503)["detail"]
+    assert answer.headers["retry-after"]
+    assert api.post("/v1/score", json={"texts": ["a"], "model": str(reference)}).status_code == 503
+    assert jobs.queue.redis.llen(f"{jobs.queue.prefix}questions") == 1
+    assert jobs.questions.take() is None
+
+
+def test_too_many_questions_are_a_problem(api: httpx.Client, jobs: Jobs, reference: Path) -> None:
+    body = {"texts": ["a"], "model": str(reference)}
+    asked = [jobs.questions.ask(ScoreRequest.model_validate(body), 60) for _ in range(64)]
+    assert all(asked)
+    assert "too many" in problem(api.post("/v1/score", json=body), 503)["detail"]
+
+
+def test_a_worker_that_only_plans_leaves_questions_to_others(jobs: Jobs, reference: Path) -> None:
+    jobs.questions.ask(ScoreRequest(texts=["a"], model=str(reference)), 60)
+    planner = Worker(jobs, References(jobs.workspace, "cpu"), ("plan", "select"), "planner")
+    assert not planner.once()
+    assert jobs.questions.take() is not None
+
+
+def test_a_stopped_worker_ends_whatever_it_was_asked(jobs: Jobs, start_worker: StartWorker, reference: Path) -> None:
+    process = start_worker()
+    name = jobs.questions.ask(ScoreRequest(texts=["a"], model=str(reference)), 60)
+    until(lambda: jobs.questions.answer(name or ""))
+    jobs.questions.ask(ScoreRequest(texts=["word " * 19_000], model=str(reference)), 60)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+
+
+def test_a_new_worker_is_warm_before_it_takes_a_task(
+    jobs: Jobs, worker: Worker, make_request: Callable[..., JobRequest], tmp_path: Path
+) -> None:
+    job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus")))
+    while jobs.get(job.id).status != "scoring":
+        worker.once()
+    references = References(jobs.workspace, "cpu")
+    Worker(jobs, references, ("score",), "new").warm_up()
+    assert len(references._loaded) == 1
+    assert jobs.queue.stats().leased["score"] == 0
+
+
+def shell(reference: Path, text: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "service.cli", "score", "-", "--reference", str(reference), "--device", "cpu"]
+    return subprocess.run([*command, *arguments], input=text, capture_output=True, text=True)
+
+
+def test_the_shell_scores_what_it_is_given(reference: Path) -> None:
+    ran = shell(reference, PROSE, "--json")
+    assert ran.returncode == 0, ran.stderr
+    (document,) = json.loads(ran.stdout)["documents"]
+    assert document["nll"] == pytest.approx(corpus_scores(reference)[0][0])
+    lines = shell(
+        reference, "".join(json.dumps({"body": text}) + "\n" for text in TEXTS), "--json", "--text-field", "body"
+    )
+    found = json.loads(lines.stdout)["documents"]
+    assert [document["nll"] is None for document in found] == [False, False, True]
+    assert found[0] == document
+
+
+def test_the_shell_shows_tokens_and_a_table(reference: Path) -> None:
+    ran = shell(reference, PROSE, "--tokens")
+    assert ran.returncode == 0, ran.stderr
+    assert "perplexity" in ran.stdout
+    numbers = [
+        float(line.split()[0]) for line in ran.stdout.splitlines() if line[:8].strip().replace(".", "").isdigit()
+    ]
+    assert np.isclose(sum(numbers), corpus_scores(reference)[0][0], atol=0.01 * len(numbers))
+
+
+def test_the_shell_says_what_is_wrong(reference: Path, tmp_path: Path) -> None:
+    assert shell(reference, "").returncode == 1
+    ran = shell(tmp_path, "a")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "no config.json" in ran.stderr
+    assert shell(reference, "a", "--out", str(tmp_path / "x")).returncode == 2
