@@ -38,7 +38,8 @@ def segments(lengths: NDArray[np.int64], size: int) -> Table:
 def shares(lengths: NDArray[np.int64], size: int) -> Table:
     """(start, first chunk) of each segment that another follows, [E, 2], in the order of the text; each is full."""
     start, _, document, rank, last = _pieces(lengths, size).T
-    return np.stack((start, _first_chunks(lengths, document, rank, size)), axis=1)[last == 0].astype(np.int32)
+    table = np.stack((start, _first_chunks(lengths, document, rank, size)), axis=1)
+    return cast(Table, table[last == 0].astype(np.int32))
 
 
 def chains(lengths: NDArray[np.int64], size: int) -> Table:

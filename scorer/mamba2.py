@@ -21,6 +21,7 @@ from scorer.checkpoint import fit, read_config, read_weights
 from scorer.errors import BadReference
 from scorer.hybrid import Attention, Mlp
 from scorer.mamba2_config import Mamba2Config, parse_config
+from scorer.mamba2_packed import fold, packed_hidden, takes_packs
 from scorer.rows import pad, unpad
 
 # Positions that a model with attention reads at a time: its published configurations name no limit.
@@ -127,7 +128,7 @@ class Mamba2(nn.Module):
     of `context` positions.
     """
 
-    packed = False  # reads the documents of a pack as rows, so they are to be of like length
+    packed = False  # reads the documents of a pack as rows, of like length; a loaded one takes packs on a GPU
     full_packs = False  # takes a pack of any size
 
     def __init__(self, config: Mamba2Config) -> None:
@@ -168,6 +169,9 @@ class Mamba2(nn.Module):
         NLL 0. `state` goes on from an earlier call's, for a pack of one document; with `keep_state` the state after
         that document is returned. It takes layers x heads x head_dim x state x 4 bytes (19 MB for a model of 130M).
         """
+        if self.packed:
+            hidden, state = packed_hidden(self, ids, pack, state, keep_state)
+            return token_nll(hidden, self.head, targets), state
         hidden, state = self(pad(ids, pack), state, keep_state)
         return token_nll(unpad(hidden, pack), self.head, targets), state
 
@@ -183,10 +187,14 @@ def load_mamba2(folder: Path, dtype: torch.dtype, device: torch.device | str) ->
     with torch.device("meta"):
         model = Mamba2(config)
     tensors = canonical(folder, read_weights(folder), config)
+    packed = torch.device(device).type == "cuda" and takes_packs(config)
+    if packed:
+        fold(tensors, config.layers)
     for name, tensor in tensors.items():
         product = tensor.dim() == 2 or name.endswith("proj.bias")
         tensors[name] = tensor.to(device=device, dtype=dtype if product else torch.float32)
     model.load_state_dict(tensors, assign=True)
+    model.packed = packed
     return model.requires_grad_(False).eval()
 
 

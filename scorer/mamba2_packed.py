@@ -21,17 +21,26 @@ from kernels.ssd import packed_ssd
 
 if TYPE_CHECKING:
     from scorer.mamba2 import Layer, Mamba2, State
+    from scorer.mamba2_config import Mamba2Config
+
+
+def takes_packs(config: Mamba2Config) -> bool:
+    """Whether the kernels take a model of this shape: no attention, heads and states of their sizes."""
+    return not config.attention_layers and config.head_dim in (64, 128) and config.state in (16, 32, 64, 128, 256)
 
 
 @torch.no_grad()
-def fold(model: Mamba2) -> None:
-    """Moves the weights of the norms in front of matrices into these; the model computes the same function."""
-    layers: Any = model.backbone.layers
-    for layer in layers:
-        for scale, matrix in ((layer.norm, layer.mixer.in_proj), (layer.mixer.norm, layer.mixer.out_proj)):
-            folded = matrix.weight.float() * scale.weight.float()
-            matrix.weight.copy_(folded)
-            scale.weight.fill_(1.0)
+def fold(tensors: dict[str, Tensor], layers: int) -> None:
+    """Moves the weights of the norms in front of matrices into these; the model computes the same function.
+
+    `tensors` are a model's, by name, and are replaced; in float32, to be rounded once.
+    """
+    for i in range(layers):
+        layer = f"backbone.layers.{i}"
+        for scale, matrix in (("norm", "mixer.in_proj"), ("mixer.norm", "mixer.out_proj")):
+            weight, factor = tensors[f"{layer}.{matrix}.weight"], tensors[f"{layer}.{scale}.weight"]
+            tensors[f"{layer}.{matrix}.weight"] = weight.float() * factor.float()
+            tensors[f"{layer}.{scale}.weight"] = torch.ones_like(factor)
 
 
 def packed_hidden(
@@ -67,7 +76,8 @@ def _layer(
     keep_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """stream [T, hidden] and the sums of its squares -> both after the layer, and the layer's states."""
-    mixer, c = layer.mixer, layer.mixer.config
+    mixer: Any = layer.mixer
+    c: Mamba2Config = mixer.config
     width = c.groups * c.state
     scale = row_scale(squares, c.hidden, c.eps)
     plain = c.proj_bias or c.groups > 1  # a bias is not to be scaled, and a group has a factor of its own
@@ -101,6 +111,10 @@ def _layer(
     if plain or y_squares is None:
         y = gated_rms_norm(y, gate.flatten(1), mixer.norm.weight, c.eps, c.inner // c.groups)
         stream = stream + F.linear(y, mixer.out_proj.weight, mixer.out_proj.bias)
-        return stream, row_squares(stream), conv, ssd
-    stream, squares = add_linear(y, mixer.out_proj.weight, stream, row_scale(y_squares, c.inner, c.eps))
+        squares = row_squares(stream)
+    else:
+        stream, squares = add_linear(y, mixer.out_proj.weight, stream, row_scale(y_squares, c.inner, c.eps))
+    if c.mlp:
+        stream = stream + layer.mlp(add_rms_norm(stream, None, layer.norm2.weight, c.eps)[0])
+        squares = row_squares(stream)
     return stream, squares, conv, ssd

@@ -271,7 +271,9 @@ def head_rows(table: Table, others: bool) -> None:
 def model_rows(table: Table, others: bool) -> None:
     model = model_of(SHAPE.layers)
     folded = deepcopy(model)
-    fold(folded)
+    weights = folded.state_dict()
+    fold(weights, SHAPE.layers)
+    folded.load_state_dict(weights)  # copies, in the model's own dtypes
     for name, lengths in list(SETS.items())[:2]:
         tokens, pack = sum(lengths), Pack.of(lengths, "cuda")
         ids, targets = torch.randint(VOCABULARY, (2, tokens), device="cuda")

@@ -33,7 +33,7 @@ def test_conv(channels: int, taps: int, bias: bool, dtype: torch.dtype, close: f
     weight, shift = torch.randn(channels, taps), torch.randn(channels) if bias else None
     state = torch.randn(len(LENGTHS), taps - 1, channels).to(dtype) if with_state else None
     pack = Pack.of(LENGTHS, "cpu")
-    y = conv1d(x, weight, shift, pack, state)
+    y = conv1d(x, weight, shift, pack, state, None)
     assert y.dtype == dtype
     wide_state = None if state is None else state.float()
     assert relative(y, packed_conv1d_reference(x.float(), weight, shift, pack, wide_state)) < close
@@ -43,9 +43,9 @@ def test_conv_reads_no_other_document() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(sum(LENGTHS), 20), torch.randn(20, 4)
     x[68:198] = x[68:198].abs()
-    alone = conv1d(x[68:198], weight, None, Pack.of([130], "cpu"), None)
+    alone = conv1d(x[68:198], weight, None, Pack.of([130], "cpu"), None, None)
     x[:68] = x[198:] = float("nan")
-    assert torch.equal(conv1d(x, weight, None, Pack.of(LENGTHS, "cpu"), None)[68:198], alone)
+    assert torch.equal(conv1d(x, weight, None, Pack.of(LENGTHS, "cpu"), None, None)[68:198], alone)
 
 
 @pytest.mark.parametrize("width", [1, 40, 768])

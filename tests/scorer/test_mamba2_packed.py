@@ -1,0 +1,49 @@
+"""The packed forward pass of Mamba-2 says what the plain one says of each document alone."""
+
+import pytest
+import torch
+
+from kernels.pack import Pack
+from scorer.mamba2 import Mamba2
+from scorer.mamba2_config import Mamba2Config
+from scorer.mamba2_packed import fold, packed_hidden
+from scorer.presets import initialise
+
+LENGTHS = [1, 5, 70, 130]
+
+
+def models(config: Mamba2Config) -> tuple[Mamba2, Mamba2]:
+    """A model with weights of every kind, and the same one folded."""
+    torch.manual_seed(0)
+    plain, folded = Mamba2(config), Mamba2(config)
+    initialise(plain)
+    for name, p in plain.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(p, 0.5, 1.5)
+    weights = dict(plain.state_dict())
+    fold(weights, config.layers)
+    folded.load_state_dict(weights)
+    return plain.requires_grad_(False), folded.requires_grad_(False)
+
+
+@pytest.mark.parametrize(("groups", "bias", "mlp"), [(1, False, 0), (2, False, 0), (1, True, 0), (1, False, 96)])
+def test_a_pack_is_its_documents_alone(groups: int, bias: bool, mlp: int) -> None:
+    config = Mamba2Config(
+        vocab_size=50, hidden=64, layers=3, heads=4, head_dim=64, state=16, groups=groups, proj_bias=bias, mlp=mlp
+    )
+    plain, folded = models(config)
+    ids = torch.randint(50, (sum(LENGTHS),))
+    hidden, _ = packed_hidden(folded, ids, Pack.of(LENGTHS, "cpu"))
+    alone = torch.cat([plain(document[None])[0][0] for document in ids.split(LENGTHS)])
+    torch.testing.assert_close(hidden, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_a_document_goes_on_from_its_state() -> None:
+    config = Mamba2Config(vocab_size=50, hidden=64, layers=2, heads=4, head_dim=64, state=16)
+    plain, folded = models(config)
+    ids = torch.randint(50, (150,))
+    state, parts = None, []
+    for part in ids.split([1, 66, 83]):
+        hidden, state = packed_hidden(folded, part, Pack.of([len(part)], "cpu"), state, keep_state=True)
+        parts.append(hidden)
+    torch.testing.assert_close(torch.cat(parts), plain(ids[None])[0][0], rtol=1e-4, atol=1e-4)
