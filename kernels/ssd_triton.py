@@ -66,7 +66,9 @@ def _prepare_kernel(
     logs = tl.cumsum(dt * a[None, :], axis=0)
     out = (heads.to(tl.int64)[None, :] * tl.num_programs(0) + chunk) * (2 * Q) + q[:, None]
     tl.store(decays_ptr + out, logs, mask=known[None, :])
-    tl.store(decays_ptr + out + Q, logs - tl.log2(dt), mask=known[None, :])
+    none = dt == 0
+    shifted = tl.where(none, float("inf"), logs - tl.log2(tl.where(none, 1.0, dt)))
+    tl.store(decays_ptr + out + Q, shifted, mask=known[None, :])
 
     n = tl.arange(0, N)
     b = tl.load(b_ptr + rows[:, None] * stride_b + group * N + n[None, :], mask=inside[:, None], other=0.0)
