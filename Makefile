@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types gpu clean
+.PHONY: demo test test-s3 lint types gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest
+
+# The service's tests on a workspace on S3; `make test` runs a part of them so.
+test-s3: $(VENV)/.installed-test
+	WORKSPACE=s3 $(BIN)/python -m pytest tests/service
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

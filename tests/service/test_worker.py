@@ -58,6 +58,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard_costs_only_that_shard(
     assert (ended.progress.documents_done, ended.progress.shards_done) == (2 * LONG, 2)
 
 
+@pytest.mark.every_workspace
 def test_two_workers_give_the_bytes_of_one(
     jobs: Jobs,
     workspace: Workspace,
