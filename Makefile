@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-s3 lint types gpu clean
+.PHONY: demo test test-ray test-s3 lint types gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest
+
+# A pool on a real Ray cluster of two nodes; the package is large, so nothing else needs it.
+test-ray: $(VENV)/.installed-ray
+	$(BIN)/python -m pytest tests/service/test_ray_pool.py
 
 # The service's tests on a workspace on S3; `make test` runs a part of them so.
 test-s3: $(VENV)/.installed-test
@@ -40,4 +44,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(VENV)/.installed-ray: $(VENV)/.installed-test
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[ray,test]'
 	touch $@
