@@ -82,6 +82,8 @@ class Stats:
     shards_scored: int
     documents_scored: int
     tokens_scored: int
+    leases_lost: int  # their workers died or hung
+    leases_refused: int  # calls of workers whose lease was over: lost, or of a job that had ended
 
 
 def connect(url: str) -> "Redis":
@@ -204,6 +206,8 @@ class Queue:
             shards_scored=int(totals.get("shards", 0)),
             documents_scored=int(totals.get("documents", 0)),
             tokens_scored=int(totals.get("tokens", 0)),
+            leases_lost=int(totals.get("lost", 0)),
+            leases_refused=int(totals.get("refused", 0)),
         )
 
     def holders(self) -> set[str]:

@@ -55,9 +55,7 @@ def add_pool(parser: Parser) -> None:
     """`winnow pool`."""
     _add_common(parser)
     parser.add_argument("--ray", metavar="ADDRESS", help="the cluster, as host:port of its head, or auto")
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="the most workers, each with a GPU if there are any"
-    )
+    parser.add_argument("--workers", type=int, metavar="N", help="the most workers, each with a GPU if there are any")
 
 
 def pool(parser: Parser, args: argparse.Namespace) -> int:
