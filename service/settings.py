@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     stages: Annotated[tuple[Stage, ...], NoDecode] = Field(
         STAGES, min_length=1, description="Stages that a worker takes."
     )
+    alive_file: str | None = Field(None, description="File that a worker touches while it does not hang, for probes.")
 
     @field_validator("stages", mode="before")
     @classmethod

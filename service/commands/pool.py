@@ -38,6 +38,7 @@ def add_worker(parser: Parser) -> None:
     parser.add_argument(
         "--stages", metavar="LIST", help=f"what to do, such as plan,select (default: {','.join(STAGES)})"
     )
+    parser.add_argument("--alive-file", metavar="FILE", help="touched while the worker does not hang, for probes")
 
 
 def worker(parser: Parser, args: argparse.Namespace) -> int:

@@ -97,6 +97,27 @@ def test_a_worker_that_is_told_to_stop_gives_its_shard_back(
     assert lease.attempts == 1
 
 
+def test_a_worker_shows_that_it_lives_in_the_middle_of_a_shard_and_when_idle(
+    jobs: Jobs,
+    make_request: MakeRequest,
+    start_worker: StartWorker,
+    wait_for: WaitFor,
+    long_corpus: Path,
+    tmp_path: Path,
+) -> None:
+    alive = tmp_path / "alive"
+
+    start_worker("shown", alive_file=str(alive))
+    until(alive.exists)
+    job, _ = jobs.create(make_request(long_corpus))
+    until(lambda: in_flight(jobs, job.id))
+    os.utime(alive, (0, 0))
+    until(lambda: alive.stat().st_mtime > 0 and in_flight(jobs, job.id))
+    wait_for(job.id, "succeeded")
+    os.utime(alive, (0, 0))
+    until(lambda: alive.stat().st_mtime > 0)
+
+
 def test_a_cancelled_job_frees_its_worker(
     jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, long_corpus: Path
 ) -> None:
