@@ -16,6 +16,7 @@ import pytest
 from service import child
 from service.schemas import JobRequest
 from service.settings import Settings
+from service.workspace import Workspace
 from tests.service.pool import until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]
@@ -24,8 +25,10 @@ MakeRequest = Callable[..., JobRequest]
 class Service:
     """A running `winnow serve` and the calls that the tests make to it."""
 
-    def __init__(self, workspace: Path | str, log: Path) -> None:
-        settings = Settings(workspace=str(workspace), port=0, device="cpu", workers=1, lease_seconds=2, redis=None)
+    def __init__(self, workspace: Path | str, log: Path, workers: int = 1) -> None:
+        settings = Settings(
+            workspace=str(workspace), port=0, device="cpu", workers=workers, lease_seconds=2, redis=None
+        )
         self._log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -105,8 +108,8 @@ def scores(workspace: Path) -> dict[Path, int]:
 def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []
 
-    def start(workspace: Path | str = tmp_path / "workspace") -> Service:
-        started.append(Service(workspace, tmp_path / f"log-{len(started)}"))
+    def start(workspace: Path | str = tmp_path / "workspace", workers: int = 1) -> Service:
+        started.append(Service(workspace, tmp_path / f"log-{len(started)}", workers))
         return started[-1]
 
     yield start
@@ -232,6 +235,26 @@ def test_a_long_path_of_a_workspace_gets_a_short_socket(tmp_path: Path) -> None:
 def test_the_api_needs_no_torch() -> None:
     check = "import service.supervisor, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_a_service_where_there_is_no_torch_plans_and_selects(
+    serve: Callable[..., Service],
+    start_worker: Callable[..., "subprocess.Popen[bytes]"],
+    workspace: Workspace,
+    make_request: MakeRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("torch", "transformers"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('an image without torch')")
+    with monkeypatch.context() as without:
+        without.setenv("PYTHONPATH", str(tmp_path))
+        service = serve(workspace.storage.url, workers=0).ready()
+    job = service.submit(make_request())
+    until(lambda: service.job(job)["status"] == "scoring")
+    start_worker(redis=f"unix://{workspace.storage.local('redis/redis.sock')}", stages=("score",))
+    assert service.ended(job)["status"] == "succeeded"
+    assert set(service.children()) == {"redis", "light"}
 
 
 def test_a_full_disk_fails_the_job_and_not_the_service(
