@@ -69,7 +69,7 @@ local function held(job, task, fence)
   local text = redis.call('HGET', lease_key(job), task)
   local entry = text and cjson.decode(text)
   if entry and entry.fence == tonumber(fence) then return entry end
-  redis.call('HINCRBY', p .. 'totals', 'refused', 1)
+  if task ~= 'advance' then redis.call('HINCRBY', p .. 'totals', 'refused', 1) end  -- it may end its own job
 end
 
 local function put_back(job, task, entry, from)

@@ -16,7 +16,6 @@ import pytest
 from service import child
 from service.schemas import JobRequest
 from service.settings import Settings
-from service.workspace import Workspace
 from tests.service.pool import until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]
@@ -240,7 +239,6 @@ def test_the_api_needs_no_torch() -> None:
 def test_a_service_where_there_is_no_torch_plans_and_selects(
     serve: Callable[..., Service],
     start_worker: Callable[..., "subprocess.Popen[bytes]"],
-    workspace: Workspace,
     make_request: MakeRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -249,10 +247,11 @@ def test_a_service_where_there_is_no_torch_plans_and_selects(
         (tmp_path / f"{name}.py").write_text("raise ImportError('an image without torch')")
     with monkeypatch.context() as without:
         without.setenv("PYTHONPATH", str(tmp_path))
-        service = serve(workspace.storage.url, workers=0).ready()
+        service = serve(workers=0).ready()
     job = service.submit(make_request())
     until(lambda: service.job(job)["status"] == "scoring")
-    start_worker(redis=f"unix://{workspace.storage.local('redis/redis.sock')}", stages=("score",))
+    folder = tmp_path / "workspace"
+    start_worker(workspace=str(folder), redis=f"unix://{folder}/redis/redis.sock", stages=("score",))
     assert service.ended(job)["status"] == "succeeded"
     assert set(service.children()) == {"redis", "light"}
 
