@@ -4,13 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types gpu clean
+.PHONY: demo test test-deploy test-ray test-s3 lint types gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest
+
+# What is in deploy/, by the tools of its kind; promtool is there with Debian's `prometheus`, or is taken out of it.
+test-deploy: $(VENV)/.installed-deploy
+	$(BIN)/python -m pytest tests/test_deploy.py
+
+# A pool on a real Ray cluster of two nodes; the package is large, so nothing else needs it.
+test-ray: $(VENV)/.installed-ray
+	$(BIN)/python -m pytest tests/service/test_ray_pool.py
+
+# The service's tests on a workspace on S3; `make test` runs a part of them so.
+test-s3: $(VENV)/.installed-test
+	WORKSPACE=s3 $(BIN)/python -m pytest tests/service --ignore tests/service/test_ray_pool.py
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -36,4 +48,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(VENV)/.installed-ray: $(VENV)/.installed-test
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[ray,test]'
+	touch $@
+
+$(VENV)/.installed-deploy: $(VENV)/.installed-test
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[deploy,test]'
+	command -v promtool >/dev/null || bash deploy/monitoring/promtool.sh $(BIN)
 	touch $@

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 import service
 from service import problems
@@ -31,6 +31,7 @@ def create_app(the_jobs: Jobs) -> FastAPI:
     app.state.jobs = the_jobs
     app.state.registry = CollectorRegistry()
     app.state.registry.register(QueueCollector(the_jobs))
+    ProcessCollector(registry=app.state.registry)
     for part in (jobs, selections, files, events, score, health):
         app.include_router(part.router)
     problems.install(app)

@@ -52,6 +52,14 @@ class QueueCollector(Collector):
             yield CounterMetricFamily(
                 f"winnow_scored_{name}", f"{name.capitalize()} scored by all workers", value=total
             )
+        yield CounterMetricFamily(
+            "winnow_leases_lost", "Leases whose worker died or hung; their tasks went to another", stats.leases_lost
+        )
+        yield CounterMetricFamily(
+            "winnow_leases_refused",
+            "Calls of workers whose lease was over: lost to another, or of a job that had ended",
+            stats.leases_refused,
+        )
 
 
 class Metrics:

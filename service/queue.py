@@ -15,6 +15,7 @@ from service.scripts import SCRIPTS
 MAX_ATTEMPTS = 5  # claims of a task that may end in an error or a dead worker
 RATE_WINDOW = 30_000  # ms over which tokens a second are counted
 _BUCKET = 2_000  # ms, as in scripts.py
+_KINDS = ("advance", "select", "plan", "score", "train")  # as in scripts.py
 _STATUSES: tuple[Status, ...] = (
     "queued",
     "planning",
@@ -86,6 +87,8 @@ class Stats:
     shards_scored: int
     documents_scored: int
     tokens_scored: int
+    leases_lost: int  # their workers died or hung
+    leases_refused: int  # calls of workers whose lease was over: lost, or of a job that had ended
 
 
 def connect(url: str) -> "Redis":
@@ -221,7 +224,18 @@ class Queue:
             shards_scored=int(totals.get("shards", 0)),
             documents_scored=int(totals.get("documents", 0)),
             tokens_scored=int(totals.get("tokens", 0)),
+            leases_lost=int(totals.get("lost", 0)),
+            leases_refused=int(totals.get("refused", 0)),
         )
+
+    def holders(self) -> set[str]:
+        """The names of the workers that hold a lease."""
+        jobs = {job for kind in _KINDS for job in self.redis.zrange(f"{self.prefix}active:{kind}", 0, -1)}
+        with self.redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                pipe.hvals(f"{self.prefix}lease:{job}")
+            entries = [json.loads(text) for texts in pipe.execute() for text in texts]
+        return {entry["worker"] for entry in entries if entry["fence"]}
 
     # -- has Redis lost its data?
     def epoch(self) -> str | None:

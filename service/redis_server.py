@@ -29,7 +29,7 @@ class RedisServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._program = _find_program()
+        self._program = find_program()
         folder.mkdir(parents=True, exist_ok=True)
         self._socket = _socket_path(folder)
         self._lock = _lock(folder / "lock")
@@ -103,7 +103,8 @@ class RedisServer:
                 client.close()
 
 
-def _find_program() -> str:
+def find_program() -> str:
+    """The full path of a Redis server on this machine. Raises InputError where there is none."""
     for name in ("redis-server", "valkey-server"):
         found = shutil.which(name)
         if found is not None:

@@ -13,7 +13,8 @@ Every key starts with `p` = `winnow:{<workspace id>}:`. Times are milliseconds o
     p lease:<job>           hash    task -> {fence, worker, attempts, documents, tokens, error}, of the tasks that
                                     were claimed and are not done; fence 0: nobody holds it
     p rate:<job>            hash    ring of RING buckets of BUCKET ms: i -> {bucket, documents, tokens} scored in it
-    p totals                hash    shards, documents, tokens: scored by all jobs since the data was last lost
+    p totals                hash    since the data was last lost: shards, documents, tokens scored by all jobs; lost:
+                                    leases whose worker died or hung; refused: calls under a lease that was over
     p workers               zset    worker -> last seen
     p fence                 string  the last fencing token
     p epoch                 string  run id of the server on which this data was last made to agree with the workspace
@@ -68,6 +69,7 @@ local function held(job, task, fence)
   local text = redis.call('HGET', lease_key(job), task)
   local entry = text and cjson.decode(text)
   if entry and entry.fence == tonumber(fence) then return entry end
+  if task ~= 'advance' then redis.call('HINCRBY', p .. 'totals', 'refused', 1) end  -- it may end its own job
 end
 
 local function put_back(job, task, entry, from)
@@ -127,7 +129,10 @@ redis.call('ZREMRANGEBYSCORE', p .. 'workers', '-inf', now - 3600000)
 local function grant(kind, job, task)
   local text = redis.call('HGET', lease_key(job), task)
   local entry = text and cjson.decode(text) or {attempts = 0, error = ''}
-  if entry.fence and entry.fence ~= 0 then entry.error = 'its worker ' .. entry.worker .. ' died or hung' end
+  if entry.fence and entry.fence ~= 0 then
+    entry.error = 'its worker ' .. entry.worker .. ' died or hung'
+    redis.call('HINCRBY', p .. 'totals', 'lost', 1)
+  end
   entry.fence = redis.call('INCR', p .. 'fence')
   entry.worker, entry.documents, entry.tokens = worker, 0, 0
   entry.attempts = entry.attempts + 1
@@ -239,6 +244,7 @@ for _, kind in ipairs(KINDS) do
       if entry.worker == worker and entry.fence ~= 0 then
         entry.error = 'its worker ' .. worker .. ' died'
         put_back(job, leases[i], entry, 0)
+        redis.call('HINCRBY', p .. 'totals', 'lost', 1)
         count = count + 1
       end
     end

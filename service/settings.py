@@ -18,10 +18,14 @@ class Settings(BaseSettings):
 
     workspace: str = Field(min_length=1, description="Folder or fsspec URL of all that must not be lost.")
     redis: str | None = Field(None, description="URL of a Redis; without one, `serve` starts a private one.")
+    ray: str | None = Field(None, description="Address of the Ray cluster on which `pool` keeps its workers.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int | None = Field(
-        None, ge=0, le=1024, description="Scoring workers that `serve` starts; by default one a GPU, else one."
+        None,
+        ge=0,
+        le=1024,
+        description="Scoring workers of `serve` (by default one a GPU, else one) or `pool`.",
     )
     device: Device = Field("auto", description="Where references run; auto takes a GPU if there is one.")
     lease_seconds: float = Field(
@@ -30,6 +34,7 @@ class Settings(BaseSettings):
     stages: Annotated[tuple[Stage, ...], NoDecode] = Field(
         STAGES, min_length=1, description="Stages that a worker takes."
     )
+    alive_file: str | None = Field(None, description="File that a worker touches while it does not hang, for probes.")
 
     @field_validator("stages", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 from redis import RedisError
@@ -84,22 +85,34 @@ class Beater:
             raise LeaseLost
 
     def _beat(self) -> None:
+        self._worker.show_life()
         # While Redis is away the work goes on: the lease is still there when it comes back, or this one is refused.
         with suppress(RedisError):
             self._worker.jobs.queue.beat(self._lease, *self._done)
 
 
 class Worker:
-    """Works on the tasks of the stages it is for. `name` is unique among living workers."""
+    """Works on the tasks of the stages it is for. `name` is unique among living workers.
 
-    def __init__(self, jobs: Jobs, references: References, kinds: tuple[str, ...], name: str) -> None:
+    `alive` is a file that it touches at every step, for a probe to see that it does not hang.
+    """
+
+    def __init__(
+        self, jobs: Jobs, references: References, kinds: tuple[str, ...], name: str, alive: Path | None = None
+    ) -> None:
         self.jobs = jobs
         self.stopping = threading.Event()
         self._references = references
         self._kinds = ("advance", *kinds)
         self._name = name
+        self._alive = alive
         self._interruptible = False
         self._ahead: tuple[tuple[str, str], Begun] | None = None  # a shard whose reading has begun, by job and task
+
+    def show_life(self) -> None:
+        """Touches the file for probes."""
+        if self._alive is not None:
+            self._alive.touch()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Ends `run` after the batch at hand. A signal handler: it runs in the thread that works."""
@@ -137,6 +150,7 @@ class Worker:
         """Works until it is stopped."""
         self.warm_up()
         while not self.stopping.is_set():
+            self.show_life()
             try:
                 if not self.once():
                     self.stopping.wait(_IDLE_SECONDS)
@@ -291,6 +305,7 @@ def run(settings: Settings, name: str | None = None) -> None:
         References(workspace, settings.device),
         settings.stages,
         name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+        Path(settings.alive_file) if settings.alive_file is not None else None,
     )
     signal.signal(signal.SIGTERM, worker.stop)
     signal.signal(signal.SIGINT, worker.stop)

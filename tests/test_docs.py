@@ -1,5 +1,6 @@
 """The README cannot drift: every command, endpoint, setting and column that users rely on is in it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,14 @@ def test_each_column_is_explained(column: str) -> None:
     assert f"`{column}`" in README
 
 
+def test_every_metric_is_explained() -> None:
+    board = (Path(__file__).parent.parent / "deploy" / "monitoring" / "grafana.json").read_text()
+    assert all(f"`{name}`" in README for name in re.findall(r"winnow_[a-z_]+(?=_bucket)|winnow_[a-z_]+(?={)", board))
+
+
 def test_what_the_readme_promises_of_files_is_there() -> None:
     root = Path(__file__).parent.parent
+    named = re.findall(r"\b(?:deploy|tests)/[\w/.-]*\w", README)
+    assert [name for name in named if not (root / name).exists() and name != "deploy/winnow.env"] == []
     for name in ("tests/gpu/run.sh", "tests/gpu/RESULTS.md", "deploy/demo.py", "LICENSE", "constraints.txt"):
         assert (root / name).is_file()

@@ -1,4 +1,4 @@
-"""The commands that run the service: serve and worker."""
+"""The commands that run the service: serve, worker and pool."""
 
 import argparse
 import logging
@@ -38,6 +38,7 @@ def add_worker(parser: Parser) -> None:
     parser.add_argument(
         "--stages", metavar="LIST", help=f"what to do, such as plan,select (default: {','.join(STAGES)})"
     )
+    parser.add_argument("--alive-file", metavar="FILE", help="touched while the worker does not hang, for probes")
 
 
 def worker(parser: Parser, args: argparse.Namespace) -> int:
@@ -47,6 +48,25 @@ def worker(parser: Parser, args: argparse.Namespace) -> int:
     settings = _settings(parser, args)
     if settings.redis is None:
         parser.error("--redis (or WINNOW_REDIS): must be given, as the service's workers share it")
+    run(settings)
+    return 0
+
+
+def add_pool(parser: Parser) -> None:
+    """`winnow pool`."""
+    _add_common(parser)
+    parser.add_argument("--ray", metavar="ADDRESS", help="the cluster, as host:port of its head, or auto")
+    parser.add_argument("--workers", type=int, metavar="N", help="the most workers, each with a GPU if there are any")
+
+
+def pool(parser: Parser, args: argparse.Namespace) -> int:
+    """Keeps workers of a service's pool on a Ray cluster."""
+    from service.ray_pool import run
+
+    settings = _settings(parser, args)
+    for name in ("ray", "redis", "workers"):
+        if getattr(settings, name) is None:
+            parser.error(f"--{name} (or WINNOW_{name.upper()}): must be given")
     run(settings)
     return 0
 

@@ -88,9 +88,21 @@ def make_request(reference: Path, corpus: Path) -> Callable[..., JobRequest]:
     return make
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs tests marked `every_workspace` on each kind of workspace; with WORKSPACE=s3 all run on that one."""
+    if "workspace" in metafunc.fixturenames:
+        kinds = ["disk", "s3"] if metafunc.definition.get_closest_marker("every_workspace") else ["disk"]
+        only = os.environ.get("WORKSPACE")
+        metafunc.parametrize("workspace", [only] if only else kinds, indirect=True)
+
+
 @pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(str(tmp_path / "workspace"))
+def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
+    if request.param == "disk":
+        return Workspace(str(tmp_path / "workspace"))
+    bucket = request.getfixturevalue("s3_url")
+    request.getfixturevalue("monkeypatch").setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Workspace(f"{bucket}/workspace")
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ def test_a_range_is_given_only_of_the_file_that_the_client_knows(api: httpx.Clie
     assert api.head(url, headers=part).status_code == 200
 
 
+@pytest.mark.every_workspace
 def test_a_download_that_broke_off_goes_on(api: httpx.Client, url: str, content: bytes) -> None:
     half = len(content) // 2
     rest = api.get(url, headers={"range": f"bytes={half}-"}).content
@@ -153,10 +154,10 @@ def test_the_client_saves_what_was_sent(client: Client, url: str, content: bytes
 def test_the_client_refuses_a_damaged_file(
     client: Client, url: str, pruned: dict[str, Any], jobs: Any, tmp_path: Path
 ) -> None:
-    path = jobs.workspace.storage.local(jobs.workspace.selection_path(pruned["id"], "medium-0.5", "manifest.parquet"))
-    data = bytearray(path.read_bytes())
+    path = jobs.workspace.selection_path(pruned["id"], "medium-0.5", "manifest.parquet")
+    data = bytearray(jobs.workspace.storage.read_bytes(path))
     data[50] ^= 1
-    path.write_bytes(data)
+    jobs.workspace.storage.write_bytes(path, bytes(data))
     with pytest.raises(ApiError, match="damaged"):
         client.download(url, tmp_path / "manifest.parquet")
     assert list(tmp_path.glob("*manifest*")) == []

@@ -25,6 +25,7 @@ def lose_redis(jobs: Jobs) -> Jobs:
     return Jobs(jobs.workspace, jobs.queue.redis)
 
 
+@pytest.mark.every_workspace
 def test_a_job_goes_from_request_to_manifest(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
     job, created = jobs.create(make_request())
     assert created
@@ -66,6 +67,7 @@ def test_a_job_is_on_storage_before_it_is_accepted(jobs: Jobs, make_request: Mak
     assert record.request == job.request
 
 
+@pytest.mark.every_workspace
 def test_an_idempotency_key_gives_the_same_job(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
     first, created = jobs.create(make_request(), "key")
     again, created_again = lose_redis(jobs).create(make_request(), "key")
@@ -110,6 +112,7 @@ def test_redis_can_be_lost_at_any_moment(
     assert (ended.status, ended.progress.documents_done, ended.progress.shards_done) == ("succeeded", 120, 3)
 
 
+@pytest.mark.every_workspace
 def test_a_recovery_while_the_job_goes_on_changes_nothing(
     jobs: Jobs, make_request: MakeRequest, worker: Worker
 ) -> None:

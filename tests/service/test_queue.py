@@ -91,6 +91,7 @@ def test_a_lapsed_lease_is_claimable_and_its_late_holder_is_refused(make_queue: 
         queue.fail(late, "too late")
     queue.done(again)
     assert state(queue, "a").shards_done == 1
+    assert (queue.stats().leases_lost, queue.stats().leases_refused) == (1, 4)
 
 
 def test_a_lease_lives_as_long_as_it_is_beaten(make_queue: Callable[..., Queue]) -> None:
@@ -152,7 +153,9 @@ def test_a_dead_workers_tasks_come_back_at_once(queue: Queue) -> None:
     start(queue, "a", 3)
     start(queue, "b", 1)
     held = [claim(queue, "dead"), claim(queue, "dead"), claim(queue, "alive")]
-    assert queue.reclaim("dead") == 2
+    assert queue.holders() == {"dead", "alive"}
+    assert queue.reclaim("dead") == queue.stats().leases_lost == 2
+    assert queue.holders() == {"alive"}
     again = [claim(queue, "alive"), claim(queue, "alive")]
     assert {(x.job, x.task) for x in again} == {(x.job, x.task) for x in held[:2]}
     assert all(lease.attempts == 2 and "dead" in lease.error for lease in again)

@@ -1,6 +1,8 @@
 """`winnow serve` as a process: ready, working, killed in part and whole, and gone without a trace."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +24,10 @@ MakeRequest = Callable[..., JobRequest]
 class Service:
     """A running `winnow serve` and the calls that the tests make to it."""
 
-    def __init__(self, workspace: Path, log: Path) -> None:
-        settings = Settings(workspace=str(workspace), port=0, device="cpu", workers=1, lease_seconds=2, redis=None)
+    def __init__(self, workspace: Path | str, log: Path, workers: int = 1) -> None:
+        settings = Settings(
+            workspace=str(workspace), port=0, device="cpu", workers=workers, lease_seconds=2, redis=None
+        )
         self._log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
@@ -103,8 +107,8 @@ def scores(workspace: Path) -> dict[Path, int]:
 def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []
 
-    def start(workspace: Path = tmp_path / "workspace") -> Service:
-        started.append(Service(workspace, tmp_path / f"log-{len(started)}"))
+    def start(workspace: Path | str = tmp_path / "workspace", workers: int = 1) -> Service:
+        started.append(Service(workspace, tmp_path / f"log-{len(started)}", workers))
         return started[-1]
 
     yield start
@@ -165,6 +169,30 @@ def test_after_kill_9_of_everything_the_next_start_goes_on(
     assert scored.items() <= scores(tmp_path / "workspace").items()
 
 
+def test_a_service_on_s3_goes_on_after_kill_9_of_everything_and_the_loss_of_its_redis(
+    serve: Callable[..., Service],
+    make_request: MakeRequest,
+    slow_corpus: Path,
+    s3_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    service = serve(s3_url).ready()
+    job = service.submit(make_request(slow_corpus))
+    until(lambda: service.job(job)["progress"]["shards_done"] == 1)
+    children = list(service.children().values())
+    service.process.kill()
+    until(lambda: gone(children), 10)
+    shutil.rmtree(tmp_path / "cache")
+    service = serve(s3_url).ready()
+    ended = service.ended(job)
+    assert (ended["status"], ended["progress"]["documents_done"]) == ("succeeded", 300)
+    found = re.search(r"^winnow_scored_shards_total (.*)$", httpx.get(f"{service.url}/metrics").text, re.MULTILINE)
+    assert found is not None
+    assert float(found[1]) <= 2  # what was scored before was not scored again
+
+
 def test_a_workspace_has_one_service(serve: Callable[..., Service], tmp_path: Path) -> None:
     serve().ready()
     second = subprocess.run(
@@ -206,6 +234,26 @@ def test_a_long_path_of_a_workspace_gets_a_short_socket(tmp_path: Path) -> None:
 def test_the_api_needs_no_torch() -> None:
     check = "import service.supervisor, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_a_service_where_there_is_no_torch_plans_and_selects(
+    serve: Callable[..., Service],
+    start_worker: Callable[..., "subprocess.Popen[bytes]"],
+    make_request: MakeRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("torch", "transformers"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('an image without torch')")
+    with monkeypatch.context() as without:
+        without.setenv("PYTHONPATH", str(tmp_path))
+        service = serve(workers=0).ready()
+    job = service.submit(make_request())
+    until(lambda: service.job(job)["status"] == "scoring")
+    folder = tmp_path / "workspace"
+    start_worker(workspace=str(folder), redis=f"unix://{folder}/redis/redis.sock", stages=("score",))
+    assert service.ended(job)["status"] == "succeeded"
+    assert set(service.children()) == {"redis", "light"}
 
 
 def test_a_full_disk_fails_the_job_and_not_the_service(

@@ -63,6 +63,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard_costs_only_that_shard(
     assert (ended.progress.documents_done, ended.progress.shards_done) == (2 * LONG, 2)
 
 
+@pytest.mark.every_workspace
 def test_two_workers_give_the_bytes_of_one(
     jobs: Jobs,
     workspace: Workspace,
@@ -99,6 +100,27 @@ def test_a_worker_that_is_told_to_stop_gives_its_shard_back(
     lease = jobs.queue.claim("next", ("score",))
     assert lease is not None
     assert lease.attempts == 1
+
+
+def test_a_worker_shows_that_it_lives_in_the_middle_of_a_shard_and_when_idle(
+    jobs: Jobs,
+    make_request: MakeRequest,
+    start_worker: StartWorker,
+    wait_for: WaitFor,
+    long_corpus: Path,
+    tmp_path: Path,
+) -> None:
+    alive = tmp_path / "alive"
+
+    start_worker("shown", alive_file=str(alive))
+    until(alive.exists)
+    job, _ = jobs.create(make_request(long_corpus))
+    until(lambda: in_flight(jobs, job.id))
+    os.utime(alive, (0, 0))
+    until(lambda: alive.stat().st_mtime > 0 and in_flight(jobs, job.id))
+    wait_for(job.id, "succeeded")
+    os.utime(alive, (0, 0))
+    until(lambda: alive.stat().st_mtime > 0)
 
 
 def test_a_cancelled_job_frees_its_worker(

@@ -11,6 +11,7 @@ from service.schemas import JobRequest, Progress
 from service.settings import STAGES, Settings
 from service.workspace import Ended, JobRecord, Outcome, PlanRecord, ReferenceRecord, Workspace, digest
 
+pytestmark = pytest.mark.every_workspace
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
 RECORD = JobRecord(id="a", created_at=NOW, request=JobRequest(corpus=CorpusSpec(paths=("/x",))))
 
