@@ -56,8 +56,8 @@ class Roots:
 
     def __init__(self, given: Sequence[str] | None = None) -> None:
         """Raises InputError for a root that cannot be parsed."""
-        self.given = None if given is None else tuple(given)
         self._roots = [_parse(text, root=True) for text in given or ()]
+        self.given = None if given is None else tuple(root.url for root in self._roots)
 
     def admit(self, text: str) -> Place:
         """What `text` names, if it lies under a root by its name. Raises InputError."""

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 
+from pruner.apart import make_plan
 from pruner.corpus import find_files
 from pruner.errors import InputError
-from pruner.plan import make_plan
 from pruner.specs import CorpusSpec
 from pruner.storage import Storage
 from service import stages

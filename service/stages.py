@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from pruner import apart, results
 from pruner import plan as plans
-from pruner import results
-from pruner.read import Block, read_shard
+from pruner.read import Block
 from pruner.scores import ShardScoresWriter, read_summary
 from pruner.table import Split
+from service.access import Access
 from service.references import References, cache_folder
 from service.steps import TRAINER, provenance, score_key, score_paths
 from service.training import training_texts
@@ -53,11 +54,11 @@ def plan(workspace: Workspace, record: JobRecord) -> None:
     """Reads the corpus' footers, cuts it into shards and checks the reference. Raises InputError or BadReference."""
     started = datetime.now(timezone.utc)
     request = record.request
-    made = plans.make_plan(request.corpus)
+    made = apart.make_plan(request.corpus, record.access.roots)
     plans.write_plan(workspace.storage, workspace.path(record.id, "plan.parquet"), made)
     reference, trained = None, None
     if request.reference.model is not None:
-        reference = _inspect(request.reference.model)
+        reference = _inspect(record.access.model or request.reference.model, record.access)
     else:
         train = request.reference.train
         shards = [plans.shard_digest(made, shard, request.corpus) for shard in made.shards]
@@ -92,7 +93,8 @@ def train(workspace: Workspace, record: JobRecord, references: References, beat:
 
         def texts() -> Iterator[str]:
             corpus = record.request.corpus
-            return training_texts(made, corpus, spec.tokens, spec.fraction, spec.seed, lambda: beat(0, done))
+            roots = record.access.roots
+            return training_texts(made, corpus, spec.tokens, spec.fraction, spec.seed, lambda: beat(0, done), roots)
 
         def on_progress(tokens: int, _total: int, _loss: float | None) -> None:
             nonlocal done
@@ -120,14 +122,21 @@ def score(workspace: Workspace, record: JobRecord, index: int, references: Refer
             loaded = references.get(reference, record.request.scoring.dtype)
             from scorer.scorer import score as score_blocks
         waiting: deque[Block] = deque()
+        done = (0, 0)
+
+        def on_progress(documents: int, tokens: int) -> None:
+            nonlocal done
+            done = (documents, tokens)
+            beat(documents, tokens)
 
         def texts() -> Iterator[list[str]]:
-            for block in read_shard(made, shard, spec):
+            for block in apart.read_shard(made, shard, spec, record.access.roots, lambda: beat(*done)):
                 waiting.append(block)
                 yield [text for text in block.texts if text is not None]
 
         with ShardScoresWriter(workspace.storage, path, loaded.provenance()) as writer:
-            for nll, tokens in score_blocks(loaded, texts(), stride=record.request.scoring.stride, on_progress=beat):
+            stride = record.request.scoring.stride
+            for nll, tokens in score_blocks(loaded, texts(), stride=stride, on_progress=on_progress):
                 block = waiting.popleft()
                 writer.append(block, *_spread(block, tokens, nll))
     summary = read_summary(workspace.storage, path)
@@ -203,11 +212,13 @@ def _alone(work: Path) -> Iterator[None]:
         shutil.rmtree(work)
 
 
-def _inspect(model: str) -> ReferenceRecord:
+def _inspect(model: str, access: Access | None = None) -> ReferenceRecord:
     """What a named reference is, if it is one that can score. Raises BadReference."""
     from scorer.reference import inspect, resolve
 
     folder = resolve(model)
+    if access is not None:
+        access.check_model(folder)
     found = inspect(folder)
     return ReferenceRecord(folder=model, trained=False, sha256=found.sha256, tokenizer_sha256=found.tokenizer_sha256)
 
