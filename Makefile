@@ -15,6 +15,7 @@ test: $(VENV)/.installed-test lint types
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/audit.py
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy

@@ -51,7 +51,7 @@ class _Reader:
         self.environment = _environment()
         self.busy = False  # with an answer that is not at its end
         self._started = False
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 (this interpreter, and a constant)
             [sys.executable, "-c", _COMMAND],
             env=self.environment,
             stdin=subprocess.PIPE,
