@@ -1,4 +1,4 @@
-"""Looks the versions of constraints.txt up among known vulnerabilities. Fails on a finding, not on a lack of network."""
+"""Looks up the versions of constraints.txt among known vulnerabilities. Fails on findings, not without network."""
 
 import json
 import subprocess

@@ -23,7 +23,7 @@ _FOOTERS_AT_ONCE = 16
 _MAX_FOOTER = 64 << 20  # bytes; a larger one is no corpus file of ours
 _MAX_COLUMNS = 10_000
 _MAX_ITEMS = 200_000  # in any list of a footer, such as its row groups or its columns
-_ROWS_FREE = 1_000_000  # rows that a file may have however small it is; beyond, a row takes at least a byte
+ROWS_FREE = 1_000_000  # rows that a file may have however small it is; beyond, a row takes at least a byte
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _read_footer(file: CorpusFile, spec: CorpusSpec, roots: Roots) -> _Footer:
             raise InputError(f"{file.url}: its Parquet footer cannot be read ({reason(error)})") from None
     if len(schema) > _MAX_COLUMNS:
         raise InputError(f"{file.url}: has {len(schema):,} columns; a corpus file has at most {_MAX_COLUMNS:,}")
-    if metadata.num_rows > max(_ROWS_FREE, file.size):
+    if metadata.num_rows > max(ROWS_FREE, file.size):
         raise InputError(f"{file.url}: claims {metadata.num_rows:,} rows in {file.size:,} bytes, which is no corpus")
     _check_field(file, schema, "text_field", spec.text_field)
     for name, field in (("id_field", spec.id_field), ("domain_field", spec.domain_field)):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pruner.corpus import CorpusFile, reason
 from pruner.errors import InputError
 from pruner.places import OWN, Roots
-from pruner.plan import Plan, Shard, check_unchanged, is_stringy
+from pruner.plan import ROWS_FREE, Plan, Shard, check_unchanged, is_stringy
 from pruner.specs import CorpusSpec
 
 BLOCK_ROWS = 2_048
@@ -71,11 +71,19 @@ def _too_long() -> _Row:
 
 
 class _Growth:
-    """Counts the bytes that a file becomes. Raises InputError where they are out of all proportion to its size."""
+    """Counts the bytes and rows that a file becomes. Raises InputError where its size makes them a bomb."""
 
     def __init__(self, file: CorpusFile) -> None:
         self._file = file
         self._left = max(_GROWTH_FREE, _GROWTH_MAX * file.size)
+        self._rows_left = max(ROWS_FREE, file.size)
+
+    def add_row(self) -> None:
+        self._rows_left -= 1
+        if self._rows_left < 0:
+            raise InputError(
+                f"{self._file.url}: its {self._file.size:,} bytes become more rows than bytes; leave it out"
+            )
 
     def add(self, size: int) -> None:
         self._left -= size
@@ -96,14 +104,15 @@ def read_shard(
     """
     check_unchanged(plan, shard.file, roots)
     file = plan.files[shard.file]
-    block = Block()
+    block, growth = Block(), _Growth(file)
     with file.open(roots) as source:
         rows = (
-            _parquet_rows(file, source, shard, spec, batch_rows)
+            _parquet_rows(file, source, shard, spec, batch_rows, growth)
             if file.format == "parquet"
-            else _jsonl_rows(file, source, shard, spec)
+            else _jsonl_rows(file, source, shard, spec, growth)
         )
         for row in rows:
+            growth.add_row()
             block.add(*_document(row, spec))
             if block.rows == BLOCK_ROWS or block.characters >= BLOCK_CHARACTERS:
                 yield block
@@ -170,11 +179,10 @@ def _host(value: Any) -> str | None:
 
 
 def _parquet_rows(
-    file: CorpusFile, source: BinaryIO, shard: Shard, spec: CorpusSpec, batch_rows: int
+    file: CorpusFile, source: BinaryIO, shard: Shard, spec: CorpusSpec, batch_rows: int, growth: _Growth
 ) -> Iterator[_Row]:
     names = [spec.text_field, *(name for name in (spec.id_field, spec.domain_field) if name is not None)]
     planned = _BATCH_BYTES * (shard.rows or 1) // max(1, shard.text_bytes)
-    growth = _Growth(file)
     try:
         # A page at a time: buffering ahead would hold whole row groups.
         parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_CHUNK)
@@ -221,11 +229,10 @@ def _values(column: Any) -> list[Any]:
         return column.cast(pa.large_binary()).to_pylist()  # type: ignore[no-any-return]
 
 
-def _jsonl_rows(file: CorpusFile, source: BinaryIO, shard: Shard, spec: CorpusSpec) -> Iterator[_Row]:
+def _jsonl_rows(file: CorpusFile, source: BinaryIO, shard: Shard, spec: CorpusSpec, growth: _Growth) -> Iterator[_Row]:
     try:
         if file.compression is not None:
             stream = pa.CompressedInputStream(pa.PythonFile(source, mode="r"), file.compression)
-            growth = _Growth(file)
 
             def read(size: int) -> bytes:
                 data: bytes = stream.read(size)
@@ -251,12 +258,14 @@ def _range_lines(source: BinaryIO, shard: Shard) -> Iterator[bytes | None]:
     if start > 0:
         # A line starts at `start` only if the byte before ends one; else the range begins with the next line.
         source.seek(start - 1)
+        start -= 1
         while True:
             piece = source.readline(_CHUNK)
             start += len(piece)
             if not piece or piece.endswith(b"\n"):
                 break
-        start -= 1
+            if start >= shard.stop:  # a line longer than the range: others need not read on to its end
+                return
     source.seek(start)
     if start < shard.stop:
         yield from _lines(source.read, shard.stop - start)
@@ -278,6 +287,9 @@ def _lines(read: Callable[[int], bytes], span: int | None) -> Iterator[bytes | N
             start, size, parts = start + size + 1, 0, []
         size += len(tail)
         parts = [*parts, tail] if size <= DOCUMENT_BYTES_MAX else []
+        if span is not None and start < span <= start + size and size > DOCUMENT_BYTES_MAX:
+            yield None  # nothing starts in the range after it
+            return
     if size and (span is None or start < span):
         yield b"".join(parts) if size <= DOCUMENT_BYTES_MAX else None
 
