@@ -5,6 +5,7 @@ A key reads `winnow_<id>_<secret>`. Its file `keys/<id>.json` is never changed; 
 
 import hashlib
 import hmac
+import re
 import secrets
 import threading
 import time
@@ -21,6 +22,7 @@ ROLES: tuple[Role, ...] = ("read", "submit", "admin")  # each may do what those 
 _FRESH_SECONDS = 2.0  # after which the keys are looked up again: the longest that a revoked one still works
 _FOLDER = "keys"
 _NEEDED = "needed"  # a file beside the keys, since when nobody comes in without one
+_ID = re.compile(r"[0-9a-f]{12}")
 _NOBODY = "0" * 64  # no hash of a secret
 
 
@@ -79,6 +81,7 @@ class Keys:
         """Ends a key. Raises InputError if there is none of this id."""
         key = self._of(key_id)
         self._storage.remove(_path(key.id))
+        self._look()
         return key
 
     def all(self) -> list[Key]:
@@ -92,11 +95,13 @@ class Keys:
         return self._needed
 
     def find(self, text: str) -> Key | None:
-        """The key of what a bearer sent, or None. A key made or revoked elsewhere is noticed within two seconds."""
+        """The key of what a bearer sent, or None. One that was revoked elsewhere is refused within two seconds."""
         self._look_again()
         kind, _, rest = text.partition("_")
         key_id, _, secret = rest.partition("_")
         key = self._known.get(key_id) if kind == "winnow" else None
+        if key is None and kind == "winnow" and _ID.fullmatch(key_id):
+            key = self._read(key_id)  # made a moment ago, perhaps
         if key is None:
             hmac.compare_digest(_digest(secret, ""), _NOBODY)  # as long as for a key that there is
             return None
