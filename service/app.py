@@ -37,7 +37,9 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
     app.state.rules = rules or Rules()
     app.state.registry = CollectorRegistry()
     app.state.registry.register(QueueCollector(the_jobs))
-    for part in (jobs, selections, files, events, health):
+    parts = (jobs, selections, files, events, health)
+    app.state.routes = [route for part in parts for route in part.router.routes]
+    for part in parts:
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(problems.BodyLimit)
