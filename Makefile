@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types gpu clean
+.PHONY: demo test lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -19,6 +19,10 @@ lint: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
+
+# What `make test` does in short: the live API and the parsers under thousands of cases. Prints its seed.
+fuzz: $(VENV)/.installed-test
+	WINNOW_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -s --timeout 7200 tests/service/test_fuzz.py tests/pruner/test_apart.py
 
 # Runs on a machine with a CUDA device, with the packages that it has.
 gpu:

@@ -19,6 +19,7 @@ from tests.service.pool import until
 def serving(jobs: Jobs, rules: Rules | None = None, *, always_keys: bool = False) -> Iterator[str]:
     """Runs the API; gives its address."""
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as the service's own
     app = create_app(jobs, rules, always_keys=always_keys)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -1,6 +1,8 @@
 """Ways in that are shut: other names and pages, paths and models outside the roots, files that are bombs."""
 
 import json
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pruner.storage import Storage
+from service import child
 from service.access import Rules
+from service.cli import main
 from service.jobs import Jobs
+from service.keys import Keys
 from service.schemas import JobRequest
 from service.settings import Settings
 from tests.service.doors import bearer, client, serving
+from tests.service.pool import until
 
 MakeRequest = Callable[..., JobRequest]
 Work = Callable[[], None]
@@ -109,6 +116,41 @@ def test_an_address_for_others_needs_roots() -> None:
         assert Settings(workspace="w", host=host, corpus_root=("/data",)).public
     for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
         assert not Settings(workspace="w", host=host).public
+
+
+def test_a_service_for_others_refuses_to_start_without_roots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serve", "--workspace", str(tmp_path), "--host", "0.0.0.0", "--port", "0"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--corpus-root (or WINNOW_CORPUS_ROOT): must be given where --host" in line
+
+
+def test_a_service_for_others_takes_keys_and_reads_under_its_roots(tmp_path: Path, corpus: Path) -> None:
+    workspace, log = tmp_path / "workspace", tmp_path / "log"
+    given = Settings(workspace=str(workspace), host="0.0.0.0", port=0, device="cpu", corpus_root=(str(corpus),))
+    with log.open("wb") as out:
+        command = child.python("from service.supervisor import main; main()")
+        service = subprocess.Popen(command, env=given.environment(), stdout=out, stderr=subprocess.STDOUT)
+    try:
+        ready = until(lambda: re.search(r"ready at http://0\.0\.0\.0:(\d+)", log.read_text()))
+        assert "nobody can come in yet" in log.read_text()
+        url = f"http://127.0.0.1:{ready[1]}"
+        job = {"corpus": {"paths": [str(corpus / "part-0.parquet")]}, "reference": {"train": {"tokens": 1000}}}
+        _, text = Keys(Storage(str(workspace))).make("alice", "submit")
+        with client(url, {"Authorization": f"Bearer {text}"}) as api:
+            assert httpx.post(f"{url}/v1/jobs", json=job).status_code == 401
+            made = api.post("/v1/jobs", json=job).json()["id"]
+            assert api.post("/v1/jobs", json={"corpus": {"paths": [str(tmp_path)]}}).status_code == 422
+            named = {**job, "reference": {"model": "gpt2"}}
+            assert api.post("/v1/jobs", json=named).status_code == 422
+            until(lambda: api.get(f"/v1/jobs/{made}").json()["finished_at"])
+            assert api.get(f"/v1/jobs/{made}").json()["status"] == "succeeded"
+    finally:
+        service.terminate()
+        assert service.wait(30) == 0
 
 
 @pytest.mark.parametrize("root", ["/data/../etc", "ftp://host/x", "s3://key:secret@bucket", "a::b", "https://host/?x"])
