@@ -36,5 +36,12 @@ def test_each_column_is_explained(column: str) -> None:
 
 def test_what_the_readme_promises_of_files_is_there() -> None:
     root = Path(__file__).parent.parent
-    for name in ("tests/gpu/run.sh", "tests/gpu/RESULTS.md", "deploy/demo.py", "LICENSE", "constraints.txt"):
+    for name in (
+        "tests/gpu/run.sh",
+        "tests/gpu/RESULTS.md",
+        "deploy/demo.py",
+        "LICENSE",
+        "SECURITY.md",
+        "constraints.txt",
+    ):
         assert (root / name).is_file()
