@@ -63,6 +63,10 @@ class WebFile(io.RawIOBase):
         self._position += len(body)
         return len(body)
 
+    def readall(self) -> bytes:
+        """All that is left, in one request."""
+        return self.read(max(0, self.size - self._position)) or b""
+
     def close(self) -> None:
         """Closes the connection."""
         if "_connection" in self.__dict__:  # a file that could not be opened is closed too
