@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from service.access import Rules
 from service.jobs import Jobs
 from service.schemas import Job, JobRequest
 from tests.service.doors import bearer, serving
@@ -39,26 +40,34 @@ def fuzz(url: str, headers: dict[str, str], folder: Path, settings: str = "") ->
 
 
 @pytest.fixture
-def worked(start_worker: Callable[..., object], jobs: Jobs) -> Iterator[None]:
-    """A worker takes what the calls submit, and nothing of it is more than it can bear."""
+def worked(
+    start_worker: Callable[..., object], jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Rules]:
+    """Rules by which jobs may read one folder, where relative paths lead.
+
+    A worker takes what the calls submit, and nothing of it is more than it can bear.
+    """
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     start_worker()
-    yield
+    yield Rules(corpus_roots=(str(folder),))
     until(lambda: not any(job.finished_at is None for job in jobs.page(200).data))
     broken = [job.error for job in jobs.page(200, status="failed").data if job.error and job.error.status != 422]
     assert broken == []
 
 
-def test_calls_of_no_job(worked: None, jobs: Jobs, tmp_path: Path) -> None:
-    with serving(jobs, always_keys=True) as url:
+def test_calls_of_no_job(worked: Rules, jobs: Jobs, tmp_path: Path) -> None:
+    with serving(jobs, worked, always_keys=True) as url:
         fuzz(url, bearer(jobs, "submit"), tmp_path)
 
 
 def test_calls_of_a_job_that_has_succeeded(
-    worked: None, jobs: Jobs, make_request: Callable[..., JobRequest], wait_for: Callable[..., Job], tmp_path: Path
+    worked: Rules, jobs: Jobs, make_request: Callable[..., JobRequest], wait_for: Callable[..., Job], tmp_path: Path
 ) -> None:
     job, _ = jobs.create(make_request())
     wait_for(job.id, "succeeded")
     known = f'[parameters]\n"path.job_id" = "{job.id}"\n"path.selection_id" = ["medium-0.5", "low-0.1"]\n'
-    with serving(jobs, always_keys=True) as url:
+    with serving(jobs, worked, always_keys=True) as url:
         fuzz(url, bearer(jobs, "admin"), tmp_path, known)
         assert jobs.get(job.id).status == "succeeded"
