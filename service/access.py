@@ -56,20 +56,19 @@ class Rules(BaseModel):
         roots = Roots(self.corpus_roots)
         for path in request.corpus.paths:
             roots.admit(path)
-        named = request.reference.model
-        model = self.models.get(named) if named is not None else None
-        if named is not None and model is None:
-            self._admit_model(named)
-        return Access(corpus_roots=self.corpus_roots, model_roots=self.model_roots, model=model)
+        return self.admit_model(request.reference.model).model_copy(update={"corpus_roots": self.corpus_roots})
 
-    def _admit_model(self, named: str) -> None:
-        if self.model_roots is None:
-            return
-        path = os.path.abspath(os.path.expanduser(named))  # noqa: PTH100, PTH111 (no link is followed yet)
-        inside = any(path == root or path.startswith(root.rstrip("/") + "/") for root in self.model_roots)
-        if not inside or not named.startswith(("/", "~")) or ".." in named.split("/"):
-            known = ", ".join([*self.models, *(f"a folder under {root}" for root in self.model_roots)])
-            raise InputError(f"reference.model {named!r}: none that this service has; give {known or 'train instead'}")
+    def admit_model(self, named: str | None) -> Access:
+        """What may be read of a model that a call names, and no corpus. Raises InputError for one that is not there."""
+        if named is not None and named in self.models:
+            return Access(corpus_roots=(), model_roots=self.model_roots, model=self.models[named])
+        if named is not None and self.model_roots is not None:
+            path = os.path.abspath(os.path.expanduser(named))  # noqa: PTH100, PTH111 (no link is followed yet)
+            inside = any(path == root or path.startswith(root.rstrip("/") + "/") for root in self.model_roots)
+            if not inside or not named.startswith(("/", "~")) or ".." in named.split("/"):
+                known = ", ".join([*self.models, *(f"a folder under {root}" for root in self.model_roots)])
+                raise InputError(f"model {named!r} is none that this service has; give {known or 'none: train one'}")
+        return Access(corpus_roots=(), model_roots=self.model_roots)
 
 
 def named_model(text: str) -> tuple[str, str]:

@@ -246,7 +246,7 @@ def test_models_are_those_of_names_and_roots(
         for model in (str(reference), "gpt2", "org/name", "/etc", f"{tmp_path}/models/../x", "models/real", "~"):
             answer = submit(model)
             assert answer.status_code == 422, model
-            assert "none that this service has; give small" in answer.json()["detail"]
+            assert "is none that this service has; give small" in answer.json()["detail"]
         made = {model: submit(model).json()["id"] for model in ("small", f"{tmp_path}/models/real")}
         outside = submit(f"{tmp_path}/models/inside").json()["id"]
         work_off()
