@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-deploy test-ray test-s3 lint types gpu clean
+.PHONY: demo test test-deploy test-ray test-s3 lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -27,9 +27,14 @@ test-s3: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/audit.py
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
+
+# What `make test` does in short: the live API and the parsers under thousands of cases. Prints its seed.
+fuzz: $(VENV)/.installed-test
+	WINNOW_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -s --timeout 7200 tests/service/test_fuzz.py tests/pruner/test_apart.py
 
 # Runs on a machine with a CUDA device, with the packages that it has.
 gpu:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from pruner.corpus import CorpusFile, find_files, reason
 from pruner.errors import InputError
+from pruner.places import OWN, Roots
 from pruner.specs import CorpusSpec
 from pruner.storage import Storage
 
@@ -19,8 +20,10 @@ SHARD_BYTES = 32 << 20  # of text a shard is to have
 SHARD_BYTES_MAX = 64 << 20  # that only a single row group may exceed
 _EXPANSION = 4  # bytes of text a compressed byte stands for: a guess, as text is not read
 _FOOTERS_AT_ONCE = 16
-_MAX_FOOTER = 256 << 20  # bytes; a larger one is no corpus file of ours
+_MAX_FOOTER = 64 << 20  # bytes; a larger one is no corpus file of ours
 _MAX_COLUMNS = 10_000
+_MAX_ITEMS = 200_000  # in any list of a footer, such as its row groups or its columns
+ROWS_FREE = 1_000_000  # rows that a file may have however small it is; beyond, a row takes at least a byte
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,26 @@ class _Footer:
     groups: list[tuple[int, int]]  # rows and bytes of text of each row group
 
 
-def make_plan(spec: CorpusSpec) -> Plan:
+def make_plan(
+    spec: CorpusSpec,
+    roots: Roots = OWN,
+    at_once: int = _FOOTERS_AT_ONCE,
+    on_file: Callable[[str], None] = lambda _url: None,
+) -> Plan:
     """Finds the files and cuts them by a fixed rule, so that the same files always give the same shards.
 
-    Raises InputError for paths that are wrong, files that are damaged, fields that are not there or not of a type
-    that can be read, and a corpus with nothing in it.
+    `at_once` footers are read side by side; `on_file` is told of each file before. Raises InputError for paths that are
+    wrong or under no root, files that are damaged, fields that are not there or not of a type that can be read, and a
+    corpus with nothing in it.
     """
-    files = find_files(spec.paths)
-    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
-        footers = list(pool.map(lambda file: _read_footer(file, spec) if file.format == "parquet" else None, files))
+    files = find_files(spec.paths, roots)
+
+    def look(file: CorpusFile) -> _Footer | None:
+        on_file(file.url)
+        return _read_footer(file, spec, roots) if file.format == "parquet" else None
+
+    with ThreadPoolExecutor(at_once) as pool:
+        footers = list(pool.map(look, files))
     shards: list[Shard] = []
     for number, (file, footer) in enumerate(zip(files, footers, strict=True)):
         for start, stop, rows, size in _cut(file, footer):
@@ -104,16 +118,20 @@ def _cut_row_groups(groups: list[tuple[int, int]]) -> Iterator[tuple[int, int, i
         yield start, len(groups), rows, size
 
 
-def _read_footer(file: CorpusFile, spec: CorpusSpec) -> _Footer:
-    with file.open() as source:
+def _read_footer(file: CorpusFile, spec: CorpusSpec, roots: Roots) -> _Footer:
+    with file.open(roots) as source:
         digest = _footer_digest(file, source)
         try:
-            metadata = pq.read_metadata(source)
+            metadata = pq.ParquetFile(source, thrift_container_size_limit=_MAX_ITEMS).metadata
             schema = metadata.schema.to_arrow_schema()
+        except MemoryError:  # Arrow's is one of its other errors too
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{file.url}: its Parquet footer cannot be read ({reason(error)})") from None
     if len(schema) > _MAX_COLUMNS:
         raise InputError(f"{file.url}: has {len(schema):,} columns; a corpus file has at most {_MAX_COLUMNS:,}")
+    if metadata.num_rows > max(ROWS_FREE, file.size):
+        raise InputError(f"{file.url}: claims {metadata.num_rows:,} rows in {file.size:,} bytes, which is no corpus")
     _check_field(file, schema, "text_field", spec.text_field)
     for name, field in (("id_field", spec.id_field), ("domain_field", spec.domain_field)):
         if field is not None:
@@ -162,12 +180,12 @@ def is_stringy(kind: Any) -> bool:
     )
 
 
-def check_unchanged(plan: Plan, file: int) -> None:
+def check_unchanged(plan: Plan, file: int, roots: Roots = OWN) -> None:
     """Raises InputError naming a file whose size, version or footer is not what the plan saw."""
     planned, footer = plan.files[file], plan.footers[file]
     changed = planned.now() != planned
     if not changed and footer is not None:
-        with planned.open() as source:
+        with planned.open(roots) as source:
             changed = _footer_digest(planned, source) != footer
     if changed:
         raise InputError(f"{planned.url}: changed between planning and scoring; submit the job again")

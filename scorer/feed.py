@@ -27,7 +27,7 @@ from scorer.windows import Block, Window
 _SLOTS = 4  # batches that are laid out, on the device, or on the way between
 _SAMPLE = 1 << 16  # characters of a shard on which a fast tokenizer is checked
 _TICK_SECONDS = 0.5  # between two calls of whoever waits
-_SILENT_SECONDS = 600.0  # after which a reader counts as hung, and whoever waits is not called any more
+_SILENT_SECONDS = 2000.0  # after which reading, which gives up by itself before, counts as hung: nobody is called then
 _LEAVE_SECONDS = 10.0  # for what is being tokenized to end: a thread left in foreign code makes an ending process abort
 
 

@@ -8,18 +8,23 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 import service
 from service import problems
+from service.access import Rules
 from service.jobs import Jobs
+from service.keys import Keys
 from service.metrics import Metrics, QueueCollector
 from service.routes import events, files, health, jobs, score, selections
 from service.schemas import Problem
+from service.security import OPEN, Doors
 
 _ABOUT = """Prunes pretraining corpora by the perplexity of a small reference model.
 
 Submit a job with `POST /v1/jobs`, follow it, download its manifests. Errors are RFC 9457 problems."""
 
 
-def create_app(the_jobs: Jobs) -> FastAPI:
-    """The application over these jobs."""
+def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool = False) -> FastAPI:
+    """The application over these jobs, which may read what the rules say. With `always_keys` nobody comes in without a
+    key; else a caller on this machine may, as long as no key was ever made.
+    """
     app = FastAPI(
         title="Winnow",
         version=service.__version__,
@@ -29,13 +34,17 @@ def create_app(the_jobs: Jobs) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.jobs = the_jobs
+    app.state.rules = rules or Rules()
     app.state.registry = CollectorRegistry()
     app.state.registry.register(QueueCollector(the_jobs))
     ProcessCollector(registry=app.state.registry)
-    for part in (jobs, selections, files, events, score, health):
+    parts = (jobs, selections, files, events, score, health)
+    app.state.routes = [route for part in parts for route in part.router.routes]
+    for part in parts:
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(problems.BodyLimit)
+    app.add_middleware(Doors, keys=Keys(the_jobs.workspace.storage), always=always_keys)
     app.add_middleware(Metrics, registry=app.state.registry)
     _describe_problems(app)
     return app
@@ -56,9 +65,13 @@ def _describe_problems(app: FastAPI) -> None:
             schemas["Problem"] = Problem.model_json_schema()
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
+            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             validation = problems.responses(422)[422]
-            for path in schema["paths"].values():
+            for name, path in schema["paths"].items():
                 for operation in path.values():
+                    if name not in OPEN:
+                        operation["security"] = [{"key": []}]
+                        operation["responses"] |= {str(k): v for k, v in problems.responses(401, 403).items()}
                     if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                         operation["responses"]["422"] = validation
         return app.openapi_schema or {}

@@ -30,7 +30,8 @@ def start(
     """
     launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(int(death_signal)), str(os.getpid()), *command]
     # A session of its own: Ctrl-C in the terminal reaches only the parent, which stops its children in order.
-    return subprocess.Popen(launch, env=env, stdout=stdout, pass_fds=tuple(keep), start_new_session=True)
+    # What runs is this interpreter and a program that this package names.
+    return subprocess.Popen(launch, env=env, stdout=stdout, pass_fds=tuple(keep), start_new_session=True)  # noqa: S603
 
 
 def python(statement: str) -> list[str]:

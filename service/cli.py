@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": _Command("pool", "run the service: the API, its workers, a private Redis"),
     "worker": _Command("pool", "run one more worker of a pool"),
     "pool": _Command("pool", "keep a pool's workers on a Ray cluster"),
+    "keys": _Command("keys", "make, list and revoke the keys of a service"),
     "prune": _Command("local", "prune a corpus here, with no server"),
     "train": _Command("local", "train a reference"),
     "score": _Command("local", "score a corpus"),

@@ -21,9 +21,10 @@ class ApiError(Exception):
 class Client:
     """A connection to a service. Every method raises ApiError."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, key: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else None
         try:
-            self._http = httpx.Client(base_url=server, timeout=httpx.Timeout(60, connect=10))
+            self._http = httpx.Client(base_url=server, headers=headers, timeout=httpx.Timeout(60, connect=10))
         except (httpx.InvalidURL, ValueError) as error:
             raise ApiError(f"--server {server}: {error}") from None
         self._server = server

@@ -9,6 +9,7 @@ from redis import Redis
 
 from pruner.errors import InputError
 from pruner.specs import SelectionSpec
+from service.access import Access
 from service.questions import Questions
 from service.queue import Queue
 from service.schemas import Job, JobPage, JobRequest, Problem, Progress, SelectionResult, Status
@@ -42,11 +43,18 @@ class Jobs:
         self._checked = float("-inf")
 
     # -- what users ask for
-    def create(self, request: JobRequest, idempotency_key: str | None = None) -> tuple[Job, bool]:
+    def create(
+        self,
+        request: JobRequest,
+        idempotency_key: str | None = None,
+        owner: str | None = None,
+        access: Access | None = None,
+    ) -> tuple[Job, bool]:
         """Accepts a job: the job, and False if the key's job was there already. Raises KeyReused."""
         self.check()
-        job_id = uuid.uuid4().hex[:20] if idempotency_key is None else digest("key", idempotency_key)[:20]
-        record = JobRecord(id=job_id, created_at=_now(), request=request)
+        named = ("key", idempotency_key) if owner is None else ("key", owner, idempotency_key)
+        job_id = uuid.uuid4().hex[:20] if idempotency_key is None else digest(*named)[:20]
+        record = JobRecord(id=job_id, created_at=_now(), request=request, owner=owner, access=access or Access())
         created = self.workspace.create_job(record)
         if not created and self._record(job_id).request != request:
             raise KeyReused("this Idempotency-Key was used for another request: use a new key for a new job")
@@ -65,10 +73,18 @@ class Jobs:
             raise UnknownJob(job_id)
         return show_job(state.view, state)
 
-    def page(self, limit: int = 20, cursor: str | None = None, status: Status | None = None) -> JobPage:
-        """Jobs, newest first. Raises ValueError for a cursor that no page gave."""
+    def owner(self, job_id: str) -> str | None:
+        """Whose job it is. Raises UnknownJob."""
         self.check()
-        ids, more = self.queue.page(limit, cursor, status)
+        owner = self.queue.owner(job_id)
+        return self._record(job_id).owner if owner is None else owner or None
+
+    def page(
+        self, limit: int = 20, cursor: str | None = None, status: Status | None = None, owner: str | None = None
+    ) -> JobPage:
+        """Jobs, newest first; of one owner, or of all. Raises ValueError for a cursor that no page gave."""
+        self.check()
+        ids, more = self.queue.page(limit, cursor, status, owner)
         states = [state for state in self.queue.states(ids) if state is not None]
         return JobPage(data=[show_job(state.view, state) for state in states], next_cursor=more)
 
@@ -111,7 +127,7 @@ class Jobs:
         if record is None:
             self.queue.forget(job_id)
             return
-        self.queue.add(job_id, _micros(record.created_at), make_view(self.workspace, record))
+        self.queue.add(job_id, _micros(record.created_at), make_view(self.workspace, record), owner=record.owner)
         outcome = self.workspace.outcome(job_id)
         if outcome is None:
             step = next_step(self.workspace, record)

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis import RedisError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pruner.errors import InputError
@@ -84,7 +85,10 @@ def install(app: FastAPI) -> None:
         detail = str(error.detail)
         if detail == HTTPStatus(error.status_code).phrase:
             detail = f"{request.method} {request.url.path}: {detail.lower()}"
-        return problem(request, error.status_code, detail, dict(error.headers or {}))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(_allowed(request)))
+        return problem(request, error.status_code, detail, headers)
 
     @app.exception_handler(RequestValidationError)
     def validation(request: Request, error: RequestValidationError) -> ProblemResponse:
@@ -96,6 +100,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def unforeseen(request: Request, _error: Exception) -> ProblemResponse:
         return problem(request, 500, "the service failed; its log says why")
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of all routes to the request's path: the router knows only those of the first."""
+    routes = [route for route in request.app.state.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in routes for method in route.methods}
 
 
 def _field(error: dict[str, Any]) -> str:

@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
+from pruner.apart import make_plan
 from pruner.corpus import find_files
 from pruner.errors import InputError
-from pruner.plan import make_plan
 from pruner.specs import CorpusSpec
 from pruner.storage import Storage
 from service import stages
-from service.questions import score_now
+from service.answers import score_now
 from service.references import References
 from service.schemas import Job, JobRequest, Preset, Progress, ScoreRequest, ScoreResult, Status
 from service.settings import Device

@@ -116,9 +116,9 @@ class Queue:
         return self._scripts[name](keys=[self.prefix], args=args)
 
     # -- jobs
-    def add(self, job: str, created_at: int, view: dict[str, Any]) -> None:
+    def add(self, job: str, created_at: int, view: dict[str, Any], *, owner: str | None = None) -> None:
         """Makes a job known (`created_at` in microseconds since 1970)."""
-        self._call("add", job, created_at, json.dumps(view))
+        self._call("add", job, created_at, json.dumps(view), owner or "")
 
     def submit(self, job: str, kind: str, count: int, view: dict[str, Any]) -> bool:
         """Adds the `count` tasks of a job's next stage; False if it has them, is past it, or has ended."""
@@ -193,9 +193,17 @@ class Queue:
         now = seconds * 1000 + micros // 1000
         return [_state(now, *rows[i : i + 3]) for i in range(0, len(rows), 3)]
 
-    def page(self, limit: int, cursor: str | None, status: Status | None) -> tuple[list[str], str | None]:
+    def owner(self, job: str) -> str | None:
+        """Whose job it is, "" of nobody's, or None if the job is not known."""
+        return cast("str | None", self.redis.hget(f"{self.prefix}job:{job}", "owner"))
+
+    def page(
+        self, limit: int, cursor: str | None, status: Status | None, owner: str | None = None
+    ) -> tuple[list[str], str | None]:
         """Ids of up to `limit` jobs, newest first, and the cursor of the next page. ValueError for a strange cursor."""
         key = f"{self.prefix}jobs" if status is None else f"{self.prefix}status:{status}"
+        if owner is not None:
+            key = f"{self.prefix}owner:{owner}" + ("" if status is None else f":{status}")
         found: list[tuple[str, float]] = []
         top = "+inf"
         if cursor is not None:

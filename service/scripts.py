@@ -4,7 +4,9 @@ Every key starts with `p` = `winnow:{<workspace id>}:`. Times are milliseconds o
 
     p jobs                  zset    job -> created at, microseconds since 1970: the index of jobs
     p status:<status>       zset    the same, for the jobs of one status
-    p job:<job>             hash    status, stage, view (JSON: what the workspace says), created_at (as in jobs),
+    p owner:<owner>         zset    the same, for the jobs of one owner
+    p owner:<owner>:<status> zset   the same, for those of one status
+    p job:<job>             hash    status, stage, view (JSON: what the workspace says), created_at (as in jobs), owner,
                                     shards_total, shards_done, documents_done, tokens_done, rejects, started_at,
                                     updated_at, scoring_at (first claim of a shard), scored_at (latest shard done)
     p active:<kind>         zset    job -> claims it was served; the jobs that have tasks of this kind
@@ -46,6 +48,12 @@ local function set_status(job, status)
   redis.call('HSET', job_key(job), 'status', status)
   redis.call('ZADD', p .. 'status:' .. status, created, job)
   redis.call('ZADD', p .. 'jobs', created, job)
+  local owner = redis.call('HGET', job_key(job), 'owner')
+  if owner and owner ~= '' then
+    if old then redis.call('ZREM', p .. 'owner:' .. owner .. ':' .. old, job) end
+    redis.call('ZADD', p .. 'owner:' .. owner .. ':' .. status, created, job)
+    redis.call('ZADD', p .. 'owner:' .. owner, created, job)
+  end
 end
 
 local function add_task(kind, job, task, from)
@@ -88,11 +96,11 @@ local function add_rate(job, documents, tokens)
 end
 """
 
-# job, created at (us), view: makes a job known; one that is known keeps its state.
+# job, created at (us), view, owner: makes a job known; one that is known keeps its state.
 ADD = """
-local job, created, view = ARGV[1], ARGV[2], ARGV[3]
+local job, created, view, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('HSETNX', job_key(job), 'created_at', created) == 1 then
-  redis.call('HSET', job_key(job), 'view', view)
+  redis.call('HSET', job_key(job), 'view', view, 'owner', owner)
   set_status(job, 'queued')
 end
 """
@@ -275,6 +283,9 @@ local job = ARGV[1]
 drop_tasks(job)
 local status = redis.call('HGET', job_key(job), 'status')
 if status then redis.call('ZREM', p .. 'status:' .. status, job) end
+local owner = redis.call('HGET', job_key(job), 'owner')
+if owner and status then redis.call('ZREM', p .. 'owner:' .. owner .. ':' .. status, job) end
+if owner then redis.call('ZREM', p .. 'owner:' .. owner, job) end
 redis.call('ZREM', p .. 'jobs', job)
 redis.call('DEL', job_key(job), p .. 'rate:' .. job)
 """

@@ -3,9 +3,15 @@
 import os
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from pruner.errors import InputError
+from pruner.places import EVERYWHERE, Roots
+from service.access import Rules, named_model
+from service.security import is_loopback
+
+Names = Annotated[tuple[str, ...], NoDecode]  # flags that may be repeated, or one variable with commas between
 Stage = Literal["plan", "train", "score", "select"]
 Device = Literal["auto", "cpu", "cuda"]
 STAGES: tuple[Stage, ...] = ("select", "plan", "score", "train")  # the order in which a worker looks for work
@@ -21,6 +27,11 @@ class Settings(BaseSettings):
     ray: str | None = Field(None, description="Address of the Ray cluster on which `pool` keeps its workers.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    corpus_root: Names = Field(
+        (), validate_default=True, description="Folders and URLs that corpora may be read under; repeatable."
+    )
+    model_root: Names = Field((), description="Folders that reference models may be read under; repeatable.")
+    model: Names = Field((), description="Models that jobs may name: NAME=FOLDER, NAME=HUB-ID or HUB-ID; repeatable.")
     workers: int | None = Field(
         None,
         ge=0,
@@ -36,15 +47,45 @@ class Settings(BaseSettings):
     )
     alive_file: str | None = Field(None, description="File that a worker touches while it does not hang, for probes.")
 
-    @field_validator("stages", mode="before")
+    @field_validator("stages", "corpus_root", "model_root", "model", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("corpus_root")
+    @classmethod
+    def _parsed(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not value and not is_loopback(info.data.get("host", "")):
+            raise ValueError("must be given where --host is not an address of this machine alone")
+        try:
+            return Roots(value).given or ()  # absolute, as workers elsewhere have other folders
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("model_root")
+    @classmethod
+    def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(os.path.abspath(root) for root in value)  # noqa: PTH100 (no link is followed)
 
     @field_validator("stages")
     @classmethod
     def _in_order(cls, value: tuple[Stage, ...]) -> tuple[Stage, ...]:
         return tuple(stage for stage in STAGES if stage in value)
+
+    @property
+    def public(self) -> bool:
+        """Whether others than this machine's users can reach the address."""
+        return not is_loopback(self.host)
+
+    @property
+    def rules(self) -> Rules:
+        """What jobs may read. On an address of this machine alone, and told of nothing: what its user may."""
+        closed = self.public or self.model or self.model_root
+        return Rules(
+            corpus_roots=self.corpus_root or EVERYWHERE,
+            model_roots=self.model_root if closed else None,
+            models=dict(named_model(text) for text in self.model),
+        )
 
     def environment(self) -> dict[str, str]:
         """This process' environment with these settings in it, for a worker to read them from."""

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pruner import plan as plans
+from pruner.apart import read_shard
 from pruner.plan import Plan, Shard
-from pruner.read import Block, read_shard
+from pruner.read import Block
 from pruner.scores import ShardScoresWriter
 from scorer.errors import OutOfMemory
 from service.references import References
@@ -44,7 +45,8 @@ class Begun:
         from scorer.scorer import score as score_blocks
 
         self.loaded = loaded
-        self._workspace, self._corpus = workspace, record.request.corpus
+        self._workspace, self._corpus, self._roots = workspace, record.request.corpus, record.access.roots
+        self._closed = False
         self._made, self._shard, self._path = shard_of(workspace, record, index)
         self._waiting: deque[tuple[Block, Any]] = deque()
         self._beat: Beat | None = None
@@ -60,6 +62,7 @@ class Begun:
 
     def close(self) -> None:
         """Ends the reading."""
+        self._closed = True
         self._scores.close()
 
     def run(self, beat: Beat, then: Callable[[], None] | None) -> bool:
@@ -82,12 +85,17 @@ class Begun:
         return True
 
     def _texts(self) -> Iterator[list[str]]:
-        for block in read_shard(self._made, self._shard, self._corpus):
+        for block in read_shard(self._made, self._shard, self._corpus, self._roots, self._end_if_closed):
             there = [text is not None for text in block.texts]
             given = [text for text in block.texts if text is not None]
             block.texts = [None] * block.rows  # only the scores are waited for
             self._waiting.append((block, np.array(there, dtype=bool)))
             yield given
+
+    def _end_if_closed(self) -> None:
+        """Ends a reading that waits for what nobody wants any more."""
+        if self._closed:
+            raise InterruptedError
 
     def _on_progress(self, documents: int, tokens: int) -> None:
         if self._beat is not None:

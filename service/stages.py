@@ -13,12 +13,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
+from pruner import apart, results
 from pruner import plan as plans
-from pruner import results
 from pruner.scores import read_summary
 from pruner.table import Split
 from scorer.errors import OutOfMemory
 from service import shards
+from service.access import Access
 from service.references import References, cache_folder
 from service.shards import Beat, Begun, plan_of, reference_of, shard_of
 from service.steps import TRAINER, provenance, score_paths
@@ -45,11 +46,11 @@ def plan(workspace: Workspace, record: JobRecord) -> None:
     """Reads the corpus' footers, cuts it into shards and checks the reference. Raises InputError or BadReference."""
     started = datetime.now(timezone.utc)
     request = record.request
-    made = plans.make_plan(request.corpus)
+    made = apart.make_plan(request.corpus, record.access.roots)
     plans.write_plan(workspace.storage, workspace.path(record.id, "plan.parquet"), made)
     reference, trained = None, None
     if request.reference.model is not None:
-        reference = inspect_reference(request.reference.model)
+        reference = inspect_reference(record.access.model or request.reference.model, record.access)
     else:
         train = request.reference.train
         shards = [plans.shard_digest(made, shard, request.corpus) for shard in made.shards]
@@ -84,7 +85,8 @@ def train(workspace: Workspace, record: JobRecord, references: References, beat:
 
         def texts() -> Iterator[str]:
             corpus = record.request.corpus
-            return training_texts(made, corpus, spec.tokens, spec.fraction, spec.seed, lambda: beat(0, done))
+            roots = record.access.roots
+            return training_texts(made, corpus, spec.tokens, spec.fraction, spec.seed, lambda: beat(0, done), roots)
 
         def on_progress(tokens: int, _total: int, _loss: float | None) -> None:
             nonlocal done
@@ -201,11 +203,13 @@ def _alone(work: Path) -> Iterator[None]:
         shutil.rmtree(work)
 
 
-def inspect_reference(model: str) -> ReferenceRecord:
+def inspect_reference(model: str, access: Access | None = None) -> ReferenceRecord:
     """What a named reference is, if it is one that can score. Raises BadReference."""
     from scorer.reference import inspect, resolve
 
     folder = resolve(model)
+    if access is not None:
+        access.check_model(folder)
     found = inspect(folder)
     return ReferenceRecord(folder=model, trained=False, sha256=found.sha256, tokenizer_sha256=found.tokenizer_sha256)
 

@@ -16,7 +16,7 @@ from redis import RedisError
 
 from pruner.errors import InputError
 from scorer.errors import BadReference
-from service import questions, stages
+from service import answers, stages
 from service.jobs import Jobs
 from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, connect, shard_index
 from service.references import References
@@ -166,11 +166,11 @@ class Worker:
         """Answers a question, if one waits. In the middle of a task, `beater` holds on to its lease meanwhile."""
         if "score" not in self._kinds or (asked := self.jobs.questions.take()) is None:
             return False
-        name, request = asked
+        name, request, access = asked
         failed: Exception | None = None
         with beater.blocking() if beater is not None else self.interruptible():
             try:
-                found = questions.answer(self.jobs.workspace, self._references, request)
+                found = answers.answer(self.jobs.workspace, self._references, request, access)
             except Exception as error:
                 log.warning("texts could not be scored", exc_info=True)
                 failed, detail = error, " ".join(f"the worker failed: {type(error).__name__}: {error}".split())

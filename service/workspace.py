@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from pruner.specs import SelectionSpec
 from pruner.storage import Storage
+from service.access import Access
 from service.schemas import JobRequest, Problem, Progress
 
 Ended = Literal["succeeded", "failed", "cancelled"]
@@ -25,6 +26,8 @@ class JobRecord(BaseModel):
     id: str
     created_at: datetime
     request: JobRequest
+    owner: str | None = None  # whose job it is; None: whoever reaches a service that asks for no key
+    access: Access = Access()
 
 
 class ReferenceRecord(BaseModel):

@@ -45,5 +45,12 @@ def test_what_the_readme_promises_of_files_is_there() -> None:
     root = Path(__file__).parent.parent
     named = re.findall(r"\b(?:deploy|tests)/[\w/.-]*\w", README)
     assert [name for name in named if not (root / name).exists() and name != "deploy/winnow.env"] == []
-    for name in ("tests/gpu/run.sh", "tests/gpu/RESULTS.md", "deploy/demo.py", "LICENSE", "constraints.txt"):
+    for name in (
+        "tests/gpu/run.sh",
+        "tests/gpu/RESULTS.md",
+        "deploy/demo.py",
+        "LICENSE",
+        "SECURITY.md",
+        "constraints.txt",
+    ):
         assert (root / name).is_file()

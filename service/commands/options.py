@@ -51,9 +51,17 @@ def count(text: str) -> int:
     return value
 
 
+def corpus_path(text: str) -> str:
+    """A path or URL of a corpus; in a local one `..` is followed, as no job follows it."""
+    local = "://" not in text and ".." in text.split("/")
+    return os.path.abspath(os.path.expanduser(text)) if local else text  # noqa: PTH100, PTH111 (links stay)
+
+
 def add_corpus(parser: argparse.ArgumentParser) -> None:
     """Where the documents are."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, globs or URLs of .parquet or .jsonl")
+    parser.add_argument(
+        "paths", nargs="+", type=corpus_path, metavar="PATH", help="files, folders, globs or URLs of .parquet or .jsonl"
+    )
     parser.add_argument("--text-field", default="text", metavar="NAME", help="field of the text (default: text)")
     parser.add_argument("--id-field", metavar="NAME", help="field of the id")
     parser.add_argument("--domain-field", metavar="NAME", help="field of the domain; url is reduced to its host")

@@ -21,6 +21,15 @@ def add_serve(parser: Parser) -> None:
     _add_common(parser)
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: 8000)")
+    parser.add_argument(
+        "--corpus-root", action="append", metavar="PLACE", help="folder or URL of corpora, repeatable (default: all)"
+    )
+    parser.add_argument(
+        "--model-root", action="append", metavar="DIR", help="folder of reference models, repeatable (default: all)"
+    )
+    parser.add_argument(
+        "--model", action="append", metavar="NAME=SOURCE", help="model folder or hub id that jobs may name, repeatable"
+    )
     parser.add_argument("--workers", type=int, metavar="N", help="scoring workers (default: one a GPU, else one)")
 
 
@@ -79,5 +88,5 @@ def _settings(parser: Parser, args: argparse.Namespace) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        what = "must be given" if first["type"] == "missing" else first["msg"].lower()
+        what = "must be given" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
         parser.error(f"--{name.replace('_', '-')} (or WINNOW_{name.upper()}): {what}")

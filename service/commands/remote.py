@@ -22,6 +22,9 @@ def _add_server(parser: Parser) -> None:
     parser.add_argument(
         "--server", default=default, metavar="URL", help="address of the service (default: %(default)s)"
     )
+    parser.add_argument(
+        "--key", default=os.environ.get("WINNOW_KEY"), help="key of the service (default: the variable WINNOW_KEY)"
+    )
     options.add_json(parser)
 
 
@@ -42,8 +45,8 @@ def submit(parser: Parser, args: argparse.Namespace) -> int:
     request["corpus"]["paths"] = [_absolute(path) for path in request["corpus"]["paths"]]
     model = request["reference"]["model"]
     if model is not None and Path(model).exists():
-        request["reference"]["model"] = str(Path(model).resolve())
-    with Client(args.server) as client:
+        request["reference"]["model"] = _absolute(model)
+    with Client(args.server, args.key) as client:
         job = client.submit(request, args.idempotency_key)
         if not args.watch:
             _print(args, job, job["id"])
@@ -59,7 +62,7 @@ def add_status(parser: Parser) -> None:
 
 def status(_parser: Parser, args: argparse.Namespace) -> int:
     """Shows a job, or the newest jobs."""
-    with Client(args.server) as client:
+    with Client(args.server, args.key) as client:
         if args.job is not None:
             job = client.job(args.job)
             _print(args, job, _line(job))
@@ -85,7 +88,7 @@ def add_watch(parser: Parser) -> None:
 
 def watch(_parser: Parser, args: argparse.Namespace) -> int:
     """Follows a job until it ends; fails if the job did."""
-    with Client(args.server) as client:
+    with Client(args.server, args.key) as client:
         return _watch(client, args.job, args)
 
 
@@ -96,7 +99,7 @@ def add_cancel(parser: Parser) -> None:
 
 def cancel(_parser: Parser, args: argparse.Namespace) -> int:
     """Cancels a job."""
-    with Client(args.server) as client:
+    with Client(args.server, args.key) as client:
         job = client.cancel(args.job)
     _print(args, job, _line(job))
     return 0
@@ -113,7 +116,7 @@ def add_download(parser: Parser) -> None:
 
 def download(_parser: Parser, args: argparse.Namespace) -> int:
     """Saves a job's manifests, rejects and report, each checked against its hash."""
-    with Client(args.server) as client:
+    with Client(args.server, args.key) as client:
         job = client.job(args.job)
         base = f"/v1/jobs/{job['id']}"
         files = {
@@ -165,4 +168,4 @@ def _line(job: dict[str, Any]) -> str:
 
 def _absolute(path: str) -> str:
     """A local path as the service can find it, whatever folder it runs in."""
-    return path if "://" in path else str(Path(path).expanduser().absolute())
+    return path if "://" in path else os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (`..` goes, links stay)

@@ -1,11 +1,13 @@
-"""What the endpoints share: the jobs, and the check that a body is JSON."""
+"""What the endpoints share: the jobs, what they may read, who calls, that a job is theirs, that a body is JSON."""
 
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 from starlette.exceptions import HTTPException
 
-from service.jobs import Jobs
+from service.access import Rules
+from service.jobs import Jobs, UnknownJob
+from service.security import ANYONE, Caller
 
 
 def _jobs(request: Request) -> Jobs:
@@ -20,5 +22,30 @@ def json_body(request: Request) -> None:
         raise HTTPException(415, "send the body as JSON, with the header Content-Type: application/json")
 
 
+def _caller(request: Request) -> Caller:
+    caller: Caller = getattr(request.state, "caller", ANYONE)
+    return caller
+
+
+def _rules(request: Request) -> Rules:
+    rules: Rules = request.app.state.rules
+    return rules
+
+
 JobsOf = Annotated[Jobs, Depends(_jobs)]
-JobId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$", description="A job's id.")]
+CallerOf = Annotated[Caller, Depends(_caller)]
+RulesOf = Annotated[Rules, Depends(_rules)]
+
+
+def own_job(
+    job_id: Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$", description="A job's id.")],
+    jobs: JobsOf,
+    caller: CallerOf,
+) -> str:
+    """The id of a job of the caller's; another's is as unknown as one that is not there. Raises UnknownJob."""
+    if not caller.sees_all and not caller.sees(jobs.owner(job_id)):
+        raise UnknownJob(job_id)
+    return job_id
+
+
+JobId = Annotated[str, Depends(own_job)]

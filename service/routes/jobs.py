@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.exceptions import HTTPException
 
 from service.problems import responses
-from service.routes.common import JobId, JobsOf, json_body
+from service.routes.common import CallerOf, JobId, JobsOf, RulesOf, json_body
 from service.schemas import Job, JobPage, JobRequest, Status
 
 router = APIRouter(tags=["jobs"])
@@ -18,11 +18,13 @@ router = APIRouter(tags=["jobs"])
 def submit(
     request: JobRequest,
     jobs: JobsOf,
+    caller: CallerOf,
+    rules: RulesOf,
     response: Response,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Job:
     """Accepts a job. With an `Idempotency-Key` the same request gives the same job, however often it is sent."""
-    job, _ = jobs.create(request, idempotency_key)
+    job, _ = jobs.create(request, idempotency_key, caller.owner, rules.admit(request))
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 
@@ -30,13 +32,14 @@ def submit(
 @router.get("/v1/jobs", responses=responses(400, 422))
 def page(
     jobs: JobsOf,
+    caller: CallerOf,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     status: Status | None = None,
 ) -> JobPage:
     """The jobs, newest first; `next_cursor` gives the next page and is null on the last."""
     try:
-        return jobs.page(limit, cursor, status)
+        return jobs.page(limit, cursor, status, None if caller.sees_all else caller.owner)
     except ValueError:
         raise HTTPException(400, "the cursor is none that a page gave: take next_cursor as it is") from None
 

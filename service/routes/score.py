@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from service.problems import RETRY_AFTER, ProblemRaised, responses
-from service.routes.common import JobsOf, json_body
+from service.routes.common import CallerOf, JobsOf, RulesOf, json_body, own_job
 from service.schemas import Problem, ScoreRequest, ScoreResult
 
 router = APIRouter(tags=["score"])
@@ -16,10 +16,13 @@ WAIT_SECONDS = 30.0  # for a worker to answer
 _LOOK_SECONDS = 0.05
 
 
-@router.post("/v1/score", dependencies=[Depends(json_body)], responses=responses(400, 413, 415, 422))
-async def score(request: ScoreRequest, jobs: JobsOf) -> ScoreResult:
+@router.post("/v1/score", dependencies=[Depends(json_body)], responses=responses(400, 404, 413, 415, 422))
+async def score(request: ScoreRequest, jobs: JobsOf, caller: CallerOf, rules: RulesOf) -> ScoreResult:
     """Scores a few texts now, between two batches of whatever the workers do: to look before a job is submitted."""
-    name = await run_in_threadpool(jobs.questions.ask, request, WAIT_SECONDS)
+    access = rules.admit_model(request.model)
+    if request.job is not None:
+        await run_in_threadpool(own_job, request.job, jobs, caller)
+    name = await run_in_threadpool(jobs.questions.ask, request, WAIT_SECONDS, access)
     deadline = time.monotonic() + WAIT_SECONDS
     while name is not None and time.monotonic() < deadline:
         answer = await run_in_threadpool(jobs.questions.answer, name)

@@ -167,6 +167,7 @@ def wait_for(jobs: Jobs) -> Callable[..., Job]:
 def api(jobs: Jobs) -> Iterator[httpx.Client]:
     """The HTTP API over this test's jobs, by a real server on a real socket."""
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as the service's own
     config = uvicorn.Config(create_app(jobs), log_level="critical", timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -14,11 +14,13 @@ import httpx
 import numpy as np
 import pytest
 
+from service.access import Rules
 from service.jobs import Jobs
 from service.references import References
 from service.routes import score as route
 from service.schemas import TEXTS_MAX, JobRequest, ScoreRequest
 from service.worker import Worker
+from tests.service.doors import bearer, client, serving
 from tests.service.pool import PROSE, until, write_corpus
 from tests.service.test_api import problem
 from tests.service.test_worker import StartWorker, in_flight, long_corpus
@@ -107,6 +109,29 @@ def test_what_cannot_be_scored_is_a_problem(api: httpx.Client, tmp_path: Path) -
         "no config.json" in problem(api.post("/v1/score", json={"texts": ["a"], "model": str(tmp_path)}), 422)["detail"]
     )
     assert "job none-such" in problem(api.post("/v1/score", json={"texts": ["a"], "job": "none-such"}), 422)["detail"]
+
+
+@pytest.mark.usefixtures("working")
+def test_the_model_is_one_that_jobs_may_name_and_the_job_the_callers(
+    jobs: Jobs, reference: Path, make_request: Callable[..., JobRequest], tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "inside").symlink_to(reference)
+    alice, bob = bearer(jobs, "submit"), bearer(jobs, "submit")
+    job, _ = jobs.create(make_request(), owner=alice["Authorization"].split("_")[1])
+    until(lambda: jobs.get(job.id).status == "succeeded")
+    with serving(jobs, Rules(model_roots=(str(models),), models={"small": str(reference)})) as url, client(url) as api:
+
+        def ask(headers: dict[str, str], **named: str) -> httpx.Response:
+            return api.post("/v1/score", json={"texts": TEXTS, **named}, headers=headers)
+
+        assert "give small" in problem(ask(bob, model=str(reference)), 422)["detail"]
+        assert "leads out of the model roots" in problem(ask(bob, model=str(models / "inside")), 422)["detail"]
+        assert problem(ask(bob, job=job.id), 404)["detail"] == f"there is no job {job.id}"
+        by_name, by_job = ask(bob, model="small"), ask(alice, job=job.id)
+        assert by_name.status_code == by_job.status_code == 200
+        assert by_name.json() == by_job.json()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from service import child
+from service import child, supervisor
 from service.schemas import JobRequest
 from service.settings import Settings
 from tests.service.pool import until, write_corpus
@@ -135,6 +136,13 @@ def test_a_service_works_and_leaves_no_process_behind(
     assert service.process.wait(10) == 0
     assert gone(list(children.values()))
     assert "Traceback" not in service.output()
+
+
+def test_an_answer_does_not_wait_for_the_clients_acknowledgement() -> None:
+    with supervisor._listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_what_dies_is_started_again_and_the_job_goes_on(

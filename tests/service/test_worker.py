@@ -239,9 +239,9 @@ def test_the_next_shard_is_read_while_the_last_batches_run(
     read: list[int] = []
     whole = shards.read_shard
 
-    def watched(plan: Any, shard: Any, spec: Any) -> Any:
+    def watched(plan: Any, shard: Any, *more: Any) -> Any:
         read.append(shard.index)
-        return whole(plan, shard, spec)
+        return whole(plan, shard, *more)
 
     monkeypatch.setattr(shards, "read_shard", watched)
     threads = threading.active_count()

@@ -1,0 +1,200 @@
+"""What a path may name: everything odd is refused, and nothing that is admitted lies outside the roots."""
+
+import os
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pruner.corpus import find_files
+from pruner.errors import InputError
+from pruner.places import EVERYWHERE, Place, Roots, parse
+
+REFUSED = [
+    "/data/../etc/passwd",
+    "data/..",
+    "file:///data/../etc/passwd",
+    "s3://bucket/../other/x.parquet",
+    "simplecache::file:///etc/passwd",
+    "simplecache::s3://bucket/x",
+    "/data/x.parquet::file:///etc/passwd",
+    "zip://x.jsonl::/etc/secrets.zip",
+    "local:///etc/passwd",
+    "reference:///x",
+    "github://owner:repo@main/x.jsonl",
+    "sftp://host/x.jsonl",
+    "ftp://host/x.jsonl",
+    "hdfs://host/x.jsonl",
+    "gopher://host/x.jsonl",
+    "file://host/etc/passwd",
+    "file:etc://x",
+    "/data/%2e%2e/etc/passwd",
+    "s3://bucket/a%2Fb.jsonl",
+    "https://host/a%2fb.jsonl",
+    "https://host/a%252fb.jsonl",
+    "https://host/a%5cb.jsonl",
+    "s3://key:secret@bucket/x.jsonl",
+    "https://user:password@host/x.jsonl",
+    "https://host@other/x.jsonl",
+    "abfs://key:secret@bucket/x.jsonl",
+    "https://host/x.jsonl?X-Amz-Signature=abc",
+    "https://host/x.jsonl#part",
+    "https://host\\@other/x.jsonl",
+    "https:///x.jsonl",
+    "s3:///x.jsonl",
+    "s3://*/x.jsonl",
+    "/data/x\n.jsonl",
+    "/data/x\x00.jsonl",
+]
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_could_mean_another_place_is_refused(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(text)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value).replace("secrets.zip", "")
+    with pytest.raises(InputError):
+        Roots(EVERYWHERE).admit(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("/data/x.parquet", Place("file", "/data/x.parquet")),
+        ("/data//x/./*.parquet", Place("file", "/data/x/*.parquet")),
+        ("file:///data/x.parquet", Place("file", "/data/x.parquet")),
+        ("FILE:///data/x.parquet", Place("file", "/data/x.parquet")),
+        ("s3://bucket/a/b*.parquet", Place("s3", "bucket/a/b*.parquet")),
+        ("s3://bucket/mail@host.jsonl", Place("s3", "bucket/mail@host.jsonl")),
+        ("abfs://container@account/x.jsonl", Place("abfs", "container@account/x.jsonl")),
+        ("hf://datasets/owner/name@main/x.parquet", Place("hf", "datasets/owner/name@main/x.parquet")),
+        ("https://Host.example:8443/x.jsonl", Place("https", "host.example:8443/x.jsonl")),
+        ("/data/..x/x..jsonl", Place("file", "/data/..x/x..jsonl")),
+    ],
+)
+def test_what_is_plain_is_parsed(text: str, place: Place) -> None:
+    assert parse(text) == place
+    assert parse(place.url) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        ("/data/corpus", True),
+        ("/data/corpus/a/*.parquet", True),
+        ("file:///data/corpus/x.parquet", True),
+        ("/data/corpus2/x.parquet", False),
+        ("/data", False),
+        ("/data/corp*/x.parquet", False),
+        ("/", False),
+        ("s3://bucket/pile/x.parquet", True),
+        ("s3a://bucket/pile/x.parquet", True),
+        ("s3://bucket/pile2/x.parquet", False),
+        ("s3://bucket", False),
+        ("s3://bucket2/pile/x.parquet", False),
+        ("gs://bucket/pile/x.parquet", False),
+        ("https://host/open/x.jsonl", True),
+        ("http://host/open/x.jsonl", False),
+        ("https://host:444/open/x.jsonl", False),
+        ("https://host.other/open/x.jsonl", False),
+    ],
+)
+def test_only_what_lies_under_a_root_is_admitted(text: str, inside: bool) -> None:
+    roots = Roots(["/data/corpus/", "s3://bucket/pile", "https://host/open/"])
+    if inside:
+        assert roots.admit(text) == parse(text)
+    else:
+        with pytest.raises(InputError, match="not under a corpus root of this service, which are /data/corpus, s3://"):
+            roots.admit(text)
+
+
+def test_a_service_that_was_told_of_no_roots_reads_nothing_from_the_web() -> None:
+    roots = Roots(EVERYWHERE)
+    for text in ("/etc/x.jsonl", "s3://any/x.jsonl", "gcs://any/x.jsonl", "hf://datasets/a/b/x.jsonl"):
+        roots.admit(text)
+    for text in ("https://host/x.jsonl", "http://127.0.0.1/x.jsonl"):
+        with pytest.raises(InputError, match="not under a corpus root"):
+            roots.admit(text)
+    Roots(None).admit("https://host/x.jsonl")  # what users type for themselves
+
+
+def files(roots: Roots, *paths: Path | str) -> list[str]:
+    return [file.url for file in find_files([str(path) for path in paths], roots)]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A root `in`, a file and a folder outside it, and links in the root that lead out and that do not."""
+    for name in ("in/a.jsonl", "in/deep/b.jsonl", "out/secret.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"text": "x"}\n')
+    (tmp_path / "in/leads-out.jsonl").symlink_to(tmp_path / "out/secret.jsonl")
+    (tmp_path / "in/door").symlink_to(tmp_path / "out")
+    (tmp_path / "in/stays.jsonl").symlink_to(tmp_path / "in/deep/b.jsonl")
+    (tmp_path / "alias").symlink_to(tmp_path / "in")
+    return tmp_path
+
+
+def test_links_that_lead_out_are_refused_and_others_are_followed(house: Path) -> None:
+    roots = Roots([str(house / "in")])
+    inside = house / "in"
+    assert files(roots, inside / "a.jsonl", inside / "stays.jsonl", inside / "deep") == [
+        str(inside / name) for name in ("a.jsonl", "stays.jsonl", "deep/b.jsonl")
+    ]
+    for path in ("leads-out.jsonl", "door/secret.jsonl", "door", "door/*.jsonl", "*.jsonl", "."):
+        with pytest.raises(InputError, match="a link in it leads out"):
+            files(roots, f"{inside}/{path}")
+
+
+def test_a_root_may_be_a_link_itself(house: Path) -> None:
+    assert files(Roots([str(house / "alias")]), house / "alias" / "a.jsonl") == [str(house / "alias/a.jsonl")]
+
+
+def test_a_link_that_turns_after_planning_opens_nothing(house: Path) -> None:
+    roots = Roots([str(house / "in")])
+    (file,) = find_files([str(house / "in/stays.jsonl")], roots)
+    file.open(roots).close()
+    (house / "in/stays.jsonl").unlink()
+    (house / "in/stays.jsonl").symlink_to(house / "out/secret.jsonl")
+    with pytest.raises(InputError, match="a link in it leads out"):
+        file.open(roots)
+
+
+def test_a_name_in_a_bucket_is_no_chain_of_protocols(s3_url: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.jsonl"
+    secret.write_text("secret")
+    name = f"simplecache::file://{secret}"
+    fsspec.filesystem("s3").pipe_file(f"{s3_url}/{name}", b"open")
+    (file,) = find_files([s3_url])
+    with file.open() as source:
+        assert source.read() == b"open"
+
+
+paths = st.text(st.sampled_from("ab/.:%@?*~\\2fFeE s3htp")) | st.text()
+
+
+@given(paths)
+@example("s3://s3://x")
+@example("~root/x")
+def test_any_text_is_refused_or_is_one_place(text: str) -> None:
+    try:
+        place = parse(text)
+    except InputError:
+        return
+    assert parse(place.url) == place
+    assert ".." not in place.path.split("/")
+    assert "::" not in place.url
+    assert place.scheme != "file" or os.path.isabs(place.path)  # noqa: PTH117
+
+
+@given(paths)
+def test_what_is_admitted_lies_under_the_root_for_the_file_system_too(text: str) -> None:
+    try:
+        place = Roots(["/data/corpus"]).admit("/data/corpus/" + text)
+    except InputError:
+        return
+    assert place.scheme == "file"
+    assert os.path.commonpath([os.path.normpath(place.path), "/data/corpus"]) == "/data/corpus"
