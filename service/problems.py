@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pruner.errors import InputError
 from service.jobs import Conflict, KeyReused, UnknownJob
+from service.quotas import RETRY_SECONDS, QuotaExceeded
 from service.schemas import Problem
 
 BODY_MAX = 1 << 20  # bytes
@@ -51,6 +52,11 @@ def install(app: FastAPI) -> None:
 
     for kind, status in ((Conflict, 409), (KeyReused, 422), (InputError, 422)):
         app.add_exception_handler(kind, wrong(status))
+
+    @app.exception_handler(QuotaExceeded)
+    def over_quota(request: Request, error: QuotaExceeded) -> ProblemResponse:
+        retry = {"Retry-After": str(RETRY_SECONDS)}
+        return problem(request, 429, str(error), retry, quota=error.quota)
 
     @app.exception_handler(UnknownJob)
     def unknown_job(request: Request, error: UnknownJob) -> ProblemResponse:

@@ -1,31 +1,48 @@
 """The queue's Lua scripts and the schema of its keys. Each script is atomic; together they keep the queue's invariants.
 
-Every key starts with `p` = `winnow:{<workspace id>}:`. Times are milliseconds of Redis' own clock.
+Every key starts with `p` = `winnow:{<workspace id>}:`. Times are milliseconds of Redis' own clock, those that a user
+sees as it is (`wall`), all others (`now`) without its leaps: set back or forward, it lets no lease lapse or live on.
 
     p jobs                  zset    job -> created at, microseconds since 1970: the index of jobs
     p status:<status>       zset    the same, for the jobs of one status
-    p job:<job>             hash    status, stage, view (JSON: what the workspace says), created_at (as in jobs),
-                                    shards_total, shards_done, documents_done, tokens_done, rejects, started_at,
-                                    updated_at, scoring_at (first claim of a shard), scored_at (latest shard done)
-    p active:<kind>         zset    job -> claims it was served; the jobs that have tasks of this kind
+    p job:<job>             hash    status, stage, view (JSON: what the workspace says), created_at (as in jobs), owner,
+                                    weight (of its priority), bytes (of text that it scores), shards_total,
+                                    shards_done, documents_done, tokens_done, rejects, started_at, updated_at,
+                                    scoring_at (first claim of a shard), scored_at (latest shard done)
+    p open:<owner>          zset    job -> when it was admitted; an owner's jobs that have not ended
+    p active:<kind>         zset    job -> ms of workers' time it was served, by its weight; the jobs that have tasks
+                                    of this kind
     p tasks:<kind>:<job>    zset    task -> time from which it is claimable: its index while new, the end of its
                                     lease while leased
-    p lease:<job>           hash    task -> {fence, worker, attempts, documents, tokens, error}, of the tasks that
-                                    were claimed and are not done; fence 0: nobody holds it
+    p lease:<job>           hash    task -> {fence, worker, attempts, documents, tokens, error, since}, of the tasks
+                                    that were claimed and are not done; fence 0: nobody holds it; since: charged
+                                    up to then
     p rate:<job>            hash    ring of RING buckets of BUCKET ms: i -> {bucket, documents, tokens} scored in it
     p totals                hash    shards, documents, tokens: scored by all jobs since the data was last lost
     p workers               zset    worker -> last seen
-    p fence                 string  the last fencing token
+    p fence                 string  the last fencing token; it starts at the time, so that none is given again when
+                                    the data was lost
+    p clock                 hash    last (the latest `now`), ahead (of `wall`)
     p epoch                 string  run id of the server on which this data was last made to agree with the workspace
+    p rebuilding            string  the process that makes it agree now, while it says so
 
 A task is its kind, or `score:<shard>`. A lapsed lease is simply claimable. Invariant: a job that has not ended has a
 task: finishing its last one puts `advance`, which looks at the workspace and submits what comes next or ends the job.
 """
 
-_COMMON = """
+LEAP = 60_000  # ms; a clock that goes on by more between two calls was set
+
+COMMON = (
+    f"local LEAP = {LEAP}"
+    + """
 local p = KEYS[1]
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local wall = time[1] * 1000 + math.floor(time[2] / 1000)
+local clock = redis.call('HMGET', p .. 'clock', 'last', 'ahead')
+local last, ahead = tonumber(clock[1]) or wall, tonumber(clock[2]) or 0
+local now = wall + ahead
+if now < last or now > last + LEAP then now, ahead = last, last - wall end
+redis.call('HSET', p .. 'clock', 'last', now, 'ahead', ahead)
 local RING, BUCKET = 16, 2000
 local KINDS = {'advance', 'select', 'plan', 'score', 'train'}
 local ENDED = {succeeded = true, failed = true, cancelled = true}
@@ -55,6 +72,12 @@ local function add_task(kind, job, task, from)
   end
 end
 
+-- A job's share of the workers' time: ms that a worker was at one of its tasks, and 1 for each claim.
+local function charge(kind, job, ms)
+  local weight = tonumber(redis.call('HGET', job_key(job), 'weight')) or 1
+  redis.call('ZADD', p .. 'active:' .. kind, 'XX', 'INCR', ms / weight, job)
+end
+
 local function drop_tasks(job)
   for _, kind in ipairs(KINDS) do
     redis.call('DEL', tasks_key(kind, job))
@@ -71,6 +94,7 @@ local function held(job, task, fence)
 end
 
 local function put_back(job, task, entry, from)
+  charge(kind_of(task), job, now - entry.since)
   entry.fence, entry.documents, entry.tokens = 0, 0, 0
   redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', from, task)
   redis.call('HSET', lease_key(job), task, cjson.encode(entry))
@@ -84,18 +108,48 @@ local function add_rate(job, documents, tokens)
   entry.documents, entry.tokens = entry.documents + documents, entry.tokens + tokens
   redis.call('HSET', p .. 'rate:' .. job, bucket % RING, cjson.encode(entry))
 end
-"""
 
-# job, created at (us), view: makes a job known; one that is known keeps its state.
+-- An owner's jobs that have not ended: the job leaves them.
+local function close(job)
+  redis.call('ZREM', p .. 'open:' .. (redis.call('HGET', job_key(job), 'owner') or ''), job)
+end
+"""
+)
+
+# job, created at (us), view, owner, weight: makes a job known; one that is known keeps its state.
 ADD = """
-local job, created, view = ARGV[1], ARGV[2], ARGV[3]
+local job, created, view, owner, weight = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if redis.call('HSETNX', job_key(job), 'created_at', created) == 1 then
-  redis.call('HSET', job_key(job), 'view', view)
+  redis.call('HSET', job_key(job), 'view', view, 'owner', owner, 'weight', weight)
+  redis.call('ZADD', p .. 'open:' .. owner, now, job)
   set_status(job, 'queued')
 end
 """
 
-# job, kind, count, view: the tasks of a job's next stage, all at once or, if the stage has been reached already, none.
+# job, owner, ms after which an admitted job that did not come is forgotten, then pairs of a limit's name and value:
+# counts a new job in and returns nothing, or returns the name of the limit that is reached and what there is.
+ADMIT = """
+local job, open = ARGV[1], p .. 'open:' .. ARGV[2]
+if redis.call('ZSCORE', open, job) then return false end
+local used = {jobs = 0, shards = 0, bytes = 0}
+for _, other in ipairs(redis.call('ZRANGE', open, 0, -1)) do
+  local known = redis.call('HMGET', job_key(other), 'created_at', 'shards_total', 'shards_done', 'bytes')
+  if known[1] or redis.call('ZSCORE', open, other) > now - ARGV[3] then
+    local total, done, bytes = tonumber(known[2]) or 0, tonumber(known[3]) or 0, tonumber(known[4]) or 0
+    used.jobs, used.shards = used.jobs + 1, used.shards + total - done
+    if total > 0 then used.bytes = used.bytes + math.ceil(bytes * (total - done) / total) end
+  else
+    redis.call('ZREM', open, other)
+  end
+end
+for i = 4, #ARGV, 2 do
+  if used[ARGV[i]] >= tonumber(ARGV[i + 1]) then return {ARGV[i], used[ARGV[i]]} end
+end
+redis.call('ZADD', open, now, job)
+return false
+"""
+
+# job, kind, count, view, bytes: the tasks of a job's next stage, all at once or, if the stage was reached before, none.
 SUBMIT = """
 local job, kind, count, view = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local state = redis.call('HMGET', job_key(job), 'status', 'stage')
@@ -108,7 +162,7 @@ if not ENDED[status] and STATUS[kind] then set_status(job, STATUS[kind]) end
 redis.call('HSET', job_key(job), 'stage', kind, 'view', view)
 redis.call('DEL', p .. 'rate:' .. job)
 if kind == 'score' then
-  redis.call('HSET', job_key(job), 'shards_total', count, 'shards_done', 0)
+  redis.call('HSET', job_key(job), 'shards_total', count, 'shards_done', 0, 'bytes', ARGV[5])
   redis.call('HSET', job_key(job), 'documents_done', 0, 'tokens_done', 0, 'rejects', 0)
   for i = 0, count - 1 do add_task(kind, job, 'score:' .. i, i) end
 else
@@ -120,8 +174,9 @@ return 1
 # worker, lease (ms), kinds in the order to look: a lease on a claimable task of the least-served job, or nothing.
 CLAIM = """
 local worker, lease = ARGV[1], tonumber(ARGV[2])
+redis.call('SET', p .. 'fence', wall, 'NX')
 redis.call('ZADD', p .. 'workers', now, worker)
-redis.call('ZREMRANGEBYSCORE', p .. 'workers', '-inf', now - 3600000)
+redis.call('ZREMRANGEBYSCORE', p .. 'workers', '-inf', now - 10 * lease - 10000)
 for i = 3, #ARGV do
   local kind = ARGV[i]
   for _, job in ipairs(redis.call('ZRANGE', p .. 'active:' .. kind, 0, -1)) do
@@ -131,18 +186,18 @@ for i = 3, #ARGV do
       local entry = text and cjson.decode(text) or {attempts = 0, error = ''}
       if entry.fence and entry.fence ~= 0 then entry.error = 'its worker ' .. entry.worker .. ' died or hung' end
       entry.fence = redis.call('INCR', p .. 'fence')
-      entry.worker, entry.documents, entry.tokens = worker, 0, 0
+      entry.worker, entry.documents, entry.tokens, entry.since = worker, 0, 0, now
       entry.attempts = entry.attempts + 1
       redis.call('HSET', lease_key(job), task, cjson.encode(entry))
       redis.call('ZADD', tasks_key(kind, job), now + lease, task)
-      redis.call('ZINCRBY', p .. 'active:' .. kind, 1, job)
+      charge(kind, job, 1)
       if kind == 'plan' then
-        redis.call('HSETNX', job_key(job), 'started_at', now)
+        redis.call('HSETNX', job_key(job), 'started_at', wall)
         set_status(job, 'planning')
       elseif kind == 'score' then
         redis.call('HSETNX', job_key(job), 'scoring_at', now)
       end
-      redis.call('HSET', job_key(job), 'updated_at', now)
+      redis.call('HSET', job_key(job), 'updated_at', wall)
       return {job, task, entry.fence, entry.attempts, entry.error}
     end
   end
@@ -156,11 +211,12 @@ local job, task, documents, tokens = ARGV[1], ARGV[2], tonumber(ARGV[5]), tonumb
 local entry = held(job, task, ARGV[3])
 if not entry then return 0 end
 add_rate(job, documents - entry.documents, tokens - entry.tokens)
-entry.documents, entry.tokens = documents, tokens
+charge(kind_of(task), job, now - entry.since)
+entry.documents, entry.tokens, entry.since = documents, tokens, now
 redis.call('HSET', lease_key(job), task, cjson.encode(entry))
 redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', now + tonumber(ARGV[4]), task)
 redis.call('ZADD', p .. 'workers', now, entry.worker)
-redis.call('HSET', job_key(job), 'updated_at', now)
+redis.call('HSET', job_key(job), 'updated_at', wall)
 return 1
 """
 
@@ -170,6 +226,7 @@ local job, task, documents, tokens = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumb
 local kind = kind_of(task)
 local entry = held(job, task, ARGV[3])
 if not entry then return 0 end
+charge(kind, job, now - entry.since)
 redis.call('HDEL', lease_key(job), task)
 redis.call('ZREM', tasks_key(kind, job), task)
 if kind == 'score' then
@@ -185,7 +242,7 @@ if kind == 'score' then
   end
   redis.call('HSET', job_key(job), 'scored_at', now)
 end
-redis.call('HSET', job_key(job), 'updated_at', now)
+redis.call('HSET', job_key(job), 'updated_at', wall)
 if redis.call('EXISTS', tasks_key(kind, job)) == 0 then redis.call('ZREM', p .. 'active:' .. kind, job) end
 local left = 0
 for _, k in ipairs(KINDS) do left = left + redis.call('EXISTS', tasks_key(k, job)) end
@@ -202,6 +259,16 @@ entry.attempts = entry.attempts - tonumber(ARGV[6])
 if ARGV[5] ~= '' then entry.error = ARGV[5] end
 local delay = tonumber(ARGV[4])
 put_back(job, task, entry, delay > 0 and now + delay or 0)
+return 1
+"""
+
+# job, task, fence: what the task needs is gone; the job goes back to what its files call for. 0 if lost.
+REDO = """
+local job = ARGV[1]
+if not held(job, ARGV[2], ARGV[3]) then return 0 end
+drop_tasks(job)
+redis.call('HDEL', job_key(job), 'stage')
+add_task('advance', job, 'advance', 0)
 return 1
 """
 
@@ -234,8 +301,9 @@ if ENDED[redis.call('HGET', job_key(job), 'status')] then
   return 0
 end
 drop_tasks(job)
+close(job)
 redis.call('DEL', p .. 'rate:' .. job)
-redis.call('HSET', job_key(job), 'view', view, 'stage', 'select', 'updated_at', now)
+redis.call('HSET', job_key(job), 'view', view, 'stage', 'select', 'updated_at', wall)
 set_status(job, status)
 return 1
 """
@@ -244,6 +312,7 @@ return 1
 FORGET = """
 local job = ARGV[1]
 drop_tasks(job)
+close(job)
 local status = redis.call('HGET', job_key(job), 'status')
 if status then redis.call('ZREM', p .. 'status:' .. status, job) end
 redis.call('ZREM', p .. 'jobs', job)
@@ -265,14 +334,16 @@ return {out, redis.call('ZCOUNT', p .. 'workers', now - tonumber(ARGV[1]), '+inf
 """
 
 SCRIPTS = {
-    name: _COMMON + body
+    name: COMMON + body
     for name, body in {
         "add": ADD,
+        "admit": ADMIT,
         "submit": SUBMIT,
         "claim": CLAIM,
         "beat": BEAT,
         "done": DONE,
         "put_back": PUT_BACK,
+        "redo": REDO,
         "reclaim": RECLAIM,
         "end": END,
         "forget": FORGET,

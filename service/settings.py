@@ -24,6 +24,9 @@ class Settings(BaseSettings):
         None, ge=0, le=1024, description="Scoring workers that `serve` starts; by default one a GPU, else one."
     )
     device: Device = Field("auto", description="Where references run; auto takes a GPU if there is one.")
+    quota_jobs: int | None = Field(None, ge=1, description="Jobs that one owner may have unfinished.")
+    quota_shards: int | None = Field(None, ge=1, description="Shards that one owner's jobs may have to score.")
+    quota_bytes: int | None = Field(None, ge=1, description="Bytes of text that one owner's jobs may have to score.")
     lease_seconds: float = Field(
         15.0, ge=0.5, le=3600, description="Silence after which a worker's task is given away."
     )

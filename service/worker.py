@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from queue import SimpleQueue
 from types import FrameType
 
 from redis import RedisError
@@ -28,6 +29,8 @@ _IDLE_SECONDS = 0.2  # between looks at an empty queue
 _AWAY_SECONDS = 1.0  # between tries while Redis or the workspace is away
 _BUSY_SECONDS = 2.0  # before a reference that another worker trains is looked for again
 _BLOCKED_SECONDS = 3600.0  # the longest that a stage may hold its lease without a sign of progress
+_LEAVE_SECONDS = 2.3  # that a worker has for its batch when it is told to stop
+_RELEASE_SECONDS = 0.3  # and then to give its task back
 
 
 class Stopping(BaseException):
@@ -46,7 +49,7 @@ class Beater:
 
     def __call__(self, documents: int, tokens: int) -> None:
         """Called between batches: how many documents and tokens of the task are done."""
-        if self._worker.stopping.is_set():
+        if self._worker.stopping:
             raise Stopping
         self._done = (documents, tokens)
         if time.monotonic() >= self._next:
@@ -57,6 +60,7 @@ class Beater:
     def blocking(self) -> Iterator[None]:
         """Beats from a thread around a part that cannot; for a bounded time, so that a hung one loses its lease."""
         over, lost = threading.Event(), threading.Event()
+        worker = self._worker
 
         def beat() -> None:
             deadline = time.monotonic() + _BLOCKED_SECONDS
@@ -65,12 +69,13 @@ class Beater:
                     self._beat()
                 except LeaseLost:
                     lost.set()
+                    worker.interrupt()
                     return
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
-            with self._worker.interruptible():
+            with worker.interruptible():
                 yield
         finally:
             over.set()
@@ -89,25 +94,45 @@ class Worker:
 
     def __init__(self, jobs: Jobs, references: References, kinds: tuple[str, ...], name: str) -> None:
         self.jobs = jobs
-        self.stopping = threading.Event()
+        self.stopping = False
         self._references = references
         self._kinds = ("advance", *kinds)
         self._name = name
         self._interruptible = False
+        self._lease: Lease | None = None
+        self._told: SimpleQueue[None] = SimpleQueue()  # the only lock that a signal handler may take
+        self._over = threading.Event()
+
+    def listen(self) -> None:
+        """Takes SIGTERM and SIGINT as `stop`, and the signal by which `interrupt` reaches the thread that works."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        signal.signal(signal.SIGUSR1, self._lost)
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Ends `run` after the batch at hand. A signal handler: it runs in the thread that works."""
-        self.stopping.set()
+        self.stopping = True
+        self._told.put(None)
         if self._interruptible:
             self._interruptible = False
             raise Stopping
+
+    def interrupt(self) -> None:
+        """Ends, from another thread, an interruptible part whose lease is lost, if the worker listens."""
+        if callable(signal.getsignal(signal.SIGUSR1)):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def _lost(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._interruptible:
+            self._interruptible = False
+            raise LeaseLost
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """A part that `stop` may end wherever it is: what it writes appears whole or not at all."""
         self._interruptible = True
         try:
-            if self.stopping.is_set():
+            if self.stopping:
                 raise Stopping
             yield
         finally:
@@ -115,21 +140,39 @@ class Worker:
 
     def run(self) -> None:
         """Works until it is stopped."""
-        while not self.stopping.is_set():
+        threading.Thread(target=self._leave_in_time, daemon=True).start()
+        while not self.stopping:
             try:
                 if not self.once():
-                    self.stopping.wait(_IDLE_SECONDS)
+                    time.sleep(_IDLE_SECONDS)
             except (RedisError, OSError) as error:
                 # A lease that is held lapses by itself.
                 log.warning("waiting for Redis and the workspace: %s", error)
-                self.stopping.wait(_AWAY_SECONDS)
+                time.sleep(_AWAY_SECONDS)
+        self._over.set()
+
+    def _leave_in_time(self) -> None:
+        """Ends the process where what it is at, a batch or a Redis that hangs, does not end when it is stopped."""
+        self._told.get()
+        if self._over.wait(_LEAVE_SECONDS):
+            return
+        if (lease := self._lease) is not None:
+            thread = threading.Thread(target=self._release, args=(lease,), daemon=True)
+            thread.start()
+            thread.join(_RELEASE_SECONDS)
+        os._exit(0)
+
+    def _release(self, lease: Lease) -> None:
+        with suppress(LeaseLost, RedisError):
+            self.jobs.queue.release(lease)
 
     def once(self) -> bool:
         """Does a task, if there is one for it."""
         self.jobs.check()
-        lease = self.jobs.queue.claim(self._name, self._kinds)
+        self._lease = lease = self.jobs.queue.claim(self._name, self._kinds)
         if lease is not None:
             self._work(lease)
+            self._lease = None
         return lease is not None
 
     def _work(self, lease: Lease) -> None:
@@ -148,6 +191,9 @@ class Worker:
         except Stopping:
             with suppress(LeaseLost):
                 queue.release(lease)
+        except stages.ScoresGone:
+            with suppress(LeaseLost):
+                queue.redo(lease)
         except stages.Busy:
             with suppress(LeaseLost):
                 queue.release(lease, _BUSY_SECONDS)
@@ -214,14 +260,18 @@ def run(settings: Settings, name: str | None = None) -> None:
     except ValueError as error:
         raise InputError(f"--redis {settings.redis}: {error}") from None
     workspace = Workspace(settings.workspace)
+    references = References(workspace, settings.device)
     worker = Worker(
         Jobs(workspace, redis, settings.lease_seconds),
-        References(workspace, settings.device),
+        references,
         settings.stages,
         name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
     )
-    signal.signal(signal.SIGTERM, worker.stop)
-    signal.signal(signal.SIGINT, worker.stop)
+    worker.listen()
+    if {"score", "train"} & set(settings.stages):
+        # Before the first claim: a worker that dies while it starts is to cost no task an attempt.
+        with suppress(Stopping), worker.interruptible():
+            references.warm_up()
     worker.run()
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from pruner.specs import SelectionSpec
 from pruner.storage import Storage
+from service.quotas import Quotas
 from service.schemas import JobRequest, Problem, Progress
 
 Ended = Literal["succeeded", "failed", "cancelled"]
@@ -25,6 +26,8 @@ class JobRecord(BaseModel):
     id: str
     created_at: datetime
     request: JobRequest
+    owner: str | None = None  # whose job it is; None: whoever reaches a service that asks for no key
+    quotas: Quotas = Quotas()  # those of the owner when the job was accepted
 
 
 class ReferenceRecord(BaseModel):
@@ -42,6 +45,7 @@ class PlanRecord(BaseModel):
     started_at: datetime
     documents: int | None  # None while some file has no row counts
     shards: int
+    text_bytes: int = 0  # about
     reference: ReferenceRecord | None  # of a named model
     trained: str | None  # else the name under references/ of the one to train
 
@@ -153,6 +157,10 @@ class Workspace:
                 if spec is not None:
                     specs[name] = spec
         return list(specs.values())
+
+    def selections(self, job_id: str) -> int:
+        """How many selections there are folders of, made or not."""
+        return len(self.storage.list(self.path(job_id, "selections")))
 
     def selection(self, job_id: str, selection_id: str) -> dict[str, Any] | None:
         """What a made selection's `selection.json` says, or None while it is not made."""

@@ -5,7 +5,7 @@ import logging
 
 from pydantic import ValidationError
 
-from service.commands.options import Parser
+from service.commands.options import Parser, count
 from service.settings import STAGES, Settings
 
 
@@ -22,6 +22,8 @@ def add_serve(parser: Parser) -> None:
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one (default: 8000)")
     parser.add_argument("--workers", type=int, metavar="N", help="scoring workers (default: one a GPU, else one)")
+    for name, what in (("jobs", "unfinished jobs"), ("shards", "shards to score"), ("bytes", "bytes of text to score")):
+        parser.add_argument(f"--quota-{name}", type=count, metavar="N", help=f"{what} that one owner may have")
 
 
 def serve(parser: Parser, args: argparse.Namespace) -> int:
