@@ -10,8 +10,9 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -19,6 +20,14 @@ from fsspec.implementations.local import LocalFileSystem
 from pruner.errors import InputError
 
 _BESIDE = re.compile(r"\..+\.[0-9a-f]{32}\.part")  # the names of what is being written or removed
+
+
+class StoredFile(NamedTuple):
+    """A file of a storage: its path there, its bytes, and when it was last written, in seconds since 1970."""
+
+    path: str
+    size: int
+    modified: float
 
 
 class Storage:
@@ -111,6 +120,22 @@ class Storage:
             return sorted(name for name in names if not name.endswith(".part"))
         return []
 
+    def files(self, folder: str) -> Iterator[StoredFile]:
+        """All files in a folder and below, but those that are still being written, in no order."""
+        if self._local is not None:
+            for parent, _, names in os.walk(self._local / folder):
+                for file in (Path(parent, name) for name in names if not name.endswith(".part")):
+                    with suppress(FileNotFoundError):
+                        found = file.stat()
+                        yield StoredFile(str(file.relative_to(self._local)), found.st_size, found.st_mtime)
+            return
+        root = self._fs._strip_protocol(self._full(""))
+        for name, about in self._fs.find(self._full(folder), detail=True).items():
+            # Each kind of store has its own name for it.
+            at = next(about[key] for key in ("LastModified", "mtime", "updated", "created") if key in about)
+            path = str(name).removeprefix(str(root).rstrip("/")).lstrip("/")
+            yield StoredFile(path, int(about["size"]), _seconds(at))
+
     def remove(self, path: str) -> None:
         """Removes a file, if it is there."""
         with suppress(FileNotFoundError):
@@ -175,6 +200,12 @@ def _locked(path: Path) -> io.BufferedWriter:
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()  # it was swept before it was locked
+
+
+def _seconds(at: Any) -> float:
+    if isinstance(at, str):
+        at = datetime.fromisoformat(at.replace("Z", "+00:00"))
+    return at.timestamp() if isinstance(at, datetime) else float(at)
 
 
 def _name_beside(target: Path) -> Path:

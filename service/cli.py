@@ -20,6 +20,7 @@ class _Command(NamedTuple):
 COMMANDS = {
     "serve": _Command("pool", "run the service: the API, its workers, a private Redis"),
     "worker": _Command("pool", "run one more worker of a pool"),
+    "clean": _Command("pool", "remove jobs and scores that are old, or too much"),
     "prune": _Command("local", "prune a corpus here, with no server"),
     "train": _Command("local", "train a reference"),
     "score": _Command("local", "score a corpus"),

@@ -1,7 +1,7 @@
 """Settings of the service and its workers: flags of the command line, or environment variables `WINNOW_*`."""
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -9,6 +9,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 Stage = Literal["plan", "train", "score", "select"]
 Device = Literal["auto", "cpu", "cuda"]
 STAGES: tuple[Stage, ...] = ("select", "plan", "score", "train")  # the order in which a worker looks for work
+
+
+class Keep(NamedTuple):
+    """How long ended jobs and scores are kept, and how many bytes all jobs and scores may have; None: for ever, any."""
+
+    days: float | None = None
+    bytes: int | None = None
 
 
 class Settings(BaseSettings):
@@ -24,6 +31,8 @@ class Settings(BaseSettings):
         None, ge=0, le=1024, description="Scoring workers that `serve` starts; by default one a GPU, else one."
     )
     device: Device = Field("auto", description="Where references run; auto takes a GPU if there is one.")
+    keep_days: float | None = Field(None, gt=0, description="Age at which ended jobs and scores are removed.")
+    keep_gib: float | None = Field(None, gt=0, description="Size over which the oldest of them are removed.")
     quota_jobs: int | None = Field(None, ge=1, description="Jobs that one owner may have unfinished.")
     quota_shards: int | None = Field(None, ge=1, description="Shards that one owner's jobs may have to score.")
     quota_bytes: int | None = Field(None, ge=1, description="Bytes of text that one owner's jobs may have to score.")
@@ -43,6 +52,11 @@ class Settings(BaseSettings):
     @classmethod
     def _in_order(cls, value: tuple[Stage, ...]) -> tuple[Stage, ...]:
         return tuple(stage for stage in STAGES if stage in value)
+
+    @property
+    def keep(self) -> Keep:
+        """How long ended jobs and scores are kept."""
+        return Keep(self.keep_days, None if self.keep_gib is None else int(self.keep_gib * (1 << 30)))
 
     def environment(self) -> dict[str, str]:
         """This process' environment with these settings in it, for a worker to read them from."""

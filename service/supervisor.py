@@ -25,6 +25,7 @@ from service.queue import Queue, connect
 from service.quotas import Quotas
 from service.redis_server import RedisServer
 from service.references import cache_folder
+from service.retention import Housekeeper
 from service.settings import STAGES, Settings, Stage
 from service.workspace import Workspace, digest
 
@@ -150,7 +151,7 @@ def serve(settings: Settings) -> None:
         server = None
         url = settings.redis
         if url is None:
-            server = RedisServer(_redis_folder(workspace))
+            server = RedisServer(redis_folder(workspace))
             stack.callback(server.close)
             server.start()
             url = server.url
@@ -167,6 +168,9 @@ def serve(settings: Settings) -> None:
         pool = Pool(_slots(settings.model_copy(update={"redis": url}), jobs.queue, alone=server is not None), server)
         stack.callback(pool.stop)
         pool.start()
+        housekeeper = Housekeeper(workspace, settings.keep, jobs.queue.forget)
+        stack.callback(housekeeper.stop)
+        housekeeper.start()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
@@ -200,7 +204,8 @@ def _gpus() -> list[str]:
     return [str(number) for number in range(len(nodes))]
 
 
-def _redis_folder(workspace: Workspace) -> Path:
+def redis_folder(workspace: Workspace) -> Path:
+    """Where the private Redis of a workspace keeps its data."""
     local = workspace.storage.local("redis")
     return local if local is not None else cache_folder() / "redis" / digest(workspace.storage.url)
 

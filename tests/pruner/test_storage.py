@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -96,6 +97,17 @@ def test_removing(storage: Storage) -> None:
     assert storage.list("a") == ["b"]
     storage.remove_tree("a")
     assert not storage.exists("a/b/c")
+
+
+def test_all_files_below_a_folder(storage: Storage) -> None:
+    before = time.time() - 60
+    storage.write_bytes("a/b/c", b"xy")
+    storage.write_bytes("a/d", b"x")
+    storage.write_bytes("e", b"")
+    found = sorted(storage.files("a"))
+    assert [(file.path, file.size) for file in found] == [("a/b/c", 2), ("a/d", 1)]
+    assert all(before < file.modified < time.time() + 60 for file in found)
+    assert list(storage.files("nothing")) == []
 
 
 def half_files(root: Path) -> list[str]:
