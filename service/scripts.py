@@ -134,7 +134,7 @@ if redis.call('ZSCORE', open, job) then return false end
 local used = {jobs = 0, shards = 0, bytes = 0}
 for _, other in ipairs(redis.call('ZRANGE', open, 0, -1)) do
   local known = redis.call('HMGET', job_key(other), 'created_at', 'shards_total', 'shards_done', 'bytes')
-  if known[1] or redis.call('ZSCORE', open, other) > now - ARGV[3] then
+  if known[1] or tonumber(redis.call('ZSCORE', open, other)) > now - ARGV[3] then
     local total, done, bytes = tonumber(known[2]) or 0, tonumber(known[3]) or 0, tonumber(known[4]) or 0
     used.jobs, used.shards = used.jobs + 1, used.shards + total - done
     if total > 0 then used.bytes = used.bytes + math.ceil(bytes * (total - done) / total) end

@@ -78,7 +78,9 @@ def clean(parser: Parser, args: argparse.Namespace) -> int:
         parser.error("--keep-days or --keep-gib must be given, as nothing else says what is to go")
     workspace = Workspace(settings.workspace)
     if not workspace.storage.exists("workspace.json"):
-        raise InputError(f"there is no workspace in {settings.workspace}: give the folder that `winnow serve` was given")
+        raise InputError(
+            f"there is no workspace in {settings.workspace}: give the folder that `winnow serve` was given"
+        )
     forget: Callable[[str], None] = _nobody_knows
     try:
         queue = Queue(connect(settings.redis or address(redis_folder(workspace))), workspace.id)
