@@ -14,7 +14,7 @@ from pruner.specs import SelectionSpec
 from service.queue import Queue
 from service.quotas import Quotas
 from service.schemas import Job, JobPage, JobRequest, Problem, Progress, SelectionResult, Status
-from service.steps import next_step, unmade
+from service.steps import next_step, score_key, unmade
 from service.views import make_view, progress_of, show_job, started_at
 from service.workspace import Ended, JobRecord, Outcome, Workspace, digest
 
@@ -224,8 +224,18 @@ class Jobs:
                     error=problem,
                 ),
             )
-        self.queue.end(job_id, outcome.status, make_view(self.workspace, self._record(job_id)))
+        record = self._record(job_id)
+        self.queue.end(job_id, outcome.status, make_view(self.workspace, record))
+        self._sweep(record)
         return outcome.status
+
+    def _sweep(self, record: JobRecord) -> None:
+        """Removes what workers that were killed left of a job."""
+        self.workspace.storage.sweep(self.workspace.folder(record.id))
+        plan = self.workspace.plan_record(record.id)
+        reference = self.workspace.reference(plan) if plan is not None else None
+        if reference is not None:
+            self.workspace.storage.sweep(f"scores/{score_key(record, reference)}")
 
 
 def _micros(when: datetime) -> int:
