@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -62,6 +63,12 @@ def leases(redis: Any, workspace: Path, job_id: str) -> dict[str, dict[str, Any]
     return {task: entry for task, entry in entries.items() if entry["fence"]}
 
 
+def given_back(redis: Any, workspace: Path, job_id: str, held: dict[str, dict[str, Any]]) -> bool:
+    """Whether none of these leases is in force any more."""
+    now = leases(redis, workspace, job_id)
+    return all(task not in now or now[task]["fence"] != entry["fence"] for task, entry in held.items())
+
+
 def downloads(workspace: Path, job_id: str) -> dict[str, bytes]:
     """Every file of a job that a user can download."""
     folder = workspace / "jobs" / job_id
@@ -114,8 +121,8 @@ def _documents(request: JobRequest) -> list[tuple[str, int]]:
     return sorted((file, row) for file in files for row in range(pq.read_metadata(file).num_rows))
 
 
-def timed(clock: Callable[[], float], condition: Callable[[], Any], seconds: float = 60) -> float:
-    """How long it takes, by a clock, until something is so."""
-    started = clock()
-    until(condition, seconds)
-    return clock() - started
+def timed(condition: Callable[[], Any]) -> float:
+    """Seconds until something is so."""
+    started = time.monotonic()
+    until(condition)
+    return time.monotonic() - started

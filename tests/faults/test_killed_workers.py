@@ -16,7 +16,7 @@ from service.queue import MAX_ATTEMPTS, connect
 from service.redis_server import RedisServer
 from service.schemas import JobRequest
 from service.workspace import Workspace
-from tests.faults.audit import Figures, audit, leases, nothing_left, private_redis
+from tests.faults.audit import Figures, audit, given_back, leases, nothing_left, private_redis, timed
 from tests.service.pool import until
 from tests.service.serving import Service
 
@@ -37,14 +37,8 @@ def kill(redis: Any, workspace: Path, job_id: str, worker: str, pid: int) -> flo
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return None
-    started = time.monotonic()
-
-    def given_back() -> bool:
-        now = leases(redis, workspace, job_id)
-        return all(task not in now or now[task]["fence"] != entry["fence"] for task, entry in held.items())
-
-    until(given_back)
-    return time.monotonic() - started if held else None
+    took = timed(lambda: given_back(redis, workspace, job_id, held))
+    return took if held else None
 
 
 def test_random_workers_killed_every_second(
@@ -92,10 +86,10 @@ def test_workers_that_die_unseen_lose_their_leases(
     undisturbed: Undisturbed,
     figures: Figures,
     chance: random.Random,
-    long: bool,
+    long_only: None,
     tmp_path: Path,
 ) -> None:
-    shards, wanted = (200, 20) if long else (24, 1)
+    shards, wanted = 200, 20
     request, workspace = make_request(shards, documents=60), tmp_path / "workspace"
     redis = Redis.from_url(redis_server.url, decode_responses=True)
     jobs = Jobs(Workspace(str(workspace)), connect(redis_server.url), LEASE_SECONDS)
@@ -146,7 +140,7 @@ def test_a_worker_that_was_stopped_past_its_lease_wakes_up(
 
 
 def test_a_shard_that_kills_its_worker_every_time_is_given_up_and_costs_no_other_job(
-    serve: Serve, make_request: MakeRequest, undisturbed: Undisturbed, tmp_path: Path
+    serve: Serve, make_request: MakeRequest, undisturbed: Undisturbed, long_only: None, tmp_path: Path
 ) -> None:
     workspace = tmp_path / "workspace"
     service = serve(workers=2)
