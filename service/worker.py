@@ -29,6 +29,7 @@ _IDLE_SECONDS = 0.2  # between looks at an empty queue
 _AWAY_SECONDS = 1.0  # between tries while Redis or the workspace is away
 _BUSY_SECONDS = 2.0  # before a reference that another worker trains is looked for again
 _BLOCKED_SECONDS = 3600.0  # the longest that a stage may hold its lease without a sign of progress
+_NICE = 10  # of a worker beside the API, which is to answer at once on the same cores
 _LEAVE_SECONDS = 2.3  # that a worker has for its batch when it is told to stop
 _RELEASE_SECONDS = 0.3  # and then to give its task back
 
@@ -278,4 +279,5 @@ def run(settings: Settings, name: str | None = None) -> None:
 def main(name: str) -> None:
     """A worker that `winnow serve` starts: its settings are in the environment."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    os.nice(_NICE)
     run(Settings(), name)
