@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types gpu clean
+.PHONY: demo test faults lint types gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
 test: $(VENV)/.installed-test lint types
 	$(BIN)/python -m pytest
+
+# An hour: kills, stops, full disks, clocks and load at full size, with the figures of tests/faults/RESULTS.md.
+faults: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/faults --long --timeout 3600
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ def test_random_workers_killed_every_second(
     long: bool,
     tmp_path: Path,
 ) -> None:
-    shards, wanted = (300, 500) if long else (20, 1)
+    shards, wanted = (300, 500) if long else (16, 1)
     request = make_request(shards)
     expected = undisturbed(request)
     kills, recovered, rounds = 0, list[float](), 0
@@ -90,7 +90,7 @@ def test_workers_that_die_unseen_lose_their_leases(
     tmp_path: Path,
 ) -> None:
     shards, wanted = 200, 20
-    request, workspace = make_request(shards, documents=60), tmp_path / "workspace"
+    request, workspace = make_request(shards), tmp_path / "workspace"
     redis = Redis.from_url(redis_server.url, decode_responses=True)
     jobs = Jobs(Workspace(str(workspace)), connect(redis_server.url), LEASE_SECONDS)
     living = {name: start_worker(name, redis_server.url, lease_seconds=LEASE_SECONDS) for name in ("w0", "w1")}

@@ -109,7 +109,7 @@ def test_users_at_once(
 def test_many_jobs_in_the_list(
     serve: Serve, make_request: MakeRequest, figures: Figures, long: bool, tmp_path: Path
 ) -> None:
-    count = 10_000 if long else 300
+    count = 10_000 if long else 100
     service = serve(workers=1)
     first = service.ended(service.submit(make_request(1, documents=10)))
     service.process.terminate()

@@ -114,7 +114,7 @@ def test_a_clock_that_is_set_delays_nothing_and_takes_no_lease(
     if leap > 0 and not long:
         pytest.skip("part of the long form: make faults")
     shards = 60 if long else 16
-    workspace, request = tmp_path / "workspace", make_request(shards, documents=60)
+    workspace, request = tmp_path / "workspace", make_request(shards, documents=30)
     redis = Redis.from_url(clocked_redis.url, decode_responses=True)
     jobs = Jobs(Workspace(str(workspace)), connect(clocked_redis.url), LEASE_SECONDS)
     settings = {"env": clock.env, "lease_seconds": LEASE_SECONDS}

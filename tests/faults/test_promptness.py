@@ -69,14 +69,14 @@ def test_a_worker_that_is_told_to_stop_has_stopped(
     make_request: MakeRequest,
     figures: Figures,
     chance: random.Random,
-    long: bool,
+    long_only: None,
     tmp_path: Path,
 ) -> None:
     workspace = tmp_path / "workspace"
     redis = Redis.from_url(redis_server.url, decode_responses=True)
     jobs = Jobs(Workspace(str(workspace)), connect(redis_server.url))
     took = []
-    for number in range(20 if long else 2):
+    for number in range(20):
         changes = {"reference": TRAIN} if number % 2 else {}
         job, _ = jobs.create(make_request(2, documents=600, words=1000, **changes))
         worker = start_worker(f"w{number}", redis_server.url, lease_seconds=600)
