@@ -95,6 +95,7 @@ def test_workers_that_die_unseen_lose_their_leases(
     jobs = Jobs(Workspace(str(workspace)), connect(redis_server.url), LEASE_SECONDS)
     living = {name: start_worker(name, redis_server.url, lease_seconds=LEASE_SECONDS) for name in ("w0", "w1")}
     job, _ = jobs.create(request)
+    until(lambda: jobs.get(job.id).status == "scoring")
     recovered: list[float] = []
     while len(recovered) < wanted and jobs.get(job.id).status not in ENDED:
         until(lambda: leases(redis, workspace, job.id) or jobs.get(job.id).status in ENDED)
