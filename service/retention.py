@@ -1,6 +1,7 @@
 """Retention: jobs that ended long ago and scores that no job waits for go, by age and by size; and half files do."""
 
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from dataclasses import dataclass
 
 from redis import RedisError
 
-from service.settings import Keep
+from service import child
+from service.queue import Queue, connect
+from service.settings import Keep, Settings
 from service.steps import score_paths
 from service.workspace import JobRecord, Workspace
 
@@ -90,14 +93,14 @@ def _scores_of(workspace: Workspace, record: JobRecord) -> set[str]:
 
 
 class Housekeeper:
-    """A thread of a service that cleans its workspace at the start and then now and again."""
+    """A thread of a service that has its workspace cleaned now and again, by processes that leave no memory behind."""
 
-    def __init__(self, workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> None:
-        self._workspace, self._keep, self._forget = workspace, keep, forget
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._over = threading.Event()
 
     def start(self) -> None:
-        """Starts it; it holds up no end of the process."""
+        """Starts it; it holds up no end of the process, and its own ends with it."""
         threading.Thread(target=self._work, name="housekeeper", daemon=True).start()
 
     def stop(self) -> None:
@@ -105,11 +108,20 @@ class Housekeeper:
         self._over.set()
 
     def _work(self) -> None:
-        while not self._over.is_set():
-            try:
-                removed = clean(self._workspace, self._keep, self._forget)
-                if removed.jobs or removed.scores:
-                    log.warning("removed %d jobs and %d score files", removed.jobs, removed.scores)
-            except (RedisError, OSError, ValueError) as error:
-                log.warning("cannot clean the workspace: %s", error)
-            self._over.wait(_PASS_SECONDS)
+        command = child.python("from service.retention import main; main()")
+        while not self._over.wait(_PASS_SECONDS):
+            child.start(command, death_signal=signal.SIGKILL, env=self._settings.environment()).wait()
+
+
+def main() -> None:
+    """One pass over the workspace of a service that runs: its settings are in the environment."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    settings = Settings()
+    workspace = Workspace(settings.workspace)
+    queue = Queue(connect(settings.redis or ""), workspace.id)
+    try:
+        removed = clean(workspace, settings.keep, queue.forget)
+        if removed.jobs or removed.scores:
+            log.warning("removed %d jobs and %d score files", removed.jobs, removed.scores)
+    except (RedisError, OSError, ValueError) as error:
+        log.warning("cannot clean the workspace: %s", error)

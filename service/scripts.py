@@ -43,7 +43,7 @@ local last, ahead = tonumber(clock[1]) or wall, tonumber(clock[2]) or 0
 local now = wall + ahead
 if now < last or now > last + LEAP then now, ahead = last, last - wall end
 redis.call('HSET', p .. 'clock', 'last', now, 'ahead', ahead)
-local RING, BUCKET = 16, 2000
+local RING, BUCKET, FIRST_TIME = 16, 2000, 1e11
 local KINDS = {'advance', 'select', 'plan', 'score', 'train'}
 local ENDED = {succeeded = true, failed = true, cancelled = true}
 local STATUS = {train = 'training', score = 'scoring', select = 'selecting'}
@@ -180,7 +180,10 @@ redis.call('ZREMRANGEBYSCORE', p .. 'workers', '-inf', now - 10 * lease - 10000)
 for i = 3, #ARGV do
   local kind = ARGV[i]
   for _, job in ipairs(redis.call('ZRANGE', p .. 'active:' .. kind, 0, -1)) do
-    local task = redis.call('ZRANGEBYSCORE', tasks_key(kind, job), '-inf', now, 'LIMIT', 0, 1)[1]
+    -- One whose worker has died or that failed comes before the new ones, whose numbers are small.
+    local tasks = tasks_key(kind, job)
+    local task = redis.call('ZRANGEBYSCORE', tasks, FIRST_TIME, now, 'LIMIT', 0, 1)[1]
+      or redis.call('ZRANGEBYSCORE', tasks, '-inf', now, 'LIMIT', 0, 1)[1]
     if task then
       local text = redis.call('HGET', lease_key(job), task)
       local entry = text and cjson.decode(text) or {attempts = 0, error = ''}

@@ -165,10 +165,11 @@ def serve(settings: Settings) -> None:
             jobs.check()
         except RedisError as error:
             raise InputError(f"--redis {url} does not answer: {error}") from None
-        pool = Pool(_slots(settings.model_copy(update={"redis": url}), jobs.queue, alone=server is not None), server)
+        settings = settings.model_copy(update={"redis": url})
+        pool = Pool(_slots(settings, jobs.queue, alone=server is not None), server)
         stack.callback(pool.stop)
         pool.start()
-        housekeeper = Housekeeper(workspace, settings.keep, jobs.queue.forget)
+        housekeeper = Housekeeper(settings)
         stack.callback(housekeeper.stop)
         housekeeper.start()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host

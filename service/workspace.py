@@ -69,7 +69,8 @@ class Workspace:
     @cached_property
     def id(self) -> str:
         """A name made once for this workspace, whatever path each machine reaches it by."""
-        self.storage.create_new("workspace.json", _json({"id": uuid.uuid4().hex[:12]}))
+        if not self.storage.exists("workspace.json"):
+            self.storage.create_new("workspace.json", _json({"id": uuid.uuid4().hex[:12]}))
         return str(self.storage.read_json("workspace.json")["id"])
 
     # -- a job's files, as paths inside the storage

@@ -105,7 +105,8 @@ def nothing_left(workspace: Path, redis: Any) -> None:
 
     with suppress(AssertionError):
         until(lambda: not others() and not parts(), _SETTLE_SECONDS)
-    assert (others(), parts()) == ([], [])
+    left = (others(), parts())
+    assert left == ([], []), left
     for path in workspace.glob("scores/*/*.parquet"):
         pq.read_metadata(path)
 

@@ -69,6 +69,16 @@ def test_a_lease_lives_as_long_as_it_is_beaten(make_queue: Callable[..., Queue])
     assert make_queue().claim("other", ALL) is None
 
 
+def test_what_a_dead_worker_held_comes_before_what_is_new(make_queue: Callable[..., Queue]) -> None:
+    start(make_queue(), "a", 9)
+    claim(make_queue())
+    failed, lapsed = claim(make_queue()), claim(make_queue(LAPSED))
+    assert claim(make_queue()).task == lapsed.task
+    make_queue().fail(failed, "once")
+    assert claim(make_queue()).task == failed.task
+    assert claim(make_queue()).shard == 3
+
+
 def test_a_lapsed_lease_that_nobody_took_goes_on(make_queue: Callable[..., Queue]) -> None:
     start(make_queue(), "a", 1)
     lease = claim(make_queue(LAPSED))

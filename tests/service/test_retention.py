@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from service import child
 from service.jobs import Jobs, UnknownJob
 from service.retention import clean
 from service.schemas import JobRequest
-from service.settings import Keep
+from service.settings import Keep, Settings
 from service.worker import Worker
 from service.workspace import Workspace
 from tests.service.pool import write_corpus
@@ -137,6 +138,15 @@ def test_the_command(jobs: Jobs, redis_url: str, make_request: MakeRequest, work
     assert run("--keep-days", "3").stdout.startswith("removed 0 jobs and 0 score files")
     assert run("--keep-days", "1", "--redis", redis_url).stdout.startswith("removed 1 jobs and 3 score files")
     assert jobs.page().data == []
+
+
+def test_a_pass_of_a_service(jobs: Jobs, redis_url: str, make_request: MakeRequest, work_off: WorkOff) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    age(jobs, job.id, 2)
+    settings = Settings(workspace=jobs.workspace.storage.url, redis=redis_url, keep_days=1)
+    subprocess.run(child.python("from service.retention import main; main()"), env=settings.environment(), check=True)
+    assert (there(jobs), jobs.page().data) == (([], 0), [])
 
 
 def test_what_was_removed_with_no_redis_is_forgotten_at_the_next_start(
