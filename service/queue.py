@@ -14,6 +14,7 @@ from service.schemas import Status
 from service.scripts import SCRIPTS
 
 MAX_ATTEMPTS = 5  # claims of a task that may end in an error or a dead worker
+MAX_ATTEMPTS_IN_A_STORM = 20  # the same where workers die at the job's other tasks as often: it may not be this one
 RATE_WINDOW = 30_000  # ms over which tokens a second are counted
 _BUCKET = 2_000  # ms, as in scripts.py
 _REBUILDING = 10_000  # ms in which who rebuilds says that it goes on
@@ -47,6 +48,12 @@ class Lease:
     fence: int
     attempts: int  # claims so far, this one included; those that were released do not count
     error: str  # why the attempt before failed, or ""
+    deaths_elsewhere: int  # of workers at other tasks of the job
+
+    @property
+    def limit(self) -> int:
+        """How many attempts the task has before it is given up."""
+        return MAX_ATTEMPTS_IN_A_STORM if self.deaths_elsewhere >= self.attempts else MAX_ATTEMPTS
 
     @property
     def kind(self) -> str:
@@ -150,7 +157,10 @@ class Queue:
     def claim(self, worker: str, kinds: Iterable[str]) -> Lease | None:
         """A lease on a task of one of these kinds, looked for in their order, least-served job first."""
         answer = self._call("claim", worker, self.lease_ms, *kinds)
-        return None if answer is None else Lease(answer[0], answer[1], int(answer[2]), int(answer[3]), answer[4])
+        if answer is None:
+            return None
+        job, task, fence, attempts, error, elsewhere = answer
+        return Lease(job, task, int(fence), int(attempts), error, int(elsewhere))
 
     def beat(self, lease: Lease, documents: int = 0, tokens: int = 0) -> None:
         """Holds on to a lease and tells how much of the task is done. Raises LeaseLost."""

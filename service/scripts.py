@@ -7,16 +7,16 @@ sees as it is (`wall`), all others (`now`) without its leaps: set back or forwar
     p status:<status>       zset    the same, for the jobs of one status
     p job:<job>             hash    status, stage, view (JSON: what the workspace says), created_at (as in jobs), owner,
                                     weight (of its priority), bytes (of text that it scores), shards_total,
-                                    shards_done, documents_done, tokens_done, rejects, started_at, updated_at,
+                                    shards_done, documents_done, tokens_done, rejects, started_at, updated_at, deaths,
                                     scoring_at (first claim of a shard), scored_at (latest shard done)
     p open:<owner>          zset    job -> when it was admitted; an owner's jobs that have not ended
     p active:<kind>         zset    job -> ms of workers' time it was served, by its weight; the jobs that have tasks
                                     of this kind
     p tasks:<kind>:<job>    zset    task -> time from which it is claimable: its index while new, the end of its
                                     lease while leased
-    p lease:<job>           hash    task -> {fence, worker, attempts, documents, tokens, error, since}, of the tasks
-                                    that were claimed and are not done; fence 0: nobody holds it; since: charged
-                                    up to then
+    p lease:<job>           hash    task -> {fence, worker, attempts, deaths, documents, tokens, error, since}, of the
+                                    tasks that were claimed and are not done; fence 0: nobody holds it; deaths: of
+                                    workers that held it; since: charged up to then
     p rate:<job>            hash    ring of RING buckets of BUCKET ms: i -> {bucket, documents, tokens} scored in it
     p totals                hash    shards, documents, tokens: scored by all jobs since the data was last lost
     p workers               zset    worker -> last seen
@@ -98,6 +98,13 @@ local function put_back(job, task, entry, from)
   entry.fence, entry.documents, entry.tokens = 0, 0, 0
   redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', from, task)
   redis.call('HSET', lease_key(job), task, cjson.encode(entry))
+end
+
+-- Its worker is dead, or as good as that.
+local function mourn(job, entry, what)
+  entry.error = 'its worker ' .. entry.worker .. what
+  entry.deaths = entry.deaths + 1
+  redis.call('HINCRBY', job_key(job), 'deaths', 1)
 end
 
 local function add_rate(job, documents, tokens)
@@ -186,8 +193,8 @@ for i = 3, #ARGV do
       or redis.call('ZRANGEBYSCORE', tasks, '-inf', now, 'LIMIT', 0, 1)[1]
     if task then
       local text = redis.call('HGET', lease_key(job), task)
-      local entry = text and cjson.decode(text) or {attempts = 0, error = ''}
-      if entry.fence and entry.fence ~= 0 then entry.error = 'its worker ' .. entry.worker .. ' died or hung' end
+      local entry = text and cjson.decode(text) or {attempts = 0, deaths = 0, error = ''}
+      if entry.fence and entry.fence ~= 0 then mourn(job, entry, ' died or hung') end
       entry.fence = redis.call('INCR', p .. 'fence')
       entry.worker, entry.documents, entry.tokens, entry.since = worker, 0, 0, now
       entry.attempts = entry.attempts + 1
@@ -201,7 +208,8 @@ for i = 3, #ARGV do
         redis.call('HSETNX', job_key(job), 'scoring_at', now)
       end
       redis.call('HSET', job_key(job), 'updated_at', wall)
-      return {job, task, entry.fence, entry.attempts, entry.error}
+      local deaths = tonumber(redis.call('HGET', job_key(job), 'deaths')) or 0
+      return {job, task, entry.fence, entry.attempts, entry.error, deaths - entry.deaths}
     end
   end
 end
@@ -284,7 +292,7 @@ for _, kind in ipairs(KINDS) do
     for i = 1, #leases, 2 do
       local entry = cjson.decode(leases[i + 1])
       if entry.worker == worker and entry.fence ~= 0 then
-        entry.error = 'its worker ' .. worker .. ' died'
+        mourn(job, entry, ' died')
         put_back(job, leases[i], entry, 0)
         count = count + 1
       end

@@ -18,7 +18,7 @@ from pruner.errors import InputError
 from scorer.errors import BadReference
 from service import stages
 from service.jobs import Jobs
-from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, connect
+from service.queue import Lease, LeaseLost, connect
 from service.references import References
 from service.schemas import Problem
 from service.settings import Settings
@@ -179,7 +179,7 @@ class Worker:
     def _work(self, lease: Lease) -> None:
         queue = self.jobs.queue
         try:
-            if lease.attempts > MAX_ATTEMPTS:
+            if lease.attempts > lease.limit:
                 self._give_up(lease, _broken(lease, lease.error))
                 return
             record = self.jobs.workspace.job(lease.job)
@@ -227,7 +227,7 @@ class Worker:
         return stages.Counts()
 
     def _retry(self, lease: Lease, error: str) -> None:
-        if lease.attempts >= MAX_ATTEMPTS:
+        if lease.attempts >= lease.limit:
             self._give_up(lease, _broken(lease, error))
             return
         with suppress(LeaseLost):
@@ -248,7 +248,7 @@ class Worker:
 
 def _broken(lease: Lease, error: str) -> Problem:
     status = 507 if "No space left" in error else 500
-    detail = f"{lease.task.replace(':', ' ')} was tried {MAX_ATTEMPTS} times; the last time: {error}"
+    detail = f"{lease.task.replace(':', ' ')} was tried {lease.limit} times; the last time: {error}"
     return Problem(title="The job cannot go on", status=status, detail=detail)
 
 

@@ -130,8 +130,7 @@ def test_a_worker_that_was_stopped_past_its_lease_wakes_up(
     for _ in range(4):
         if jobs.get(job.id).status in ENDED:
             break
-        until(lambda: leases(redis, workspace, job.id))
-        task, entry = next(iter(leases(redis, workspace, job.id).items()))
+        task, entry = next(iter(until(lambda: leases(redis, workspace, job.id)).items()))
         stopped = workers[entry["worker"]]
         stopped.send_signal(signal.SIGSTOP)
         until(lambda task=task, entry=entry: leases(redis, workspace, job.id).get(task) != entry)

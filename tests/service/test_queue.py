@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, Queue
+from service.queue import MAX_ATTEMPTS, MAX_ATTEMPTS_IN_A_STORM, Lease, LeaseLost, Queue
 
 ALL = ("advance", "select", "plan", "score", "train")
 LAPSED = 0.0  # a lease that is over at once
@@ -118,6 +118,21 @@ def test_failures_count_as_attempts_and_releases_do_not(queue: Queue) -> None:
         queue.fail(lease, f"error {attempt}")
     last = claim(queue)
     assert (last.attempts, last.error) == (MAX_ATTEMPTS + 1, f"error {MAX_ATTEMPTS}")
+
+
+def test_a_task_has_more_attempts_where_workers_die_at_others_too(queue: Queue) -> None:
+    start(queue, "a", 3)
+    for attempt in range(1, 4):
+        lease = claim(queue, "unlucky")
+        assert (lease.shard, lease.attempts, lease.limit) == (0, attempt, MAX_ATTEMPTS)
+        queue.reclaim("unlucky")
+    kept = claim(queue, "lucky")
+    for attempt in range(1, 9):
+        other = claim(queue, "unlucky")
+        assert (other.shard, other.attempts, other.limit == MAX_ATTEMPTS) == (1, attempt, attempt > 3)
+        queue.reclaim("unlucky")
+    queue.release(kept)
+    assert claim(queue).limit == MAX_ATTEMPTS_IN_A_STORM
 
 
 def test_a_failed_task_waits_before_it_is_claimable(queue: Queue) -> None:
