@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-deploy test-ray test-s3 lint types fuzz gpu clean
+.PHONY: demo test faults test-deploy test-ray test-s3 lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -23,6 +23,10 @@ test-ray: $(VENV)/.installed-ray
 # The service's tests on a workspace on S3; `make test` runs a part of them so.
 test-s3: $(VENV)/.installed-test
 	WORKSPACE=s3 $(BIN)/python -m pytest tests/service --ignore tests/service/test_ray_pool.py
+
+# An hour: kills, stops, full disks, clocks and load at full size. Prints its figures.
+faults: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/faults --long --timeout 3600
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,20 +1,33 @@
 """A folder on a disk or behind any fsspec URL, whose files appear whole or not at all."""
 
+import fcntl
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pruner.errors import InputError
+
+_BESIDE = re.compile(r"\..+\.[0-9a-f]{32}\.part")  # the names of what is being written or removed
+
+
+class StoredFile(NamedTuple):
+    """A file of a storage: its path there, its bytes, and when it was last written, in seconds since 1970."""
+
+    path: str
+    size: int
+    modified: float
 
 
 class Storage:
@@ -107,6 +120,22 @@ class Storage:
             return sorted(name for name in names if not name.endswith(".part"))
         return []
 
+    def files(self, folder: str) -> Iterator[StoredFile]:
+        """All files in a folder and below, but those that are still being written, in no order."""
+        if self._local is not None:
+            for parent, _, names in os.walk(self._local / folder):
+                for file in (Path(parent, name) for name in names if not name.endswith(".part")):
+                    with suppress(FileNotFoundError):
+                        found = file.stat()
+                        yield StoredFile(str(file.relative_to(self._local)), found.st_size, found.st_mtime)
+            return
+        root = self._fs._strip_protocol(self._full(""))
+        for name, about in self._fs.find(self._full(folder), detail=True).items():
+            # Each kind of store has its own name for it.
+            at = next(about[key] for key in ("LastModified", "mtime", "updated", "created") if key in about)
+            path = str(name).removeprefix(str(root).rstrip("/")).lstrip("/")
+            yield StoredFile(path, int(about["size"]), _seconds(at))
+
     def remove(self, path: str) -> None:
         """Removes a file, if it is there."""
         with suppress(FileNotFoundError):
@@ -116,12 +145,31 @@ class Storage:
                 self._fs.rm_file(self._full(path))
 
     def remove_tree(self, folder: str) -> None:
-        """Removes a folder and all in it, if it is there."""
+        """Removes a folder and all in it, if it is there; on a disk all at once, as a reader sees it."""
         with suppress(FileNotFoundError):
             if self._local is not None:
-                shutil.rmtree(self._local / folder)
+                beside = _name_beside(self._local / folder)
+                (self._local / folder).rename(beside)
+                shutil.rmtree(beside, ignore_errors=True)  # what stays is swept
             else:
                 self._fs.rm(self._full(folder), recursive=True)
+
+    def sweep(self, folder: str = "") -> int:
+        """Removes what killed writers left in a folder and below, and nothing that is being written; how many.
+
+        A writer holds a lock on its file, which ends with its process. A store elsewhere has no such files.
+        """
+        if self._local is None:
+            return 0
+        count = 0
+        for parent, folders, files in os.walk(self._local / folder):
+            for name in filter(_BESIDE.fullmatch, files):
+                count += _removed(Path(parent, name))
+            for name in [*filter(_BESIDE.fullmatch, folders)]:
+                folders.remove(name)
+                shutil.rmtree(Path(parent, name), ignore_errors=True)
+                count += 1
+        return count
 
     def local(self, path: str) -> Path | None:
         """The path on this machine's disk, or None for a store elsewhere."""
@@ -133,11 +181,43 @@ class Storage:
 
 @contextmanager
 def _beside(target: Path) -> Iterator[tuple[io.BufferedWriter, Path]]:
-    """A new file beside `target`, gone in the end unless it was renamed; the folder is made."""
+    """A new file beside `target`, locked, gone in the end unless it was renamed; the folder is made."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    path = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+    path = _name_beside(target)
     try:
-        with path.open("xb") as file:
+        with _locked(path) as file:
             yield file, path
     finally:
         path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> io.BufferedWriter:
+    """A new file that no sweep takes for one whose writer is dead."""
+    while True:
+        file = path.open("xb")
+        with suppress(OSError):  # a file system without locks gives a sweep none either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # it was swept before it was locked
+
+
+def _seconds(at: Any) -> float:
+    if isinstance(at, str):
+        at = datetime.fromisoformat(at.replace("Z", "+00:00"))
+    return at.timestamp() if isinstance(at, datetime) else float(at)
+
+
+def _name_beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+
+
+def _removed(path: Path) -> bool:
+    """Removes a file that no process writes; whether it did."""
+    try:
+        with path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            return True
+    except OSError:
+        return False  # somebody writes it, or has ended doing so

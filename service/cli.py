@@ -22,6 +22,7 @@ COMMANDS = {
     "worker": _Command("pool", "run one more worker of a pool"),
     "pool": _Command("pool", "keep a pool's workers on a Ray cluster"),
     "keys": _Command("keys", "make, list and revoke the keys of a service"),
+    "clean": _Command("pool", "remove jobs and scores that are old, or too much"),
     "prune": _Command("local", "prune a corpus here, with no server"),
     "train": _Command("local", "train a reference"),
     "score": _Command("local", "score a corpus"),

@@ -1,8 +1,10 @@
 """The job's life: accepting, showing, cancelling and moving on. Truth is in the workspace; Redis is rebuilt from it."""
 
 import logging
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 from redis import Redis
@@ -12,12 +14,15 @@ from pruner.specs import SelectionSpec
 from service.access import Access
 from service.questions import Questions
 from service.queue import Queue
+from service.quotas import Quotas
 from service.schemas import Job, JobPage, JobRequest, Problem, Progress, SelectionResult, Status
-from service.steps import next_step, unmade
+from service.steps import next_step, score_key, unmade
 from service.views import make_view, progress_of, show_job, started_at
 from service.workspace import Ended, JobRecord, Outcome, Workspace, digest
 
 log = logging.getLogger(__name__)
+_READERS = 16  # threads that read the workspace in a rebuild
+_PIECE = 500  # jobs that Redis is asked for at once
 _CHECK_SECONDS = 1.0  # how often a process asks whether Redis has lost its data
 
 
@@ -36,10 +41,14 @@ class KeyReused(Conflict):
 class Jobs:
     """All that the API, the workers and the supervisor do with jobs. Raises redis.RedisError when Redis is away."""
 
-    def __init__(self, workspace: Workspace, redis: "Redis", lease_seconds: float = 15.0) -> None:
+    def __init__(
+        self, workspace: Workspace, redis: "Redis", lease_seconds: float = 15.0, quotas: Quotas | None = None
+    ) -> None:
         self.workspace = workspace
         self.queue = Queue(redis, workspace.id, lease_seconds)
         self.questions = Questions(self.queue)
+        self.quotas = quotas or Quotas()
+        self._checking = threading.Lock()
         self._checked = float("-inf")
 
     # -- what users ask for
@@ -50,12 +59,17 @@ class Jobs:
         owner: str | None = None,
         access: Access | None = None,
     ) -> tuple[Job, bool]:
-        """Accepts a job: the job, and False if the key's job was there already. Raises KeyReused."""
+        """Accepts a job: the job, and False if the key's job was there already. Raises KeyReused, QuotaExceeded."""
         self.check()
         named = ("key", idempotency_key) if owner is None else ("key", owner, idempotency_key)
         job_id = uuid.uuid4().hex[:20] if idempotency_key is None else digest(*named)[:20]
-        record = JobRecord(id=job_id, created_at=_now(), request=request, owner=owner, access=access or Access())
-        created = self.workspace.create_job(record)
+        record = JobRecord(
+            id=job_id, created_at=_now(), request=request, owner=owner, access=access or Access(), quotas=self.quotas
+        )
+        known = idempotency_key is not None and self.workspace.job(job_id) is not None
+        if not known:
+            self.quotas.admit(self.queue, job_id, owner)
+        created = not known and self.workspace.create_job(record)
         if not created and self._record(job_id).request != request:
             raise KeyReused("this Idempotency-Key was used for another request: use a new key for a new job")
         self.advance(job_id)
@@ -127,16 +141,21 @@ class Jobs:
         if record is None:
             self.queue.forget(job_id)
             return
-        self.queue.add(job_id, _micros(record.created_at), make_view(self.workspace, record), owner=record.owner)
-        outcome = self.workspace.outcome(job_id)
-        if outcome is None:
+        view = make_view(self.workspace, record)
+        priority = record.request.priority
+        self.queue.add(job_id, _micros(record.created_at), view, owner=record.owner, priority=priority)
+        if view["outcome"] is not None:
+            ended: Ended = view["outcome"]["status"]
+            self.queue.end(job_id, ended, view)
+        else:
             step = next_step(self.workspace, record)
             if step != "end":
                 plan = self.workspace.plan_record(job_id)
                 count = plan.shards if plan is not None and step == "score" else 1
-                self.queue.submit(job_id, step, count, make_view(self.workspace, record))
+                text_bytes = plan.text_bytes if plan is not None else 0
+                self.queue.submit(job_id, step, count, view, text_bytes)
                 return
-        ended = self._end(job_id, outcome.status if outcome is not None else "succeeded")
+            ended = self._end(job_id, "succeeded")
         # A selection may have been asked for while the job ended.
         if ended == "succeeded" and unmade(self.workspace, record):
             self.queue.submit(job_id, "select", 1, make_view(self.workspace, record))
@@ -156,24 +175,43 @@ class Jobs:
         """Rebuilds Redis from the workspace if it has lost its data since the last look."""
         if time.monotonic() - self._checked < _CHECK_SECONDS:
             return
-        epoch = self.queue.epoch()
-        if epoch is not None:
-            self.recover()
-            self.queue.reconciled(epoch)
-        self._checked = time.monotonic()
+        with self._checking:  # once, whatever number of threads ask
+            if time.monotonic() - self._checked < _CHECK_SECONDS:
+                return
+            epoch = self.queue.epoch()
+            if epoch is not None:
+                self.recover()
+                self.queue.reconciled(epoch)
+            self._checked = time.monotonic()
 
     def recover(self) -> None:
-        """Makes Redis hold all that the workspace says. Harmless at any time, and in several processes at once."""
-        for job_id in self.workspace.jobs():
-            try:
-                self.advance(job_id)
-            except (
-                InputError,
-                ValueError,
-                KeyError,
-                FileNotFoundError,
-            ) as error:  # one bad folder stops no other
-                log.warning("job %s cannot go on: %s", job_id, error)
+        """Makes Redis hold what the workspace says, and no more. Harmless at any time. Raises Rebuilding."""
+        self.queue.rebuild()
+        known = self.queue.jobs()
+        there = self.workspace.jobs()
+        wrong = sorted({*known, *there} - self._settled(set(known) & set(there)))
+        with ThreadPoolExecutor(_READERS) as pool:  # workspaces may be far away
+            for number, _ in enumerate(pool.map(self._recover, wrong)):
+                if number % _READERS == 0:
+                    self.queue.rebuild()
+
+    def _settled(self, job_ids: set[str]) -> set[str]:
+        """Which of these jobs have ended and lack no selection, by what Redis knows and the folders there are."""
+        ids, settled = sorted(job_ids), set[str]()
+        for start in range(0, len(ids), _PIECE):
+            piece = ids[start : start + _PIECE]
+            for job_id, state in zip(piece, self.queue.states(piece), strict=True):
+                if state is not None and state.view["outcome"] is not None:
+                    made = len(state.view["selections"])
+                    if state.status != "succeeded" or made == self.workspace.selections(job_id):
+                        settled.add(job_id)
+        return settled
+
+    def _recover(self, job_id: str) -> None:
+        try:
+            self.advance(job_id)
+        except (InputError, ValueError, KeyError, FileNotFoundError) as error:  # one bad folder stops no other
+            log.warning("job %s cannot go on: %s", job_id, error)
 
     # -- inside
     def _record(self, job_id: str) -> JobRecord:
@@ -204,8 +242,18 @@ class Jobs:
                     error=problem,
                 ),
             )
-        self.queue.end(job_id, outcome.status, make_view(self.workspace, self._record(job_id)))
+        record = self._record(job_id)
+        self.queue.end(job_id, outcome.status, make_view(self.workspace, record))
+        self._sweep(record)
         return outcome.status
+
+    def _sweep(self, record: JobRecord) -> None:
+        """Removes what workers that were killed left of a job."""
+        self.workspace.storage.sweep(self.workspace.folder(record.id))
+        plan = self.workspace.plan_record(record.id)
+        reference = self.workspace.reference(plan) if plan is not None else None
+        if reference is not None:
+            self.workspace.storage.sweep(f"scores/{score_key(record, reference)}")
 
 
 def _micros(when: datetime) -> int:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pruner.errors import InputError
 from service.jobs import Conflict, KeyReused, UnknownJob
+from service.quotas import RETRY_SECONDS, QuotaExceeded
 from service.schemas import Problem
 
 BODY_MAX = 1 << 20  # bytes
@@ -65,6 +66,11 @@ def install(app: FastAPI) -> None:
     def raised(request: Request, error: ProblemRaised) -> ProblemResponse:
         body = error.problem.model_copy(update={"instance": request.url.path})
         return ProblemResponse(body.model_dump(), body.status, RETRY_AFTER if body.status == 503 else None)
+
+    @app.exception_handler(QuotaExceeded)
+    def over_quota(request: Request, error: QuotaExceeded) -> ProblemResponse:
+        retry = {"Retry-After": str(RETRY_SECONDS)}
+        return problem(request, 429, str(error), retry, quota=error.quota)
 
     @app.exception_handler(UnknownJob)
     def unknown_job(request: Request, error: UnknownJob) -> ProblemResponse:

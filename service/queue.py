@@ -1,11 +1,12 @@
 """The queue: leases on the tasks of jobs, in Redis. Its keys, and the scripts that keep its invariants: scripts.py."""
 
 import json
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from redis import Redis
+from redis import Redis, RedisError
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
@@ -13,9 +14,12 @@ from service.schemas import Status
 from service.scripts import SCRIPTS
 
 MAX_ATTEMPTS = 5  # claims of a task that may end in an error or a dead worker
+MAX_ATTEMPTS_IN_A_STORM = 20  # the same where workers die at the job's other tasks as often: it may not be this one
 RATE_WINDOW = 30_000  # ms over which tokens a second are counted
 _BUCKET = 2_000  # ms, as in scripts.py
 _KINDS = ("advance", "select", "plan", "score", "train")  # as in scripts.py
+_REBUILDING = 10_000  # ms in which who rebuilds says that it goes on
+_ADMITTED = 60_000  # ms in which a job that was admitted is added, or it no longer counts
 _STATUSES: tuple[Status, ...] = (
     "queued",
     "planning",
@@ -26,6 +30,10 @@ _STATUSES: tuple[Status, ...] = (
     "failed",
     "cancelled",
 )
+
+
+class Rebuilding(RedisError):
+    """Redis lost its data and another process puts them back: it is as if it did not answer, for seconds."""
 
 
 class LeaseLost(Exception):
@@ -41,6 +49,12 @@ class Lease:
     fence: int
     attempts: int  # claims so far, this one included; those that were released do not count
     error: str  # why the attempt before failed, or ""
+    deaths_elsewhere: int  # of workers at other tasks of the job
+
+    @property
+    def limit(self) -> int:
+        """How many attempts the task has before it is given up."""
+        return MAX_ATTEMPTS_IN_A_STORM if self.deaths_elsewhere >= self.attempts else MAX_ATTEMPTS
 
     @property
     def kind(self) -> str:
@@ -110,19 +124,34 @@ class Queue:
         self.redis: Any = redis  # its methods are typed for the synchronous and the asynchronous client at once
         self.prefix = f"winnow:{{{workspace_id}}}:"
         self.lease_ms = round(lease_seconds * 1000)
+        self._me = uuid.uuid4().hex
         self._scripts: dict[str, Callable[..., Any]] = {n: self.redis.register_script(s) for n, s in SCRIPTS.items()}
 
     def _call(self, name: str, *args: Any) -> Any:
         return self._scripts[name](keys=[self.prefix], args=args)
 
     # -- jobs
-    def add(self, job: str, created_at: int, view: dict[str, Any], *, owner: str | None = None) -> None:
-        """Makes a job known (`created_at` in microseconds since 1970)."""
-        self._call("add", job, created_at, json.dumps(view), owner or "")
+    def add(
+        self, job: str, created_at: int, view: dict[str, Any], *, owner: str | None = None, priority: int = 0
+    ) -> None:
+        """Makes a job known (`created_at` in microseconds since 1970). Each step of priority doubles its share."""
+        self._call("add", job, created_at, json.dumps(view), owner or "", 2.0**priority)
 
-    def submit(self, job: str, kind: str, count: int, view: dict[str, Any]) -> bool:
-        """Adds the `count` tasks of a job's next stage; False if it has them, is past it, or has ended."""
-        return bool(self._call("submit", job, kind, count, json.dumps(view)))
+    def admit(self, job: str, owner: str | None, limits: dict[str, int]) -> tuple[str, int] | None:
+        """Counts a job that is about to be added among its owner's, unless a limit on these is reached: which, at what.
+
+        Limits are those on the unfinished `jobs`, and on the `shards` and `bytes` of text that they are to score.
+        """
+        pairs = [part for pair in limits.items() for part in pair]
+        answer = self._call("admit", job, owner or "", _ADMITTED, *pairs)
+        return None if answer is None else (answer[0], int(answer[1]))
+
+    def submit(self, job: str, kind: str, count: int, view: dict[str, Any], text_bytes: int = 0) -> bool:
+        """Adds the `count` tasks of a job's next stage; False if it has them, is past it, or has ended.
+
+        `text_bytes` is what the shards of a `score` stage have in all.
+        """
+        return bool(self._call("submit", job, kind, count, json.dumps(view), text_bytes))
 
     def end(self, job: str, status: Status, view: dict[str, Any]) -> None:
         """Ends a job and drops its tasks. For a job that has ended it only renews the view."""
@@ -139,7 +168,10 @@ class Queue:
         A `wanted` (job, task) is taken before others of its kind, if it is to be had.
         """
         answer = self._call("claim", worker, self.lease_ms, *wanted, *kinds)
-        return None if answer is None else Lease(answer[0], answer[1], int(answer[2]), int(answer[3]), answer[4])
+        if answer is None:
+            return None
+        job, task, fence, attempts, error, elsewhere = answer
+        return Lease(job, task, int(fence), int(attempts), error, int(elsewhere))
 
     def next_shard(self, worker: str) -> tuple[str, str] | None:
         """The (job, task) that this worker may well get when it next claims a shard. Nobody is kept from it."""
@@ -161,6 +193,10 @@ class Queue:
     def release(self, lease: Lease, delay_seconds: float = 0) -> None:
         """Gives a task back unfinished, as if it had not been claimed. Raises LeaseLost."""
         self._held(self._call("put_back", lease.job, lease.task, lease.fence, round(delay_seconds * 1000), "", 1))
+
+    def redo(self, lease: Lease) -> None:
+        """Gives up a task whose inputs are gone: the job goes on from what its files call for. Raises LeaseLost."""
+        self._held(self._call("redo", lease.job, lease.task, lease.fence))
 
     def reclaim(self, worker: str) -> int:
         """Gives back what a worker that is known to be dead held; returns how many tasks."""
@@ -185,17 +221,22 @@ class Queue:
         """The same of several jobs in one round trip."""
         with self.redis.pipeline(transaction=True) as pipe:
             pipe.time()
+            pipe.hget(f"{self.prefix}clock", "ahead")
             for job in jobs:
                 pipe.hgetall(f"{self.prefix}job:{job}")
                 pipe.hgetall(f"{self.prefix}lease:{job}")
                 pipe.hvals(f"{self.prefix}rate:{job}")
-            (seconds, micros), *rows = pipe.execute()
-        now = seconds * 1000 + micros // 1000
+            (seconds, micros), ahead, *rows = pipe.execute()
+        now = seconds * 1000 + micros // 1000 + int(float(ahead or 0))
         return [_state(now, *rows[i : i + 3]) for i in range(0, len(rows), 3)]
 
     def owner(self, job: str) -> str | None:
         """Whose job it is, "" of nobody's, or None if the job is not known."""
         return cast("str | None", self.redis.hget(f"{self.prefix}job:{job}", "owner"))
+
+    def jobs(self) -> list[str]:
+        """The ids of all jobs, oldest first."""
+        return cast(list[str], self.redis.zrange(f"{self.prefix}jobs", 0, -1))
 
     def page(
         self, limit: int, cursor: str | None, status: Status | None, owner: str | None = None
@@ -251,9 +292,20 @@ class Queue:
         run_id = str(self.redis.info("server")["run_id"])
         return None if self.redis.get(f"{self.prefix}epoch") == run_id else run_id
 
+    def rebuild(self) -> None:
+        """Makes a rebuild this object's alone for a few seconds from now. Raises Rebuilding while it is another's."""
+        key = f"{self.prefix}rebuilding"
+        if not self.redis.set(key, self._me, nx=True, px=_REBUILDING):
+            if self.redis.get(key) != self._me:
+                raise Rebuilding("the queue is being rebuilt from the workspace")
+            self.redis.pexpire(key, _REBUILDING)
+
     def reconciled(self, epoch: str) -> None:
         """Notes that the queue has been rebuilt from the workspace on this server."""
-        self.redis.set(f"{self.prefix}epoch", epoch)
+        with self.redis.pipeline(transaction=True) as pipe:
+            pipe.set(f"{self.prefix}epoch", epoch)
+            pipe.delete(f"{self.prefix}rebuilding")
+            pipe.execute()
 
 
 def _state(now: int, job: dict[str, str], leases: dict[str, str], rates: list[str]) -> JobState | None:

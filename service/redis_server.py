@@ -39,7 +39,7 @@ class RedisServer:
     @property
     def url(self) -> str:
         """Its address, for redis clients."""
-        return f"unix://{self._socket}"
+        return address(self._folder)
 
     @property
     def running(self) -> bool:
@@ -101,6 +101,11 @@ class RedisServer:
                 time.sleep(0.02)
             finally:
                 client.close()
+
+
+def address(folder: Path) -> str:
+    """The address of the server whose data is in this folder, should it run."""
+    return f"unix://{_socket_path(folder)}"
 
 
 def find_program() -> str:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +31,14 @@ class References:
     def on_gpu(self) -> bool:
         """Whether something has run on a GPU."""
         return self._device is not None and self._device.startswith("cuda")
+
+    def warm_up(self) -> None:
+        """Imports what loading and scoring take."""
+        import scorer.reference
+        import scorer.scorer  # noqa: F401
+
+        with suppress(BadReference):  # the job that needs the device will say so
+            self.device()
 
     def device(self) -> str:
         """`cpu` or `cuda`. Raises BadReference where a GPU was asked for and there is none."""

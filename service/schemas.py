@@ -57,6 +57,9 @@ class JobRequest(_Request):
     reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
     scoring: ScoringSpec = ScoringSpec()
     selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=1000)
+    priority: int = Field(
+        0, ge=-10, le=10, description="Each step doubles the job's share of the workers' time beside other jobs."
+    )
 
     @model_validator(mode="after")
     def _domains_need_a_field(self) -> "JobRequest":

@@ -1,35 +1,52 @@
 """The queue's Lua scripts and the schema of its keys. Each script is atomic; together they keep the queue's invariants.
 
-Every key starts with `p` = `winnow:{<workspace id>}:`. Times are milliseconds of Redis' own clock.
+Every key starts with `p` = `winnow:{<workspace id>}:`. Times are milliseconds of Redis' own clock, those that a user
+sees as it is (`wall`), all others (`now`) without its leaps: set back or forward, it lets no lease lapse or live on.
 
     p jobs                  zset    job -> created at, microseconds since 1970: the index of jobs
     p status:<status>       zset    the same, for the jobs of one status
     p owner:<owner>         zset    the same, for the jobs of one owner
     p owner:<owner>:<status> zset   the same, for those of one status
     p job:<job>             hash    status, stage, view (JSON: what the workspace says), created_at (as in jobs), owner,
-                                    shards_total, shards_done, documents_done, tokens_done, rejects, started_at,
-                                    updated_at, scoring_at (first claim of a shard), scored_at (latest shard done)
-    p active:<kind>         zset    job -> claims it was served; the jobs that have tasks of this kind
+                                    weight (of its priority), bytes (of text that it scores), shards_total,
+                                    shards_done, documents_done, tokens_done, rejects, started_at, updated_at, deaths,
+                                    scoring_at (first claim of a shard), scored_at (latest shard done)
+    p open:<owner>          zset    job -> when it was admitted; an owner's jobs that have not ended
+    p active:<kind>         zset    job -> ms of workers' time it was served, by its weight; the jobs that have tasks
+                                    of this kind
     p tasks:<kind>:<job>    zset    task -> time from which it is claimable: its index while new, the end of its
                                     lease while leased
-    p lease:<job>           hash    task -> {fence, worker, attempts, documents, tokens, error}, of the tasks that
-                                    were claimed and are not done; fence 0: nobody holds it
+    p lease:<job>           hash    task -> {fence, worker, attempts, deaths, documents, tokens, error, since}, of the
+                                    tasks that were claimed and are not done; fence 0: nobody holds it; deaths: of
+                                    workers that held it; since: charged up to then
     p rate:<job>            hash    ring of RING buckets of BUCKET ms: i -> {bucket, documents, tokens} scored in it
     p totals                hash    since the data was last lost: shards, documents, tokens scored by all jobs; lost:
                                     leases whose worker died or hung; refused: calls under a lease that was over
     p workers               zset    worker -> last seen
-    p fence                 string  the last fencing token
+    p fence                 string  the last fencing token; it starts at the time, so that none is given again when
+                                    the data was lost
+    p clock                 hash    last (the latest `now`), ahead (of `wall`)
     p epoch                 string  run id of the server on which this data was last made to agree with the workspace
+    p rebuilding            string  the process that makes it agree now, while it says so
 
 A task is its kind, or `score:<shard>`. A lapsed lease is simply claimable. Invariant: a job that has not ended has a
 task: finishing its last one puts `advance`, which looks at the workspace and submits what comes next or ends the job.
 """
 
-_COMMON = """
+LEAP = 60_000  # ms; a clock that goes on by more between two calls was set
+
+COMMON = (
+    f"local LEAP = {LEAP}"
+    + """
 local p = KEYS[1]
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local RING, BUCKET = 16, 2000
+local wall = time[1] * 1000 + math.floor(time[2] / 1000)
+local clock = redis.call('HMGET', p .. 'clock', 'last', 'ahead')
+local last, ahead = tonumber(clock[1]) or wall, tonumber(clock[2]) or 0
+local now = wall + ahead
+if now < last or now > last + LEAP then now, ahead = last, last - wall end
+redis.call('HSET', p .. 'clock', 'last', now, 'ahead', ahead)
+local RING, BUCKET, FIRST_TIME = 16, 2000, 1e11
 local KINDS = {'advance', 'select', 'plan', 'score', 'train'}
 local ENDED = {succeeded = true, failed = true, cancelled = true}
 local STATUS = {train = 'training', score = 'scoring', select = 'selecting'}
@@ -64,6 +81,21 @@ local function add_task(kind, job, task, from)
   end
 end
 
+-- A job's share of the workers' time: ms that a worker was at one of its tasks, and 1 for each claim.
+local function charge(kind, job, ms)
+  local weight = tonumber(redis.call('HGET', job_key(job), 'weight')) or 1
+  redis.call('ZADD', p .. 'active:' .. kind, 'XX', 'INCR', ms / weight, job)
+end
+
+-- Up to so many of a job's tasks that are to be had, in order: those whose workers have died or that failed come before
+-- the new ones, whose numbers are small.
+local function claimable(kind, job, most)
+  local tasks = redis.call('ZRANGEBYSCORE', tasks_key(kind, job), FIRST_TIME, now, 'LIMIT', 0, most)
+  local new = redis.call('ZRANGEBYSCORE', tasks_key(kind, job), '-inf', '(' .. FIRST_TIME, 'LIMIT', 0, most - #tasks)
+  for _, task in ipairs(new) do table.insert(tasks, task) end
+  return tasks
+end
+
 local function drop_tasks(job)
   for _, kind in ipairs(KINDS) do
     redis.call('DEL', tasks_key(kind, job))
@@ -81,9 +113,18 @@ local function held(job, task, fence)
 end
 
 local function put_back(job, task, entry, from)
+  charge(kind_of(task), job, now - entry.since)
   entry.fence, entry.documents, entry.tokens = 0, 0, 0
   redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', from, task)
   redis.call('HSET', lease_key(job), task, cjson.encode(entry))
+end
+
+-- Its worker is dead, or as good as that.
+local function mourn(job, entry, what)
+  entry.error = 'its worker ' .. entry.worker .. what
+  entry.deaths = entry.deaths + 1
+  redis.call('HINCRBY', job_key(job), 'deaths', 1)
+  redis.call('HINCRBY', p .. 'totals', 'lost', 1)
 end
 
 local function add_rate(job, documents, tokens)
@@ -94,18 +135,48 @@ local function add_rate(job, documents, tokens)
   entry.documents, entry.tokens = entry.documents + documents, entry.tokens + tokens
   redis.call('HSET', p .. 'rate:' .. job, bucket % RING, cjson.encode(entry))
 end
-"""
 
-# job, created at (us), view, owner: makes a job known; one that is known keeps its state.
+-- An owner's jobs that have not ended: the job leaves them.
+local function close(job)
+  redis.call('ZREM', p .. 'open:' .. (redis.call('HGET', job_key(job), 'owner') or ''), job)
+end
+"""
+)
+
+# job, created at (us), view, owner, weight: makes a job known; one that is known keeps its state.
 ADD = """
-local job, created, view, owner = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local job, created, view, owner, weight = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 if redis.call('HSETNX', job_key(job), 'created_at', created) == 1 then
-  redis.call('HSET', job_key(job), 'view', view, 'owner', owner)
+  redis.call('HSET', job_key(job), 'view', view, 'owner', owner, 'weight', weight)
+  redis.call('ZADD', p .. 'open:' .. owner, now, job)
   set_status(job, 'queued')
 end
 """
 
-# job, kind, count, view: the tasks of a job's next stage, all at once or, if the stage has been reached already, none.
+# job, owner, ms after which an admitted job that did not come is forgotten, then pairs of a limit's name and value:
+# counts a new job in and returns nothing, or returns the name of the limit that is reached and what there is.
+ADMIT = """
+local job, open = ARGV[1], p .. 'open:' .. ARGV[2]
+if redis.call('ZSCORE', open, job) then return false end
+local used = {jobs = 0, shards = 0, bytes = 0}
+for _, other in ipairs(redis.call('ZRANGE', open, 0, -1)) do
+  local known = redis.call('HMGET', job_key(other), 'created_at', 'shards_total', 'shards_done', 'bytes')
+  if known[1] or tonumber(redis.call('ZSCORE', open, other)) > now - ARGV[3] then
+    local total, done, bytes = tonumber(known[2]) or 0, tonumber(known[3]) or 0, tonumber(known[4]) or 0
+    used.jobs, used.shards = used.jobs + 1, used.shards + total - done
+    if total > 0 then used.bytes = used.bytes + math.ceil(bytes * (total - done) / total) end
+  else
+    redis.call('ZREM', open, other)
+  end
+end
+for i = 4, #ARGV, 2 do
+  if used[ARGV[i]] >= tonumber(ARGV[i + 1]) then return {ARGV[i], used[ARGV[i]]} end
+end
+redis.call('ZADD', open, now, job)
+return false
+"""
+
+# job, kind, count, view, bytes: the tasks of a job's next stage, all at once or, if the stage was reached before, none.
 SUBMIT = """
 local job, kind, count, view = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local state = redis.call('HMGET', job_key(job), 'status', 'stage')
@@ -118,7 +189,7 @@ if not ENDED[status] and STATUS[kind] then set_status(job, STATUS[kind]) end
 redis.call('HSET', job_key(job), 'stage', kind, 'view', view)
 redis.call('DEL', p .. 'rate:' .. job)
 if kind == 'score' then
-  redis.call('HSET', job_key(job), 'shards_total', count, 'shards_done', 0)
+  redis.call('HSET', job_key(job), 'shards_total', count, 'shards_done', 0, 'bytes', ARGV[5])
   redis.call('HSET', job_key(job), 'documents_done', 0, 'tokens_done', 0, 'rejects', 0)
   for i = 0, count - 1 do add_task(kind, job, 'score:' .. i, i) end
 else
@@ -128,33 +199,32 @@ return 1
 """
 
 # worker, lease (ms), a job and a task of it to take before others of its kind (or ''), kinds in the order to look: a
-# lease on a claimable task of the least-served job, or nothing.
+# lease on a claimable task of the least-served job, or nothing. What is wanted was the next in turn a few batches ago.
 CLAIM = """
 local worker, lease, wanted_job, wanted = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+redis.call('SET', p .. 'fence', wall, 'NX')
 redis.call('ZADD', p .. 'workers', now, worker)
-redis.call('ZREMRANGEBYSCORE', p .. 'workers', '-inf', now - 3600000)
+redis.call('ZREMRANGEBYSCORE', p .. 'workers', '-inf', now - 10 * lease - 10000)
 
 local function grant(kind, job, task)
   local text = redis.call('HGET', lease_key(job), task)
-  local entry = text and cjson.decode(text) or {attempts = 0, error = ''}
-  if entry.fence and entry.fence ~= 0 then
-    entry.error = 'its worker ' .. entry.worker .. ' died or hung'
-    redis.call('HINCRBY', p .. 'totals', 'lost', 1)
-  end
+  local entry = text and cjson.decode(text) or {attempts = 0, deaths = 0, error = ''}
+  if entry.fence and entry.fence ~= 0 then mourn(job, entry, ' died or hung') end
   entry.fence = redis.call('INCR', p .. 'fence')
-  entry.worker, entry.documents, entry.tokens = worker, 0, 0
+  entry.worker, entry.documents, entry.tokens, entry.since = worker, 0, 0, now
   entry.attempts = entry.attempts + 1
   redis.call('HSET', lease_key(job), task, cjson.encode(entry))
   redis.call('ZADD', tasks_key(kind, job), now + lease, task)
-  redis.call('ZINCRBY', p .. 'active:' .. kind, 1, job)
+  charge(kind, job, 1)
   if kind == 'plan' then
-    redis.call('HSETNX', job_key(job), 'started_at', now)
+    redis.call('HSETNX', job_key(job), 'started_at', wall)
     set_status(job, 'planning')
   elseif kind == 'score' then
     redis.call('HSETNX', job_key(job), 'scoring_at', now)
   end
-  redis.call('HSET', job_key(job), 'updated_at', now)
-  return {job, task, entry.fence, entry.attempts, entry.error}
+  redis.call('HSET', job_key(job), 'updated_at', wall)
+  local deaths = tonumber(redis.call('HGET', job_key(job), 'deaths')) or 0
+  return {job, task, entry.fence, entry.attempts, entry.error, deaths - entry.deaths}
 end
 
 for i = 5, #ARGV do
@@ -164,7 +234,7 @@ for i = 5, #ARGV do
     if from and tonumber(from) <= now then return grant(kind, wanted_job, wanted) end
   end
   for _, job in ipairs(redis.call('ZRANGE', p .. 'active:' .. kind, 0, -1)) do
-    local task = redis.call('ZRANGEBYSCORE', tasks_key(kind, job), '-inf', now, 'LIMIT', 0, 1)[1]
+    local task = claimable(kind, job, 1)[1]
     if task then return grant(kind, job, task) end
   end
 end
@@ -177,7 +247,7 @@ NEXT = """
 local worker, silence = ARGV[1], tonumber(ARGV[2])
 for _, job in ipairs(redis.call('ZRANGE', p .. 'active:score', 0, -1)) do
   local live = redis.call('ZRANGEBYSCORE', p .. 'workers', now - silence, '+inf')
-  local tasks = redis.call('ZRANGEBYSCORE', tasks_key('score', job), '-inf', now, 'LIMIT', 0, math.max(1, #live))
+  local tasks = claimable('score', job, math.max(1, #live))
   table.sort(live)
   local place = 1
   for i, name in ipairs(live) do if name == worker then place = i end end
@@ -192,11 +262,12 @@ local job, task, documents, tokens = ARGV[1], ARGV[2], tonumber(ARGV[5]), tonumb
 local entry = held(job, task, ARGV[3])
 if not entry then return 0 end
 add_rate(job, documents - entry.documents, tokens - entry.tokens)
-entry.documents, entry.tokens = documents, tokens
+charge(kind_of(task), job, now - entry.since)
+entry.documents, entry.tokens, entry.since = documents, tokens, now
 redis.call('HSET', lease_key(job), task, cjson.encode(entry))
 redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', now + tonumber(ARGV[4]), task)
 redis.call('ZADD', p .. 'workers', now, entry.worker)
-redis.call('HSET', job_key(job), 'updated_at', now)
+redis.call('HSET', job_key(job), 'updated_at', wall)
 return 1
 """
 
@@ -206,6 +277,7 @@ local job, task, documents, tokens = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumb
 local kind = kind_of(task)
 local entry = held(job, task, ARGV[3])
 if not entry then return 0 end
+charge(kind, job, now - entry.since)
 redis.call('HDEL', lease_key(job), task)
 redis.call('ZREM', tasks_key(kind, job), task)
 if kind == 'score' then
@@ -221,7 +293,7 @@ if kind == 'score' then
   end
   redis.call('HSET', job_key(job), 'scored_at', now)
 end
-redis.call('HSET', job_key(job), 'updated_at', now)
+redis.call('HSET', job_key(job), 'updated_at', wall)
 if redis.call('EXISTS', tasks_key(kind, job)) == 0 then redis.call('ZREM', p .. 'active:' .. kind, job) end
 local left = 0
 for _, k in ipairs(KINDS) do left = left + redis.call('EXISTS', tasks_key(k, job)) end
@@ -241,6 +313,16 @@ put_back(job, task, entry, delay > 0 and now + delay or 0)
 return 1
 """
 
+# job, task, fence: what the task needs is gone; the job goes back to what its files call for. 0 if lost.
+REDO = """
+local job = ARGV[1]
+if not held(job, ARGV[2], ARGV[3]) then return 0 end
+drop_tasks(job)
+redis.call('HDEL', job_key(job), 'stage')
+add_task('advance', job, 'advance', 0)
+return 1
+"""
+
 # worker: gives back all that a dead worker holds; how many tasks that were.
 RECLAIM = """
 local worker, count = ARGV[1], 0
@@ -250,9 +332,8 @@ for _, kind in ipairs(KINDS) do
     for i = 1, #leases, 2 do
       local entry = cjson.decode(leases[i + 1])
       if entry.worker == worker and entry.fence ~= 0 then
-        entry.error = 'its worker ' .. worker .. ' died'
+        mourn(job, entry, ' died')
         put_back(job, leases[i], entry, 0)
-        redis.call('HINCRBY', p .. 'totals', 'lost', 1)
         count = count + 1
       end
     end
@@ -271,8 +352,9 @@ if ENDED[redis.call('HGET', job_key(job), 'status')] then
   return 0
 end
 drop_tasks(job)
+close(job)
 redis.call('DEL', p .. 'rate:' .. job)
-redis.call('HSET', job_key(job), 'view', view, 'stage', 'select', 'updated_at', now)
+redis.call('HSET', job_key(job), 'view', view, 'stage', 'select', 'updated_at', wall)
 set_status(job, status)
 return 1
 """
@@ -281,6 +363,7 @@ return 1
 FORGET = """
 local job = ARGV[1]
 drop_tasks(job)
+close(job)
 local status = redis.call('HGET', job_key(job), 'status')
 if status then redis.call('ZREM', p .. 'status:' .. status, job) end
 local owner = redis.call('HGET', job_key(job), 'owner')
@@ -305,15 +388,17 @@ return {out, redis.call('ZCOUNT', p .. 'workers', now - tonumber(ARGV[1]), '+inf
 """
 
 SCRIPTS = {
-    name: _COMMON + body
+    name: COMMON + body
     for name, body in {
         "add": ADD,
+        "admit": ADMIT,
         "submit": SUBMIT,
         "claim": CLAIM,
         "next": NEXT,
         "beat": BEAT,
         "done": DONE,
         "put_back": PUT_BACK,
+        "redo": REDO,
         "reclaim": RECLAIM,
         "end": END,
         "forget": FORGET,

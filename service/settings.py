@@ -1,7 +1,7 @@
 """Settings of the service and its workers: flags of the command line, or environment variables `WINNOW_*`."""
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -15,6 +15,13 @@ Names = Annotated[tuple[str, ...], NoDecode]  # flags that may be repeated, or o
 Stage = Literal["plan", "train", "score", "select"]
 Device = Literal["auto", "cpu", "cuda"]
 STAGES: tuple[Stage, ...] = ("select", "plan", "score", "train")  # the order in which a worker looks for work
+
+
+class Keep(NamedTuple):
+    """How long ended jobs and scores are kept, and how many bytes all jobs and scores may have; None: for ever, any."""
+
+    days: float | None = None
+    bytes: int | None = None
 
 
 class Settings(BaseSettings):
@@ -39,6 +46,11 @@ class Settings(BaseSettings):
         description="Scoring workers of `serve` (by default one a GPU, else one) or `pool`.",
     )
     device: Device = Field("auto", description="Where references run; auto takes a GPU if there is one.")
+    keep_days: float | None = Field(None, gt=0, description="Age at which ended jobs and scores are removed.")
+    keep_gib: float | None = Field(None, gt=0, description="Size over which the oldest of them are removed.")
+    quota_jobs: int | None = Field(None, ge=1, description="Jobs that one owner may have unfinished.")
+    quota_shards: int | None = Field(None, ge=1, description="Shards that one owner's jobs may have to score.")
+    quota_bytes: int | None = Field(None, ge=1, description="Bytes of text that one owner's jobs may have to score.")
     lease_seconds: float = Field(
         15.0, ge=0.5, le=3600, description="Silence after which a worker's task is given away."
     )
@@ -86,6 +98,11 @@ class Settings(BaseSettings):
             model_roots=self.model_root if closed else None,
             models=dict(named_model(text) for text in self.model),
         )
+
+    @property
+    def keep(self) -> Keep:
+        """How long ended jobs and scores are kept."""
+        return Keep(self.keep_days, None if self.keep_gib is None else int(self.keep_gib * (1 << 30)))
 
     def environment(self) -> dict[str, str]:
         """This process' environment with these settings in it, for a worker to read them from."""

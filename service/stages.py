@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from pruner import apart, results
 from pruner import plan as plans
+from pruner.errors import InputError
 from pruner.scores import read_summary
 from pruner.table import Split
 from scorer.errors import OutOfMemory
@@ -33,6 +34,10 @@ class Busy(Exception):
     """Another process of this machine trains the same reference: look again later."""
 
 
+class ScoresGone(Exception):
+    """A shard's scores, which were there, have been removed: it is to be scored again."""
+
+
 class Counts(NamedTuple):
     """What a task adds to its job: documents (with the rejects), tokens, rejects; `fresh` if it was not there."""
 
@@ -47,6 +52,10 @@ def plan(workspace: Workspace, record: JobRecord) -> None:
     started = datetime.now(timezone.utc)
     request = record.request
     made = apart.make_plan(request.corpus, record.access.roots)
+    text_bytes = sum(shard.text_bytes for shard in made.shards)
+    refusal = record.quotas.too_large(len(made.shards), text_bytes)
+    if refusal is not None:
+        raise InputError(refusal)
     plans.write_plan(workspace.storage, workspace.path(record.id, "plan.parquet"), made)
     reference, trained = None, None
     if request.reference.model is not None:
@@ -61,6 +70,7 @@ def plan(workspace: Workspace, record: JobRecord) -> None:
             started_at=started,
             documents=made.documents,
             shards=len(made.shards),
+            text_bytes=text_bytes,
             reference=reference,
             trained=trained,
         ),
@@ -154,16 +164,19 @@ def load_reference(workspace: Workspace, job: str, references: References) -> No
 
 
 def tabulate(workspace: Workspace, record: JobRecord) -> None:
-    """Joins the shards' scores into the job's table and rejects, unless that is done. Raises InputError."""
+    """Joins the shards' scores into the job's table and rejects, unless that is done. Raises InputError, ScoresGone."""
     if workspace.results(record.id) is not None:
         return
     planned, reference = plan_of(workspace, record), reference_of(workspace, record)
     made = plans.read_plan(workspace.storage, workspace.path(record.id, "plan.parquet"))
     paths = score_paths(workspace, record, reference)
-    scorers = {json.dumps(read_summary(workspace.storage, path)["scorer"], sort_keys=True) for path in paths}
     train = record.request.reference.train
     split = Split(train.seed, train.fraction) if train is not None else None
-    counts = results.write_results(workspace.storage, workspace.folder(record.id), made, paths, split)
+    try:
+        scorers = {json.dumps(read_summary(workspace.storage, path)["scorer"], sort_keys=True) for path in paths}
+        counts = results.write_results(workspace.storage, workspace.folder(record.id), made, paths, split)
+    except FileNotFoundError as error:
+        raise ScoresGone(str(error)) from None
     about = provenance(record, planned, reference) | {"scorers": [json.loads(text) for text in sorted(scorers)]}
     progress = {
         "documents_done": counts["documents"],
@@ -177,7 +190,7 @@ def tabulate(workspace: Workspace, record: JobRecord) -> None:
 
 
 def select(workspace: Workspace, record: JobRecord) -> None:
-    """Makes the selections that are wanted and not made, and the report. Raises InputError."""
+    """Makes the selections that are wanted and not made, and the report. Raises InputError, ScoresGone."""
     tabulate(workspace, record)
     found = workspace.results(record.id) or {}
     folder = workspace.folder(record.id)

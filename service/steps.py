@@ -1,6 +1,7 @@
 """What comes next for a job, by its files alone; and the names that its scores and its provenance go by."""
 
 import platform
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -60,8 +61,13 @@ def provenance(record: JobRecord, plan: PlanRecord, reference: ReferenceRecord |
         "corpus": request.corpus.model_dump(exclude={"paths"}) | {"documents": plan.documents, "shards": plan.shards},
         "reference": made,
         "scoring": request.scoring.model_dump() | {"engine": ENGINE},
-        "versions": {"python": platform.python_version(), "numpy": version("numpy"), "pyarrow": version("pyarrow")},
+        "versions": _versions(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "numpy": version("numpy"), "pyarrow": version("pyarrow")}
 
 
 def _missing_scores(workspace: Workspace, record: JobRecord, reference: ReferenceRecord) -> bool:

@@ -23,8 +23,10 @@ from service.app import create_app
 from service.jobs import Jobs
 from service.keys import Keys
 from service.queue import Queue, connect
+from service.quotas import Quotas
 from service.redis_server import RedisServer
 from service.references import cache_folder
+from service.retention import Housekeeper
 from service.settings import STAGES, Settings, Stage
 from service.workspace import Workspace, digest
 
@@ -44,30 +46,34 @@ class Slot:
         self._queue = queue
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
+        self._clean = False  # what a worker of this name held was given back
 
     def keep(self) -> None:
-        """Starts the worker unless it is there, after what its predecessor held was given back."""
+        """Starts the worker unless it is there. What a dead one held is given back at once."""
         if self._process is not None:
             if self._process.poll() is None:
                 return
             log.warning("worker %s ended with %s and is started again", self._name, self._process.returncode)
             self._process = None
+        if not self._clean:
+            self._queue.reclaim(self._name)
+            self._clean = True
         if time.monotonic() < self._start_at:
             return
-        self._queue.reclaim(self._name)
         command = child.python(f"from service.worker import main; main({self._name!r})")
         self._process = child.start(command, death_signal=signal.SIGKILL, env=self._env)
         self._start_at = time.monotonic() + _PAUSE_SECONDS
+        self._clean = False
 
     def terminate(self) -> None:
         """Tells the worker to stop."""
         if self._process is not None:
             self._process.terminate()
 
-    def stop(self) -> None:
-        """Waits until the worker has stopped; kills one that does not."""
+    def stop(self, deadline: float) -> None:
+        """Waits until the worker has stopped; kills one that has not at the deadline, of the monotonic clock."""
         if self._process is not None:
-            child.stop(self._process, _STOP_SECONDS)
+            child.stop(self._process, max(0.0, deadline - time.monotonic()))
 
 
 class Pool:
@@ -80,15 +86,21 @@ class Pool:
         self._slots = slots
         self._redis = redis
         self._over = threading.Event()
+        self._last = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="pool")
 
     def start(self) -> None:
         """Starts the workers and watches over them."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stops the workers."""
+    def terminate(self) -> None:
+        """Tells the workers to stop."""
         self._over.set()
+
+    def stop(self) -> None:
+        """Waits until the workers have stopped, and Redis."""
+        self._over.set()
+        self._last.set()
         self._thread.join()
 
     def _watch(self) -> None:
@@ -104,23 +116,30 @@ class Pool:
             except (RedisError, InputError, OSError) as error:
                 log.warning("cannot look after the workers: %s", error)
             self._over.wait(_LOOK_SECONDS)
+        deadline = time.monotonic() + _STOP_SECONDS
         for slot in self._slots:
             slot.terminate()
         for slot in self._slots:
-            slot.stop()
+            slot.stop(deadline)
+        self._last.wait()
         if self._redis is not None:
             self._redis.stop()
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], leaving: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
+        self._leaving = leaving
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._leaving()  # the workers end their batches while the last requests are answered
+        await super().shutdown(sockets)
 
 
 def serve(settings: Settings) -> None:
@@ -133,7 +152,7 @@ def serve(settings: Settings) -> None:
         server = None
         url = settings.redis
         if url is None:
-            server = RedisServer(_redis_folder(workspace))
+            server = RedisServer(redis_folder(workspace))
             stack.callback(server.close)
             server.start()
             url = server.url
@@ -141,23 +160,28 @@ def serve(settings: Settings) -> None:
             client = connect(url)
         except ValueError as error:
             raise InputError(f"--redis {url}: {error}") from None
-        jobs = Jobs(workspace, client, settings.lease_seconds)
+        quotas = Quotas(jobs=settings.quota_jobs, shards=settings.quota_shards, bytes=settings.quota_bytes)
+        jobs = Jobs(workspace, client, settings.lease_seconds, quotas)
         try:
             jobs.check()
         except RedisError as error:
             raise InputError(f"--redis {url} does not answer: {error}") from None
         if settings.public and not Keys(workspace.storage).needed():
             log.warning("nobody can come in yet: make a key with `winnow keys make --workspace %s`", settings.workspace)
-        pool = Pool(_slots(settings.model_copy(update={"redis": url}), jobs.queue, alone=server is not None), server)
+        settings = settings.model_copy(update={"redis": url})
+        pool = Pool(_slots(settings, jobs.queue, alone=server is not None), server)
         stack.callback(pool.stop)
         pool.start()
+        housekeeper = Housekeeper(settings)
+        stack.callback(housekeeper.stop)
+        housekeeper.start()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"http://{host}:{listener.getsockname()[1]}"
         app = create_app(jobs, settings.rules, always_keys=settings.public)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
         )
-        _Server(config, lambda: _say(f"Winnow is ready at {address}")).run(sockets=[listener])
+        _Server(config, lambda: _say(f"Winnow is ready at {address}"), pool.terminate).run(sockets=[listener])
 
 
 def _slots(settings: Settings, queue: Queue, *, alone: bool) -> list[Slot]:
@@ -185,7 +209,8 @@ def _gpus() -> list[str]:
     return [str(number) for number in range(len(nodes))]
 
 
-def _redis_folder(workspace: Workspace) -> Path:
+def redis_folder(workspace: Workspace) -> Path:
+    """Where the private Redis of a workspace keeps its data."""
     local = workspace.storage.local("redis")
     return local if local is not None else cache_folder() / "redis" / digest(workspace.storage.url)
 

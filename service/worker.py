@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 
 from redis import RedisError
@@ -18,7 +19,7 @@ from pruner.errors import InputError
 from scorer.errors import BadReference
 from service import answers, stages
 from service.jobs import Jobs
-from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, connect, shard_index
+from service.queue import Lease, LeaseLost, connect, shard_index
 from service.references import References
 from service.schemas import Problem
 from service.settings import Settings
@@ -30,6 +31,9 @@ _IDLE_SECONDS = 0.2  # between looks at an empty queue
 _AWAY_SECONDS = 1.0  # between tries while Redis or the workspace is away
 _BUSY_SECONDS = 2.0  # before a reference that another worker trains is looked for again
 _BLOCKED_SECONDS = 3600.0  # the longest that a stage may hold its lease without a sign of progress
+_NICE = 10  # of a worker beside the API, which is to answer at once on the same cores
+_LEAVE_SECONDS = 2.3  # that a worker has for its batch when it is told to stop
+_RELEASE_SECONDS = 0.3  # and then to give its task back
 
 
 class Stopping(BaseException):
@@ -48,7 +52,7 @@ class Beater:
 
     def __call__(self, documents: int, tokens: int) -> None:
         """Called between batches: how many documents and tokens of the task are done."""
-        if self._worker.stopping.is_set():
+        if self._worker.stopping:
             raise Stopping
         moved = (documents, tokens) != self._done
         self._done = (documents, tokens)
@@ -63,6 +67,7 @@ class Beater:
     def blocking(self) -> Iterator[None]:
         """Beats from a thread around a part that cannot; for a bounded time, so that a hung one loses its lease."""
         over, lost = threading.Event(), threading.Event()
+        worker = self._worker
 
         def beat() -> None:
             deadline = time.monotonic() + _BLOCKED_SECONDS
@@ -71,12 +76,13 @@ class Beater:
                     self._beat()
                 except LeaseLost:
                     lost.set()
+                    worker.interrupt()
                     return
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
-            with self._worker.interruptible():
+            with worker.interruptible():
                 yield
         finally:
             over.set()
@@ -101,32 +107,52 @@ class Worker:
         self, jobs: Jobs, references: References, kinds: tuple[str, ...], name: str, alive: Path | None = None
     ) -> None:
         self.jobs = jobs
-        self.stopping = threading.Event()
+        self.stopping = False
         self._references = references
         self._kinds = ("advance", *kinds)
         self._name = name
         self._alive = alive
         self._interruptible = False
         self._ahead: tuple[tuple[str, str], Begun] | None = None  # a shard whose reading has begun, by job and task
+        self._lease: Lease | None = None
+        self._told: SimpleQueue[None] = SimpleQueue()  # the only lock that a signal handler may take
+        self._over = threading.Event()
 
     def show_life(self) -> None:
         """Touches the file for probes."""
         if self._alive is not None:
             self._alive.touch()
 
+    def listen(self) -> None:
+        """Takes SIGTERM and SIGINT as `stop`, and the signal by which `interrupt` reaches the thread that works."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        signal.signal(signal.SIGUSR1, self._lost)
+
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Ends `run` after the batch at hand. A signal handler: it runs in the thread that works."""
-        self.stopping.set()
+        self.stopping = True
+        self._told.put(None)
         if self._interruptible:
             self._interruptible = False
             raise Stopping
+
+    def interrupt(self) -> None:
+        """Ends, from another thread, an interruptible part whose lease is lost, if the worker listens."""
+        if callable(signal.getsignal(signal.SIGUSR1)):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    def _lost(self, _signal: int, _frame: FrameType | None) -> None:
+        if self._interruptible:
+            self._interruptible = False
+            raise LeaseLost
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """A part that `stop` may end wherever it is: what it writes appears whole or not at all."""
         self._interruptible = True
         try:
-            if self.stopping.is_set():
+            if self.stopping:
                 raise Stopping
             yield
         finally:
@@ -138,7 +164,7 @@ class Worker:
             return
         try:
             with self.interruptible():
-                self._references.device()
+                self._references.warm_up()
                 for job in self.jobs.queue.jobs_with("score")[:1]:
                     stages.load_reference(self.jobs.workspace, job, self._references)
         except Stopping:
@@ -148,19 +174,37 @@ class Worker:
 
     def run(self) -> None:
         """Works until it is stopped."""
+        threading.Thread(target=self._leave_in_time, daemon=True).start()
         self.warm_up()
-        while not self.stopping.is_set():
+        while not self.stopping:
             self.show_life()
             try:
                 if not self.once():
-                    self.stopping.wait(_IDLE_SECONDS)
+                    time.sleep(_IDLE_SECONDS)
             except Stopping:
                 break
             except (RedisError, OSError) as error:
                 # A lease that is held lapses by itself.
                 log.warning("waiting for Redis and the workspace: %s", error)
-                self.stopping.wait(_AWAY_SECONDS)
+                time.sleep(_AWAY_SECONDS)
         self._take_ahead(None)
+        self._over.set()
+        self._told.put(None)
+
+    def _leave_in_time(self) -> None:
+        """Ends the process where what it is at, a batch or a Redis that hangs, does not end when it is stopped."""
+        self._told.get()
+        if self._over.wait(_LEAVE_SECONDS):
+            return
+        if (lease := self._lease) is not None:
+            thread = threading.Thread(target=self._release, args=(lease,), daemon=True)
+            thread.start()
+            thread.join(_RELEASE_SECONDS)
+        os._exit(0)
+
+    def _release(self, lease: Lease) -> None:
+        with suppress(LeaseLost, RedisError):
+            self.jobs.queue.release(lease)
 
     def answer(self, beater: Beater | None = None) -> bool:
         """Answers a question, if one waits. In the middle of a task, `beater` holds on to its lease meanwhile."""
@@ -171,6 +215,8 @@ class Worker:
         with beater.blocking() if beater is not None else self.interruptible():
             try:
                 found = answers.answer(self.jobs.workspace, self._references, request, access)
+            except LeaseLost:  # of the task meanwhile: whoever asked is told that nobody answered
+                raise
             except Exception as error:
                 log.warning("texts could not be scored", exc_info=True)
                 failed, detail = error, " ".join(f"the worker failed: {type(error).__name__}: {error}".split())
@@ -186,11 +232,12 @@ class Worker:
             return True
         self.jobs.check()
         wanted = ("", "") if self._ahead is None else self._ahead[0]
-        lease = self.jobs.queue.claim(self._name, self._kinds, wanted)
+        self._lease = lease = self.jobs.queue.claim(self._name, self._kinds, wanted)
         if lease is None:
             self._take_ahead(None)
         else:
             self._work(lease)
+            self._lease = None
         return lease is not None
 
     def _look_ahead(self) -> None:
@@ -220,7 +267,7 @@ class Worker:
     def _work(self, lease: Lease) -> None:
         queue = self.jobs.queue
         try:
-            if lease.attempts > MAX_ATTEMPTS:
+            if lease.attempts > lease.limit:
                 self._give_up(lease, _broken(lease, lease.error))
                 return
             record = self.jobs.workspace.job(lease.job)
@@ -233,6 +280,9 @@ class Worker:
         except Stopping:
             with suppress(LeaseLost):
                 queue.release(lease)
+        except stages.ScoresGone:
+            with suppress(LeaseLost):
+                queue.redo(lease)
         except stages.Busy:
             with suppress(LeaseLost):
                 queue.release(lease, _BUSY_SECONDS)
@@ -266,7 +316,7 @@ class Worker:
         return stages.Counts()
 
     def _retry(self, lease: Lease, error: str) -> None:
-        if lease.attempts >= MAX_ATTEMPTS:
+        if lease.attempts >= lease.limit:
             self._give_up(lease, _broken(lease, error))
             return
         with suppress(LeaseLost):
@@ -287,7 +337,7 @@ class Worker:
 
 def _broken(lease: Lease, error: str) -> Problem:
     status = 507 if "No space left" in error else 500
-    detail = f"{lease.task.replace(':', ' ')} was tried {MAX_ATTEMPTS} times; the last time: {error}"
+    detail = f"{lease.task.replace(':', ' ')} was tried {lease.limit} times; the last time: {error}"
     return Problem(title="The job cannot go on", status=status, detail=detail)
 
 
@@ -307,12 +357,12 @@ def run(settings: Settings, name: str | None = None) -> None:
         name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
         Path(settings.alive_file) if settings.alive_file is not None else None,
     )
-    signal.signal(signal.SIGTERM, worker.stop)
-    signal.signal(signal.SIGINT, worker.stop)
+    worker.listen()
     worker.run()
 
 
 def main(name: str) -> None:
     """A worker that `winnow serve` starts: its settings are in the environment."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    os.nice(_NICE)
     run(Settings(), name)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pruner.specs import SelectionSpec
 from pruner.storage import Storage
 from service.access import Access
+from service.quotas import Quotas
 from service.schemas import JobRequest, Problem, Progress
 
 Ended = Literal["succeeded", "failed", "cancelled"]
@@ -28,6 +29,7 @@ class JobRecord(BaseModel):
     request: JobRequest
     owner: str | None = None  # whose job it is; None: whoever reaches a service that asks for no key
     access: Access = Access()
+    quotas: Quotas = Quotas()  # those of the owner when the job was accepted
 
 
 class ReferenceRecord(BaseModel):
@@ -45,6 +47,7 @@ class PlanRecord(BaseModel):
     started_at: datetime
     documents: int | None  # None while some file has no row counts
     shards: int
+    text_bytes: int = 0  # about
     reference: ReferenceRecord | None  # of a named model
     trained: str | None  # else the name under references/ of the one to train
 
@@ -68,7 +71,8 @@ class Workspace:
     @cached_property
     def id(self) -> str:
         """A name made once for this workspace, whatever path each machine reaches it by."""
-        self.storage.create_new("workspace.json", _json({"id": uuid.uuid4().hex[:12]}))
+        if not self.storage.exists("workspace.json"):
+            self.storage.create_new("workspace.json", _json({"id": uuid.uuid4().hex[:12]}))
         return str(self.storage.read_json("workspace.json")["id"])
 
     # -- a job's files, as paths inside the storage
@@ -156,6 +160,10 @@ class Workspace:
                 if spec is not None:
                     specs[name] = spec
         return list(specs.values())
+
+    def selections(self, job_id: str) -> int:
+        """How many selections there are folders of, made or not."""
+        return len(self.storage.list(self.path(job_id, "selections")))
 
     def selection(self, job_id: str, selection_id: str) -> dict[str, Any] | None:
         """What a made selection's `selection.json` says, or None while it is not made."""

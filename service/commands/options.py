@@ -127,6 +127,8 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
         "reference": {"train": training} if args.reference is None else {"model": args.reference},
         "scoring": {"stride": args.stride, "dtype": args.dtype},
     }
+    if hasattr(args, "priority"):
+        body["priority"] = args.priority
     if hasattr(args, "criteria"):
         pairs = [(criterion, share) for criterion in args.criteria or ["medium"] for share in args.rates or [0.5]]
         body["selections"] = [

@@ -2,11 +2,15 @@
 
 import argparse
 import logging
+import sys
+from collections.abc import Callable
 
 from pydantic import ValidationError
+from redis import RedisError
 
-from service.commands.options import Parser
-from service.settings import STAGES, Settings
+from pruner.errors import InputError
+from service.commands.options import Parser, count
+from service.settings import STAGES, Keep, Settings
 
 
 def _add_common(parser: Parser) -> None:
@@ -31,6 +35,9 @@ def add_serve(parser: Parser) -> None:
         "--model", action="append", metavar="NAME=SOURCE", help="model folder or hub id that jobs may name, repeatable"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="scoring workers (default: one a GPU, else one)")
+    _add_keep(parser)
+    for name, what in (("jobs", "unfinished jobs"), ("shards", "shards to score"), ("bytes", "bytes of text to score")):
+        parser.add_argument(f"--quota-{name}", type=count, metavar="N", help=f"{what} that one owner may have")
 
 
 def serve(parser: Parser, args: argparse.Namespace) -> int:
@@ -78,6 +85,52 @@ def pool(parser: Parser, args: argparse.Namespace) -> int:
             parser.error(f"--{name} (or WINNOW_{name.upper()}): must be given")
     run(settings)
     return 0
+
+
+def add_clean(parser: Parser) -> None:
+    """`winnow clean`."""
+    parser.add_argument("--workspace", metavar="DIR", help="folder or URL of the jobs and scores")
+    parser.add_argument("--redis", metavar="URL", help="the Redis of its service, unless that is a private one")
+    _add_keep(parser)
+
+
+def clean(parser: Parser, args: argparse.Namespace) -> int:
+    """Removes ended jobs and scores, and prints how much."""
+    from service import retention
+    from service.queue import Queue, connect
+    from service.redis_server import address
+    from service.supervisor import redis_folder
+    from service.workspace import Workspace
+
+    settings = _settings(parser, args)
+    if settings.keep == Keep():
+        parser.error("--keep-days or --keep-gib must be given, as nothing else says what is to go")
+    workspace = Workspace(settings.workspace)
+    if not workspace.storage.exists("workspace.json"):
+        raise InputError(
+            f"there is no workspace in {settings.workspace}: give the folder that `winnow serve` was given"
+        )
+    forget: Callable[[str], None] = _nobody_knows
+    try:
+        queue = Queue(connect(settings.redis or address(redis_folder(workspace))), workspace.id)
+        queue.epoch()
+        forget = queue.forget
+    except (RedisError, ValueError) as error:
+        if settings.redis is not None:
+            raise InputError(f"--redis {settings.redis}: {error}") from None
+    removed = retention.clean(workspace, settings.keep, forget)
+    gone = f"removed {removed.jobs:,} jobs and {removed.scores:,} score files, {removed.bytes / (1 << 30):,.3f} GiB"
+    sys.stdout.write(f"{gone}; {removed.left / (1 << 30):,.3f} GiB are left\n")
+    return 0
+
+
+def _nobody_knows(_job: str) -> None:
+    """No service runs here; the next one to start reads the workspace."""
+
+
+def _add_keep(parser: Parser) -> None:
+    parser.add_argument("--keep-days", type=float, metavar="N", help="remove ended jobs and scores of more days")
+    parser.add_argument("--keep-gib", type=float, metavar="N", help="remove the oldest of them until N GiB are left")
 
 
 def _settings(parser: Parser, args: argparse.Namespace) -> Settings:

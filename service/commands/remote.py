@@ -34,6 +34,7 @@ def add_submit(parser: Parser) -> None:
     options.add_reference(parser)
     options.add_scoring(parser)
     options.add_selections(parser)
+    parser.add_argument("--priority", type=int, default=0, metavar="N", help="-10 to 10: each step doubles its share")
     parser.add_argument("--idempotency-key", metavar="KEY", help="the same key and request give the same job")
     parser.add_argument("--watch", action="store_true", help="go on as `winnow watch`")
     _add_server(parser)

@@ -13,7 +13,7 @@ router = APIRouter(tags=["jobs"])
 
 
 @router.post(
-    "/v1/jobs", status_code=202, dependencies=[Depends(json_body)], responses=responses(400, 413, 415, 422, 507)
+    "/v1/jobs", status_code=202, dependencies=[Depends(json_body)], responses=responses(400, 413, 415, 422, 429, 507)
 )
 def submit(
     request: JobRequest,

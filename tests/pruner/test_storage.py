@@ -1,6 +1,11 @@
 """Files of a storage appear whole or not at all, on a disk, in memory and on S3."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -92,6 +97,72 @@ def test_removing(storage: Storage) -> None:
     assert storage.list("a") == ["b"]
     storage.remove_tree("a")
     assert not storage.exists("a/b/c")
+
+
+def test_all_files_below_a_folder(storage: Storage) -> None:
+    before = time.time() - 60
+    storage.write_bytes("a/b/c", b"xy")
+    storage.write_bytes("a/d", b"x")
+    storage.write_bytes("e", b"")
+    found = sorted(storage.files("a"))
+    assert [(file.path, file.size) for file in found] == [("a/b/c", 2), ("a/d", 1)]
+    assert all(before < file.modified < time.time() + 60 for file in found)
+    assert list(storage.files("nothing")) == []
+
+
+def half_files(root: Path) -> list[str]:
+    return [str(path.relative_to(root)) for path in root.rglob("*.part")]
+
+
+def test_a_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    code = (
+        f"from pruner.storage import Storage\nwith Storage({str(tmp_path)!r}).create('a/b/dead') as file:\n"
+        " file.write(b'half'); file.flush(); print(flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        os.kill(writer.pid, signal.SIGSTOP)
+        assert storage.sweep() == 0
+        writer.kill()
+    storage.write_bytes("a/whole", b"x")
+    (tmp_path / "a" / "mine.part").write_bytes(b"no file of ours")
+    with storage.create("a/living") as file:
+        assert len(half_files(tmp_path)) == 3
+        assert storage.sweep("elsewhere") == 0
+        assert storage.sweep() == 1
+        file.write(b"whole")
+    assert storage.list("a") == ["b", "living", "whole"]
+    assert half_files(tmp_path) == ["a/mine.part"]
+
+
+def test_sweeps_beside_writers_cost_no_file(tmp_path: Path) -> None:
+    storage, over = Storage(str(tmp_path)), threading.Event()
+
+    def sweep() -> None:
+        while not over.is_set():
+            storage.sweep()
+
+    sweepers = [threading.Thread(target=sweep) for _ in range(2)]
+    for thread in sweepers:
+        thread.start()
+    for number in range(300):
+        storage.write_bytes(f"{number % 7}/{number}", b"x")
+        storage.create_new(f"{number % 7}/new-{number}", b"x")
+    over.set()
+    for thread in sweepers:
+        thread.join()
+    assert sum(len(storage.list(str(folder))) for folder in range(7)) == 600
+
+
+def test_a_tree_that_was_half_removed_is_gone_and_swept(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    for name in ("a/b/c", "a/d", "e"):
+        storage.write_bytes(name, b"x")
+    (tmp_path / "a").rename(tmp_path / f".a.{uuid.uuid4().hex}.part")  # killed in remove_tree
+    assert (storage.list(""), storage.sweep()) == (["e"], 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
 
 
 def test_what_another_process_writes_is_seen(s3_url: str) -> None:

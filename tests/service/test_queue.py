@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.queue import MAX_ATTEMPTS, Lease, LeaseLost, Queue
+from service.queue import MAX_ATTEMPTS, MAX_ATTEMPTS_IN_A_STORM, Lease, LeaseLost, Queue
 
 ALL = ("advance", "select", "plan", "score", "train")
 LAPSED = 0.0  # a lease that is over at once
@@ -101,6 +101,16 @@ def test_a_lease_lives_as_long_as_it_is_beaten(make_queue: Callable[..., Queue])
     assert make_queue().claim("other", ALL) is None
 
 
+def test_what_a_dead_worker_held_comes_before_what_is_new(make_queue: Callable[..., Queue]) -> None:
+    start(make_queue(), "a", 9)
+    claim(make_queue())
+    failed, lapsed = claim(make_queue()), claim(make_queue(LAPSED))
+    assert claim(make_queue()).task == lapsed.task
+    make_queue().fail(failed, "once")
+    assert claim(make_queue()).task == failed.task
+    assert claim(make_queue()).shard == 3
+
+
 def test_a_lapsed_lease_that_nobody_took_goes_on(make_queue: Callable[..., Queue]) -> None:
     start(make_queue(), "a", 1)
     lease = claim(make_queue(LAPSED))
@@ -140,6 +150,21 @@ def test_failures_count_as_attempts_and_releases_do_not(queue: Queue) -> None:
         queue.fail(lease, f"error {attempt}")
     last = claim(queue)
     assert (last.attempts, last.error) == (MAX_ATTEMPTS + 1, f"error {MAX_ATTEMPTS}")
+
+
+def test_a_task_has_more_attempts_where_workers_die_at_others_too(queue: Queue) -> None:
+    start(queue, "a", 3)
+    for attempt in range(1, 4):
+        lease = claim(queue, "unlucky")
+        assert (lease.shard, lease.attempts, lease.limit) == (0, attempt, MAX_ATTEMPTS)
+        queue.reclaim("unlucky")
+    kept = claim(queue, "lucky")
+    for attempt in range(1, 9):
+        other = claim(queue, "unlucky")
+        assert (other.shard, other.attempts, other.limit == MAX_ATTEMPTS) == (1, attempt, attempt > 3)
+        queue.reclaim("unlucky")
+    queue.release(kept)
+    assert claim(queue).limit == MAX_ATTEMPTS_IN_A_STORM
 
 
 def test_a_failed_task_waits_before_it_is_claimable(queue: Queue) -> None:

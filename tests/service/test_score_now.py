@@ -35,7 +35,7 @@ def working(worker: Worker) -> Iterator[Worker]:
     thread = threading.Thread(target=worker.run)
     thread.start()
     yield worker
-    worker.stopping.set()
+    worker.stopping = True
     thread.join()
 
 

@@ -16,87 +16,10 @@ import pytest
 
 from service import child, supervisor
 from service.schemas import JobRequest
-from service.settings import Settings
 from tests.service.pool import until, write_corpus
+from tests.service.serving import Service, gone
 
 MakeRequest = Callable[..., JobRequest]
-
-
-class Service:
-    """A running `winnow serve` and the calls that the tests make to it."""
-
-    def __init__(self, workspace: Path | str, log: Path, workers: int = 1) -> None:
-        settings = Settings(
-            workspace=str(workspace), port=0, device="cpu", workers=workers, lease_seconds=2, redis=None
-        )
-        self._log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                child.python("from service.supervisor import main; main()"),
-                env=settings.environment(),
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        self.url = ""
-
-    def ready(self) -> "Service":
-        """Waits for the line that says where it is."""
-
-        def line() -> str | None:
-            assert self.process.poll() is None, self.output()
-            said = [text for text in self.output().splitlines() if text.startswith("Winnow is ready at ")]
-            return said[0] if said else None
-
-        self.url = until(line).removeprefix("Winnow is ready at ")
-        return self
-
-    def output(self) -> str:
-        return self._log.read_text()
-
-    def submit(self, request: JobRequest) -> str:
-        answer = httpx.post(f"{self.url}/v1/jobs", json=request.model_dump(mode="json"))
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
-
-    def job(self, job_id: str) -> Any:
-        answer = httpx.get(f"{self.url}/v1/jobs/{job_id}")
-        return answer.json() if answer.status_code == 200 else {"status": None}
-
-    def ended(self, job_id: str) -> Any:
-        until(lambda: self.job(job_id)["status"] in ("succeeded", "failed", "cancelled"))
-        return self.job(job_id)
-
-    def children(self) -> dict[str, int]:
-        """The processes it started, by what they are: `redis`, `light`, `0`."""
-        return family(self.process.pid)
-
-
-def family(parent: int) -> dict[str, int]:
-    """The children of a process: kind -> id."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "stat").read_text().rpartition(")")[2].split()
-                command = (entry / "cmdline").read_text().replace("\0", " ")
-            except OSError:
-                continue
-            if int(status[1]) == parent and status[0] != "Z":
-                kind = "redis" if "redis" in command else "light" if "serve-light" in command else "0"
-                found[kind] = int(entry.name)
-    return found
-
-
-def gone(pids: list[int]) -> bool:
-    """Whether all these processes have ended (one that nobody waits for, in a container, may stay as a zombie)."""
-
-    def there(pid: int) -> bool:
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except OSError:
-            return False
-
-    return not any(there(pid) for pid in pids)
 
 
 def scores(workspace: Path) -> dict[Path, int]:
@@ -108,8 +31,8 @@ def scores(workspace: Path) -> dict[Path, int]:
 def serve(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     started: list[Service] = []
 
-    def start(workspace: Path | str = tmp_path / "workspace", workers: int = 1) -> Service:
-        started.append(Service(workspace, tmp_path / f"log-{len(started)}", workers))
+    def start(workspace: Path | str = tmp_path / "workspace", **settings: Any) -> Service:
+        started.append(Service(workspace, tmp_path / f"log-{len(started)}", **settings))
         return started[-1]
 
     yield start

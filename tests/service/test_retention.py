@@ -1,0 +1,160 @@
+"""What goes from a workspace by age and by size, and what stays."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service import child
+from service.jobs import Jobs, UnknownJob
+from service.retention import clean
+from service.schemas import JobRequest
+from service.settings import Keep, Settings
+from service.worker import Worker
+from service.workspace import Workspace
+from tests.service.pool import write_corpus
+
+MakeRequest = Callable[..., JobRequest]
+WorkOff = Callable[[], None]
+DAY = 86_400.0
+
+
+def age(jobs: Jobs, job_id: str, days: float) -> None:
+    """Makes a job that has ended, and all scores, as if that had been so many days ago."""
+    outcome = jobs.workspace.outcome(job_id)
+    assert outcome is not None
+    older = outcome.model_copy(update={"finished_at": outcome.finished_at - timedelta(days=days)})
+    jobs.workspace.storage.write_bytes(jobs.workspace.path(job_id, "outcome.json"), older.model_dump_json().encode())
+    for file in jobs.workspace.storage.files("scores"):
+        local = jobs.workspace.storage.local(file.path)
+        assert local is not None
+        os.utime(local, (time.time() - days * DAY,) * 2)
+
+
+def there(jobs: Jobs) -> tuple[list[str], int]:
+    """The jobs, and how many score files there are."""
+    return jobs.workspace.jobs(), len(list(jobs.workspace.storage.files("scores")))
+
+
+def test_what_is_too_old_goes_and_is_forgotten(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
+    old, _ = jobs.create(make_request())
+    work_off()
+    age(jobs, old.id, 8)
+    new, _ = jobs.create(make_request())
+    work_off()
+    assert clean(jobs.workspace, Keep(days=9), jobs.queue.forget).jobs == 0
+    removed = clean(jobs.workspace, Keep(days=7), jobs.queue.forget)
+    assert (removed.jobs, removed.scores) == (1, 3)
+    assert there(jobs) == ([new.id], 0)
+    assert [job.id for job in jobs.page().data] == [new.id]
+    with pytest.raises(UnknownJob):
+        jobs.get(old.id)
+    again, _ = jobs.create(make_request())
+    work_off()
+    assert jobs.get(again.id).status == "succeeded"
+
+
+def test_the_oldest_goes_first_until_the_rest_fits(
+    jobs: Jobs, make_request: MakeRequest, work_off: WorkOff, tmp_path: Path
+) -> None:
+    made = []
+    for number in range(4):
+        made.append(jobs.create(make_request(write_corpus(tmp_path / str(number), files=1)))[0].id)
+        work_off()
+    size = sum(file.size for folder in ("jobs", "scores") for file in jobs.workspace.storage.files(folder))
+    removed = clean(jobs.workspace, Keep(bytes=size // 2), jobs.queue.forget)
+    kept, scores = there(jobs)
+    assert kept == sorted(made[-len(kept) :])
+    assert 1 <= len(kept) < 4
+    assert 1 <= scores < 4
+    assert removed.left <= size // 2
+    assert removed.left + removed.bytes == size
+    assert clean(jobs.workspace, Keep(bytes=size), jobs.queue.forget).bytes == 0
+
+
+def test_a_job_at_work_keeps_its_scores(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, work_off: WorkOff
+) -> None:
+    job, _ = jobs.create(make_request())
+    while jobs.get(job.id).progress.shards_done < 2:
+        worker.once()
+    removed = clean(jobs.workspace, Keep(days=1e-9, bytes=0), jobs.queue.forget)
+    assert (removed.jobs, removed.scores) == (0, 0)
+    work_off()
+    assert jobs.queue.stats().shards_scored == 3
+
+
+def test_scores_that_went_before_they_were_joined_are_made_again(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker, work_off: WorkOff
+) -> None:
+    job, _ = jobs.create(make_request())
+    while jobs.get(job.id).status != "selecting":
+        worker.once()
+    gone = next(iter(jobs.workspace.storage.files("scores")))
+    jobs.workspace.storage.remove(gone.path)
+    work_off()
+    ended = jobs.get(job.id)
+    assert (ended.status, ended.progress.documents_done) == ("succeeded", 120)
+    assert jobs.queue.stats().shards_scored == 4
+
+
+def test_half_files_and_half_jobs_go(jobs: Jobs) -> None:
+    storage = jobs.workspace.storage
+    for name in ("jobs/new/room", "jobs/old/room", f"scores/k/.x.{'0' * 32}.part"):
+        storage.write_bytes(name, b"x")
+    old = storage.local("jobs/old/room")
+    assert old is not None
+    os.utime(old, (1, 1))
+    removed = clean(jobs.workspace, Keep(), jobs.queue.forget)
+    assert (removed.half_files, storage.list("jobs"), storage.list("scores/k")) == (1, ["new"], [])
+
+
+def test_a_workspace_elsewhere(redis: Any, make_request: MakeRequest, tmp_path: Path) -> None:
+    jobs = Jobs(Workspace(f"memory://{tmp_path.name}"), redis)
+    job, _ = jobs.create(make_request())
+    jobs.cancel(job.id)
+    assert clean(jobs.workspace, Keep(days=1), jobs.queue.forget).jobs == 0
+    assert clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget).jobs == 1
+    assert (jobs.workspace.jobs(), jobs.page().data) == ([], [])
+
+
+def test_the_command(jobs: Jobs, redis_url: str, make_request: MakeRequest, work_off: WorkOff) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    age(jobs, job.id, 2)
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "service.cli", "clean", "--workspace", jobs.workspace.storage.url, *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert run().returncode == 2
+    assert "no workspace" in run("--keep-days", "1", "--workspace", f"{jobs.workspace.storage.url}/typo").stderr
+    assert run("--keep-days", "3").stdout.startswith("removed 0 jobs and 0 score files")
+    assert run("--keep-days", "1", "--redis", redis_url).stdout.startswith("removed 1 jobs and 3 score files")
+    assert jobs.page().data == []
+
+
+def test_a_pass_of_a_service(jobs: Jobs, redis_url: str, make_request: MakeRequest, work_off: WorkOff) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    age(jobs, job.id, 2)
+    settings = Settings(workspace=jobs.workspace.storage.url, redis=redis_url, keep_days=1)
+    subprocess.run(child.python("from service.retention import main; main()"), env=settings.environment(), check=True)
+    assert (there(jobs), jobs.page().data) == (([], 0), [])
+
+
+def test_what_was_removed_with_no_redis_is_forgotten_at_the_next_start(
+    jobs: Jobs, make_request: MakeRequest, work_off: WorkOff
+) -> None:
+    kept, gone = (jobs.create(make_request())[0].id for _ in range(2))
+    work_off()
+    age(jobs, gone, 2)
+    clean(jobs.workspace, Keep(days=1), lambda _: None)
+    jobs.recover()
+    assert [job.id for job in jobs.page().data] == [kept]
