@@ -7,6 +7,7 @@ perplexity; the arrays `inside_*` hold each domain's documents together, and in 
 import io
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,7 @@ class Ranks:
         bounds = self.inside_bounds.tolist()
         counts = np.zeros((len(self.domain_names), 2), dtype=np.int64)
         ends: list[tuple[float, float]] = []
-        for code, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for code, (first, last) in enumerate(pairwise(bounds)):
             start, stop = band(self.inside_below[first : last + 1], spec)
             if stop > start:
                 tokens = self.inside_below[first + stop] - self.inside_below[first + start]

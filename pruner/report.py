@@ -1,6 +1,7 @@
 """What a job's scores look like: counts, quantiles, histograms, and what each selection does to the domains."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def scores_report(
         "rejects": {"documents": counts["rejects"], "reasons": reasons},
         "eligible": {"documents": len(key), "tokens": int(tokens.sum())},
         "perplexity": {"quantiles": _quantiles(key)},
-        "histogram": histogram(key, tokens),
+        "histogram": histogram([binned(key, tokens)]),
         "lengths": _lengths(key, tokens),
         "short": {"under_tokens": SHORT_TOKENS, "documents": int(np.count_nonzero(tokens < SHORT_TOKENS))},
         "cut": {"context": context, "documents": int(np.count_nonzero(tokens >= context)) if context else 0},
@@ -64,23 +65,43 @@ def exp(values: np.ndarray) -> np.ndarray:
         return np.asarray(np.exp(values))
 
 
-def histogram(key: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:
-    """Documents and tokens by ln(perplexity), in bins whose edges are whole multiples of their width.
+class Binned(NamedTuple):
+    """Documents and tokens by ln(perplexity). int64 arrays of one length; bin i is from i to i + 1 times BIN."""
 
-    key float64 [D], nll / n_tokens of each document; tokens int64 [D].
-    """
-    low, high = float(key.min()), float(key.max())
-    width = BIN * max(1, int(np.ceil((high - low) / BIN / _BINS_MAX)))
-    bins = np.floor(key / width).astype(np.int64)
-    first = int(bins.min())
-    size = int(bins.max()) - first + 1
+    bins: np.ndarray
+    documents: np.ndarray
+    tokens: np.ndarray
+
+
+def binned(key: np.ndarray, tokens: np.ndarray) -> Binned:
+    """Counts documents: key float64 [D], nll / n_tokens of each; tokens int64 [D]."""
+    return _summed(np.floor(key / BIN).astype(np.int64), np.ones(len(key), dtype=np.int64), tokens)
+
+
+def histogram(parts: Sequence[Binned]) -> dict[str, Any]:
+    """The sum of some counts, at least one of them not empty. Edges are whole multiples of the bins' width."""
+    joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
+    factor = max(1, -(-int(np.ptp(joined[0])) // _BINS_MAX))
+    found = _summed(joined[0] // factor, joined[1], joined[2])
+    first, width = int(found.bins[0]), BIN * factor
+    size = int(found.bins[-1]) - first + 1
+    counts = np.zeros((2, size), dtype=np.int64)
+    counts[:, found.bins - first] = found.documents, found.tokens
     return {
         "of": "ln(perplexity), nats a token",
         "bin_width": width,
         "edges": [round((first + i) * width, 9) for i in range(size + 1)],
-        "documents": np.bincount(bins - first, minlength=size).tolist(),
-        "tokens": np.bincount(bins - first, weights=tokens, minlength=size).astype(np.int64).tolist(),
+        "documents": counts[0].tolist(),
+        "tokens": counts[1].tolist(),
     }
+
+
+def _summed(bins: np.ndarray, documents: np.ndarray, tokens: np.ndarray) -> Binned:
+    unique, place = np.unique(bins, return_inverse=True)
+    sums = np.zeros((2, len(unique)), dtype=np.int64)
+    np.add.at(sums[0], place, documents)
+    np.add.at(sums[1], place, tokens)
+    return Binned(unique, sums[0], sums[1])
 
 
 def _lengths(key: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:

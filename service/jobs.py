@@ -3,6 +3,7 @@
 import logging
 import time
 import uuid
+from dataclasses import asdict
 from datetime import datetime, timezone
 
 from redis import Redis
@@ -10,7 +11,17 @@ from redis import Redis
 from pruner.errors import InputError
 from pruner.specs import SelectionSpec
 from service.queue import Queue
-from service.schemas import Job, JobPage, JobRequest, Problem, Progress, SelectionResult, Status
+from service.schemas import (
+    Job,
+    JobPage,
+    JobRequest,
+    JobWorkers,
+    Problem,
+    Progress,
+    SelectionResult,
+    Status,
+    WorkerState,
+)
 from service.steps import next_step, unmade
 from service.views import make_view, progress_of, show_job, started_at
 from service.workspace import Ended, JobRecord, Outcome, Workspace, digest
@@ -97,6 +108,21 @@ class Jobs:
         self.workspace.want(job_id, spec)
         self.queue.submit(job_id, "select", 1, make_view(self.workspace, record))
         return None
+
+    def workers(self, job_id: str) -> JobWorkers:
+        """Who works on a job now. Raises UnknownJob."""
+        self.get(job_id)
+        held = self.queue.leases(job_id)
+        return JobWorkers(
+            data=[
+                WorkerState(
+                    **{name: value for name, value in asdict(lease).items() if not name.endswith("_at")},
+                    claimed_at=datetime.fromtimestamp(lease.claimed_at / 1000, timezone.utc),
+                    seen_at=datetime.fromtimestamp(lease.seen_at / 1000, timezone.utc),
+                )
+                for lease in held
+            ]
+        )
 
     def selection(self, job_id: str, selection_id: str) -> SelectionResult | None:
         """A selection of a job, or None while it is not made. Raises UnknownJob."""

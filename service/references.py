@@ -31,6 +31,11 @@ class References:
         """Whether something has run on a GPU."""
         return self._device is not None and self._device.startswith("cuda")
 
+    @property
+    def known_device(self) -> str:
+        """`cpu` or `cuda`, or "" while nobody has asked."""
+        return self._device or ""
+
     def device(self) -> str:
         """`cpu` or `cuda`. Raises BadReference where a GPU was asked for and there is none."""
         if self._device is None:

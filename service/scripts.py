@@ -6,12 +6,13 @@ Every key starts with `p` = `winnow:{<workspace id>}:`. Times are milliseconds o
     p status:<status>       zset    the same, for the jobs of one status
     p job:<job>             hash    status, stage, view (JSON: what the workspace says), created_at (as in jobs),
                                     shards_total, shards_done, documents_done, tokens_done, rejects, started_at,
-                                    updated_at, scoring_at (first claim of a shard), scored_at (latest shard done)
+                                    updated_at, scoring_at (first claim of a shard), scored_at (latest shard done),
+                                    cpu_ms, gpu_ms (time that training and shards took workers, by their device)
     p active:<kind>         zset    job -> claims it was served; the jobs that have tasks of this kind
     p tasks:<kind>:<job>    zset    task -> time from which it is claimable: its index while new, the end of its
                                     lease while leased
-    p lease:<job>           hash    task -> {fence, worker, attempts, documents, tokens, error}, of the tasks that
-                                    were claimed and are not done; fence 0: nobody holds it
+    p lease:<job>           hash    task -> {fence, worker, attempts, documents, tokens, error, claimed (time), device},
+                                    of the tasks that were claimed and are not done; fence 0: nobody holds it
     p rate:<job>            hash    ring of RING buckets of BUCKET ms: i -> {bucket, documents, tokens} scored in it
     p totals                hash    shards, documents, tokens: scored by all jobs since the data was last lost
     p workers               zset    worker -> last seen
@@ -70,7 +71,16 @@ local function held(job, task, fence)
   if entry and entry.fence == tonumber(fence) then return entry end
 end
 
+-- Books the time that a worker had a task of training or scoring.
+local function spend(job, task, entry)
+  local kind = kind_of(task)
+  if entry.claimed and (kind == 'score' or kind == 'train') then
+    redis.call('HINCRBY', job_key(job), entry.device == 'cuda' and 'gpu_ms' or 'cpu_ms', now - entry.claimed)
+  end
+end
+
 local function put_back(job, task, entry, from)
+  spend(job, task, entry)
   entry.fence, entry.documents, entry.tokens = 0, 0, 0
   redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', from, task)
   redis.call('HSET', lease_key(job), task, cjson.encode(entry))
@@ -131,7 +141,7 @@ for i = 3, #ARGV do
       local entry = text and cjson.decode(text) or {attempts = 0, error = ''}
       if entry.fence and entry.fence ~= 0 then entry.error = 'its worker ' .. entry.worker .. ' died or hung' end
       entry.fence = redis.call('INCR', p .. 'fence')
-      entry.worker, entry.documents, entry.tokens = worker, 0, 0
+      entry.worker, entry.documents, entry.tokens, entry.claimed = worker, 0, 0, now
       entry.attempts = entry.attempts + 1
       redis.call('HSET', lease_key(job), task, cjson.encode(entry))
       redis.call('ZADD', tasks_key(kind, job), now + lease, task)
@@ -150,13 +160,13 @@ end
 return false
 """
 
-# job, task, fence, lease (ms), documents, tokens: 1 if the lease goes on, 0 if it is lost.
+# job, task, fence, lease (ms), documents, tokens, device ("" while unknown): 1 if the lease goes on, 0 if it is lost.
 BEAT = """
 local job, task, documents, tokens = ARGV[1], ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6])
 local entry = held(job, task, ARGV[3])
 if not entry then return 0 end
 add_rate(job, documents - entry.documents, tokens - entry.tokens)
-entry.documents, entry.tokens = documents, tokens
+entry.documents, entry.tokens, entry.device = documents, tokens, ARGV[7]
 redis.call('HSET', lease_key(job), task, cjson.encode(entry))
 redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', now + tonumber(ARGV[4]), task)
 redis.call('ZADD', p .. 'workers', now, entry.worker)
@@ -172,6 +182,7 @@ local entry = held(job, task, ARGV[3])
 if not entry then return 0 end
 redis.call('HDEL', lease_key(job), task)
 redis.call('ZREM', tasks_key(kind, job), task)
+spend(job, task, entry)
 if kind == 'score' then
   redis.call('HINCRBY', job_key(job), 'shards_done', 1)
   redis.call('HINCRBY', job_key(job), 'documents_done', documents)

@@ -81,7 +81,7 @@ class Beater:
     def _beat(self) -> None:
         # While Redis is away the work goes on: the lease is still there when it comes back, or this one is refused.
         with suppress(RedisError):
-            self._worker.jobs.queue.beat(self._lease, *self._done)
+            self._worker.jobs.queue.beat(self._lease, *self._done, self._worker.device)
 
 
 class Worker:
@@ -94,6 +94,11 @@ class Worker:
         self._kinds = ("advance", *kinds)
         self._name = name
         self._interruptible = False
+
+    @property
+    def device(self) -> str:
+        """What it runs references on: `cpu` or `cuda`, or "" while it has run none."""
+        return self._references.known_device
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Ends `run` after the batch at hand. A signal handler: it runs in the thread that works."""

@@ -6,11 +6,13 @@ import pytest
 
 from pruner.manifest import MANIFEST
 from service.cli import COMMANDS
-from service.routes import events, files, health, jobs, selections
+from service.routes import events, explore, files, health, jobs, selections
 from service.settings import Settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-ROUTES = sorted({route.path for part in (jobs, selections, files, events, health) for route in part.router.routes})
+ROUTES = sorted(
+    {route.path for part in (jobs, selections, files, events, explore, health) for route in part.router.routes}
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
