@@ -10,6 +10,7 @@ import service
 from service import problems
 from service.jobs import Jobs
 from service.metrics import Metrics, QueueCollector
+from service.page import pages
 from service.routes import events, explore, files, health, jobs, selections
 from service.schemas import Problem
 
@@ -31,7 +32,7 @@ def create_app(the_jobs: Jobs) -> FastAPI:
     app.state.jobs = the_jobs
     app.state.registry = CollectorRegistry()
     app.state.registry.register(QueueCollector(the_jobs))
-    for part in (jobs, selections, files, events, explore, health):
+    for part in (jobs, selections, files, events, explore, health, pages):
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(problems.BodyLimit)

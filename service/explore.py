@@ -16,7 +16,7 @@ from pruner.specs import SelectionSpec
 from pruner.split import in_split
 from pruner.storage import Storage
 from service.jobs import Conflict, Jobs
-from service.schemas import Document, Documents, PartialHistogram, Preview, TrainSpec
+from service.schemas import Document, Documents, JobRequest, PartialHistogram, Preview, TrainSpec
 from service.steps import score_paths
 from service.workspace import JobRecord, Workspace
 
@@ -41,9 +41,14 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> Preview:
 
 def documents(jobs: Jobs, job_id: str, rank: int, count: int, characters: int) -> Documents:
     """Documents at ranks [rank, rank + count) and the beginnings of their texts. Raises as `preview` does."""
-    job = jobs.get(job_id)
-    ranks = _scored(jobs, job_id)
-    workspace = jobs.workspace
+    request = jobs.get(job_id).request
+    return read_documents(jobs.workspace, job_id, request, _scored(jobs, job_id), rank, count, characters)
+
+
+def read_documents(
+    workspace: Workspace, job_id: str, request: JobRequest, ranks: Ranks, rank: int, count: int, characters: int
+) -> Documents:
+    """The same of a job whose ranks are at hand."""
     plan = read_plan(workspace.storage, workspace.path(job_id, "plan.parquet"))
     deadline = time.monotonic() + 2 * _TEXT_SECONDS
     data = []
@@ -54,7 +59,7 @@ def documents(jobs: Jobs, job_id: str, rank: int, count: int, characters: int) -
         if characters == 0:
             error = "no text was asked for"
         elif seconds > 0:
-            text, error = read_text(plan, job.request.corpus, ranks, row["place"], seconds)
+            text, error = read_text(plan, request.corpus, ranks, row["place"], seconds)
         about = {"text": text[:characters] if text is not None else None, "characters": len(text) if text else None}
         data.append(Document.model_validate(row | about | {"text_error": error}))
     return Documents(documents=ranks.documents, data=data)
