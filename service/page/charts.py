@@ -95,7 +95,7 @@ def outside(data: dict[str, Any], by: str, band: Band | None) -> int:
 
 def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
     """Documents by their length in tokens and their perplexity, and the median perplexity of each length."""
-    left, right, top, plot = 52, 10, 12, 240
+    left, right, top, plot = 52, 28, 12, 240
     cells: list[list[int]] = data["documents"]
     columns, rows = len(cells), len(cells[0])
     wide, high = (width - left - right) / columns, plot / rows
@@ -230,7 +230,7 @@ def _count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) 
         y = top + plot - plot * value / most
         yield f'<line class="{"axis" if value == 0 else "grid"}" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield _text(left - 6, y + 4, _brief(value), "end")
-    yield _text(0, 14, f"{by} a bar", "start")
+    yield _text(0, 14, f"{by} per bar", "start")
 
 
 def _brief(value: int) -> str:
@@ -241,10 +241,13 @@ def _brief(value: int) -> str:
 
 
 def _perplexity_axis(x: Any, low: float, high: float, bottom: int) -> Iterator[str]:
+    last = -math.inf
     for value in _round_perplexities(low, high, (x(high) - x(low)) / 54):
         at = x(math.log(value))
         yield f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
-        yield _text(at, bottom + 17, perplexity(value).removesuffix(".0"), "middle")
+        if at - last > 44:
+            yield _text(at, bottom + 17, perplexity(value).removesuffix(".0"), "middle")
+            last = at
     yield _text((x(low) + x(high)) / 2, bottom + 34, "perplexity (log scale)", "middle")
 
 

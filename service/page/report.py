@@ -67,6 +67,7 @@ def report_html(material: Material, server: str) -> str:
         bands=bands,
         read=[{"title": s.title, "rows": samples[s.rank]} for s in whole],
         alone=True,
+        away="",
         by="documents",
         style=Markup((HERE / "static" / "winnow.css").read_text()),
         curl=repeat.curl(server, asked),

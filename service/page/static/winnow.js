@@ -70,28 +70,30 @@ function follow(live) {
   async function ended() {
     source.close();
     const answer = await fetch(location.href);
+    if (!answer.ok) throw new Error(answer.statusText);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     document.title = page.title;
     document.getElementById("main").replaceChildren(...page.getElementById("main").childNodes);
     wire(document.getElementById("main"));
     say(`The job has ${page.title.split(" ")[0]}.`);
   }
+  function again() {
+    lost(true);
+    source.close();
+    setTimeout(open, wait);
+    wait = Math.min(2 * wait, 15000);
+  }
   function open() {
     source = new EventSource(live.dataset.events);
-    source.addEventListener("open", () => { wait = 1000; lost(false); });
     source.addEventListener("progress", (event) => {
+      wait = 1000;
       lost(false);
       const job = JSON.parse(event.data);
       clearTimeout(timer);
-      if (job.finished_at) ended().catch(() => setTimeout(open, wait));
+      if (job.finished_at) ended().catch(again);
       else timer = setTimeout(show, Math.max(0, shown + 1500 - Date.now()));
     });
-    source.addEventListener("error", () => {
-      lost(true);
-      source.close();
-      setTimeout(open, wait);
-      wait = Math.min(2 * wait, 15000);
-    });
+    source.addEventListener("error", again);
   }
   open();
 }
