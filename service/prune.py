@@ -31,7 +31,7 @@ _STATUS: dict[str, Status] = {"plan": "planning", "train": "training", "score": 
 def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgress, report: Path | None = None) -> Job:
     """Does a job and puts its manifests, scores, rejects, report and trained reference into `out`.
 
-    With `report` it writes the report as HTML there, and its plots beside it.
+    With `report` it writes the report as HTML there, and its plots into a folder beside it.
 
     What `out` says of an earlier, killed run of the same job is used. `on_progress` is called as the job goes on, and
     may raise to end it. Raises InputError or BadReference.

@@ -23,7 +23,9 @@ def add_prune(parser: Parser) -> None:
     options.add_device(parser)
     options.add_json(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="an HTML report too, with its plots beside it")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="an HTML report too, its plots in a folder beside it"
+    )
 
 
 def prune(parser: Parser, args: argparse.Namespace) -> int:

@@ -137,7 +137,9 @@ def download(_parser: Parser, args: argparse.Namespace) -> int:
 def add_report(parser: Parser) -> None:
     """`winnow report`."""
     parser.add_argument("job", metavar="JOB", help="a job's id")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="HTML file; plots are put beside it")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="HTML file; its plots go into a folder beside it"
+    )
     _add_server(parser)
 
 

@@ -230,7 +230,7 @@ def _count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) 
         y = top + plot - plot * value / most
         yield f'<line class="{"axis" if value == 0 else "grid"}" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield _text(left - 6, y + 4, _brief(value), "end")
-    yield _text(0, 14, f"{by} per bar", "start")
+    yield _text(4, 14, f"{by} per bar", "start")
 
 
 def _brief(value: int) -> str:

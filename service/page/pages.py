@@ -139,7 +139,11 @@ async def job(
         shown = await _result(api, found, band, by if by in ("documents", "tokens") else "documents")
         if part == "band":
             return page("_band.html", **shown)
-        return page("job.html", **shown, **_again(request, found))
+        return page("job.html", **shown, ways=repeat.ways(_server(request), found))
+
+
+def _server(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
 
 
 async def _running(api: Api, job: dict[str, Any]) -> dict[str, Any]:
@@ -160,24 +164,12 @@ async def _result(api: Api, job: dict[str, Any], band: dict[str, Any], by: str) 
     return view | {"live": False, "alone": False}
 
 
-def _again(request: Request, job: dict[str, Any]) -> dict[str, Any]:
-    """How to do a job again."""
-    server = str(request.base_url).rstrip("/")
-    asked = job["request"]
-    return {
-        "curl": repeat.curl(server, asked),
-        "commands": repeat.command(asked),
-        "python": repeat.python(server, asked),
-        "openers": repeat.openers(f"manifest-{job['selections'][0]['id']}.parquet"),
-    }
-
-
 @router.get("/jobs/{job_id}/report.html")
 @_shown
 async def report(request: Request, job_id: str) -> Response:
     """The report of a scored job as one file."""
     async with Api.behind(request) as api:
-        body = report_html(await gather(api.get, job_id), str(request.base_url).rstrip("/"))
+        body = report_html(await gather(api.get, job_id), _server(request))
     headers = HEADERS | {"Content-Disposition": 'attachment; filename="report.html"'}
     return Response(body, 200, headers, "text/html; charset=utf-8")
 

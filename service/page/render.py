@@ -32,7 +32,20 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = ("number", "short", "percent", "perplexity", "ratio", "duration", "span", "hours", "age", "moment", "shown")
+    names = (
+        "number",
+        "short",
+        "percent",
+        "perplexity",
+        "ratio",
+        "duration",
+        "span",
+        "hours",
+        "age",
+        "moment",
+        "shown",
+        "brief",
+    )
     made.filters.update({name: getattr(words, name) for name in names})
     made.filters["time"] = lambda text: datetime.fromisoformat(text)
     made.globals.update(version=service.__version__, static=_static_address)

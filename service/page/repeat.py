@@ -4,6 +4,8 @@ import json
 import shlex
 from typing import Any
 
+_LONG = 8_000  # characters of a request, which may name a hundred thousand paths
+
 
 def minimal(request: dict[str, Any]) -> dict[str, Any]:
     """A request without what is default or null."""
@@ -24,10 +26,26 @@ def minimal(request: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def curl(server: str, request: dict[str, Any]) -> str:
-    """A call of curl."""
-    body = json.dumps(minimal(request), ensure_ascii=False, indent=1)
-    return f"curl {shlex.quote(server + '/v1/jobs')} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+def ways(server: str, job: dict[str, Any]) -> dict[str, str]:
+    """How to do a job again and what to do with its manifest: title -> code."""
+    request = job["request"]
+    made = {"The same job with curl": curl(server, job)}
+    if len(json.dumps(request)) <= _LONG:
+        made["The same with winnow prune, with no server"] = "\n".join(command(request))
+        made["The same from Python"] = python(server, request)
+    name = f"manifest-{job['selections'][0]['id']}.parquet"
+    return made | {f"Open a manifest in {tool}": code for tool, code in openers(name).items()}
+
+
+def curl(server: str, job: dict[str, Any]) -> str:
+    """A call of curl, or, of a long request, a few that pass it on."""
+    body = json.dumps(minimal(job["request"]), ensure_ascii=False, indent=1)
+    submit = f"curl {shlex.quote(server + '/v1/jobs')} -H 'Content-Type: application/json' -d"
+    if len(body) <= _LONG:
+        return f"{submit} {shlex.quote(body)}"
+    ask = f"curl -s {shlex.quote(server + '/v1/jobs/' + job['id'])}"
+    take = """python3 -c 'import json, sys; json.dump(json.load(sys.stdin)["request"], sys.stdout)'"""
+    return f"{ask} |\n  {take} |\n  {submit} @-"
 
 
 def command(request: dict[str, Any]) -> list[str]:

@@ -60,7 +60,6 @@ def report_html(material: Material, server: str) -> str:
         read = [{"title": s.title, "rows": samples[s.rank]} for s in groups]
         bands.append(result.in_view(job, report, preview, "documents") | {"read": read})
     whole = [s for s in result.samples(previews[0], documents) if "threshold" not in s.title]
-    asked = job["request"]
     return text(
         "report.html",
         **result.facts(job, report),
@@ -70,24 +69,22 @@ def report_html(material: Material, server: str) -> str:
         away="",
         by="documents",
         style=Markup((HERE / "static" / "winnow.css").read_text()),
-        curl=repeat.curl(server, asked),
-        commands=repeat.command(asked),
-        python=repeat.python(server, asked),
-        openers=repeat.openers(f"manifest-{previews[0]['id']}.parquet"),
+        ways=repeat.ways(server, job),
     )
 
 
 def write_report(out: Path, material: Material, server: str) -> list[Path]:
-    """Writes the report and, beside it, its plots as SVG and, with the extra `report`, as PNG; the files."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the report and, in a folder beside it, its plots as SVG and, with the extra `report`, PNG; the files."""
+    folder = out.with_name(f"{out.stem}-plots")
+    folder.mkdir(parents=True, exist_ok=True)
     out.write_text(report_html(material, server), encoding="utf-8")
     written = [out]
     for name, svg in _plots(material).items():
-        written.append(out.with_name(f"{out.stem}-{name}.svg"))
+        written.append(folder / f"{name}.svg")
         written[-1].write_text(svg, encoding="utf-8")
         image = _png(svg)
         if image is not None:
-            written.append(out.with_name(f"{out.stem}-{name}.png"))
+            written.append(folder / f"{name}.png")
             written[-1].write_bytes(image)
     return written
 
@@ -101,8 +98,13 @@ def _plots(material: Material) -> dict[str, str]:
         made[f"histogram-{preview['id']}"] = view["plots"][0]
         if view["domains"] > 1:
             for what in ("documents", "tokens"):
-                made[f"domains-{preview['id']}-{what}"] = charts.domains(view["rows"], what)
+                made[f"domains-{preview['id']}-{what}"] = charts.domains(_by_change(view["rows"], what), what)
     return {name: charts.alone(svg) for name, svg in made.items()}
+
+
+def _by_change(rows: Rows, what: str) -> Rows:
+    """Rows of domains, what gains most share first."""
+    return sorted(rows, key=lambda row: float(row[what]["before"] - row[what]["after"]))
 
 
 def _png(svg: str) -> bytes | None:

@@ -160,5 +160,6 @@ def losses(rows: Sequence[dict[str, Any]]) -> list[str]:
         lost = [w for w in _WHATS if row[w]["before"] >= 0.001 and row[w]["after"] < row[w]["before"] / 2]
         if lost:
             what = " and ".join(f"{percent(row[w]['before'])} to {percent(row[w]['after'])} of the {w}" for w in lost)
-            said.append(f"{row['name']} falls from {what}")
+            name = row["name"] if len(row["name"]) <= 100 else row["name"][:100] + "…"
+            said.append(f"{name} falls from {what}")
     return said[::-1]

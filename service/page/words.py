@@ -11,6 +11,8 @@ _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 
+_NAME = 200  # characters of an id, a domain or a path
+
 
 def number(value: float) -> str:
     """12,345."""
@@ -106,6 +108,13 @@ def shown(text: str | None) -> Markup:
         end = found.end()
     parts.append(escape(text[end:]))
     return Markup("").join(parts)
+
+
+def brief(text: str | None) -> Markup:
+    """`shown` for a name, of which the first 200 characters are enough; what is left out is said."""
+    if text is None or len(text) <= _NAME:
+        return shown(text)
+    return shown(text[:_NAME]) + Markup(' <span class="none">… {} characters</span>').format(number(len(text)))
 
 
 def _name(character: str) -> str:

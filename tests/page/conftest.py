@@ -12,10 +12,16 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from tests.page.serving import Serving, real_texts, write_jsonl
 from tests.service.pool import sentence
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
 SHOTS = Path(os.environ.get("WINNOW_TEST_SHOTS", "build/screenshots"))
 OpenPage = Callable[..., Page]
 
@@ -29,13 +35,14 @@ def browser_path() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+# Both end with their module: while they are there, no other test can have an event loop in this thread.
+@pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     started = playwright.chromium.launch(executable_path=browser_path(), args=FLAGS)
     yield started

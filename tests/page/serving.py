@@ -1,4 +1,4 @@
-"""A real `winnow serve` for the browser to visit, real text for it to prune, and a line between them that can be cut."""
+"""A real `winnow serve` for the browser to visit, real text for it to prune, and a line to it that can be cut."""
 
 import inspect
 import json
@@ -17,7 +17,18 @@ from service import child
 from service.settings import Settings
 from tests.service.pool import until
 
-_PACKAGES = ("json", "email", "http", "logging", "unittest", "xml", "asyncio", "concurrent", "multiprocessing", "urllib")
+_PACKAGES = (
+    "json",
+    "email",
+    "http",
+    "logging",
+    "unittest",
+    "xml",
+    "asyncio",
+    "concurrent",
+    "multiprocessing",
+    "urllib",
+)
 
 
 class Serving:

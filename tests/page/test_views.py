@@ -13,7 +13,7 @@ from tests.page.conftest import OpenPage
 from tests.page.serving import Serving, write_jsonl
 
 SCRIPT = "<script>window.hacked = true</script>"
-IMAGE = "<img src=x onerror=\"window.hacked = true\"> {{ 7 * 7 }} ' \" </div></details><!--"
+IMAGE = '<img src=x onerror="window.hacked = true"> {{ 7 * 7 }} \' " </div></details><!--'
 RIGHT_TO_LEFT = "invoice \u202egpj.exe\u202c and \u2067\u05e9\u05dc\u05d5\u05dd\u2069 \u200bzero"
 NULS = "a\x00b\x07c\x1b[31md \x7f\x85 tab\tnew\nline"
 EMOJI = "👩‍👩‍👧‍👦 🏳️‍🌈 e\u0301\u0301\u0301\u0301 \U0010ffff"

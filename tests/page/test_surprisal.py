@@ -1,0 +1,48 @@
+"""Tokens shaded by their surprisal: what the API's scoring says, and a clear line where it is away."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Response
+
+from service.page.api import Api
+from service.page.surprisal import Shaded, surprisal
+
+
+def asked(app: FastAPI) -> tuple[list[list[Shaded]], str]:
+    """The surprisal of two texts, from an application that stands in for the API."""
+
+    async def ask() -> tuple[list[list[Shaded]], str]:
+        async with Api(httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://api")) as api:
+            return await surprisal(api, "job", ["one two", "three"])
+
+    return asyncio.run(ask())
+
+
+def test_each_token_has_a_shade() -> None:
+    app = FastAPI()
+
+    @app.post("/v1/score")
+    def score(body: dict[str, Any]) -> dict[str, Any]:
+        assert body == {"texts": ["one two", "three"], "job": "job", "tokens": True}
+        tokens = [{"text": "one", "nll": 0.2}, {"text": " two", "nll": 9.0}]
+        return {"scores": [{"tokens": tokens}, {"tokens": [{"text": "three", "nll": 1.0}]}]}
+
+    tokens, away = asked(app)
+    assert tokens == [[Shaded("one", 0.2, 0), Shaded(" two", 9.0, 7)], [Shaded("three", 1.0, 2)]]
+    assert away == ""
+
+
+@pytest.mark.parametrize(("status", "said"), [(404, "does not score texts"), (503, "Try again"), (422, "too long")])
+def test_it_is_said_why_there_is_none(status: int, said: str) -> None:
+    app = FastAPI()
+
+    @app.post("/v1/score")
+    def score() -> Response:
+        return Response('{"detail": "the text is too long"}', status, media_type="application/problem+json")
+
+    tokens, away = asked(app)
+    assert tokens == []
+    assert said in away
