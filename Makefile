@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint types gpu clean
+.PHONY: demo test browser page lint types gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
-test: $(VENV)/.installed-test lint types
+test: $(VENV)/.installed-test lint types browser
 	$(BIN)/python -m pytest
+
+# A Chromium for the tests of the page: installed with apt-get where that may be done, else it says what to do.
+browser:
+	bash tests/page/browser.sh
+
+# The tests of the page in their long form: a line of 1 MB, a million documents, everything in dark too.
+page: $(VENV)/.installed-test browser
+	WINNOW_TEST_LONG=1 $(BIN)/python -m pytest tests/page
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
