@@ -234,7 +234,7 @@ def _count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) 
 
 
 def _brief(value: int) -> str:
-    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return str(value)

@@ -128,6 +128,7 @@ async def job(
     unit: str | None = None,
     within: str | None = None,
     by: str = "documents",
+    waiting: bool = False,
     part: Part = None,
 ) -> Response:
     """A job: how far it is, or what came of it."""
@@ -137,6 +138,7 @@ async def job(
             return page(f"_{part}.html" if part in ("live",) else "job.html", **await _running(api, found))
         band = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
         shown = await _result(api, found, band, by if by in ("documents", "tokens") else "documents")
+        shown["waiting"] = waiting
         if part == "band":
             return page("_band.html", **shown)
         return page("job.html", **shown, ways=repeat.ways(_server(request), found))
@@ -190,8 +192,9 @@ async def select(request: Request, job_id: str) -> Response:
     """Makes the band in view a selection."""
     spec = forms.selection_body(await forms.posted(request))
     async with Api.behind(request) as api:
-        await api.post(job_path(job_id, "selections"), spec)
-    return RedirectResponse(f"/jobs/{job_id}?{urlencode(spec)}", 303, HEADERS)
+        made = await api.post(job_path(job_id, "selections"), spec)
+    later = {} if "manifest_url" in made else {"waiting": "1"}
+    return RedirectResponse(f"/jobs/{job_id}?{urlencode(spec | later)}", 303, HEADERS)
 
 
 @router.get("/jobs/{job_id}/documents")

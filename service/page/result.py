@@ -142,8 +142,8 @@ def warnings(report: dict[str, Any]) -> list[str]:
         )
     if equal["documents"] >= _WARNED * documents:
         said.append(
-            f"{percent(equal['documents'] / documents)} of the documents share their exact score with another (at most "
-            f"{number(equal['largest'])} one score): most are likely copies. Ties go by file and row."
+            f"{percent(equal['documents'] / documents)} of the documents share their exact score with another (up to "
+            f"{number(equal['largest'])} with one score): most are likely copies. Ties go by file and row."
         )
     if rejects["documents"]:
         reasons = ", ".join(f"{reason}: {number(count)}" for reason, count in rejects["reasons"].items())

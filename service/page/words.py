@@ -20,8 +20,8 @@ def number(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """1,234; 56.8 thousand; 39.4 million."""
-    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+    """123,456; 39.4 M; 2 B, as tokens are counted."""
+    for size, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if value >= size:
             return f"{value / size:.3g} {name}"
     return number(value)

@@ -10,6 +10,7 @@ import pytest
 
 from service.jobs import Jobs
 from service.schemas import JobRequest
+from service.views import make_view, progress_of
 from service.worker import Worker
 from tests.service.pool import until, write_corpus
 
@@ -124,3 +125,38 @@ def test_workers_and_their_time_are_shown(
     assert ended["progress"]["worker_seconds"] > 0
     assert ended["progress"]["gpu_seconds"] == 0
     assert api.get(f"/v1/jobs/{job}/workers").json()["data"] == []
+
+
+def test_time_left_is_a_range_and_time_on_gpus_is_booked(jobs: Jobs, make_request: Callable[..., JobRequest]) -> None:
+    queue = jobs.queue
+    job, _ = jobs.create(make_request())
+    queue.submit(job.id, "score", 3, {})
+    first = queue.claim("gpu", ["score"])
+    second = queue.claim("cpu", ["score"])
+    third = queue.claim("cpu", ["score"])
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    queue.beat(first, 30, 3000, "cuda")
+    queue.beat(second, 10, 1000, "cpu")
+    queue.fail(third, "a broken shard")
+    until(lambda: (state := queue.state(job.id)) and state.gpu_ms > 20)
+    state = queue.state(job.id)
+    assert state is not None
+    assert (state.shards_leased, state.shards_failed, state.documents_done) == (2, 1, 40)
+    assert state.gpu_ms < state.worker_ms
+    progress = progress_of(state, make_view_of(jobs, job.id) | {"documents_total": 120, "shards_total": 3})
+    assert progress.eta_seconds is not None
+    assert progress.eta_low_seconds is not None
+    assert progress.eta_high_seconds is not None
+    assert 0 < progress.eta_low_seconds < progress.eta_seconds < progress.eta_high_seconds
+    queue.done(first, 30, 3000)
+    booked = queue.state(job.id)
+    assert booked is not None
+    assert booked.gpu_ms >= state.gpu_ms
+
+
+def make_view_of(jobs: Jobs, job_id: str) -> dict[str, Any]:
+    record = jobs.workspace.job(job_id)
+    assert record is not None
+    return make_view(jobs.workspace, record)
