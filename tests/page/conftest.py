@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,20 @@ def scored(serving: Serving, asked: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough text to look at a job while it runs: 4 shards."""
+    """Many shards, so that a job over them can be looked at while it runs."""
     folder = tmp_path_factory.mktemp("slow")
-    for file in range(4):
-        rows = [{"text": sentence(file * 100 + i, 120), "id": f"{file}-{i}"} for i in range(50)]
-        write_jsonl(folder / f"{file}.jsonl", rows)
+    for file in range(24):
+        rows = [{"text": sentence(file * 100 + i, 100), "id": f"{file}-{i}"} for i in range(8)]
+        write_jsonl(folder / f"{file:02}.jsonl", rows)
     return folder
+
+
+@pytest.fixture(scope="session")
+def slow_request(slow: Path, model: Path) -> Callable[[], dict[str, Any]]:
+    """Requests over them, each with a setting of its own, so that none finds the scores of another."""
+    strides = count(100)
+    return lambda: {
+        "corpus": {"paths": [str(slow)]},
+        "reference": {"model": str(model)},
+        "scoring": {"stride": next(strides)},
+    }

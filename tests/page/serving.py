@@ -2,12 +2,14 @@
 
 import inspect
 import json
+import os
 import pkgutil
+import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import httpx
 from service import child
 from service.settings import Settings
 from tests.service.pool import until
+from tests.service.test_supervisor import family
 
 _PACKAGES = (
     "json",
@@ -63,6 +66,23 @@ class Serving:
         """The job when it has ended."""
         until(lambda: self.job(job_id)["finished_at"])
         return self.job(job_id)
+
+    def worker(self) -> int:
+        """The process that scores."""
+        return until(lambda: family(self.process.pid).get("0"))  # type: ignore[no-any-return]
+
+    @contextmanager
+    def halted(self, job_id: str) -> Iterator[None]:
+        """Holds a job of many shards where some are scored and some are not, for as long as the block lasts."""
+        until(lambda: self.job(job_id)["progress"]["shards_done"] >= 2)
+        process = self.worker()
+        os.kill(process, signal.SIGSTOP)
+        try:
+            assert self.job(job_id)["status"] == "scoring"
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
     def close(self) -> None:
         """Ends the service."""

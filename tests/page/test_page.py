@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from playwright.sync_api import Page, expect
 from tests.page.conftest import OpenPage
 from tests.page.serving import Line, Serving, lines
 from tests.service.pool import until
-from tests.service.test_supervisor import family
 
 LONG = 60_000  # ms, for what other processes do
 
@@ -39,11 +39,12 @@ def test_from_submitting_to_a_manifest_without_a_reload(
     submit(page, slow, model)
     expect(page).to_have_url(re.compile(r"/jobs/[0-9a-f]+$"))
     page.evaluate("window.stillHere = true")
-    expect(page.locator(".stages .now")).to_have_text("scoring", timeout=LONG)
-    expect(page.get_by_role("heading", name="So far partial")).to_be_visible(timeout=LONG)
-    expect(page.get_by_role("table")).to_contain_text("serve-0")
-    expect(page.get_by_role("table")).to_contain_text("s ago")
-    shot(page, "running")
+    with serving.halted(page.url.rpartition("/")[2]):
+        expect(page.locator(".stages .now")).to_have_text("scoring")
+        expect(page.get_by_role("heading", name="So far partial")).to_be_visible()
+        expect(page.get_by_role("table")).to_contain_text("serve-0")
+        expect(page.get_by_role("table")).to_contain_text("s ago")
+        shot(page, "running")
     expect(page.get_by_role("heading", name="Explore a selection")).to_be_visible(timeout=LONG)
     assert page.evaluate("window.stillHere")
     with page.expect_download() as waiting:
@@ -125,44 +126,53 @@ def test_samples_are_read_where_they_stand(
 
 
 def test_a_killed_worker_is_seen_and_the_job_goes_on(
-    serving: Serving, open_page: OpenPage, slow: Path, model: Path
+    serving: Serving, open_page: OpenPage, slow_request: Callable[[], dict[str, Any]]
 ) -> None:
-    job = serving.submit(corpus={"paths": [str(slow)]}, reference={"model": str(model)}, scoring={"stride": 101})
-    page = open_page(f"{serving.url}/jobs/{job}")
-    expect(page.locator(".stages .now")).to_have_text("scoring", timeout=LONG)
-    until(lambda: serving.job(job)["progress"]["documents_done"] > 0)
-    os.kill(family(serving.process.pid)["0"], signal.SIGKILL)
+    job = serving.submit(**slow_request())
+    with serving.halted(job):
+        page = open_page(f"{serving.url}/jobs/{job}")
+        expect(page.locator(".stages .now")).to_have_text("scoring")
+        os.kill(serving.worker(), signal.SIGKILL)
     expect(page.get_by_role("heading", name="Explore a selection")).to_be_visible(timeout=LONG)
-    expect(page.locator(".tile").first).to_contain_text("200")
+    expect(page.locator(".tile").first).to_contain_text("192")
 
 
 def test_a_lost_connection_is_said_and_found_again(
-    serving: Serving, open_page: OpenPage, slow: Path, model: Path
+    serving: Serving, open_page: OpenPage, slow_request: Callable[[], dict[str, Any]]
 ) -> None:
     line = Line(serving.url)
-    job = serving.submit(corpus={"paths": [str(slow)]}, reference={"model": str(model)}, scoring={"stride": 102})
-    page = open_page(f"{line.url}/jobs/{job}", expected="net::ERR")
-    expect(page.locator(".stages .now")).to_have_text("scoring", timeout=LONG)
-    line.cut()
-    expect(page.locator(".lost")).to_contain_text("The connection to the service is lost")
+    job = serving.submit(**slow_request())
+    with serving.halted(job):
+        page = open_page(f"{line.url}/jobs/{job}", expected="net::ERR")
+        expect(page.locator(".stages .now")).to_have_text("scoring")
+        line.cut()
+        expect(page.locator(".lost")).to_contain_text("The connection to the service is lost")
+        line.mend()
+        expect(page.locator(".lost")).to_be_hidden(timeout=LONG)
+        expect(page.locator(".stages .now")).to_have_text("scoring")
+        line.cut()
+        expect(page.locator(".lost")).to_be_visible()
+    serving.ended(job)
     line.mend()
-    expect(page.locator(".lost")).to_be_hidden(timeout=LONG)
     expect(page.get_by_role("heading", name="Explore a selection")).to_be_visible(timeout=LONG)
     page.close()
     line.close()
 
 
-def test_a_job_is_cancelled(serving: Serving, open_page: OpenPage, slow: Path, model: Path, shot: Any) -> None:
-    job = serving.submit(corpus={"paths": [str(slow)]}, reference={"model": str(model)}, scoring={"stride": 103})
-    page = open_page(f"{serving.url}/jobs/{job}")
-    page.get_by_role("button", name="Cancel job").click()
-    expect(page.get_by_role("heading", name="Cancelled")).to_be_visible(timeout=LONG)
-    assert serving.job(job)["status"] == "cancelled"
-    shot(page, "cancelled")
+def test_a_job_is_cancelled(
+    serving: Serving, open_page: OpenPage, slow_request: Callable[[], dict[str, Any]], shot: Any
+) -> None:
+    job = serving.submit(**slow_request())
+    with serving.halted(job):
+        page = open_page(f"{serving.url}/jobs/{job}")
+        page.get_by_role("button", name="Cancel job").click()
+        expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
+        assert serving.job(job)["status"] == "cancelled"
+        shot(page, "cancelled")
 
 
 def test_everything_works_without_javascript(
-    serving: Serving, open_page: OpenPage, corpus: Path, model: Path, slow: Path
+    serving: Serving, open_page: OpenPage, corpus: Path, model: Path, slow_request: Callable[[], dict[str, Any]]
 ) -> None:
     page = open_page(f"{serving.url}/new", java_script_enabled=False)
     submit(page, corpus, model)
@@ -183,10 +193,12 @@ def test_everything_works_without_javascript(
     expect(page.locator("article")).to_have_count(5)
     page.get_by_role("link", name="Higher perplexity").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("ranks 5 to 9")
-    running = serving.submit(corpus={"paths": [str(slow)]}, reference={"model": str(model)}, scoring={"stride": 104})
-    page.goto(f"{serving.url}/jobs/{running}")
-    page.get_by_role("button", name="Cancel job").click()
-    expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
+    running = serving.submit(**slow_request())
+    with serving.halted(running):
+        page.goto(f"{serving.url}/jobs/{running}")
+        page.get_by_role("link", name="Refresh").click()
+        page.get_by_role("button", name="Cancel job").click()
+        expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
 
 
 def test_jobs_are_listed_in_pages(serving: Serving, open_page: OpenPage, scored: dict[str, Any], shot: Any) -> None:

@@ -1,7 +1,7 @@
 """Every view for everyone: a corpus that means harm, small screens, dark ones, and what axe has to say."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,12 @@ def views(serving: Serving, scored: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture
-def running(serving: Serving, slow: Path, model: Path) -> Iterator[str]:
+def running(serving: Serving, slow_request: Callable[[], dict[str, Any]]) -> Iterator[str]:
     """The address of a job that has not ended, and is cancelled in the end."""
-    job = serving.submit(corpus={"paths": [str(slow)]}, reference={"model": str(model)}, scoring={"stride": 110})
-    yield f"{serving.url}/jobs/{job}"
-    serving.api.post(f"/v1/jobs/{job}/cancel")
+    job = serving.submit(**slow_request())
+    with serving.halted(job):
+        yield f"{serving.url}/jobs/{job}"
+        serving.api.post(f"/v1/jobs/{job}/cancel")
 
 
 def test_each_view_fits_a_narrow_screen(
