@@ -55,8 +55,11 @@ def write_ranks(storage: Storage, folder: str, eligible: Eligible, shard_rows: l
         "shards": _sums(np.array(shard_rows, dtype=np.int64)),
     }
     for name in _ARRAYS:
+        array = np.ascontiguousarray(made[name])
         with storage.create(f"{folder}/{FOLDER}/{name}.npy") as file:
-            np.save(file, made[name], allow_pickle=False)
+            # Not np.save, whose own way to a file does not tell a full disk from other errors.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.data)
     storage.write_json(f"{folder}/{FOLDER}/ranks.json", {"domains": eligible.domain_names, "step": step})
 
 

@@ -216,8 +216,7 @@ async def documents(
         shaded, away = {}, ""
         for row in found["data"]:
             if row["rank"] == surprisal_of and row["text"] is not None:
-                tokens, away = await surprisal(api, job_id, [row["text"][:_CHARACTERS_SCORED]])
-                shaded[row["rank"]] = tokens[0] if tokens else []
+                shaded[row["rank"]], away = await surprisal(api, job_id, row["text"][:_CHARACTERS_SCORED])
     return page(
         "_documents.html" if part else "documents.html",
         job_id=job_id,

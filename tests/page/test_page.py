@@ -232,5 +232,5 @@ def test_forms_of_other_sites_are_refused(serving: Serving, scored: dict[str, An
     before = len(serving.api.get("/v1/jobs?limit=200").json()["data"])
     for url, data in posts:
         answer = httpx.post(f"{serving.url}{url}", data=data, headers=headers)
-        assert (answer.status_code, "another site" in answer.text) == (403, True)
+        assert answer.status_code == 403
     assert len(serving.api.get("/v1/jobs?limit=200").json()["data"]) == before
