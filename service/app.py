@@ -11,6 +11,7 @@ from service import problems
 from service.jobs import Jobs
 from service.metrics import Metrics, QueueCollector
 from service.page import pages
+from service.page.signin import SignIn
 from service.routes import events, explore, files, health, jobs, selections
 from service.schemas import Problem
 
@@ -36,6 +37,7 @@ def create_app(the_jobs: Jobs) -> FastAPI:
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(problems.BodyLimit)
+    app.add_middleware(SignIn)
     app.add_middleware(Metrics, registry=app.state.registry)
     _describe_problems(app)
     return app

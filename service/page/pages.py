@@ -14,6 +14,7 @@ from service.page import forms, repeat, result
 from service.page.api import Api, Refused, job_path
 from service.page.render import HEADERS, HERE, STATIC, page
 from service.page.report import gather, report_html
+from service.page.signin import COOKIE, own_address
 from service.page.surprisal import LEVELS, surprisal
 from service.schemas import ENDED
 
@@ -53,6 +54,24 @@ async def static(name: str) -> Response:
         raise HTTPException(404)
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public, max-age=86400"}
     return FileResponse(HERE / "static" / name, media_type=STATIC[name], headers=headers)
+
+
+@router.get("/signin")
+@_shown
+async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002
+    """The form that takes a key."""
+    return page("signin.html", next=own_address(next), wrong=COOKIE in request.cookies)
+
+
+@router.post("/signin")
+@_shown
+async def signed_in(request: Request) -> Response:
+    """Keeps a key in the browser."""
+    form = await forms.posted(request)
+    answer = RedirectResponse(own_address(forms.first(form, "next")), 303, HEADERS)
+    secure = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, forms.first(form, "key"), httponly=True, samesite="strict", secure=secure)
+    return answer
 
 
 @router.get("/")
