@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test faults test-deploy test-ray test-s3 lint types fuzz gpu clean
+.PHONY: demo test browser page faults test-deploy test-ray test-s3 lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
-test: $(VENV)/.installed-test lint types
+test: $(VENV)/.installed-test lint types browser
 	$(BIN)/python -m pytest
 
 # What is in deploy/, by the tools of its kind; promtool is there with Debian's `prometheus`, or is taken out of it.
@@ -27,6 +27,14 @@ test-s3: $(VENV)/.installed-test
 # An hour: kills, stops, full disks, clocks and load at full size. Prints its figures.
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/faults --long --timeout 3600
+
+# A Chromium for the tests of the page: installed with apt-get where that may be done, else it says what to do.
+browser:
+	bash tests/page/browser.sh
+
+# The tests of the page in their long form: a line of 1 MB, a million documents, everything in dark too.
+page: $(VENV)/.installed-test browser
+	WINNOW_TEST_LONG=1 $(BIN)/python -m pytest tests/page
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ _ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _TICK_SECONDS = 0.5  # between calls of `waiting`
 _SILENCE_SECONDS = 900.0  # the longest that one message may take: a page or a line is far smaller
 _PIPE_BYTES = 1 << 20
+_IDLE_MAX = 4  # readers that are kept for the next
 
 
 class _Failed(Exception):
@@ -172,13 +173,22 @@ def make_plan(spec: CorpusSpec, roots: Roots = OWN, waiting: Callable[[], None] 
 
 
 def read_shard(
-    plan: Plan, shard: Shard, spec: CorpusSpec, roots: Roots = OWN, waiting: Callable[[], None] = lambda: None
+    plan: Plan,
+    shard: Shard,
+    spec: CorpusSpec,
+    roots: Roots = OWN,
+    waiting: Callable[[], None] = lambda: None,
+    *,
+    only: int | None = None,
 ) -> Iterator[Block]:
-    """As `read.read_shard`. `waiting` is called now and then and may raise to end it. Raises InputError and OSError."""
+    """As `read.read_shard`. `waiting` is called now and then and may raise to end it. Raises InputError and OSError.
+
+    With `only` a row of the shard, counted from 0, that one alone is given, and what comes after it is not read.
+    """
     file = plan.files[shard.file]
     alone = Plan((file,), (plan.footers[shard.file],), (replace(shard, file=0),))
     request: dict[str, Any] = {"spec": spec.model_dump() | {"paths": ["-"]}, "roots": roots.given}
-    request["shard"] = orjson.loads(encode_plan(alone))
+    request |= {"shard": orjson.loads(encode_plan(alone)), "only": only}
     done = 0
     for careful in (False, True):
         try:
@@ -217,7 +227,7 @@ def _reader(*, fresh: bool) -> Iterator[_Reader]:
     try:
         yield reader
     finally:
-        if reader.busy:
+        if reader.busy or len(_idle) >= _IDLE_MAX:
             reader.close()
         else:
             _idle.append(reader)

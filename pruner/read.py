@@ -46,6 +46,12 @@ class Block:
         """How many rows there are."""
         return len(self.texts)
 
+    def alone(self, row: int) -> "Block":
+        """A block of one of its rows."""
+        block = Block()
+        block.add(self.texts[row], self.rejects[row], self.ids[row], self.domains[row])
+        return block
+
     def add(self, text: str | None, reject: str | None, id_: str | None, domain: str | None) -> None:
         """Appends a row."""
         self.texts.append(text)

@@ -81,9 +81,14 @@ def _plan(spec: CorpusSpec, roots: Roots, request: dict[str, Any], out: BinaryIO
 def _read(spec: CorpusSpec, roots: Roots, request: dict[str, Any], out: BinaryIO) -> None:
     plan = decode_plan(memoryview(orjson.dumps(request["shard"])))
     more = {"batch_rows": 1} if request["careful"] else {}
+    only, before = request["only"], 0
     for number, block in enumerate(read_shard(plan, plan.shards[0], spec, roots, **more)):
-        if number >= request["skip"]:
+        if only is not None and only < before + block.rows:
+            _send(out, BLOCK, encode_block(block.alone(only - before)))
+            break
+        if only is None and number >= request["skip"]:
             _send(out, BLOCK, encode_block(block))
+        before += block.rows
     _send(out, END, b"")
 
 

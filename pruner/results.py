@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from pruner.manifest import write_manifest
 from pruner.plan import Plan
+from pruner.ranks import write_ranks
 from pruner.report import scores_report, selection_report
 from pruner.selection import select
 from pruner.specs import SelectionSpec
@@ -22,12 +23,13 @@ SCORES, REJECTS, REPORT, DOWNLOADS = "scores.parquet", "rejects.parquet", "repor
 def write_results(
     storage: Storage, folder: str, plan: Plan, score_paths: list[str], split: Split | None
 ) -> dict[str, Any]:
-    """Writes the tables of scores and rejects, and downloads.json with the sha256 and size of each.
+    """Writes the tables of scores and rejects, the counts by rank, and downloads.json with the tables' sha256 and size.
 
     `score_paths` are the shards' score files in plan order; `split` says which documents trained. Returns the counts
     `documents`, `tokens`, `rejects`, `training`, `eligible`. Raises InputError if nothing is left to select from.
     """
     counts = write_scores(storage, folder, plan, score_paths, split)
+    write_ranks(storage, folder, read_eligible(storage, f"{folder}/{SCORES}"), counts.pop("shard_rows"))
     storage.write_json(f"{folder}/{DOWNLOADS}", counts.pop("files"))
     return counts
 
@@ -48,10 +50,15 @@ def write_selection(storage: Storage, folder: str, spec: SelectionSpec, provenan
     return made
 
 
-def write_report(storage: Storage, folder: str, counts: dict[str, Any], selections: list[dict[str, Any]]) -> None:
-    """Writes report.json of the folder's scores and of these selections, as `write_selection` returned them."""
+def write_report(
+    storage: Storage, folder: str, counts: dict[str, Any], selections: list[dict[str, Any]], context: int | None = None
+) -> None:
+    """Writes report.json of the folder's scores and of these selections, as `write_selection` returned them.
+
+    `context` is the reference's limit in tokens, if it has one.
+    """
     eligible = read_eligible(storage, f"{folder}/{SCORES}")
-    report = scores_report(eligible, counts, _reject_reasons(storage, f"{folder}/{REJECTS}"))
+    report = scores_report(eligible, counts, _reject_reasons(storage, f"{folder}/{REJECTS}"), context)
     shown = [{key: value for key, value in made.items() if key != "files"} for made in selections]
     storage.write_json(f"{folder}/{REPORT}", report | {"selections": shown})
 

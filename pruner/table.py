@@ -47,10 +47,12 @@ def write_scores(
 ) -> dict[str, Any]:
     """Writes scores.parquet, rejects.parquet and rejects.jsonl into a folder, from a score file for each shard.
 
-    Returns the counts `documents`, `tokens`, `rejects`, `training`, `eligible`, and `files`: sha256 and size of each
-    file. Raises InputError, with nothing written, if no document is left to select from.
+    Returns the counts `documents`, `tokens`, `rejects`, `training`, `eligible`, `files`: sha256 and size of each file,
+    and `shard_rows`: the rows of each shard. Raises InputError, with nothing written, if no document is left to select
+    from.
     """
     counts: Counter[str] = Counter()
+    shard_rows: list[int] = []
     reasons: Counter[str] = Counter()
     with ExitStack() as stack:
         names = ("scores.parquet", "rejects.parquet", "rejects.jsonl")
@@ -61,6 +63,7 @@ def write_scores(
         ):
             for table in _joined(storage, plan, score_paths, split):
                 scores.write_table(table, row_group_size=ROWS_A_GROUP)
+                shard_rows.append(len(table))
                 bad = table.filter(pc.is_valid(table["reject"]))
                 bad = bad.select(["file", "row", "id", "reject"]).rename_columns(REJECTS.names)
                 rejects.write_table(bad, row_group_size=ROWS_A_GROUP)
@@ -76,7 +79,8 @@ def write_scores(
         if not counts["eligible"]:
             raise InputError(_nothing_left(counts, reasons))
     names_of_counts = ("documents", "tokens", "rejects", "training", "eligible")
-    return {name: counts[name] for name in names_of_counts} | {"files": {n: out.about for n, out in outs.items()}}
+    files = {name: out.about for name, out in outs.items()}
+    return {name: counts[name] for name in names_of_counts} | {"files": files, "shard_rows": shard_rows}
 
 
 def _joined(storage: Storage, plan: Plan, score_paths: list[str], split: Split | None) -> Iterator[pa.Table]:
@@ -134,6 +138,7 @@ class Eligible(NamedTuple):
     n_tokens: np.ndarray  # int64 [N]
     domains: np.ndarray  # int32 [N], indices into domain_names
     domain_names: list[str | None]
+    places: np.ndarray  # int64 [N], their rows in the score table
 
 
 def eligible_rows(batch: pa.RecordBatch) -> np.ndarray:
@@ -146,6 +151,8 @@ def read_eligible(storage: Storage, path: str) -> Eligible:
     nll: list[np.ndarray] = []
     tokens: list[np.ndarray] = []
     domains: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    before = 0
     codes: dict[str | None, int] = {}
     with storage.open(path) as source:
         columns = ["domain", "n_tokens", "nll", "training", "reject"]
@@ -156,4 +163,8 @@ def read_eligible(storage: Storage, path: str) -> Eligible:
             encoded = batch["domain"].filter(pa.array(there)).dictionary_encode(null_encoding="encode")
             known = [codes.setdefault(name, len(codes)) for name in encoded.dictionary.to_pylist()]
             domains.append(np.array(known, dtype=np.int32)[encoded.indices.to_numpy()])
-    return Eligible(np.concatenate(nll), np.concatenate(tokens), np.concatenate(domains), list(codes))
+            places.append(before + np.flatnonzero(there))
+            before += len(there)
+    return Eligible(
+        np.concatenate(nll), np.concatenate(tokens), np.concatenate(domains), list(codes), np.concatenate(places)
+    )

@@ -12,7 +12,9 @@ from service.access import Rules
 from service.jobs import Jobs
 from service.keys import Keys
 from service.metrics import Metrics, QueueCollector
-from service.routes import events, files, health, jobs, score, selections
+from service.page import pages
+from service.page.signin import SignIn
+from service.routes import events, explore, files, health, jobs, score, selections
 from service.schemas import Problem
 from service.security import OPEN, Doors
 
@@ -38,13 +40,14 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
     app.state.registry = CollectorRegistry()
     app.state.registry.register(QueueCollector(the_jobs))
     ProcessCollector(registry=app.state.registry)
-    parts = (jobs, selections, files, events, score, health)
+    parts = (jobs, selections, files, events, explore, score, health, pages)
     app.state.routes = [route for part in parts for route in part.router.routes]
     for part in parts:
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(problems.BodyLimit)
     app.add_middleware(Doors, keys=Keys(the_jobs.workspace.storage), always=always_keys)
+    app.add_middleware(SignIn)
     app.add_middleware(Metrics, registry=app.state.registry)
     _describe_problems(app)
     return app

@@ -32,6 +32,7 @@ COMMANDS = {
     "watch": _Command("remote", "follow a job until it ends"),
     "cancel": _Command("remote", "cancel a job"),
     "download": _Command("remote", "save a job's manifests, rejects and report"),
+    "report": _Command("remote", "save a job's report as one HTML file, and its plots"),
 }
 
 

@@ -55,6 +55,10 @@ class Client:
         """Cancels a job; the job."""
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
+    def get(self, path: str, params: dict[str, Any]) -> dict[str, Any]:
+        """What a GET answers; parameters that are None stay away."""
+        return self._json("GET", path, params={name: value for name, value in params.items() if value is not None})
+
     def report(self, job_id: str) -> dict[str, Any]:
         """A scored job's report."""
         return self._json("GET", f"/v1/jobs/{job_id}/report")

@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import datetime, timezone
 
 from redis import Redis
@@ -15,7 +16,17 @@ from service.access import Access
 from service.questions import Questions
 from service.queue import Queue
 from service.quotas import Quotas
-from service.schemas import Job, JobPage, JobRequest, Problem, Progress, SelectionResult, Status
+from service.schemas import (
+    Job,
+    JobPage,
+    JobRequest,
+    JobWorkers,
+    Problem,
+    Progress,
+    SelectionResult,
+    Status,
+    WorkerState,
+)
 from service.steps import next_step, score_key, unmade
 from service.views import make_view, progress_of, show_job, started_at
 from service.workspace import Ended, JobRecord, Outcome, Workspace, digest
@@ -129,6 +140,21 @@ class Jobs:
         self.workspace.want(job_id, spec)
         self.queue.submit(job_id, "select", 1, make_view(self.workspace, record))
         return None
+
+    def workers(self, job_id: str) -> JobWorkers:
+        """Who works on a job now. Raises UnknownJob."""
+        self.get(job_id)
+        held = self.queue.leases(job_id)
+        return JobWorkers(
+            data=[
+                WorkerState(
+                    **{name: value for name, value in asdict(lease).items() if not name.endswith("_at")},
+                    claimed_at=datetime.fromtimestamp(lease.claimed_at / 1000, timezone.utc),
+                    seen_at=datetime.fromtimestamp(lease.seen_at / 1000, timezone.utc),
+                )
+                for lease in held
+            ]
+        )
 
     def selection(self, job_id: str, selection_id: str) -> SelectionResult | None:
         """A selection of a job, or None while it is not made. Raises UnknownJob."""

@@ -13,7 +13,8 @@ from pathlib import Path
 from pruner.apart import make_plan
 from pruner.corpus import find_files
 from pruner.errors import InputError
-from pruner.specs import CorpusSpec
+from pruner.ranks import read_ranks
+from pruner.specs import CorpusSpec, SelectionSpec
 from pruner.storage import Storage
 from service import stages
 from service.answers import score_now
@@ -30,8 +31,10 @@ OnProgress = Callable[[Status, Progress], None]
 _STATUS: dict[str, Status] = {"plan": "planning", "train": "training", "score": "scoring", "select": "selecting"}
 
 
-def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Job:
+def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgress, report: Path | None = None) -> Job:
     """Does a job and puts its manifests, scores, rejects, report and trained reference into `out`.
+
+    With `report` it writes the report as HTML there, and its plots into a folder beside it.
 
     What `out` says of an earlier, killed run of the same job is used. `on_progress` is called as the job goes on, and
     may raise to end it. Raises InputError or BadReference.
@@ -54,6 +57,8 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
         if reference is not None and reference.trained:
             for name in workspace.storage.list(reference.folder):
                 _copy(workspace, f"{reference.folder}/{name}", target, f"reference/{name}")
+        if report is not None:
+            _write_report(workspace, record, job, report)
         return job
 
 
@@ -101,6 +106,21 @@ def train(
 
         train_reference(texts, preset, tokens, seed, out, work / name, place, told)
     shutil.rmtree(work)
+
+
+def _write_report(workspace: Workspace, record: JobRecord, job: Job, out: Path) -> None:
+    from service.explore import read_documents
+    from service.page.report import CHARACTERS, Material, previewed, sampled, write_report
+
+    shown = job.model_dump(mode="json")
+    report = workspace.storage.read_json(workspace.path(job.id, "report.json"))
+    ranks = read_ranks(workspace.storage, workspace.folder(job.id))
+    previews = [ranks.preview(SelectionSpec.model_validate(spec)) for spec in previewed(shown)]
+    samples = {}
+    for rank, count in sampled(report, previews).items():
+        found = read_documents(workspace, record, ranks, rank, count, CHARACTERS)
+        samples[rank] = found.model_dump(mode="json")["data"]
+    write_report(out, Material(shown, report, previews, samples), "http://127.0.0.1:8000")
 
 
 class _Run:

@@ -88,6 +88,25 @@ class JobState:
     rejects: int
     documents_per_second: float
     tokens_per_second: float
+    documents_per_second_ever: float  # since the first shard was claimed
+    shards_leased: int
+    shards_failed: int  # that wait for another attempt
+    worker_ms: int  # that training and shards have taken, on any device
+    gpu_ms: int
+
+
+@dataclass(frozen=True)
+class HeldLease:
+    """Who has a task. Times are milliseconds since 1970."""
+
+    worker: str
+    device: str  # "" while unknown
+    task: str
+    attempts: int
+    documents: int
+    tokens: int
+    claimed_at: int
+    seen_at: int  # the worker's last sign of life
 
 
 @dataclass(frozen=True)
@@ -178,9 +197,9 @@ class Queue:
         answer = self._call("next", worker, 2 * self.lease_ms)
         return None if answer is None else (answer[0], answer[1])
 
-    def beat(self, lease: Lease, documents: int = 0, tokens: int = 0) -> None:
-        """Holds on to a lease and tells how much of the task is done. Raises LeaseLost."""
-        self._held(self._call("beat", lease.job, lease.task, lease.fence, self.lease_ms, documents, tokens))
+    def beat(self, lease: Lease, documents: int = 0, tokens: int = 0, device: str = "") -> None:
+        """Holds on to a lease and tells how much of the task is done, and on what. Raises LeaseLost."""
+        self._held(self._call("beat", lease.job, lease.task, lease.fence, self.lease_ms, documents, tokens, device))
 
     def done(self, lease: Lease, documents: int = 0, tokens: int = 0, rejects: int = 0, fresh: bool = True) -> None:
         """Finishes a task. `fresh` is False for scores that were there already. Raises LeaseLost."""
@@ -237,6 +256,28 @@ class Queue:
     def jobs(self) -> list[str]:
         """The ids of all jobs, oldest first."""
         return cast(list[str], self.redis.zrange(f"{self.prefix}jobs", 0, -1))
+
+    def leases(self, job: str) -> list[HeldLease]:
+        """The tasks of a job that a worker has, by the worker's name."""
+        entries = {task: json.loads(text) for task, text in self.redis.hgetall(f"{self.prefix}lease:{job}").items()}
+        held = {task: entry for task, entry in entries.items() if entry["fence"]}
+        names = [entry["worker"] for entry in held.values()]
+        seen = self.redis.zmscore(f"{self.prefix}workers", names) if names else []
+        ahead = int(float(self.redis.hget(f"{self.prefix}clock", "ahead") or 0))
+        found = [
+            HeldLease(
+                worker=entry["worker"],
+                device=entry.get("device", ""),
+                task=task,
+                attempts=int(entry["attempts"]),
+                documents=int(entry["documents"]),
+                tokens=int(entry["tokens"]),
+                claimed_at=int(entry["claimed"]) - ahead,
+                seen_at=int(last or entry["claimed"]) - ahead,
+            )
+            for (task, entry), last in zip(held.items(), seen, strict=True)
+        ]
+        return sorted(found, key=lambda lease: (lease.worker, lease.task))
 
     def page(
         self, limit: int, cursor: str | None, status: Status | None, owner: str | None = None
@@ -317,6 +358,10 @@ def _state(now: int, job: dict[str, str], leases: dict[str, str], rates: list[st
 
     flying = {task: json.loads(entry) for task, entry in leases.items()}
     scoring = [entry for task, entry in flying.items() if task.startswith("score:")]
+    busy = [entry for task, entry in flying.items() if entry["fence"] and task.partition(":")[0] in ("score", "train")]
+    gpu = number("gpu_ms") + sum(now - int(entry["claimed"]) for entry in busy if entry.get("device") == "cuda")
+    cpu = number("cpu_ms") + sum(now - int(entry["claimed"]) for entry in busy if entry.get("device") != "cuda")
+    documents_done = number("documents_done") + sum(int(entry["documents"]) for entry in scoring)
     if rates:
         recent = [rate for rate in map(json.loads, rates) if rate["bucket"] * _BUCKET > now - RATE_WINDOW]
         elapsed = max(1.0, (now - min((rate["bucket"] * _BUCKET for rate in recent), default=now)) / 1000)
@@ -331,10 +376,15 @@ def _state(now: int, job: dict[str, str], leases: dict[str, str], rates: list[st
         updated_at=number("updated_at") or None,
         shards_total=number("shards_total"),
         shards_done=number("shards_done"),
-        documents_done=number("documents_done") + sum(int(entry["documents"]) for entry in scoring),
+        documents_done=documents_done,
         tokens_done=number("tokens_done") + sum(int(entry["tokens"]) for entry in scoring),
         training_tokens=int(flying["train"]["tokens"]) if "train" in flying else 0,
         rejects=number("rejects"),
         documents_per_second=max(0.0, documents),
         tokens_per_second=max(0.0, tokens),
+        documents_per_second_ever=documents_done / max(1.0, (now - (number("scoring_at") or now)) / 1000),
+        shards_leased=sum(bool(entry["fence"]) for entry in scoring),
+        shards_failed=sum(not entry["fence"] and bool(entry["error"]) for entry in scoring),
+        worker_ms=cpu + gpu,
+        gpu_ms=gpu,
     )

@@ -32,6 +32,11 @@ class References:
         """Whether something has run on a GPU."""
         return self._device is not None and self._device.startswith("cuda")
 
+    @property
+    def known_device(self) -> str:
+        """`cpu` or `cuda`, or "" while nobody has asked."""
+        return self._device or ""
+
     def warm_up(self) -> None:
         """Imports what loading and scoring take."""
         import scorer.reference

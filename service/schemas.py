@@ -125,6 +125,31 @@ class Progress(BaseModel):
     training_tokens_done: int = 0
     training_tokens_total: int = 0
     updated_at: datetime | None = None
+    eta_low_seconds: float | None = Field(None, description="With eta_high_seconds, between which the end may be.")
+    eta_high_seconds: float | None = None
+    shards_leased: int = Field(0, description="Shards that a worker has now.")
+    shards_failed: int = Field(0, description="Shards that wait for another attempt after an error.")
+    worker_seconds: float = Field(0.0, description="Time that training and scoring took workers, all together.")
+    gpu_seconds: float = Field(0.0, description="The part of worker_seconds that was spent on GPUs.")
+
+
+class WorkerState(BaseModel):
+    """A worker that has a task of a job."""
+
+    worker: str
+    device: str = Field(description="`cpu` or `cuda`; empty until it has loaded the reference.")
+    task: str = Field(description="`plan`, `train`, `select`, or `score:` and the shard's number.")
+    attempts: int
+    documents: int
+    tokens: int
+    claimed_at: datetime
+    seen_at: datetime = Field(description="Its last sign of life.")
+
+
+class JobWorkers(BaseModel):
+    """The workers that have tasks of a job now."""
+
+    data: list[WorkerState]
 
 
 class SelectionResult(BaseModel):
@@ -140,6 +165,58 @@ class SelectionResult(BaseModel):
     perplexity_min: float | None
     perplexity_max: float | None
     manifest_url: str
+
+
+class Preview(BaseModel):
+    """What a selection would keep, by its counts. `start` and `stop` are ranks; null within domains."""
+
+    id: str
+    criterion: Literal["low", "medium", "high"]
+    rate: float
+    unit: Literal["documents", "tokens"]
+    within: Literal["domain"] | None
+    documents: int
+    tokens: int
+    perplexity_min: float | None
+    perplexity_max: float | None
+    domains: list[dict[str, Any]]
+    start: int | None
+    stop: int | None
+
+
+class Document(BaseModel):
+    """A scored document. `text` is its beginning, or null where `text_error` says why it cannot be read."""
+
+    rank: int = Field(description="Its place in the order of perplexity, from 0.")
+    percentile: float
+    file: str
+    row: int
+    id: str | None
+    domain: str | None
+    n_tokens: int
+    nll: float
+    perplexity: float
+    text: str | None
+    characters: int | None = Field(description="Of the whole text.")
+    text_error: str | None
+
+
+class Documents(BaseModel):
+    """Documents around a rank, of the `documents` that have ranks."""
+
+    documents: int
+    data: list[Document]
+
+
+class PartialHistogram(BaseModel):
+    """The histogram of ln(perplexity) of some shards. `shards` of `shards_done` have been counted."""
+
+    shards: int
+    shards_done: int
+    shards_total: int
+    documents: int
+    tokens: int
+    histogram: dict[str, Any] | None
 
 
 class Problem(BaseModel):

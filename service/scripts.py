@@ -10,15 +10,16 @@ sees as it is (`wall`), all others (`now`) without its leaps: set back or forwar
     p job:<job>             hash    status, stage, view (JSON: what the workspace says), created_at (as in jobs), owner,
                                     weight (of its priority), bytes (of text that it scores), shards_total,
                                     shards_done, documents_done, tokens_done, rejects, started_at, updated_at, deaths,
-                                    scoring_at (first claim of a shard), scored_at (latest shard done)
+                                    scoring_at (first claim of a shard), scored_at (latest shard done),
+                                    cpu_ms, gpu_ms (time that training and shards took workers, by their device)
     p open:<owner>          zset    job -> when it was admitted; an owner's jobs that have not ended
     p active:<kind>         zset    job -> ms of workers' time it was served, by its weight; the jobs that have tasks
                                     of this kind
     p tasks:<kind>:<job>    zset    task -> time from which it is claimable: its index while new, the end of its
                                     lease while leased
-    p lease:<job>           hash    task -> {fence, worker, attempts, deaths, documents, tokens, error, since}, of the
-                                    tasks that were claimed and are not done; fence 0: nobody holds it; deaths: of
-                                    workers that held it; since: charged up to then
+    p lease:<job>           hash    task -> {fence, worker, attempts, deaths, documents, tokens, error, claimed (time),
+                                    since, device}, of the tasks that were claimed and are not done; fence 0: nobody
+                                    holds it; deaths: of workers that held it; since: charged up to then
     p rate:<job>            hash    ring of RING buckets of BUCKET ms: i -> {bucket, documents, tokens} scored in it
     p totals                hash    since the data was last lost: shards, documents, tokens scored by all jobs; lost:
                                     leases whose worker died or hung; refused: calls under a lease that was over
@@ -112,8 +113,17 @@ local function held(job, task, fence)
   if task ~= 'advance' then redis.call('HINCRBY', p .. 'totals', 'refused', 1) end  -- it may end its own job
 end
 
+-- Books the time that a worker had a task of training or scoring.
+local function spend(job, task, entry)
+  local kind = kind_of(task)
+  if entry.claimed and (kind == 'score' or kind == 'train') then
+    redis.call('HINCRBY', job_key(job), entry.device == 'cuda' and 'gpu_ms' or 'cpu_ms', now - entry.claimed)
+  end
+end
+
 local function put_back(job, task, entry, from)
   charge(kind_of(task), job, now - entry.since)
+  spend(job, task, entry)
   entry.fence, entry.documents, entry.tokens = 0, 0, 0
   redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', from, task)
   redis.call('HSET', lease_key(job), task, cjson.encode(entry))
@@ -211,7 +221,7 @@ local function grant(kind, job, task)
   local entry = text and cjson.decode(text) or {attempts = 0, deaths = 0, error = ''}
   if entry.fence and entry.fence ~= 0 then mourn(job, entry, ' died or hung') end
   entry.fence = redis.call('INCR', p .. 'fence')
-  entry.worker, entry.documents, entry.tokens, entry.since = worker, 0, 0, now
+  entry.worker, entry.documents, entry.tokens, entry.since, entry.claimed = worker, 0, 0, now, now
   entry.attempts = entry.attempts + 1
   redis.call('HSET', lease_key(job), task, cjson.encode(entry))
   redis.call('ZADD', tasks_key(kind, job), now + lease, task)
@@ -256,14 +266,14 @@ end
 return false
 """
 
-# job, task, fence, lease (ms), documents, tokens: 1 if the lease goes on, 0 if it is lost.
+# job, task, fence, lease (ms), documents, tokens, device ("" while unknown): 1 if the lease goes on, 0 if it is lost.
 BEAT = """
 local job, task, documents, tokens = ARGV[1], ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6])
 local entry = held(job, task, ARGV[3])
 if not entry then return 0 end
 add_rate(job, documents - entry.documents, tokens - entry.tokens)
 charge(kind_of(task), job, now - entry.since)
-entry.documents, entry.tokens, entry.since = documents, tokens, now
+entry.documents, entry.tokens, entry.since, entry.device = documents, tokens, now, ARGV[7]
 redis.call('HSET', lease_key(job), task, cjson.encode(entry))
 redis.call('ZADD', tasks_key(kind_of(task), job), 'XX', now + tonumber(ARGV[4]), task)
 redis.call('ZADD', p .. 'workers', now, entry.worker)
@@ -280,6 +290,7 @@ if not entry then return 0 end
 charge(kind, job, now - entry.since)
 redis.call('HDEL', lease_key(job), task)
 redis.call('ZREM', tasks_key(kind, job), task)
+spend(job, task, entry)
 if kind == 'score' then
   redis.call('HINCRBY', job_key(job), 'shards_done', 1)
   redis.call('HINCRBY', job_key(job), 'documents_done', documents)

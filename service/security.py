@@ -18,7 +18,10 @@ from service.keys import Keys, Role
 from service.problems import RETRY_AFTER, problem
 
 # They tell nothing of any job, and are asked for by those who have no key.
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"})
+OPEN = frozenset(
+    {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+    | {"/signin", "/static/winnow.css", "/static/winnow.js", "/static/icon.svg"}
+)
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="winnow"'}
 _PORTS = {"http": ":80", "https": ":443"}

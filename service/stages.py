@@ -198,7 +198,8 @@ def select(workspace: Workspace, record: JobRecord) -> None:
     for spec in workspace.wanted(record):
         there = workspace.selection(record.id, spec.id)
         made.append(there or results.write_selection(workspace.storage, folder, spec, found["provenance"]))
-    results.write_report(workspace.storage, folder, found["counts"], made)
+    contexts = [scorer["context"] for scorer in found["provenance"]["scorers"] if scorer.get("context")]
+    results.write_report(workspace.storage, folder, found["counts"], made, min(contexts, default=None))
     ids = {"ids": [selection["id"] for selection in made]}
     workspace.storage.write_json(workspace.path(record.id, "selected.json"), ids)
 

@@ -79,9 +79,13 @@ def progress_of(state: JobState, view: dict[str, Any]) -> Progress:
     expected = total
     if expected is None and state.shards_done:
         expected = state.documents_done * state.shards_total / state.shards_done
-    eta = None
+    eta, low, high = None, None, None
     if state.status == "scoring" and expected is not None and state.documents_per_second > 0:
-        eta = max(0.0, expected - state.documents_done) / state.documents_per_second
+        left = max(0.0, expected - state.documents_done)
+        eta = left / state.documents_per_second
+        # Between the pace of late and that of the whole scoring, and a tenth to either side.
+        paces = [left / rate for rate in (state.documents_per_second, state.documents_per_second_ever) if rate > 0]
+        low, high = 0.9 * min(paces), 1.1 * max(paces)
     return Progress(
         documents_done=state.documents_done,
         documents_total=total,
@@ -91,6 +95,12 @@ def progress_of(state: JobState, view: dict[str, Any]) -> Progress:
         rejects=state.rejects,
         tokens_per_second=state.tokens_per_second,
         eta_seconds=eta,
+        eta_low_seconds=low,
+        eta_high_seconds=high,
+        shards_leased=state.shards_leased,
+        shards_failed=state.shards_failed,
+        worker_seconds=state.worker_ms / 1000,
+        gpu_seconds=state.gpu_ms / 1000,
         training_tokens_done=training_total if trained else min(state.training_tokens, training_total),
         training_tokens_total=training_total,
         updated_at=_time(state.updated_at),

@@ -94,7 +94,7 @@ class Beater:
         self._worker.show_life()
         # While Redis is away the work goes on: the lease is still there when it comes back, or this one is refused.
         with suppress(RedisError):
-            self._worker.jobs.queue.beat(self._lease, *self._done)
+            self._worker.jobs.queue.beat(self._lease, *self._done, self._worker.device)
 
 
 class Worker:
@@ -128,6 +128,11 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
         signal.signal(signal.SIGUSR1, self._lost)
+
+    @property
+    def device(self) -> str:
+        """What it runs references on: `cpu` or `cuda`, or "" while it has run none."""
+        return self._references.known_device
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Ends `run` after the batch at hand. A signal handler: it runs in the thread that works."""

@@ -7,11 +7,11 @@ import pytest
 
 from pruner.manifest import MANIFEST
 from service.cli import COMMANDS
-from service.routes import events, files, health, jobs, score, selections
+from service.routes import events, explore, files, health, jobs, score, selections
 from service.settings import Settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-PARTS = (jobs, selections, files, events, score, health)
+PARTS = (jobs, selections, files, events, explore, score, health)
 ROUTES = sorted({route.path for part in PARTS for route in part.router.routes})
 
 

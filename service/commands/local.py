@@ -25,6 +25,9 @@ def add_prune(parser: Parser) -> None:
     options.add_device(parser)
     options.add_json(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="an HTML report too, its plots in a folder beside it"
+    )
 
 
 def prune(parser: Parser, args: argparse.Namespace) -> int:
@@ -36,7 +39,7 @@ def prune(parser: Parser, args: argparse.Namespace) -> int:
     request = options.job_request(parser, args)
     started = time.monotonic()
     with progress_bar() as bar:
-        job = local.prune(request, args.out, args.device, bar)
+        job = local.prune(request, args.out, args.device, bar, args.report)
     seconds = time.monotonic() - started
     report = orjson.loads((args.out / "report.json").read_bytes())
     if args.json:

@@ -1,6 +1,7 @@
 """The commands that speak to a service: submit, status, watch, cancel, download."""
 
 import argparse
+import asyncio
 import json
 import os
 import sys
@@ -134,6 +135,35 @@ def download(_parser: Parser, args: argparse.Namespace) -> int:
                 sys.stdout.write(f"{args.out / name}\n")
     if args.json:
         sys.stdout.write(json.dumps([str(args.out / name) for name in files]) + "\n")
+    return 0
+
+
+def add_report(parser: Parser) -> None:
+    """`winnow report`."""
+    parser.add_argument("job", metavar="JOB", help="a job's id")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="HTML file; its plots go into a folder beside it"
+    )
+    _add_server(parser)
+
+
+def report(_parser: Parser, args: argparse.Namespace) -> int:
+    """Saves the report of a scored job as one HTML file, and its plots as SVG and PNG."""
+    from service.page.report import gather, write_report
+
+    with Client(args.server, args.key) as client:
+
+        async def get(path: str, **params: Any) -> Any:
+            return client.get(path, params)
+
+        material = asyncio.run(gather(get, args.job))
+    written = write_report(args.out, material, args.server)
+    if args.json:
+        sys.stdout.write(json.dumps([str(path) for path in written]) + "\n")
+        return 0
+    sys.stdout.write("".join(f"{path}\n" for path in written))
+    if not any(path.suffix == ".png" for path in written):
+        sys.stdout.write("For the plots as PNG too: pip install 'winnow[report]'\n")
     return 0
 
 

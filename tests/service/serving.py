@@ -71,12 +71,15 @@ class Service:
 
 
 def family(parent: int) -> dict[str, int]:
-    """The children of a process: kind -> id."""
+    """The workers and the Redis of a service, among its children: kind -> id."""
     found = {}
     for pid in children_of(parent):
         command = command_of(pid)
-        kind = "redis" if "redis" in command else "light" if "serve-light" in command else "0"
-        found[kind] = pid
+        worker = re.search(r"main\('serve[\w.-]*-(\w+)'\)", command)
+        if worker is not None:
+            found[worker[1]] = pid
+        elif "redis" in command:
+            found["redis"] = pid
     return found
 
 

@@ -80,6 +80,10 @@ CALLS = [
     ("GET", "/v1/jobs/{id}/scores", "read"),
     ("GET", "/v1/jobs/{id}/report", "read"),
     ("GET", "/v1/jobs/{id}/events", "read"),
+    ("GET", "/v1/jobs/{id}/preview", "read"),
+    ("GET", "/v1/jobs/{id}/documents", "read"),
+    ("GET", "/v1/jobs/{id}/histogram", "read"),
+    ("GET", "/v1/jobs/{id}/workers", "read"),
     ("POST", "/v1/score", "submit"),
     ("GET", "/metrics", "read"),
 ]

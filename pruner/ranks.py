@@ -1,0 +1,169 @@
+"""Counts by rank: what any selection would keep, to the document, without reading the scores again.
+
+A folder of arrays, written with the table of scores. Ranks order the N documents that selections choose from by
+perplexity; the arrays `inside_*` hold each domain's documents together, and in it by perplexity.
+"""
+
+import io
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pruner.report import domain_rows, exp
+from pruner.selection import band
+from pruner.specs import SelectionSpec
+from pruner.storage import Storage
+from pruner.table import Eligible
+
+FOLDER = "ranks"
+_MARKS = 1_024  # places between which documents are counted one by one, at most
+_MARKS_NUMBERS = 4_000_000  # that the marks of all domains may have together
+
+_ARRAYS = (
+    "below",  # int64 [N + 1], tokens under each rank
+    "key",  # float64 [N], ln(perplexity)
+    "domain",  # int32 [N], index into the names
+    "place",  # int64 [N], row of the score table
+    "marks",  # int64 [M, domains, 2], documents and tokens of each domain under every `step`-th rank
+    "inside_below",  # int64 [N + 1]
+    "inside_key",  # float64 [N]
+    "inside_bounds",  # int64 [domains + 1]
+    "shards",  # int64 [shards + 1], rows of the score table before each shard's
+)
+
+
+def write_ranks(storage: Storage, folder: str, eligible: Eligible, shard_rows: list[int]) -> None:
+    """Writes the arrays into `folder`/ranks. `shard_rows` are the rows of each shard, in plan order."""
+    key = eligible.nll / eligible.n_tokens
+    size = len(eligible.domain_names)
+    order = np.argsort(key, kind="stable")
+    inside = order[np.argsort(eligible.domains[order], kind="stable")]
+    domain, tokens = eligible.domains[order], eligible.n_tokens[order]
+    step = _step(len(key), size)
+    made = {
+        "below": _sums(tokens),
+        "key": key[order],
+        "domain": domain,
+        "place": eligible.places[order],
+        "marks": _marks(domain, tokens, size, step),
+        "inside_below": _sums(eligible.n_tokens[inside]),
+        "inside_key": key[inside],
+        "inside_bounds": _sums(np.bincount(domain, minlength=size)),
+        "shards": _sums(np.array(shard_rows, dtype=np.int64)),
+    }
+    for name in _ARRAYS:
+        array = np.ascontiguousarray(made[name])
+        with storage.create(f"{folder}/{FOLDER}/{name}.npy") as file:
+            # Not np.save, whose own way to a file does not tell a full disk from other errors.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.data)
+    storage.write_json(f"{folder}/{FOLDER}/ranks.json", {"domains": eligible.domain_names, "step": step})
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The arrays of a job, as `_ARRAYS` says; mapped from the disk where they are on one."""
+
+    below: np.ndarray
+    key: np.ndarray
+    domain: np.ndarray
+    place: np.ndarray
+    marks: np.ndarray
+    inside_below: np.ndarray
+    inside_key: np.ndarray
+    inside_bounds: np.ndarray
+    shards: np.ndarray
+    step: int
+    domain_names: list[str | None]
+
+    @property
+    def documents(self) -> int:
+        """N."""
+        return len(self.key)
+
+    def preview(self, spec: SelectionSpec) -> dict[str, Any]:
+        """What a selection would keep: `selection_report` of it, and the ranks [`start`, `stop`) of its documents.
+
+        The ranks are None of a selection within domains, whose documents are no run.
+        """
+        start, stop = None, None
+        if spec.within is None:
+            start, stop = band(self.below, spec)
+            counts = self._under(stop) - self._under(start)
+            ends = (self.key[start], self.key[stop - 1]) if stop > start else None
+        else:
+            counts, ends = self._inside(spec)
+        documents, tokens = counts[:, 0], counts[:, 1]
+        low, high = exp(np.array(ends)).tolist() if ends is not None else (None, None)
+        everywhere = np.diff(self.inside_bounds)
+        return {
+            "id": spec.id,
+            **spec.model_dump(),
+            "documents": int(documents.sum()),
+            "tokens": int(tokens.sum()),
+            "perplexity_min": low,
+            "perplexity_max": high,
+            "domains": domain_rows(self.domain_names, everywhere, documents, tokens),
+            "start": start,
+            "stop": stop,
+        }
+
+    def _under(self, rank: int) -> np.ndarray:
+        """Documents and tokens of each domain under a rank, int64 [domains, 2]."""
+        mark = rank // self.step
+        first = mark * self.step
+        counts = _counts(self.domain[first:rank], np.diff(self.below[first : rank + 1]), len(self.domain_names))
+        counts += self.marks[mark]
+        return counts
+
+    def _inside(self, spec: SelectionSpec) -> tuple[np.ndarray, tuple[float, float] | None]:
+        """Documents and tokens kept of each domain, and the least and the largest ln(perplexity) among them."""
+        bounds = self.inside_bounds.tolist()
+        counts = np.zeros((len(self.domain_names), 2), dtype=np.int64)
+        ends: list[tuple[float, float]] = []
+        for code, (first, last) in enumerate(pairwise(bounds)):
+            start, stop = band(self.inside_below[first : last + 1], spec)
+            if stop > start:
+                tokens = self.inside_below[first + stop] - self.inside_below[first + start]
+                counts[code] = stop - start, tokens
+                ends.append((self.inside_key[first + start], self.inside_key[first + stop - 1]))
+        return counts, (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+
+
+def read_ranks(storage: Storage, folder: str) -> Ranks:
+    """What `write_ranks` wrote. Raises FileNotFoundError if it is not there."""
+    about = json.loads(storage.read_bytes(f"{folder}/{FOLDER}/ranks.json"))
+    arrays = {}
+    for name in _ARRAYS:
+        path = f"{folder}/{FOLDER}/{name}.npy"
+        local = storage.local(path)
+        source = local if local is not None else io.BytesIO(storage.read_bytes(path))
+        arrays[name] = np.load(source, mmap_mode="r" if local is not None else None, allow_pickle=False)
+    return Ranks(**arrays, step=about["step"], domain_names=about["domains"])
+
+
+def _step(documents: int, domains: int) -> int:
+    marks = max(1, min(_MARKS, _MARKS_NUMBERS // (2 * domains)))
+    return max(1, -(-documents // marks))
+
+
+def _marks(domain: np.ndarray, tokens: np.ndarray, size: int, step: int) -> np.ndarray:
+    marks = [np.zeros((size, 2), dtype=np.int64)]
+    for first in range(0, len(domain), step):
+        marks.append(marks[-1] + _counts(domain[first : first + step], tokens[first : first + step], size))
+    return np.stack(marks)
+
+
+def _counts(domain: np.ndarray, tokens: np.ndarray, size: int) -> np.ndarray:
+    """Documents and tokens of each domain, int64 [size, 2]."""
+    counted = np.zeros((size, 2), dtype=np.int64)
+    counted[:, 0] = np.bincount(domain, minlength=size)
+    np.add.at(counted[:, 1], domain, tokens)
+    return counted
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    return np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(values, dtype=np.int64)))

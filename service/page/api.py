@@ -1,0 +1,73 @@
+"""The HTTP API as the page calls it: in its own process, with what the visitor's browser sent to say who it is."""
+
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from fastapi import Request
+
+_PASSED_ON = ("authorization", "cookie", "origin", "sec-fetch-site")
+
+
+class Refused(Exception):
+    """The API answered with a problem."""
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        super().__init__(problem.get("detail", ""))
+        self.status = status
+        self.problem = problem
+
+
+class Api:
+    """A connection to a service. Every call raises Refused."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    @classmethod
+    def behind(cls, request: Request) -> "Api":
+        """That of the application that a request came to."""
+        client = (request.client.host, request.client.port) if request.client else ("127.0.0.1", 0)
+        return cls(
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(request.app, raise_app_exceptions=False, client=client),
+                base_url=str(request.base_url),
+                headers={name: request.headers[name] for name in _PASSED_ON if name in request.headers},
+                trust_env=False,
+            )
+        )
+
+    async def __aenter__(self) -> "Api":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def get(self, path: str, **params: Any) -> Any:
+        """What a GET answers; parameters that are None stay away."""
+        given = {name: value for name, value in params.items() if value is not None}
+        return _answer(await self._http.get(path, params=given))
+
+    async def post(self, path: str, body: Any = None, **headers: str) -> Any:
+        """What a POST answers."""
+        return _answer(await self._http.post(path, json=body, headers=headers))
+
+
+def job_path(job_id: str, *more: str) -> str:
+    """The path of a job's resource, whatever a visitor wrote for its id."""
+    return "/".join(["/v1/jobs", *(quote(part, safe="") for part in (job_id, *more))])
+
+
+def _answer(answer: httpx.Response) -> Any:
+    if answer.is_success:
+        return answer.json()
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = {}
+    if not isinstance(problem, dict) or "detail" not in problem:
+        problem = {"title": answer.reason_phrase, "status": answer.status_code, "detail": answer.text[:200]}
+    raise Refused(answer.status_code, problem)

@@ -1,0 +1,277 @@
+"""The plots, as SVG: with classes that the page's style sheet colours, or with colours of their own to stand alone."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup, escape
+
+from service.page.words import number, percent, perplexity, plain
+
+# For plots outside the page, on white.
+COLOURS = """
+text { font-family: "DejaVu Sans", "Helvetica Neue", Arial, sans-serif; font-size: 12px; fill: #3c4650; }
+.strong { font-weight: bold; fill: #14181c; } .grid { stroke: #e3e7ea; } .axis { stroke: #8b959e; }
+.all { fill: #c3cbd2; } .kept { fill: #17835f; } .hatch { stroke: #ffffff; stroke-opacity: .35; }
+.band { fill: #17835f; fill-opacity: .08; } .edge { stroke: #0b5d42; }
+.lane { fill: #7d8a95; } .lane.on { fill: #17835f; }
+.cell { fill: #17835f; } .middle { stroke: #14181c; fill: none; } .before { fill: #ffffff; stroke: #5b6570; }
+.gain { stroke: #17835f; } .loss { stroke: #b3541e; } .after { fill: #17835f; } .after.down { fill: #b3541e; }
+"""
+_CLIPPED = 0.0005  # share of the documents beyond each end of an axis of perplexity
+
+
+class Lane(NamedTuple):
+    """A selection's band under the histogram, in perplexity."""
+
+    name: str
+    low: float
+    high: float
+    on: bool
+
+
+class Band(NamedTuple):
+    """The part of the histogram that is kept, in perplexity; percentiles where there is a threshold."""
+
+    low: float
+    high: float
+    low_percentile: float | None
+    high_percentile: float | None
+
+
+def histogram(
+    data: dict[str, Any], by: str, band: Band | None, lanes: Sequence[Lane] = (), *, width: int, name: str
+) -> Markup:
+    """Documents or tokens (`by`) by perplexity. `name` makes the ids of its parts; it is at most one on a page."""
+    left, right, top, plot = 52, 12, 44, 190
+    lanes = lanes[:8] if width > 600 else ()
+    low, high = _ends(data, band)
+    size = (width - left - right) / (high - low)
+
+    def x(value: float) -> float:
+        return left + (min(max(value, low), high) - low) * size
+
+    bars = _bars(data, by, low, high, max(1, math.ceil(4 / (data["bin_width"] * size))))
+    most = max((count for _, _, count in bars), default=0) or 1
+    bottom = top + plot
+    path = "".join(
+        f"M{x(a):.1f} {bottom}V{bottom - plot * count / most:.1f}H{max(x(b) - 1, x(a) + 0.5):.1f}V{bottom}Z"
+        for a, b, count in bars
+        if count
+    )
+    out = [f'<path class="all" d="{path}"/>']
+    if band is not None:
+        first, last = x(math.log(band.low)), x(_log(band.high))
+        out.append(
+            f'<rect class="band" x="{first:.1f}" y="{top}" width="{last - first:.1f}" height="{plot}"/>'
+            f'<clipPath id="{name}-band"><rect x="{first:.1f}" y="{top}" width="{max(last - first, 1):.1f}" '
+            f'height="{plot}"/></clipPath><g clip-path="url(#{name}-band)"><path class="kept" d="{path}"/>'
+            f'<path fill="url(#{name}-hatch)" d="{path}"/></g>'
+        )
+        out += _threshold(first, top, bottom, band.low, band.low_percentile, width, to_the_left=True)
+        out += _threshold(last, top, bottom, band.high, band.high_percentile, width, to_the_left=False)
+    axes = [*_count_axis(most, by, left, width - right, top, plot), *_perplexity_axis(x, low, high, bottom)]
+    height = bottom + 40
+    for lane in lanes:
+        out += _lane(lane, x, height + 8, left, width - right)
+        height += 18
+    height += 12 if lanes else 0
+    hatch = (
+        f'<defs><pattern id="{name}-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
+        'patternTransform="rotate(45)"><line class="hatch" x1="0" y1="0" x2="0" y2="6" stroke-width="2"/></pattern>'
+        "</defs>"
+    )
+    label = f"Histogram of {by} by perplexity"
+    if band is not None:
+        label += f"; kept from {perplexity(band.low)} to {perplexity(band.high)}"
+    return _svg(width, height, label, [hatch, *axes, *out])
+
+
+def outside(data: dict[str, Any], by: str, band: Band | None) -> int:
+    """How many documents or tokens lie beyond the ends of the histogram's axis, and so are not drawn."""
+    low, high = _ends(data, band)
+    return int(sum(data[by])) - sum(count for _, _, count in _bars(data, by, low, high, 1))
+
+
+def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
+    """Documents by their length in tokens and their perplexity, and the median perplexity of each length."""
+    left, right, top, plot = 52, 28, 12, 240
+    cells: list[list[int]] = data["documents"]
+    columns, rows = len(cells), len(cells[0])
+    wide, high = (width - left - right) / columns, plot / rows
+    most = max(max(column) for column in cells) or 1
+    levels: dict[int, list[str]] = {}
+    for i, column in enumerate(cells):
+        for j, count in enumerate(column):
+            if count:
+                level = 1 + min(6, int(7 * math.log1p(count) / math.log1p(most)))
+                x, y = left + i * wide, top + plot - (j + 1) * high
+                levels.setdefault(level, []).append(f"M{x:.1f} {y:.1f}h{wide:.1f}v{high:.1f}h-{wide:.1f}z")
+    out = [
+        f'<path class="cell" fill-opacity="{level / 7:.2f}" d="{"".join(d)}"/>' for level, d in sorted(levels.items())
+    ]
+    middles = []
+    for i, column in enumerate(cells):
+        total, under = sum(column), 0
+        for j, count in enumerate(column):
+            if total and 2 * (under + count) >= total:
+                middles.append(f"{left + (i + 0.5) * wide:.1f},{top + plot - (j + 0.5) * high:.1f}")
+                break
+            under += count
+    out.append(f'<polyline class="middle" stroke-width="1.5" stroke-dasharray="4 3" points="{" ".join(middles)}"/>')
+    edges, bottom = data["edges"], top + plot
+    step = max(1, math.ceil(columns / (width / 56)))
+    shown = range(0, columns + 1, step)
+    out += [_text(left + i * wide, bottom + 16, number(data["token_edges"][i]), "middle") for i in shown]
+    for value in _round_perplexities(edges[0], edges[-1], plot / 28):
+        y = bottom - plot * (math.log(value) - edges[0]) / (edges[-1] - edges[0])
+        out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        out.append(_text(left - 6, y + 4, perplexity(value), "end"))
+    out.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{bottom}" y2="{bottom}"/>')
+    out.append(_text((left + width - right) / 2, bottom + 34, "tokens of a document (doubling)", "middle"))
+    label = "Documents by length in tokens and perplexity; darker is more, the dashed line the median of a length"
+    return _svg(width, bottom + 42, label, out)
+
+
+def domains(rows: Sequence[dict[str, Any]], what: str, *, width: int = 760) -> Markup:
+    """The share of each domain before and after, `what` documents or tokens, in the order given."""
+    left, right, line, top = 210, 150, 22, 30
+    most = max((max(row[what]["before"], row[what]["after"]) for row in rows), default=0) or 1
+
+    def x(share: float) -> float:
+        return left + (width - left - right) * share / most
+
+    out = [_text(left, 16, f"share of all {what}, before (hollow) and after (full)", "start")]
+    for i, row in enumerate(rows):
+        y, shares = top + i * line + line / 2, row[what]
+        before, after = x(shares["before"]), x(shares["after"])
+        down = shares["after"] < shares["before"]
+        out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>')
+        out.append(
+            f'<line class="{"loss" if down else "gain"}" stroke-width="3" x1="{before:.1f}" x2="{after:.1f}" y1="{y}" '
+            f'y2="{y}"/><circle class="before" stroke-width="1.5" cx="{before:.1f}" cy="{y}" r="4.5"/>'
+            f'<circle class="after{" down" * down}" cx="{after:.1f}" cy="{y}" r="4.5"/>'
+        )
+        out.append(_text(left - 12, y + 4, plain(row["name"])[:30], "end"))
+        out.append(
+            _text(width - right + 12, y + 4, f"{percent(shares['before'])} → {percent(shares['after'])}", "start")
+        )
+    return _svg(width, top + len(rows) * line + 10, f"Share of each domain in all {what}, before and after", out)
+
+
+def alone(svg: Markup) -> str:
+    """A plot as a file of its own, with its colours, on white."""
+    head, _, rest = str(svg).partition(">")
+    white = '<rect width="100%" height="100%" fill="#ffffff"/>'
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}><style>{COLOURS}</style>{white}{rest}'
+
+
+def _svg(width: int, height: float, label: str, parts: Sequence[str]) -> Markup:
+    return Markup(  # noqa: S704 (of parts that are escaped where they are made)
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="{width}" '
+        f'height="{height:.0f}" viewBox="0 0 {width} {height:.0f}">{"".join(parts)}</svg>'
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+    kind = f' class="{kind}"' if kind else ""
+    return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _log(value: float) -> float:
+    return math.log(min(value, 1.7e308))
+
+
+def _ends(data: dict[str, Any], band: Band | None) -> tuple[float, float]:
+    """Where the axis of ln(perplexity) begins and ends: nearly all documents, and the thresholds."""
+    edges, counts = data["edges"], data["documents"]
+    total, under = sum(counts), 0
+    low, high = edges[0], edges[-1]
+    for i, count in enumerate(counts):
+        if under <= _CLIPPED * total:
+            low = edges[i]
+        under += count
+        if under >= (1 - _CLIPPED) * total:
+            high = edges[i + 1]
+            break
+    if band is not None:
+        if band.low_percentile is not None:
+            low = min(low, math.log(band.low) - data["bin_width"])
+        if band.high_percentile is not None:
+            high = max(high, _log(band.high) + data["bin_width"])
+    return low, high
+
+
+def _bars(data: dict[str, Any], by: str, low: float, high: float, factor: int) -> list[tuple[float, float, int]]:
+    """Bins between the ends, joined by `factor`: from, to, count."""
+    edges, counts = data["edges"], data[by]
+    inside = [i for i in range(len(counts)) if edges[i + 1] > low + 1e-9 and edges[i] < high - 1e-9]
+    joined = [inside[i : i + factor] for i in range(0, len(inside), factor)]
+    return [(edges[group[0]], edges[group[-1] + 1], sum(counts[i] for i in group)) for group in joined]
+
+
+def _threshold(
+    x: float, top: int, bottom: int, value: float, percentile: float | None, width: int, *, to_the_left: bool
+) -> Iterator[str]:
+    if percentile is None:
+        return
+    yield f'<line class="edge" stroke-width="1.5" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 30}" y2="{bottom}"/>'
+    anchor, aside = ("end", -5) if to_the_left else ("start", 5)
+    if (to_the_left and x < 110) or (not to_the_left and x > width - 80):
+        anchor, aside = ("start", 5) if to_the_left else ("end", -5)
+    yield _text(x + aside, top - 20, perplexity(value), anchor, "strong")
+    yield _text(x + aside, top - 6, f"percentile {percentile:.4g}", anchor)
+
+
+def _count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) -> Iterator[str]:
+    step = 10 ** math.floor(math.log10(most))
+    step = next(step * k // 10 or 1 for k in (2, 5, 10, 20, 50) if most / max(1, step * k // 10) <= 5)
+    for value in range(0, most + 1, step):
+        y = top + plot - plot * value / most
+        yield f'<line class="{"axis" if value == 0 else "grid"}" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield _text(left - 6, y + 4, _brief(value), "end")
+    yield _text(4, 14, f"{by} per bar", "start")
+
+
+def _brief(value: int) -> str:
+    for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return str(value)
+
+
+def _perplexity_axis(x: Any, low: float, high: float, bottom: int) -> Iterator[str]:
+    last = -math.inf
+    for value in _round_perplexities(low, high, (x(high) - x(low)) / 54):
+        at = x(math.log(value))
+        yield f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
+        if at - last > 44:
+            yield _text(at, bottom + 17, perplexity(value).removesuffix(".0"), "middle")
+            last = at
+    yield _text((x(low) + x(high)) / 2, bottom + 34, "perplexity (log scale)", "middle")
+
+
+def _round_perplexities(low: float, high: float, most: float) -> list[float]:
+    """Round values between the ends, about evenly spaced on a log scale, `most` at the most."""
+    powers = range(math.floor(low / math.log(10)), min(308, math.ceil(high / math.log(10))) + 1)
+    for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+        found = [
+            step * 10.0**power for power in powers for step in steps if low <= math.log(step * 10.0**power) <= high
+        ]
+        if len(found) <= most:
+            return found
+    return found[:: math.ceil(len(found) / max(1, most))]
+
+
+def _lane(lane: Lane, x: Any, y: float, left: int, right: int) -> Iterator[str]:
+    first, last = x(math.log(lane.low)), x(_log(lane.high))
+    yield f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
+    yield (
+        f'<rect class="lane{" on" * lane.on}" x="{first:.1f}" y="{y - 3:.1f}" '
+        f'width="{max(2, last - first):.1f}" height="6" rx="3"/>'
+    )
+    inside = last - first > 12 + 7 * len(lane.name)
+    at, anchor = (last + 6, "start") if last + 8 + 7 * len(lane.name) < right else (first - 6, "end")
+    if first - 6 - 7 * len(lane.name) < left and anchor == "end":
+        at, anchor = (first + 6, "start") if inside else (right, "end")
+    yield _text(at, y + 4, lane.name, anchor, "strong" if lane.on else "")

@@ -1,0 +1,165 @@
+"""What the page says of a scored job and of a band of its documents: from the report and a preview alone."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from service.page import charts
+from service.page.charts import Band, Lane
+from service.page.words import number, percent
+
+_ROWS = 30  # domains in the table
+_WHATS = ("documents", "tokens")
+_WIDTHS = (1040, 380)  # of the histogram on wide and on narrow screens
+_WARNED = 0.01  # share of the documents from which a warning is given
+
+
+class Samples(NamedTuple):
+    """Five documents around a rank."""
+
+    title: str
+    rank: int
+    documents: int
+
+
+def first_band(job: dict[str, Any]) -> dict[str, Any]:
+    """The first selection that a job was asked for."""
+    spec = job["request"]["selections"][0]
+    return {name: spec[name] for name in ("criterion", "rate", "unit", "within")}
+
+
+def band_of(preview: dict[str, Any], documents: int) -> Band | None:
+    """The kept part of the histogram, or None if nothing is kept. Thresholds are where something is left out."""
+    low, high = preview["perplexity_min"], preview["perplexity_max"]
+    if low is None or high is None:
+        return None
+    start, stop = preview["start"], preview["stop"]
+    if start is None or stop is None:
+        return Band(low, high, None, None)
+    return Band(
+        low,
+        high,
+        100 * start / documents if start > 0 else None,
+        100 * stop / documents if stop < documents else None,
+    )
+
+
+def facts(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """What the templates take of a scored job, whatever part of it is looked at."""
+    lengths = charts.lengths(report["lengths"])
+    return {"job": job, "report": report, "lengths": lengths, "warnings": warnings(report)}
+
+
+def in_view(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any], by: str) -> dict[str, Any]:
+    """What the templates take of a band of its documents, that of a preview, drawn by documents or by tokens."""
+    documents = report["eligible"]["documents"]
+    band = band_of(preview, documents)
+    lanes = [
+        Lane(made["id"], made["perplexity_min"], made["perplexity_max"], made["id"] == preview["id"])
+        for made in job["selections"]
+        if made["perplexity_min"] is not None
+    ]
+    rows = domain_shifts(report, preview)
+    data, name = report["histogram"], preview["id"]
+    return {
+        "preview": preview,
+        "band": band,
+        "by": by,
+        "made": next((made for made in job["selections"] if made["id"] == preview["id"]), None),
+        "plots": [charts.histogram(data, by, band, lanes, width=width, name=f"{name}-{width}") for width in _WIDTHS],
+        "outside": charts.outside(data, by, band),
+        "rows": most_moved(rows),
+        "domains": len(rows),
+        "most": max(max(row[w]["before"], row[w]["after"]) for row in rows for w in _WHATS) or 1.0,
+        "losses": losses(rows),
+        "samples": samples(preview, documents),
+    }
+
+
+def growing(histogram: dict[str, Any]) -> list[Markup]:
+    """The histogram of the shards so far, for wide and for narrow screens."""
+    return [charts.histogram(histogram, "documents", None, width=width, name=f"g{width}") for width in _WIDTHS]
+
+
+def domain_shifts(report: dict[str, Any], preview: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each domain's shares of documents and tokens, before and after: what gains most first, what loses most last."""
+    rows = []
+    for before, after in zip(report["domains"], preview["domains"], strict=True):
+        row: dict[str, Any] = {"name": domain_name(before), "median": before.get("perplexity_median")}
+        for what in ("documents", "tokens"):
+            shares = {"before": before[f"{what}_share"], "after": after[f"{what}_share"], "kept": after[what]}
+            row[what] = shares | {"all": before[what]}
+        rows.append(row)
+    rows.sort(key=lambda row: row["documents"]["before"] - row["documents"]["after"])
+    return rows
+
+
+def most_moved(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows whose share of documents or tokens changes most, in the same order."""
+    moved = sorted(
+        range(len(rows)), key=lambda i: -max(abs(rows[i][w]["after"] - rows[i][w]["before"]) for w in _WHATS)
+    )
+    return [rows[i] for i in sorted(moved[:_ROWS])]
+
+
+def domain_name(row: dict[str, Any]) -> str:
+    """What a row of domains is called."""
+    if "others" in row:
+        return f"({row['others']:,} smaller domains)"
+    return "(no domain)" if row["domain"] is None else str(row["domain"])
+
+
+def samples(preview: dict[str, Any], documents: int) -> list[Samples]:
+    """Where to look: both extremes, the median, and around each threshold of a band that is one run."""
+    count = min(5, documents)
+    found = [Samples("Lowest perplexity: the most predictable", 0, count)]
+    start, stop = preview["start"], preview["stop"]
+    run = start is not None and stop > start
+    if run and start > 0:
+        found.append(Samples("Around the lower threshold", start - 2, count))
+    found.append(Samples("Around the median", documents // 2 - 2, count))
+    if run and stop < documents:
+        found.append(Samples("Around the upper threshold", stop - 2, count))
+    found.append(Samples("Highest perplexity: the least predictable", documents - count, count))
+    return [each._replace(rank=max(0, min(each.rank, documents - count))) for each in found]
+
+
+def warnings(report: dict[str, Any]) -> list[str]:
+    """What to know of the scores before choosing, in words."""
+    documents = report["eligible"]["documents"]
+    said = []
+    short, cut, equal, rejects = report["short"], report["cut"], report["equal"], report["rejects"]
+    if short["documents"] >= _WARNED * documents:
+        said.append(
+            f"{percent(short['documents'] / documents)} of the documents have fewer than {short['under_tokens']} "
+            "tokens: their perplexity says little, and they crowd both ends."
+        )
+    if cut["documents"] >= _WARNED * documents:
+        said.append(
+            f"{percent(cut['documents'] / documents)} of the documents are longer than the reference's context of "
+            f"{number(cut['context'])} tokens and were read in several windows, each without what came before it."
+        )
+    if equal["documents"] >= _WARNED * documents:
+        said.append(
+            f"{percent(equal['documents'] / documents)} of the documents share their exact score with another (up to "
+            f"{number(equal['largest'])} with one score): most are likely copies. Ties go by file and row."
+        )
+    if rejects["documents"]:
+        reasons = ", ".join(f"{reason}: {number(count)}" for reason, count in rejects["reasons"].items())
+        said.append(f"{number(rejects['documents'])} documents have no score and are in no selection ({reasons}).")
+    if documents < 1000:
+        said.append(f"There are only {number(documents)} documents: thresholds and shares are coarse.")
+    return said
+
+
+def losses(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The domains that lose more than half of their share of documents or of tokens, in words."""
+    said = []
+    for row in rows:
+        lost = [w for w in _WHATS if row[w]["before"] >= 0.001 and row[w]["after"] < row[w]["before"] / 2]
+        if lost:
+            what = " and ".join(f"{percent(row[w]['before'])} to {percent(row[w]['after'])} of the {w}" for w in lost)
+            name = row["name"] if len(row["name"]) <= 100 else row["name"][:100] + "…"
+            said.append(f"{name} falls from {what}")
+    return said[::-1]

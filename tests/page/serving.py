@@ -1,0 +1,172 @@
+"""A real `winnow serve` for the browser to visit, real text for it to prune, and a line to it that can be cut."""
+
+import inspect
+import json
+import os
+import pkgutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from service import child
+from service.settings import Settings
+from tests.service.pool import until
+from tests.service.serving import family
+
+_PACKAGES = (
+    "json",
+    "email",
+    "http",
+    "logging",
+    "unittest",
+    "xml",
+    "asyncio",
+    "concurrent",
+    "multiprocessing",
+    "urllib",
+)
+
+
+class Serving:
+    """A running service."""
+
+    def __init__(self, workspace: Path, log: Path) -> None:
+        settings = Settings(workspace=str(workspace), port=0, device="cpu", workers=1, lease_seconds=2, redis=None)
+        self._log = log
+        with log.open("wb") as out:
+            command = child.python("from service.supervisor import main; main()")
+            self.process = subprocess.Popen(command, env=settings.environment(), stdout=out, stderr=subprocess.STDOUT)
+        self.url: str = until(self._address)
+        self.api = httpx.Client(base_url=self.url, timeout=60)
+
+    def _address(self) -> str | None:
+        said = self._log.read_text()
+        assert self.process.poll() is None, said
+        return next((line.rpartition(" ")[2] for line in said.splitlines() if "is ready at" in line), None)
+
+    def submit(self, **request: Any) -> str:
+        """Submits a job; its id."""
+        answer = self.api.post("/v1/jobs", json=request)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job as the API shows it."""
+        found: dict[str, Any] = self.api.get(f"/v1/jobs/{job_id}").json()
+        return found
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """The job when it has ended."""
+        until(lambda: self.job(job_id)["finished_at"])
+        return self.job(job_id)
+
+    def worker(self) -> int:
+        """The process that scores."""
+        return until(lambda: family(self.process.pid).get("0"))  # type: ignore[no-any-return]
+
+    @contextmanager
+    def halted(self, job_id: str) -> Iterator[None]:
+        """Holds a job of many shards where some are scored and some are not, for as long as the block lasts."""
+        until(lambda: self.job(job_id)["progress"]["shards_done"] >= 2)
+        process = self.worker()
+        os.kill(process, signal.SIGSTOP)
+        try:
+            assert self.job(job_id)["status"] == "scoring"
+            yield
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+    def close(self) -> None:
+        """Ends the service."""
+        self.api.close()
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def real_texts(limit: int) -> list[dict[str, Any]]:
+    """Sources and docstrings of the standard library: text that people wrote, on every machine."""
+    rows: list[dict[str, Any]] = []
+    for package in _PACKAGES:
+        module = __import__(package)
+        for info in pkgutil.iter_modules(module.__path__):
+            path = Path(module.__path__[0]) / f"{info.name}.py"
+            if not path.is_file():
+                continue
+            paragraphs = [part for part in path.read_text(errors="replace").split("\n\n") if len(part) > 80]
+            rows += [
+                {"id": f"{package}.{info.name}#{i}", "domain": package, "text": inspect.cleandoc(part)}
+                for i, part in enumerate(paragraphs)
+            ]
+    return rows[:: max(1, len(rows) // limit)][:limit]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+class Line:
+    """A TCP proxy to a service, which can be cut and mended."""
+
+    def __init__(self, url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._up = True
+        self._open: set[socket.socket] = set()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        """Ends every connection, and each new one at once."""
+        self._up = False
+        for end in list(self._open):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Lets connections through again."""
+        self._up = True
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                if not self._up:
+                    near.close()
+                    continue
+                far = socket.create_connection(self._target)
+                self._open |= {near, far}
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=pair, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._open.discard(source)
+        source.close()  # the other direction closes the other end
+
+
+def lines(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The rows of JSON lines."""
+    return (json.loads(line) for line in answer.text.splitlines())

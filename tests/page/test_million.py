@@ -1,0 +1,96 @@
+"""A job of a million documents: its page is small and comes at once. Run by `make page`."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastapi.testclient import TestClient
+
+from pruner.plan import read_plan, shard_digest
+from pruner.read import Block
+from pruner.scores import ShardScoresWriter
+from service import stages
+from service.app import create_app
+from service.jobs import Jobs
+from service.queue import connect
+from service.redis_server import RedisServer
+from service.schemas import JobRequest
+from service.steps import score_key
+from service.workspace import Workspace
+
+pytestmark = pytest.mark.skipif(not os.environ.get("WINNOW_TEST_LONG"), reason="takes a minute: make page")
+DOCUMENTS, DOMAINS, SHARDS = 1_000_000, 2_000, 20
+
+
+@pytest.fixture
+def served(tmp_path: Path, model: Path) -> Any:
+    """The API over a job whose scores are made up."""
+    rng = np.random.default_rng(0)
+    names = np.array([f"www.domain-{i}.example" for i in range(DOMAINS)])
+    domains = names[np.minimum(rng.zipf(1.3, DOCUMENTS) - 1, DOMAINS - 1)]
+    text = pa.array(["a text that nobody scores"] * (DOCUMENTS // SHARDS))
+    per = DOCUMENTS // SHARDS
+    for i in range(SHARDS):
+        part = pa.table({"text": text, "domain": domains[i * per : (i + 1) * per]})
+        pq.write_table(part, tmp_path / f"{i:02}.parquet")
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    jobs = Jobs(Workspace(str(tmp_path / "workspace")), connect(server.url))
+    request = JobRequest.model_validate(
+        {
+            "corpus": {"paths": [str(tmp_path)], "domain_field": "domain"},
+            "reference": {"model": str(model)},
+            "selections": [{"criterion": c, "rate": r} for c in ("low", "medium", "high") for r in (0.25, 0.5, 0.75)],
+        }
+    )
+    job, _ = jobs.create(request)
+    record = jobs.workspace.job(job.id)
+    assert record is not None
+    stages.plan(jobs.workspace, record)
+    plan = read_plan(jobs.workspace.storage, jobs.workspace.path(job.id, "plan.parquet"))
+    reference = jobs.workspace.reference(stages.plan_of(jobs.workspace, record))
+    assert reference is not None
+    about = {"architecture": "made-up", "parameters": 1, "dtype": "float32", "device": "cpu", "context": 1024}
+    for shard in plan.shards:
+        path = jobs.workspace.score_path(score_key(record, reference), shard_digest(plan, shard, request.corpus))
+        rows = int(shard.rows or 0)
+        tokens = rng.lognormal(6, 1.5, rows).astype(np.int64) + 1
+        nll = tokens * rng.normal(3.6, 0.7, rows).clip(0.05)
+        inside = domains[shard.file * per : (shard.file + 1) * per].tolist()
+        with ShardScoresWriter(jobs.workspace.storage, path, about | {"versions": {}}) as writer:
+            writer.append(Block([""] * rows, [None] * rows, inside, [None] * rows), tokens, nll)
+    stages.select(jobs.workspace, record)
+    jobs.advance(job.id)
+    jobs.advance(job.id)
+    with TestClient(create_app(jobs), base_url="http://127.0.0.1") as client:
+        yield client, job.id
+    server.close()
+
+
+def test_a_million_documents(served: tuple[httpx.Client, str], capsys: pytest.CaptureFixture[str]) -> None:
+    client, job = served
+    addresses = {
+        "page": f"/jobs/{job}",
+        "band, by documents": f"/jobs/{job}?part=band&criterion=high&rate=0.37",
+        "band, by tokens": f"/jobs/{job}?part=band&criterion=medium&rate=0.37&unit=tokens",
+        "band, in each of 2,000 domains": f"/jobs/{job}?part=band&criterion=low&rate=0.37&within=domain",
+        "preview": f"/v1/jobs/{job}/preview?criterion=medium&rate=0.37&unit=tokens",
+    }
+    for name, address in addresses.items():
+        seconds = []
+        for _ in range(9):
+            started = time.perf_counter()
+            answer = client.get(address)
+            seconds.append(time.perf_counter() - started)
+            assert answer.status_code == 200, answer.text
+        with capsys.disabled():
+            sys.stdout.write(f"\n{name}: {1000 * sorted(seconds)[4]:.0f} ms, {len(answer.content) / 1000:.0f} kB")
+        if not address.startswith("/v1"):
+            assert len(answer.content) < 150_000

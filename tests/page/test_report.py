@@ -1,0 +1,83 @@
+"""The report as a file: from a service, from `winnow prune`, and its plots as pictures."""
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import expect
+
+from tests.page.conftest import OpenPage
+from tests.page.serving import Serving
+
+
+def winnow(*arguments: Any) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def check_plots(folder: Path, selections: list[str]) -> None:
+    """Every plot is there as an SVG that needs nothing else and as a PNG of twice its size."""
+    names = {path.stem for path in folder.iterdir()}
+    assert {"lengths", *(f"histogram-{made}" for made in selections)} <= names
+    assert {f"domains-{made}-{what}" for made in selections for what in ("documents", "tokens")} <= names
+    for name in names:
+        drawing = ET.parse(folder / f"{name}.svg").getroot()
+        assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+        head = (folder / f"{name}.png").read_bytes()[:24]
+        assert head[:8] == b"\x89PNG\r\n\x1a\n"
+        assert struct.unpack(">II", head[16:]) == tuple(2 * int(drawing.attrib[side]) for side in ("width", "height"))
+
+
+def test_a_report_from_a_service(serving: Serving, scored: dict[str, Any], open_page: OpenPage, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "report.html"
+    ran = winnow("report", scored["id"], "--server", serving.url, "--out", out, "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert {Path(name) for name in json.loads(ran.stdout)} == {out, *(tmp_path / "new" / "report-plots").iterdir()}
+    check_plots(tmp_path / "new" / "report-plots", [made["id"] for made in scored["selections"]])
+    text = out.read_text()
+    assert re.findall(r'(?:src|href)="(?!#)', text) == []
+    page = open_page(out.as_uri())
+    for made in scored["selections"]:
+        region = page.get_by_role("region", name=f"Selection {made['id']}")
+        expect(region.locator(".keeps")).to_contain_text(f"keeps {made['documents']:,} of")
+    assert page.locator("article .text").count() >= 20
+
+
+def test_a_report_from_prune(asked: dict[str, Any], corpus: Path, model: Path, tmp_path: Path) -> None:
+    flags = ["--id-field", "id", "--domain-field", "domain", "--device", "cpu", "--select", "low", "--rate", "0.4"]
+    out = tmp_path / "report.html"
+    ran = winnow("prune", corpus, "--reference", model, *flags, "--out", tmp_path / "kept", "--report", out)
+    assert ran.returncode == 0, ran.stderr
+    check_plots(tmp_path / "report-plots", ["low-0.4"])
+    made = json.loads((tmp_path / "kept" / "report.json").read_text())["selections"][0]
+    assert f"<strong>{made['documents']:,}</strong>" in out.read_text()
+
+
+def test_there_is_no_report_of_a_job_without_results(serving: Serving, tmp_path: Path) -> None:
+    job = serving.submit(corpus={"paths": ["/nowhere/*.parquet"]})
+    serving.ended(job)
+    ran = winnow("report", job, "--server", serving.url, "--out", tmp_path / "report.html")
+    assert ran.returncode == 1
+    assert "failed" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lines_that_repeat_a_job_do(serving: Serving, scored: dict[str, Any], tmp_path: Path) -> None:
+    import shlex
+
+    from service.page.repeat import command, curl
+
+    (line,) = command(scored["request"])
+    words = shlex.split(line.replace("--out pruned", f"--out {tmp_path / 'kept'} --device cpu"))
+    assert winnow(*words[1:]).returncode == 0
+    for made in scored["selections"]:
+        kept = (tmp_path / "kept" / f"manifest-{made['id']}.parquet").read_bytes()
+        assert kept == serving.api.get(made["manifest_url"]).content
+    call = shlex.split(curl(serving.url, scored))
+    answer = serving.api.post(call[1], content=call[-1], headers=dict([call[3].split(": ")]))
+    assert answer.json()["request"] == scored["request"]

@@ -1,0 +1,94 @@
+"""A visitor of a service that asks for keys signs in once, and is then known by what the browser keeps."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.jobs import Jobs
+from service.keys import Keys
+from service.page.signin import own_address
+from service.queue import connect
+from service.redis_server import RedisServer
+from service.workspace import Workspace
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    client = connect(server.url)
+    yield Jobs(Workspace(str(tmp_path / "workspace")), client)
+    client.close()
+    server.close()
+
+
+@pytest.fixture
+def visitor(jobs: Jobs) -> Iterator[TestClient]:
+    """A browser at a service that lets nobody in without a key."""
+    headers = {"accept": "text/html", "origin": "http://testserver"}
+    with TestClient(create_app(jobs, always_keys=True), headers=headers) as client:
+        yield client
+
+
+def key(jobs: Jobs, role: Any = "submit") -> str:
+    return Keys(jobs.workspace.storage).make("visitor", role)[1]
+
+
+def test_a_visitor_signs_in(visitor: TestClient, jobs: Jobs) -> None:
+    answer = visitor.get("/?status=failed")
+    assert answer.url.path == "/signin"
+    assert "none of this service's" not in answer.text
+    form = {"key": "wrong", "next": "/?status=failed"}
+    assert "none of this service's" in visitor.post("/signin", data=form).text
+    answer = visitor.post("/signin", data=form | {"key": key(jobs)})
+    assert str(answer.url).endswith("/?status=failed")
+    assert "No job is failed" in answer.text
+    (kept,) = (response.headers["set-cookie"] for response in answer.history)
+    assert "HttpOnly" in kept
+    assert "SameSite=strict" in kept
+    assert visitor.get("/v1/jobs").json()["data"] == []
+
+
+def test_a_visitor_sees_and_makes_jobs_of_the_key(visitor: TestClient, jobs: Jobs, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"text": "a text"}\n')
+    visitor.post("/signin", data={"key": key(jobs)})
+    answer = visitor.post("/jobs", data={"paths": str(tmp_path / "corpus.jsonl"), "criterion": "low", "rates": "0.5"})
+    assert answer.status_code == 200, answer.text
+    (made,) = visitor.get("/v1/jobs").json()["data"]
+    assert answer.url.path == f"/jobs/{made['id']}"
+    visitor.post("/signin", data={"key": key(jobs)})
+    assert visitor.get(f"/jobs/{made['id']}").status_code == 404
+    visitor.post("/signin", data={"key": key(jobs, "admin")})
+    assert visitor.get(f"/jobs/{made['id']}").status_code == 200
+    visitor.post("/signin", data={"key": key(jobs, "read")})
+    assert visitor.post(f"/jobs/{made['id']}/cancel").status_code == 403
+
+
+def test_the_api_refuses_as_ever(visitor: TestClient) -> None:
+    assert visitor.get("/v1/jobs").status_code == 401
+    assert visitor.get("/", headers={"accept": "*/*"}).status_code == 401
+
+
+def test_the_form_and_its_looks_need_no_key(visitor: TestClient) -> None:
+    for path in ("/signin", "/static/winnow.css", "/static/winnow.js", "/static/icon.svg"):
+        assert visitor.get(path, headers={"accept": "*/*"}).status_code == 200
+
+
+def test_other_sites_sign_nobody_in_and_send_no_form(visitor: TestClient, jobs: Jobs) -> None:
+    elsewhere = {"origin": "https://elsewhere.example"}
+    assert visitor.post("/signin", data={"key": key(jobs)}, headers=elsewhere).status_code == 403
+    assert "winnow_key" not in visitor.cookies
+    visitor.post("/signin", data={"key": key(jobs)})
+    assert visitor.post("/jobs", data={"paths": "x"}, headers=elsewhere).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "text", ["https://elsewhere.example", "//elsewhere.example", "/\\elsewhere", "javascript:x", ""]
+)
+def test_after_signing_in_one_stays_here(text: str) -> None:
+    assert own_address(text) == "/"
+    assert own_address("/jobs/a?rate=0.5") == "/jobs/a?rate=0.5"

@@ -1,0 +1,68 @@
+"""Tokens shaded by their surprisal: what a worker's scoring says, and a clear line where nobody can say it."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.app import create_app
+from service.jobs import Jobs
+from service.page.api import Api
+from service.page.surprisal import LEVELS, Shaded, surprisal
+from service.queue import connect
+from service.redis_server import RedisServer
+from service.routes import score
+from service.workspace import Workspace
+from tests.page.serving import Serving
+
+
+def asked(http: httpx.AsyncClient, job_id: str, text: str) -> tuple[list[Shaded], str]:
+    async def ask() -> tuple[list[Shaded], str]:
+        async with Api(http) as api:
+            return await surprisal(api, job_id, text)
+
+    return asyncio.run(ask())
+
+
+def test_the_tokens_of_a_document_are_shaded_as_it_was_scored(serving: Serving, scored: dict[str, Any]) -> None:
+    for rank in (0, 200, 399):
+        found = serving.api.get(f"/v1/jobs/{scored['id']}/documents", params={"rank": rank, "count": 1}).json()
+        (row,) = found["data"]
+        tokens, away = asked(httpx.AsyncClient(base_url=serving.url, timeout=60), scored["id"], row["text"])
+        assert away == ""
+        assert "".join(token.text for token in tokens) == row["text"]
+        surprise = [token.nll for token in tokens if token.nll is not None]
+        assert len(surprise) == row["n_tokens"]
+        assert sum(surprise) == pytest.approx(row["nll"])
+        for token in tokens:
+            edges = (0.0, *LEVELS, float("inf"))
+            assert token.nll is None or edges[token.level] <= token.nll < edges[token.level + 1]
+
+
+def test_a_text_without_a_score_is_said_to_be(serving: Serving, scored: dict[str, Any]) -> None:
+    tokens, away = asked(httpx.AsyncClient(base_url=serving.url, timeout=60), scored["id"], "")
+    assert (tokens, away) == ([], "The text has no score: fewer than one scored token")
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> Iterator[FastAPI]:
+    """An API of which no worker takes anything."""
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    client = connect(server.url)
+    yield create_app(Jobs(Workspace(str(tmp_path / "workspace")), client))
+    client.close()
+    server.close()
+
+
+@pytest.mark.parametrize(("text", "said"), [("a text", "Try again shortly"), ("a" * 100_001, "submit a job")])
+def test_it_is_said_why_there_is_none(idle: FastAPI, text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score, "WAIT_SECONDS", 0.2)
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(idle), base_url="http://127.0.0.1")
+    tokens, away = asked(http, "job", text)
+    assert tokens == []
+    assert said in away

@@ -1,0 +1,162 @@
+"""Looking into a job over HTTP: previews, documents by rank, a histogram that grows, who works on it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.jobs import Jobs
+from service.schemas import JobRequest
+from service.views import make_view, progress_of
+from service.worker import Worker
+from tests.service.pool import until, write_corpus
+
+SPECS = [
+    {"criterion": "low", "rate": 0.3},
+    {"criterion": "medium", "rate": 0.145, "unit": "tokens"},
+    {"criterion": "high", "rate": 0.5, "within": "domain"},
+    {"criterion": "medium", "rate": 0.01, "unit": "tokens", "within": "domain"},
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: "-".join(str(value) for value in spec.values()))
+def test_a_preview_is_the_selection_that_is_then_made(
+    api: httpx.Client,
+    pruned: dict[str, Any],
+    jobs: Jobs,
+    start_worker: Callable[..., Any],
+    spec: dict[str, Any],
+) -> None:
+    base = f"/v1/jobs/{pruned['id']}"
+    preview = api.get(f"{base}/preview", params=spec).json()
+    start_worker()
+    answer = api.post(f"{base}/selections", json=spec)
+    assert answer.status_code == 201
+    made = answer.json()
+    assert made["documents"] > 0 or spec["rate"] == 0.01
+    shared = ("id", "documents", "tokens", "perplexity_min", "perplexity_max")
+    assert [preview[name] for name in shared] == [made[name] for name in shared]
+    (reported,) = [s for s in api.get(f"{base}/report").json()["selections"] if s["id"] == made["id"]]
+    assert preview["domains"] == reported["domains"]
+    lines = [json.loads(line) for line in api.get(f"{base}/selections/{made['id']}/manifest?format=jsonl").iter_lines()]
+    assert len(lines) == preview["documents"]
+    assert sum(line["n_tokens"] for line in lines) == preview["tokens"]
+
+
+def test_a_preview_says_what_is_wrong(api: httpx.Client, pruned: dict[str, Any], make_request: Any) -> None:
+    base = f"/v1/jobs/{pruned['id']}"
+    assert api.get(f"{base}/preview", params={"rate": 0}).status_code == 422
+    assert api.get(f"{base}/preview", params={"criterion": "best"}).status_code == 422
+    waiting = api.post("/v1/jobs", json=make_request().model_dump(mode="json")).json()["id"]
+    answer = api.get(f"/v1/jobs/{waiting}/preview")
+    assert answer.status_code == 409
+    assert "queued" in answer.json()["detail"]
+    for path in ("preview", "documents", "histogram", "workers"):
+        assert api.get(f"/v1/jobs/nothing/{path}").status_code == 404
+
+
+def test_documents_by_rank(api: httpx.Client, pruned: dict[str, Any], corpus: Path) -> None:
+    base = f"/v1/jobs/{pruned['id']}/documents"
+    found = api.get(base, params={"rank": 10, "count": 25}).json()
+    assert found["documents"] == 120
+    assert [row["rank"] for row in found["data"]] == list(range(10, 35))
+    perplexities = [row["perplexity"] for row in found["data"]]
+    assert perplexities == sorted(perplexities)
+    for row in found["data"]:
+        assert len(row["text"]) == row["characters"]
+        assert row["file"].startswith(str(corpus))
+    short = api.get(base, params={"rank": 119, "count": 5, "characters": 3}).json()["data"]
+    assert [len(row["text"]) for row in short] == [3]
+    assert short[0]["characters"] > 3
+    assert api.get(base, params={"rank": 120}).json()["data"] == []
+
+
+def test_a_document_whose_file_is_gone_is_still_listed(
+    api: httpx.Client, make_request: Callable[..., JobRequest], work_off: Callable[[], None], tmp_path: Path
+) -> None:
+    request = make_request(write_corpus(tmp_path / "corpus", files=1))
+    job = api.post("/v1/jobs", json=request.model_dump(mode="json")).json()["id"]
+    work_off()
+    (tmp_path / "corpus" / "part-0.parquet").unlink()
+    (row,) = api.get(f"/v1/jobs/{job}/documents", params={"count": 1}).json()["data"]
+    assert row["text"] is None
+    assert "part-0.parquet" in row["text_error"]
+    assert row["perplexity"] > 0
+
+
+def test_the_histogram_grows_with_the_shards_and_ends_as_the_report_has_it(
+    api: httpx.Client, make_request: Callable[..., JobRequest], worker: Worker, work_off: Callable[[], None]
+) -> None:
+    job = api.post("/v1/jobs", json=make_request().model_dump(mode="json")).json()["id"]
+    url = f"/v1/jobs/{job}/histogram"
+    assert api.get(url).json()["histogram"] is None
+    until(lambda: worker.once() and api.get(url).json()["documents"])
+    part = api.get(url).json()
+    assert (part["shards"], part["shards_done"], part["shards_total"]) == (1, 1, 3)
+    assert sum(part["histogram"]["documents"]) == part["documents"] == 40
+    work_off()
+    whole = api.get(url).json()
+    report = api.get(f"/v1/jobs/{job}/report").json()
+    assert whole["histogram"] == report["histogram"]
+    assert whole["documents"] == report["eligible"]["documents"]
+
+
+def test_workers_and_their_time_are_shown(
+    api: httpx.Client, make_request: Callable[..., JobRequest], jobs: Jobs, tmp_path: Path, start_worker: Any
+) -> None:
+    request = make_request(write_corpus(tmp_path / "slow", files=2, documents=100, words=400))
+    job = api.post("/v1/jobs", json=request.model_dump(mode="json")).json()["id"]
+    start_worker("the-worker")
+
+    def scoring() -> dict[str, Any] | None:
+        held = api.get(f"/v1/jobs/{job}/workers").json()["data"]
+        return held[0] if held and held[0]["task"].startswith("score:") and held[0]["device"] else None
+
+    held = until(scoring)
+    assert (held["worker"], held["device"], held["attempts"]) == ("the-worker", "cpu", 1)
+    assert held["claimed_at"] <= held["seen_at"]
+    progress = api.get(f"/v1/jobs/{job}").json()["progress"]
+    assert progress["shards_leased"] <= 1
+    ended = until(lambda: (j := api.get(f"/v1/jobs/{job}").json())["finished_at"] and j)
+    assert ended["status"] == "succeeded", ended["error"]
+    assert ended["progress"]["worker_seconds"] > 0
+    assert ended["progress"]["gpu_seconds"] == 0
+    assert api.get(f"/v1/jobs/{job}/workers").json()["data"] == []
+
+
+def test_time_left_is_a_range_and_time_on_gpus_is_booked(jobs: Jobs, make_request: Callable[..., JobRequest]) -> None:
+    queue = jobs.queue
+    job, _ = jobs.create(make_request())
+    queue.submit(job.id, "score", 3, {})
+    first = queue.claim("gpu", ["score"])
+    second = queue.claim("cpu", ["score"])
+    third = queue.claim("cpu", ["score"])
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    queue.beat(first, 30, 3000, "cuda")
+    queue.beat(second, 10, 1000, "cpu")
+    queue.fail(third, "a broken shard")
+    until(lambda: (state := queue.state(job.id)) and state.gpu_ms > 20)
+    state = queue.state(job.id)
+    assert state is not None
+    assert (state.shards_leased, state.shards_failed, state.documents_done) == (2, 1, 40)
+    assert state.gpu_ms < state.worker_ms
+    progress = progress_of(state, make_view_of(jobs, job.id) | {"documents_total": 120, "shards_total": 3})
+    assert progress.eta_seconds is not None
+    assert progress.eta_low_seconds is not None
+    assert progress.eta_high_seconds is not None
+    assert 0 < progress.eta_low_seconds < progress.eta_seconds < progress.eta_high_seconds
+    queue.done(first, 30, 3000)
+    booked = queue.state(job.id)
+    assert booked is not None
+    assert booked.gpu_ms >= state.gpu_ms
+
+
+def make_view_of(jobs: Jobs, job_id: str) -> dict[str, Any]:
+    record = jobs.workspace.job(job_id)
+    assert record is not None
+    return make_view(jobs.workspace, record)
