@@ -27,7 +27,7 @@ class CorpusSpec(BaseModel):
 class SelectionSpec(BaseModel):
     """A criterion at a rate: which part of the documents, ordered by perplexity, is kept."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     criterion: Literal["low", "medium", "high"] = "medium"
     rate: float = Field(0.5, gt=0, le=1, description="The share that is kept.")

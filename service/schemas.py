@@ -14,7 +14,7 @@ ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)  # else `false` would do for 0
 
 
 class TrainSpec(_Request):
