@@ -6,7 +6,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from kernels import tiles_hopper
-from kernels.nll_triton import LOG2_E, LOWEST, PART
+from kernels.nll_triton import LOWEST, PART
+from kernels.pack import LOG2_E
 from kernels.tiles_hopper import CHANNELS, COLUMNS, ROWS, make_ring, multiply, place, produce
 
 _PART, _LOG2_E, _LOWEST = gl.constexpr(PART), gl.constexpr(LOG2_E), gl.constexpr(LOWEST)

@@ -18,9 +18,9 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.nll import IGNORED
+from kernels.pack import LOG2_E
 
 PART = 1024  # vocabulary entries that share a maximum and a sum
-LOG2_E = 1.4426950408889634
 LOWEST = -1e30  # below any logit, and finite: a part whose entries are all -inf adds 0, not NaN
 _IGNORED, _PART, _LOG2_E, _LOWEST = (tl.constexpr(value) for value in (IGNORED, PART, LOG2_E, LOWEST))
 

@@ -19,7 +19,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels import ssd_tables, tiles_hopper
-from kernels.pack import Pack
+from kernels.pack import LOG2_E, Pack
 from kernels.ssd_tables import CHUNK
 from kernels.ssd_triton import STEEP, Optional, Outputs, Prepared
 from kernels.tiles_hopper import barrier, load, next_stage
@@ -29,7 +29,7 @@ FIELDS = 8  # of an item of `ssd_tables.items`
 _STAGES = 2
 _REGISTERS, _PRODUCER_REGISTERS = gl.constexpr(200), gl.constexpr(24)
 _TOGETHER, _FIELDS, _Q, _STEEP = (gl.constexpr(value) for value in (HEADS, FIELDS, CHUNK, STEEP))
-_LOG2_E = gl.constexpr(1.4426950408889634)
+_LOG2_E = gl.constexpr(LOG2_E)
 
 
 @gluon.jit

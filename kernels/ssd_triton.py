@@ -7,8 +7,8 @@ Chunks start anew at every document, so that no state crosses from one to the ne
     pass states     only there: the state before each segment
     scan            a segment and a head: the state lies in registers from chunk to chunk
 
-What lies between them has an axis of C chunks of Q positions, padded where a document ends: decays [H, C Q] float32, in
-base 2, and 640 bytes a position of B, C and C Bᵀ at state 128, written once and read from the L2 cache.
+What lies between them has an axis of C chunks of Q positions, padded where a document ends: decays [H, C, 2, Q] float32,
+in base 2, and 640 bytes a position of B, C and C Bᵀ at state 128, written once and read from the L2 cache.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels import ssd_tables
-from kernels.pack import Pack
+from kernels.pack import LOG2_E, Pack
 from kernels.ssd_tables import CHUNK
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
+_LOG2_E = tl.constexpr(LOG2_E)
 _FORGOTTEN = tl.constexpr(-200.0)  # a log decay in base 2 that float32 takes for zero
 STEEP = 100.0  # a log in base 2 above any that counts, of a power that is finite
 _STEEP = tl.constexpr(STEEP)

@@ -6,6 +6,8 @@ document at a time and leaves no state.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,9 +33,8 @@ class Attention(nn.Module):
         qkv = self.in_proj(x)
         if c.conv_kernel:
             past = F.pad(qkv.mT, (c.conv_kernel - 1, 0))
-            taps, bias = self.conv1d.weight, self.conv1d.bias
-            assert bias is not None  # noqa: S101 (for the type checker: it is made with one)
-            qkv = F.conv1d(past, taps.to(past.dtype), bias.to(past.dtype), groups=past.shape[1]).mT
+            taps, bias = (p.to(past.dtype) for p in (self.conv1d.weight, cast(Tensor, self.conv1d.bias)))
+            qkv = F.conv1d(past, taps, bias, groups=past.shape[1]).mT
         q, k, v = (
             m.unflatten(-1, (-1, c.head_dim)).transpose(1, 2)  # [B, H, T, D]
             for m in qkv.split([c.head_dim * heads for heads in (c.heads, c.kv_heads, c.kv_heads)], dim=-1)

@@ -1,40 +1,17 @@
 """On a GPU: packed attention against its reference in float64, bit for bit alone as in a pack, and on large arrays."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import Tensor
 
 from kernels.attention import attention_reference, packed_attention
 from kernels.pack import Pack
+from tests.kernels.helpers import attention_inputs, poisoned
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 LENGTHS = [63, 1000, 1, 64, 9000, 2, 65, 127]
 SHORT = [63, 300, 1, 64, 2, 65, 127]
-
-
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Whatever torch.empty hands out is full of NaN."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def inputs(
-    lengths: list[int], heads: int, shared: int, width: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v as slices of one fused projection."""
-    torch.manual_seed(0)
-    keys = heads // shared
-    fused = torch.randn(sum(lengths), heads + 2 * keys, width, device="cuda").to(dtype)
-    q, k, v = fused.split((heads, keys, keys), dim=1)
-    return q, k, v
 
 
 def check(
@@ -54,25 +31,25 @@ def check(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_documents_of_all_lengths(dtype: torch.dtype) -> None:
-    check(LENGTHS, inputs(LENGTHS, heads=2, shared=1, width=64, dtype=dtype))
+    check(LENGTHS, attention_inputs(LENGTHS, heads=2, shared=1, width=64, dtype=dtype, device="cuda"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [8, 32, 64, 80, 96, 128, 256])
 def test_head_widths_and_shared_keys(width: int, dtype: torch.dtype) -> None:
-    check(SHORT, inputs(SHORT, heads=6, shared=3, width=width, dtype=dtype))
+    check(SHORT, attention_inputs(SHORT, heads=6, shared=3, width=width, dtype=dtype, device="cuda"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [1, 50, 128, 4000])
 def test_windows_and_caps(window: int, softcap: float | None, dtype: torch.dtype) -> None:
-    check(SHORT, inputs(SHORT, heads=2, shared=1, width=64, dtype=dtype), softcap, window)
+    check(SHORT, attention_inputs(SHORT, heads=2, shared=1, width=64, dtype=dtype, device="cuda"), softcap, window)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_bits_alone_and_anywhere_in_a_pack(dtype: torch.dtype) -> None:
-    q, k, v = inputs(LENGTHS, heads=4, shared=2, width=64, dtype=dtype)
+    q, k, v = attention_inputs(LENGTHS, heads=4, shared=2, width=64, dtype=dtype, device="cuda")
     out = packed_attention(q, k, v, Pack.of(LENGTHS, "cuda"))
     assert torch.equal(packed_attention(q, k, v, Pack.of(LENGTHS, "cuda")), out)
     documents = list(zip(*(m.split(LENGTHS) for m in (q, k, v)), strict=True))
@@ -84,7 +61,7 @@ def test_the_same_bits_alone_and_anywhere_in_a_pack(dtype: torch.dtype) -> None:
 
 
 def test_other_documents_are_not_read() -> None:
-    q, k, v = inputs(SHORT, heads=2, shared=1, width=64, dtype=torch.bfloat16)
+    q, k, v = attention_inputs(SHORT, heads=2, shared=1, width=64, dtype=torch.bfloat16, device="cuda")
     first, last = SHORT[0], SHORT[0] + SHORT[1]
     alone = packed_attention(q[first:last], k[first:last], v[first:last], Pack.of([SHORT[1]], "cuda"))
     for m in (q, k, v):

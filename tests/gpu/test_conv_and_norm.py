@@ -1,8 +1,5 @@
 """On a GPU: the packed convolution and the norms against their references in float64, bit for bit, on large arrays."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 from torch import Tensor
@@ -10,25 +7,12 @@ from torch import Tensor
 from kernels.conv import packed_conv1d, packed_conv1d_reference
 from kernels.norm import add_rms_norm, gated_rms_norm
 from kernels.pack import Pack
+from tests.kernels.helpers import poisoned, relative
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 LENGTHS = [63, 1000, 1, 64, 9000, 2, 65, 3, 127]
 DTYPES = [(torch.bfloat16, 5e-3), (torch.float16, 1e-3), (torch.float32, 1e-5)]
-
-
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """Whatever torch.empty hands out is full of NaN."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def relative(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 def projected(rows: int, start: int, width: int, whole: int, dtype: torch.dtype) -> Tensor:

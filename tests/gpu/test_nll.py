@@ -1,13 +1,14 @@
 """On a GPU: the NLL head by its kernels, the one chosen for the device and the portable one."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.nll import token_nll
+from tests.kernels.helpers import exact_nll, poisoned, relative
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -24,11 +25,9 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def empty_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a kernel does not write is NaN."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(2, device="cuda").isnan().all()
-    yield
-    torch.use_deterministic_algorithms(before)
+    with poisoned():
+        assert torch.empty(2, device="cuda").isnan().all()
+        yield
 
 
 def case(rows: int, vocabulary: int, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,22 +39,11 @@ def case(rows: int, vocabulary: int, channels: int, dtype: torch.dtype) -> tuple
     return hidden.to(dtype), weight.to(dtype), targets
 
 
-def relative_error(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    bias: Tensor | None = None,
-    scale: float = 1.0,
-    softcap: float | None = None,
-) -> float:
-    """Of token_nll, to float64."""
-    logits = hidden.double() @ weight.double().T
-    logits = scale * (logits if bias is None else logits + bias.double())
-    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    expected = F.cross_entropy(logits, targets, reduction="none")
-    found = token_nll(hidden, weight, targets, bias, scale, softcap)
+def error(*given: Any) -> float:
+    """Of token_nll, relative to float64."""
+    found = token_nll(*given)
     assert found.dtype == torch.float32
-    return ((found - expected).norm() / expected.norm()).item()
+    return relative(found, exact_nll(*given))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -66,16 +54,16 @@ def test_it_is_cross_entropy(rows: int, vocabulary: int, channels: int, dtype: t
         hidden, weight, targets = case(rows, vocabulary, channels, dtype)
         assert token_nll(hidden, weight, targets).abs().max() < 1e-5
     else:
-        assert relative_error(*case(rows, vocabulary, channels, dtype)) < 1e-5
+        assert error(*case(rows, vocabulary, channels, dtype)) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bias_scale_and_softcap(dtype: torch.dtype) -> None:
     hidden, weight, targets = case(300, 50_257, 768, dtype)
     bias = torch.randn(50_257, device="cuda").to(dtype)
-    assert relative_error(hidden, weight, targets, bias) < 1e-5
-    assert relative_error(hidden, weight, targets, None, 0.125) < 1e-5
-    assert relative_error(hidden, weight, targets, bias, 2.0, 30.0) < 1e-5
+    assert error(hidden, weight, targets, bias) < 1e-5
+    assert error(hidden, weight, targets, None, 0.125) < 1e-5
+    assert error(hidden, weight, targets, bias, 2.0, 30.0) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kernels.pack import Pack
 from kernels.ssd import packed_ssd, ssd_chunked
+from tests.kernels.helpers import poisoned, relative
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -19,9 +20,8 @@ SHAPES = [(24, 64, 1, 128), (8, 64, 2, 64), (6, 64, 2, 256), (4, 128, 1, 128), (
 @pytest.fixture(autouse=True)
 def empty_is_nan() -> Iterator[None]:
     """What a kernel does not write is NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    with poisoned():
+        yield
 
 
 @pytest.fixture(params=["chosen", "portable"], autouse=True)
@@ -55,10 +55,6 @@ def inputs(
 def rows_of(given: dict[str, Tensor], rows: slice | Tensor) -> dict[str, Tensor]:
     """The inputs of some tokens."""
     return {name: m[rows] if name in ("x", "dt", "b", "c", "gate", "scale") else m for name, m in given.items()}
-
-
-def relative(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 @pytest.mark.parametrize("shape", SHAPES)

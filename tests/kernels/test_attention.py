@@ -4,27 +4,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from kernels.attention import packed_attention
 from kernels.pack import Pack
+from tests.kernels.helpers import attention_inputs
 
 LENGTHS = [65, 1, 64, 2, 127, 63]
 
 
-def inputs(
-    lengths: list[int], heads: int, shared: int, width: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v as slices of one fused projection."""
-    torch.manual_seed(0)
-    keys = heads // shared
-    fused = torch.randn(sum(lengths), heads + 2 * keys, width).to(dtype)
-    q, k, v = fused.split((heads, keys, keys), dim=1)
-    return q, k, v
-
-
 def test_each_document_is_torchs_attention() -> None:
-    q, k, v = inputs(LENGTHS, heads=4, shared=2, width=8, dtype=torch.float32)
+    q, k, v = attention_inputs(LENGTHS, heads=4, shared=2, width=8, dtype=torch.float32)
     out = packed_attention(q, k, v, Pack.of(LENGTHS, "cpu"))
     parts = [m.split(LENGTHS) for m in (q, k, v)]
     for got, *document in zip(out.split(LENGTHS), *parts, strict=True):

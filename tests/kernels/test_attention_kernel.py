@@ -7,23 +7,9 @@ from torch import Tensor
 from kernels.attention import packed_attention
 from kernels.attention_triton import Tile, attention
 from kernels.pack import Pack
+from tests.kernels.helpers import attention_inputs, relative
 
 LENGTHS = [65, 1, 64, 2, 127, 63]
-
-
-def inputs(
-    lengths: list[int], heads: int, shared: int, width: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v as slices of one fused projection."""
-    torch.manual_seed(0)
-    keys = heads // shared
-    fused = torch.randn(sum(lengths), heads + 2 * keys, width).to(dtype)
-    q, k, v = fused.split((heads, keys, keys), dim=1)
-    return q, k, v
-
-
-def relative(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 def kernel(
@@ -40,7 +26,7 @@ def kernel(
 def test_kernel_is_the_reference(
     dtype: torch.dtype, width: int, shared: int, close: float, softcap: float | None, window: int | None,
 ) -> None:  # fmt: skip
-    q, k, v = inputs(LENGTHS, heads=2 * shared, shared=shared, width=width, dtype=dtype)
+    q, k, v = attention_inputs(LENGTHS, heads=2 * shared, shared=shared, width=width, dtype=dtype)
     pack = Pack.of(LENGTHS, "cpu")
     expected = packed_attention(q.float(), k.float(), v.float(), pack, softcap=softcap, window=window)
     assert relative(kernel(q, k, v, pack, softcap, window), expected) < close
@@ -49,7 +35,7 @@ def test_kernel_is_the_reference(
 def test_kernel_reads_no_other_document() -> None:
     """Bit for bit alone as between others, though their keys are loud and their values no numbers."""
     lengths = [70, 1, 64, 70]
-    q, k, v = inputs(lengths, heads=2, shared=1, width=16, dtype=torch.float16)
+    q, k, v = attention_inputs(lengths, heads=2, shared=1, width=16, dtype=torch.float16)
     alone = kernel(*(m[71:135] for m in (q, k, v)), Pack.of([64], "cpu"))
     k[:71] = k[135:] = 100.0
     v[:71] = v[135:] = float("nan")

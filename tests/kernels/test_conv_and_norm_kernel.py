@@ -9,14 +9,11 @@ from kernels.conv_triton import conv1d
 from kernels.norm import add_rms_norm, gated_rms_norm
 from kernels.norm_triton import WIDEST, add_norm, gated_norm
 from kernels.pack import Pack
+from tests.kernels.helpers import relative
 
 LENGTHS = [65, 1, 2, 130, 3]
 FLOAT16 = (torch.float16, 1e-3)
 FLOAT32 = (torch.float32, 1e-6)
-
-
-def relative(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.double() - expected.double()).norm() / expected.double().norm())
 
 
 def rows_in_wider_rows(rows: int, width: int, dtype: torch.dtype, stride: int) -> Tensor:
