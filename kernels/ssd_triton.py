@@ -7,8 +7,8 @@ Chunks start anew at every document, so that no state crosses from one to the ne
     pass states     only there: the state before each segment
     scan            a segment and a head: the state lies in registers from chunk to chunk
 
-What lies between them has an axis of C chunks of Q positions, padded where a document ends: decays [H, C, 2, Q] float32,
-in base 2, and 640 bytes a position of B, C and C Bᵀ at state 128, written once and read from the L2 cache.
+What lies between them has an axis of C chunks of Q positions, padded where a document ends: decays [H, C, 2, Q]
+float32, in base 2, and 640 bytes a position of B, C and C Bᵀ at state 128, written once and read from the L2 cache.
 """
 
 from __future__ import annotations
