@@ -108,7 +108,7 @@ def _attend(
     return acc, top, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window"])
 def _attention_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, blocks_ptr, heads, shared,
     q_stride, q_head, k_stride, k_head, v_stride, v_head, window, inner, outer,

@@ -59,7 +59,7 @@ def _consume(
     tma.store_wait(0)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["n_rows", "n_blocks"])
 def _linear_kernel(
     rows, columns, out, residual, scale_ptr, squares_ptr, n_rows, n_blocks, n_parts, n_columns,
     D: gl.constexpr, ADDS: gl.constexpr, STAGES: gl.constexpr,

@@ -58,7 +58,7 @@ def _consume(
         gl.store(sums + out, total, mask=rows < n_rows)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=["n_rows", "n_blocks"])
 def _partial_sums(
     hidden, weight, bias, tops, sums, n_rows, n_blocks, n_parts, n_vocabulary, scale, softcap,
     D: gl.constexpr, HAS_BIAS: gl.constexpr, HAS_SOFTCAP: gl.constexpr, STAGES: gl.constexpr,

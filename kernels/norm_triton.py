@@ -67,7 +67,7 @@ def _add_rows_kernel(
     tl.store(squares_ptr + row, tl.sum(total * total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "parts"])
 def _scale_rows_kernel(squares_ptr, scale_ptr, tokens, parts, width, eps, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     there = row < tokens

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.pack import Pack
+from kernels.ssd_tables import CUT
 
 CHUNK = 64  # positions a chunk
 NO_LIMIT = (0.0, float("inf"))
@@ -178,19 +179,23 @@ def packed_ssd(
 
     tokens, heads, width = x.shape
     made = ssd_triton.prepare(dt, a, b, c, pack, dt_bias, dt_limit, scale)
-    entries = ssd_triton.entry_states(x, made, pack, initial_state)
+    by = ssd_hopper if ssd_hopper.supports(x, b, gate) else ssd_triton
+    entries = None
+    if pack.lengths.max() > CUT.segment:
+        entries = by.shares(x, made, pack)
+        ssd_triton.pass_states(entries, made, pack, initial_state)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=x.device)
 
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     outputs = ssd_triton.Outputs(
-        y=torch.empty(x.shape, dtype=x.dtype, device=x.device),
+        y=y,
         squares=empty(heads, tokens) if gate is not None else None,
         final_state=empty(len(pack.lengths), heads, width, b.shape[2]) if keep_state else None,
     )
-    scan = ssd_hopper.scan if ssd_hopper.supports(x, b, gate) else ssd_triton.scan
-    scan(x, made, entries, pack, ssd_triton.Optional(d, gate, scale, initial_state), outputs)
-    return outputs.y, outputs.squares, outputs.final_state
+    by.scan(x, made, entries, pack, ssd_triton.Optional(d, gate, scale, initial_state), outputs)
+    return y, outputs.squares, outputs.final_state
 
 
 def _packed_reference(
@@ -267,5 +272,7 @@ def _check(
         for name, m in (("x", x), ("b", b), ("c", c), ("gate", gate)):
             if m is not None and (m.stride(2) != 1 or (m.shape[1] > 1 and m.stride(1) != m.shape[2])):
                 raise ValueError(f"the heads of {name} must lie one after the other, contiguous")
+        if initial_state is not None and not (initial_state.dtype == torch.float32 and initial_state.is_contiguous()):
+            raise ValueError("the initial state must be float32 and contiguous")
         if dt.stride(1) != 1:
             raise ValueError("the heads of dt must be contiguous")

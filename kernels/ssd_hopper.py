@@ -20,13 +20,14 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels import ssd_tables, tiles_hopper
 from kernels.pack import LOG2_E, Pack
-from kernels.ssd_tables import CHUNK
-from kernels.ssd_triton import STEEP, Optional, Outputs, Prepared
+from kernels.ssd_tables import CHUNK, Parts
+from kernels.ssd_triton import STEEP, Optional, Outputs, Prepared, states_of
 from kernels.tiles_hopper import barrier, load, next_stage
 
 HEADS = 2  # of a program
 FIELDS = 8  # of an item of `ssd_tables.items`
 _STAGES = 2
+_STATES_STAGES = 4  # where only the states are wanted, and there is room
 _REGISTERS, _PRODUCER_REGISTERS = gl.constexpr(200), gl.constexpr(24)
 _TOGETHER, _FIELDS, _Q, _STEEP = (gl.constexpr(value) for value in (HEADS, FIELDS, CHUNK, STEEP))
 _LOG2_E = gl.constexpr(LOG2_E)
@@ -45,7 +46,7 @@ def _produce(sources, work, tiles, bars, n_chunks, GROUPS: gl.constexpr, P: gl.c
     full, empty, gate_full, gate_empty = bars
     STAGES: gl.constexpr = b_tiles.shape[0]
     each: gl.constexpr = x.block_type.nbytes + 2 * decays.block_type.nbytes
-    once: gl.constexpr = b.block_type.nbytes + c.block_type.nbytes + cb.block_type.nbytes
+    once: gl.constexpr = b.block_type.nbytes + (0 if c is None else c.block_type.nbytes + cb.block_type.nbytes)
     stage = 0
     phase = 0
     gate_phase = 0
@@ -60,8 +61,9 @@ def _produce(sources, work, tiles, bars, n_chunks, GROUPS: gl.constexpr, P: gl.c
             mbarrier.wait(empty.index(stage), phase ^ 1)
             ready = full.index(stage)
             mbarrier.expect(ready, once + _TOGETHER * each)
-            load(c, [chunk * _Q, group * N], ready, c_tiles.index(stage))
-            load(cb, [(chunk * GROUPS + group) * _Q, 0], ready, cb_tiles.index(stage))
+            if c is not None:
+                load(c, [chunk * _Q, group * N], ready, c_tiles.index(stage))
+                load(cb, [(chunk * GROUPS + group) * _Q, 0], ready, cb_tiles.index(stage))
             for h in gl.static_range(_TOGETHER):
                 place = ((head + h) * n_chunks + chunk) * (2 * _Q)
                 load(decays, [place], ready, decay_tiles.index((stage * _TOGETHER + h) * 2))
@@ -80,7 +82,7 @@ def _produce(sources, work, tiles, bars, n_chunks, GROUPS: gl.constexpr, P: gl.c
 
 @gluon.jit
 def _consume(
-    h: gl.constexpr, optional, outputs, decays_ptr, work, tiles, bars, n_tokens, n_chunks,
+    h: gl.constexpr, optional, outputs, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks,
     H: gl.constexpr, P: gl.constexpr, N: gl.constexpr,
 ):  # fmt: skip
     d_ptr, scale_ptr, initial_ptr, entries_ptr = optional
@@ -88,6 +90,7 @@ def _consume(
     items, offsets = work
     x_tiles, gate_tiles, b_tiles, c_tiles, cb_tiles, decay_tiles, state_tiles = tiles
     full, empty, gate_full, gate_empty = bars
+    has_initial, has_final = flags
     STAGES: gl.constexpr = b_tiles.shape[0]
     dtype: gl.constexpr = x_tiles.dtype
     mma: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, P, 16])
@@ -113,21 +116,20 @@ def _consume(
         document = gl.load(fields + 5).to(gl.int64)
         entry = gl.load(fields + 6).to(gl.int64)
         state = gl.zeros([P, N], gl.float32, wide)
-        if initial_ptr is not None:
-            if entry < 0:
-                state = gl.load(initial_ptr + (document * H + head) * (P * N) + matrix)
-        if entries_ptr is not None:
-            if entry >= 0:
-                state = gl.load(entries_ptr + (entry * H + head) * (P * N) + matrix)
+        if entry >= 0:
+            state = gl.load(entries_ptr + (entry * H + head) * (P * N) + matrix)
+        elif has_initial != 0:
+            state = gl.load(initial_ptr + (document * H + head) * (P * N) + matrix)
         if d_ptr is not None:
             skip = gl.load(d_ptr + head).to(gl.float32)
         totals = decays_ptr + (head.to(gl.int64) * n_chunks + chunk) * (2 * _Q) + _Q - 1
         total = gl.load(totals)
 
         for first in range(0, length, _Q):
-            state_tile.store(state.to(dtype))
-            fence_async_shared()
-            barrier()
+            if y_ptr is not None:
+                state_tile.store(state.to(dtype))
+                fence_async_shared()
+                barrier()
             mbarrier.wait(full.index(stage), phase)
             x_tile = x_tiles.index(stage * _TOGETHER + h)
             logs = decay_tiles.index((stage * _TOGETHER + h) * 2).load(rows)[:, None]
@@ -138,63 +140,68 @@ def _consume(
                 fence_async_shared()
                 barrier()
 
-            # What the state before the chunk gives: [Q, N] @ [N, P]
-            y = gl.zeros([_Q, P], gl.float32, mma)
-            y = warpgroup_mma(c_tiles.index(stage), state_tile.permute((1, 0)), y, use_acc=False, is_async=True)
-            cb = cb_tiles.index(stage).load(mma).to(gl.float32)
-            mixing = (cb * gl.exp2(gl.minimum(logs - shifted, _STEEP))).to(dtype)
-            mixing = gl.convert_layout(mixing, gl.DotOperandLayout(0, mma, 2))
+            if y_ptr is not None:
+                # What the state before the chunk gives: [Q, N] @ [N, P]
+                y = gl.zeros([_Q, P], gl.float32, mma)
+                y = warpgroup_mma(c_tiles.index(stage), state_tile.permute((1, 0)), y, use_acc=False, is_async=True)
+                cb = cb_tiles.index(stage).load(mma).to(gl.float32)
+                mixing = (cb * gl.exp2(gl.minimum(logs - shifted, _STEEP))).to(dtype)
+                mixing = gl.convert_layout(mixing, gl.DotOperandLayout(0, mma, 2))
             weighted = (x_tile.permute((1, 0)).load(mma).to(gl.float32) * gl.exp2(total - shifted)).to(dtype)
             weighted = gl.convert_layout(weighted, gl.DotOperandLayout(0, wide, 2))
             state = state * gl.exp2(total)
             if first + _Q < length:
                 total = gl.load(totals + 2 * (first + _Q))
-            y = warpgroup_mma_wait(0, deps=(y,))
-            y = y * gl.exp2(logs)
-            # What the chunk's own inputs give: [Q, Q] @ [Q, P]; and what they leave in the state: [P, Q] @ [Q, N]
-            y = warpgroup_mma(mixing, x_tile, y, is_async=True)
+            if y_ptr is not None:
+                y = warpgroup_mma_wait(0, deps=(y,))
+                y = y * gl.exp2(logs)
+                # What the chunk's own inputs give: [Q, Q] @ [Q, P]
+                y = warpgroup_mma(mixing, x_tile, y, is_async=True)
+            # What they leave in the state: [P, Q] @ [Q, N]
             state = warpgroup_mma(weighted, b_tiles.index(stage), state, is_async=True)
-            y = warpgroup_mma_wait(1, deps=(y,))
-
-            if d_ptr is not None:
-                y += x_tile.load(mma).to(gl.float32) * skip
-            inside = first + q < length
-            if squares_ptr is not None:
-                mbarrier.wait(gate_full.index(h), gate_phase)
-                z = gate_tiles.index(h).load(mma).to(gl.float32)
-                barrier()
-                mbarrier.arrive(gate_empty.index(h))
-                gate_phase ^= 1
-                if scale_ptr is not None:
-                    z *= gl.load(scale_ptr + start + first + q, mask=inside, other=0.0)[:, None]
-                y *= z * _reciprocal(1.0 + gl.exp2(z * -_LOG2_E))
-                squares = squares_ptr + head.to(gl.int64) * n_tokens + start + first + q
-                gl.store(squares, gl.sum(y * y, axis=1), mask=inside)
-            x_tile.store(y.to(dtype))  # into whole rows
-            y_rows = y_ptr + ((start + first + q_flat) * H + head)[:, None] * P + p_flat[None, :]
-            gl.store(y_rows, x_tile.load(flat), mask=(first + q_flat < length)[:, None])
+            if y_ptr is not None:
+                y = warpgroup_mma_wait(1, deps=(y,))
+                if d_ptr is not None:
+                    y += x_tile.load(mma).to(gl.float32) * skip
+                inside = first + q < length
+                if squares_ptr is not None:
+                    mbarrier.wait(gate_full.index(h), gate_phase)
+                    z = gate_tiles.index(h).load(mma).to(gl.float32)
+                    barrier()
+                    mbarrier.arrive(gate_empty.index(h))
+                    gate_phase ^= 1
+                    if scale_ptr is not None:
+                        z *= gl.load(scale_ptr + start + first + q, mask=inside, other=0.0)[:, None]
+                    y *= z * _reciprocal(1.0 + gl.exp2(z * -_LOG2_E))
+                    squares = squares_ptr + head.to(gl.int64) * n_tokens + start + first + q
+                    gl.store(squares, gl.sum(y * y, axis=1), mask=inside)
+                x_tile.store(y.to(dtype))  # into whole rows
+                y_rows = y_ptr + ((start + first + q_flat) * H + head)[:, None] * P + p_flat[None, :]
+                gl.store(y_rows, x_tile.load(flat), mask=(first + q_flat < length)[:, None])
             state = warpgroup_mma_wait(0, deps=(state,))
             fence_async_shared()
             barrier()
             mbarrier.arrive(empty.index(stage))
             stage, phase = next_stage(stage, phase, STAGES)
 
-        if final_ptr is not None:
+        if has_final != 0:
             if gl.load(fields + 7) != 0:
                 gl.store(final_ptr + (document * H + head) * (P * N) + matrix, state)
 
 
-@gluon.jit
+# What differs from pack to pack is no reason to compile again: sizes are not specialized, and whether there are states
+# is asked as the kernel runs.
+@gluon.jit(do_not_specialize=["n_tokens", "n_chunks", "has_initial", "has_final"])
 def _scan_kernel(
     x, gate, b, c, cb, decays, items, offsets, decays_ptr, d_ptr, scale_ptr, initial_ptr, entries_ptr,
-    y_ptr, squares_ptr, final_ptr, n_tokens, n_chunks,
+    y_ptr, squares_ptr, final_ptr, n_tokens, n_chunks, has_initial, has_final,
     H: gl.constexpr, GROUPS: gl.constexpr, P: gl.constexpr, N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     x_tiles = gl.allocate_shared_memory(x.dtype, [STAGES * _TOGETHER, _Q, P], x.layout)
     gate_tiles = gl.allocate_shared_memory(x.dtype, [_TOGETHER if gate is not None else 1, _Q, P], x.layout)
     b_tiles = gl.allocate_shared_memory(x.dtype, [STAGES, _Q, N], b.layout)
-    c_tiles = gl.allocate_shared_memory(x.dtype, [STAGES, _Q, N], c.layout)
-    cb_tiles = gl.allocate_shared_memory(x.dtype, [STAGES, _Q, _Q], cb.layout)
+    c_tiles = gl.allocate_shared_memory(x.dtype, [STAGES if c is not None else 1, _Q, N], b.layout)
+    cb_tiles = gl.allocate_shared_memory(x.dtype, [STAGES if c is not None else 1, _Q, _Q], x.layout)
     decay_tiles = gl.allocate_shared_memory(gl.float32, [STAGES * _TOGETHER * 2, _Q], decays.layout)
     state_tiles = gl.allocate_shared_memory(x.dtype, [_TOGETHER, P, N], b.layout)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -214,10 +221,11 @@ def _scan_kernel(
     work = (items, offsets)
     optional = (d_ptr, scale_ptr, initial_ptr, entries_ptr)
     outputs = (y_ptr, squares_ptr, final_ptr)
+    flags = (has_initial, has_final)
     gl.warp_specialize(
         [
-            (_consume, (0, optional, outputs, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N)),
-            (_consume, (1, optional, outputs, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N)),
+            (_consume, (0, optional, outputs, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N)),
+            (_consume, (1, optional, outputs, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N)),
             (_produce, (sources, work, tiles, bars, n_chunks, GROUPS, P, N)),
         ],
         [4, 1],
@@ -240,22 +248,43 @@ def supports(x: Tensor, b: Tensor, gate: Tensor | None) -> bool:
 
 def scan(
     x: Tensor, made: Prepared, entries: Tensor | None, pack: Pack, given: Optional, outputs: Outputs,
-    size: int = ssd_tables.SEGMENT,
+    cut: ssd_tables.Cut = ssd_tables.CUT,
 ) -> None:  # fmt: skip
     """Launches the kernel: as `ssd_triton.scan`, for what it `supports`."""
+    _launch(
+        x, made, pack, f"segments {cut}", lambda lengths: ssd_tables.segments(lengths, cut), entries, given, outputs
+    )
+
+
+def shares(x: Tensor, made: Prepared, pack: Pack, cut: ssd_tables.Cut = ssd_tables.CUT) -> Tensor:
+    """As `ssd_triton.shares`, for what `scan` supports: the final states of the pieces, as if they were documents."""
+    heads, width = x.shape[1:]
+    pieces = pack.table(f"ssd pieces {cut}", lambda lengths: ssd_tables.pieces(lengths, cut))
+    out = torch.empty((len(pieces), heads, width, made.b.shape[2]), dtype=torch.float32, device=x.device)
+    nothing, outputs = Optional(None, None, None, None), Outputs(None, None, out)
+    _launch(x, made, pack, f"pieces {cut}", lambda lengths: ssd_tables.pieces(lengths, cut), None, nothing, outputs)
+    return out
+
+
+def _launch(
+    x: Tensor, made: Prepared, pack: Pack, name: str, parts: Parts, entries: Tensor | None, given: Optional,
+    outputs: Outputs,
+) -> None:  # fmt: skip
     n_tokens, heads, width = x.shape
     groups, states = made.b.shape[1:]
     n_chunks = made.decays.shape[1]
     programs = torch.cuda.get_device_properties(x.device).multi_processor_count
-    items, offsets = ssd_tables.items_of(pack, size, heads, groups, HEADS, programs)
+    items, offsets = ssd_tables.items_of(pack, name, parts, heads, groups, HEADS, programs)
+    states_alone = outputs.y is None
     _scan_kernel[(programs,)](
         tiles_hopper.tiles(x.flatten(1), [CHUNK, width]),
         None if given.gate is None else tiles_hopper.tiles(given.gate.flatten(1), [CHUNK, width]),
         tiles_hopper.tiles(made.b.flatten(1), [CHUNK, states]),
-        tiles_hopper.tiles(made.c.flatten(1), [CHUNK, states]),
-        tiles_hopper.tiles(made.cb.flatten(0, 2), [CHUNK, CHUNK]),
+        None if states_alone else tiles_hopper.tiles(made.c.flatten(1), [CHUNK, states]),
+        None if states_alone else tiles_hopper.tiles(made.cb.flatten(0, 2), [CHUNK, CHUNK]),
         TensorDescriptor.from_tensor(made.decays.flatten(), [CHUNK], gl.NVMMASharedLayout(0, 32, 1)),
-        items, offsets, made.decays, given.d, given.scale, given.initial_state, entries,
-        outputs.y, outputs.squares, outputs.final_state, n_tokens, n_chunks,
-        H=heads, GROUPS=groups, P=width, N=states, STAGES=_STAGES, num_warps=4,
+        items, offsets, made.decays, given.d, given.scale, *states_of(made, given, entries),
+        outputs.y, outputs.squares, made.decays if outputs.final_state is None else outputs.final_state,
+        n_tokens, n_chunks, int(given.initial_state is not None), int(outputs.final_state is not None),
+        H=heads, GROUPS=groups, P=width, N=states, STAGES=_STATES_STAGES if states_alone else _STAGES, num_warps=4,
     )  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from typing import cast
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,41 +13,72 @@ from torch import Tensor
 from kernels.pack import Pack, Table
 
 CHUNK = 64  # positions; the triangle's product grows with it, the trips of the state shrink
-SEGMENT = 2048  # positions that one program walks through at most: 2^k chunks
-_OVERHEAD = 2  # chunks that the start of a segment costs
+Parts = Callable[[NDArray[np.int64]], Table]  # of documents' lengths
 _HEAP = 20_000  # items up to which the next goes to the least loaded program; more are dealt out
+
+
+class Cut(NamedTuple):
+    """How long documents are cut. By its own length alone, so that a document's bits do not depend on its pack."""
+
+    segment: int  # positions that one program walks through, about, at most
+    pieces: int  # that a document has at least before its last segment, each summed up by one program
+
+    def of(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each document, [S]: the positions of its segments, all alike but the last, and the pieces in each."""
+        count = -(-lengths // self.segment)
+        pieces = np.where(count > 1, -(-self.pieces // np.maximum(count - 1, 1)), 1)
+        return -(-lengths // (count * pieces * CHUNK)) * pieces * CHUNK, pieces
+
+    @property
+    def chunks(self) -> int:
+        """The chunks of a piece at most."""
+        return self.segment // CHUNK + self.pieces
+
+
+CUT = Cut(segment=6144, pieces=4)
 
 
 def chunks(lengths: NDArray[np.int64]) -> Table:
     """(start, length) of each chunk, [C, 2]. Chunks start anew at each document, the last of one as it falls."""
-    return _pieces(lengths, CHUNK)[:, :2].astype(np.int32)
+    return _parts(lengths, np.full_like(lengths, CHUNK))[:, :2].astype(np.int32)
 
 
-def segments(lengths: NDArray[np.int64], size: int) -> Table:
+def segments(lengths: NDArray[np.int64], cut: Cut) -> Table:
     """(start, length, first chunk, document, entry, last) of each segment, [K, 6], the longest first.
 
-    `entry` is the index of the state before the segment among those of `shares`; -1 for a document's first.
+    `entry` is the index of the last piece before the segment among `pieces`; -1 for a document's first.
     """
-    start, length, document, rank, last = _pieces(lengths, size).T
-    followed = last == 0
-    entry = np.where(rank > 0, np.cumsum(followed) - followed - 1, -1)
-    table = np.stack((start, length, _first_chunks(lengths, document, rank, size), document, entry, last), axis=1)
+    sizes, each = cut.of(lengths)
+    start, length, chunk, document, rank, last = _parts(lengths, sizes).T
+    made = np.where(last == 0, each[document], 0)  # pieces
+    entry = np.where(rank > 0, np.cumsum(made) - made - 1, -1)
+    table = np.stack((start, length, chunk, document, entry, last), axis=1)
     longest_first: NDArray[np.int64] = np.argsort(-length, kind="stable")
     return cast(Table, table[longest_first].astype(np.int32))
 
 
-def shares(lengths: NDArray[np.int64], size: int) -> Table:
-    """(start, first chunk) of each segment that another follows, [E, 2], in the order of the text; each is full."""
-    start, _, document, rank, last = _pieces(lengths, size).T
-    table = np.stack((start, _first_chunks(lengths, document, rank, size)), axis=1)
-    return cast(Table, table[last == 0].astype(np.int32))
+def pieces(lengths: NDArray[np.int64], cut: Cut) -> Table:
+    """(start, length, first chunk, index, -1, 1) of the pieces of all segments but documents' last, [E, 6].
+
+    As segments of documents of their own, in the order of the text. All are whole chunks.
+    """
+    sizes, each = cut.of(lengths)
+    start, _, chunk, document, rank, _ = _parts(lengths, sizes // each).T
+    inside = rank < ((-(-lengths // sizes) - 1) * each)[document]
+    start, chunk, document = start[inside], chunk[inside], document[inside]
+    same = np.ones_like(start)
+    table = (start, (sizes // each)[document], chunk, np.arange(len(start)), -same, same)
+    return np.stack(table, axis=1).astype(np.int32)
 
 
-def chains(lengths: NDArray[np.int64], size: int) -> Table:
-    """(first index, count, document) of the shares of each document that has any, [L, 3]."""
-    counts = -(-lengths // size) - 1
-    first = np.cumsum(counts) - counts
-    return np.stack((first, counts, np.arange(len(lengths))), axis=1)[counts > 0].astype(np.int32)
+def chains(lengths: NDArray[np.int64], cut: Cut) -> Table:
+    """(first, count, document, first chunk, chunks of each) of the pieces of each document that has any, [L, 5]."""
+    sizes, each = cut.of(lengths)
+    counts = (-(-lengths // sizes) - 1) * each
+    chunks = -(-lengths // CHUNK)
+    firsts = np.cumsum(counts) - counts, np.cumsum(chunks) - chunks
+    table = (firsts[0], counts, np.arange(len(lengths)), firsts[1], sizes // each // CHUNK)
+    return np.stack(table, axis=1)[counts > 0].astype(np.int32)
 
 
 def items(segments: Table, heads: int, groups: int, together: int, programs: int) -> tuple[Table, Table]:
@@ -59,7 +91,7 @@ def items(segments: Table, heads: int, groups: int, together: int, programs: int
     every = np.repeat(segments, len(first_heads), axis=0)
     head = np.tile(first_heads, len(segments))
     table = np.insert(every, [3, 3], np.stack((head, head // (heads // groups)), axis=1), axis=1)
-    cost = (-(-every[:, 1] // CHUNK) + _OVERHEAD).tolist()
+    cost = (-(-every[:, 1] // CHUNK)).tolist()
     if len(table) <= _HEAP:
         loads = [(0, program) for program in range(programs)]
         owner = np.empty(len(table), np.int64)
@@ -75,32 +107,29 @@ def items(segments: Table, heads: int, groups: int, together: int, programs: int
     return table[order].astype(np.int32), offsets.astype(np.int32)
 
 
-def items_of(pack: Pack, size: int, heads: int, groups: int, together: int, programs: int) -> tuple[Tensor, Tensor]:
-    """`items` of a pack's segments of `size` positions, on its device."""
+def items_of(
+    pack: Pack, name: str, parts: Parts, heads: int, groups: int, together: int, programs: int
+) -> tuple[Tensor, Tensor]:
+    """`items` of the parts of a pack, on its device; made once for each name and shape."""
     made: list[Table] = []
 
     def both() -> list[Table]:
         if not made:
-            made.extend(items(segments(pack.lengths, size), heads, groups, together, programs))
+            made.extend(items(parts(pack.lengths), heads, groups, together, programs))
         return made
 
-    name = f"ssd items {size} {heads} {groups} {together} {programs}"
+    name = f"ssd {name} {heads} {groups} {together} {programs}"
     return pack.table(name, lambda _: both()[0]), pack.table(f"{name} offsets", lambda _: both()[1])
 
 
-def _pieces(lengths: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """(start, length, document, rank in it, last) of consecutive pieces of `size` positions, the last as it falls."""
-    counts = -(-lengths // size)
+def _parts(lengths: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(start, length, first chunk, document, rank in it, last) of consecutive parts of a size by document."""
+    counts = -(-lengths // sizes)
     document = np.repeat(np.arange(len(lengths)), counts)
     rank = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
-    start = (np.cumsum(lengths) - lengths)[document] + rank * size
-    length = np.minimum(size, lengths[document] - rank * size)
-    return np.stack((start, length, document, rank, rank == counts[document] - 1), axis=1)
-
-
-def _first_chunks(
-    lengths: NDArray[np.int64], document: NDArray[np.int64], rank: NDArray[np.int64], size: int
-) -> NDArray[np.int64]:
-    """The first chunk of pieces of `size` positions."""
-    counts = -(-lengths // CHUNK)
-    return (np.cumsum(counts) - counts)[document] + rank * (size // CHUNK)
+    before = rank * sizes[document]
+    start = (np.cumsum(lengths) - lengths)[document] + before
+    length = np.minimum(sizes[document], lengths[document] - before)
+    chunks = -(-lengths // CHUNK)
+    chunk = (np.cumsum(chunks) - chunks)[document] + before // CHUNK
+    return np.stack((start, length, chunk, document, rank, rank == counts[document] - 1), axis=1)

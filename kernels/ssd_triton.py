@@ -82,23 +82,24 @@ def _prepare_kernel(
     tl.store(cb_ptr + out, cb.to(cb_ptr.dtype.element_ty))
 
 
-@triton.jit
-def _segment_states_kernel(
-    x_ptr, b_ptr, decays_ptr, shares_ptr, states_ptr, totals_ptr,
+@triton.jit(do_not_specialize=["n_chunks"])
+def _shares_kernel(
+    x_ptr, b_ptr, decays_ptr, pieces_ptr, shares_ptr,
     n_chunks, stride_x,
     HEADS: tl.constexpr, SHARED: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
-    CHUNKS: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    ARANGE: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Program (head, full segment that another follows): what its inputs alone leave in the state at its end.
+    """Program (head, piece of ARANGE whole chunks at most): what its inputs alone leave in the state at its end.
 
     From the last chunk to the first, so that no product is scaled again, and no further than where the decay to the
-    end is zero in float32. `totals` [E, H] is the log decay over the segment.
+    end is zero in float32.
     """
     head = tl.program_id(0)
     index = tl.program_id(1).to(tl.int64)
     group = head // SHARED
-    start = tl.load(shares_ptr + 2 * index).to(tl.int64)
-    chunk = tl.load(shares_ptr + 2 * index + 1).to(tl.int64)
+    start = tl.load(pieces_ptr + 6 * index).to(tl.int64)
+    chunks = tl.load(pieces_ptr + 6 * index + 1) // Q
+    chunk = tl.load(pieces_ptr + 6 * index + 2).to(tl.int64)
     q = tl.arange(0, Q)
     p = tl.arange(0, P)
     n = tl.arange(0, N)
@@ -106,53 +107,57 @@ def _segment_states_kernel(
     b_ptr += (chunk * Q * (HEADS // SHARED) + group) * N
     decays_ptr += (head.to(tl.int64) * n_chunks + chunk) * (2 * Q)
 
-    totals = tl.load(decays_ptr + tl.arange(0, CHUNKS) * (2 * Q) + Q - 1)
-    after = tl.sum(totals) - tl.cumsum(totals)  # from each chunk's end to the segment's
-    remembered = tl.sum((after > _FORGOTTEN).to(tl.int32))
+    k = tl.arange(0, ARANGE)
+    totals = tl.load(decays_ptr + k * (2 * Q) + Q - 1, mask=k < chunks, other=0.0)
+    after = tl.sum(totals) - tl.cumsum(totals)  # from each chunk's end to the piece's
+    remembered = tl.sum(((after > _FORGOTTEN) & (k < chunks)).to(tl.int32))
     state = tl.zeros((P, N), dtype=tl.float32)
     to_end = 0.0
     for i in tl.range(0, remembered, num_stages=STAGES):
-        rows = (CHUNKS - 1 - i) * Q + q
-        decays = decays_ptr + (CHUNKS - 1 - i) * (2 * Q)
+        rows = (chunks - 1 - i) * Q + q
+        decays = decays_ptr + (chunks - 1 - i) * (2 * Q)
         x = tl.load(x_ptr + rows[:, None] * stride_x + p[None, :])
         b = tl.load(b_ptr + rows[:, None] * (HEADS // SHARED * N) + n[None, :])
         to_end += tl.load(decays + Q - 1)
         weights = tl.exp2(to_end - tl.load(decays + Q + q))
         weighted = (x.to(tl.float32) * weights[:, None]).to(x.dtype)
         state = tl.dot(tl.trans(weighted), b, state, input_precision=PRECISION)  # [P, Q] @ [Q, N]
-    tl.store(states_ptr + (index * HEADS + head) * P * N + p[:, None] * N + n[None, :], state)
-    tl.store(totals_ptr + index * HEADS + head, tl.sum(totals))
+    tl.store(shares_ptr + (index * HEADS + head) * P * N + p[:, None] * N + n[None, :], state)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_chunks", "has_initial"])
 def _pass_states_kernel(
-    states_ptr, totals_ptr, chains_ptr, initial_ptr,
-    HEADS: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr, HAS_INITIAL: tl.constexpr,
+    states_ptr, decays_ptr, chains_ptr, initial_ptr,
+    n_chunks, has_initial,
+    HEADS: tl.constexpr, SIZE: tl.constexpr, Q: tl.constexpr, BLOCK: tl.constexpr, ARANGE: tl.constexpr,
 ):  # fmt: skip
-    """Program (head, long document, part of the state): the state after each segment takes the place of its share."""
+    """Program (head, long document, part of the state): the state after each piece takes the place of its share."""
     head = tl.program_id(0)
-    chain = chains_ptr + 3 * tl.program_id(1)
-    index = tl.load(chain).to(tl.int64)
+    chain = chains_ptr + 5 * tl.program_id(1)
+    first = tl.load(chain).to(tl.int64)
     count = tl.load(chain + 1)
+    chunks = tl.load(chain + 4)
     place = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     state = tl.zeros((BLOCK,), dtype=tl.float32)
-    if HAS_INITIAL:
+    if has_initial != 0:
         state = tl.load(initial_ptr + (tl.load(chain + 2).to(tl.int64) * HEADS + head) * SIZE + place).to(tl.float32)
-    for _ in range(count):
-        share = states_ptr + (index * HEADS + head) * SIZE + place
-        state = state * tl.exp2(tl.load(totals_ptr + index * HEADS + head)) + tl.load(share)
-        tl.store(share, state)
-        index += 1
+    k = tl.arange(0, ARANGE)
+    totals_ptr = decays_ptr + (head.to(tl.int64) * n_chunks + tl.load(chain + 3) + k) * (2 * Q) + Q - 1
+    for i in tl.range(0, count, num_stages=3):
+        share_ptr = states_ptr + ((first + i) * HEADS + head) * SIZE + place
+        total = tl.sum(tl.load(totals_ptr + i * (chunks * 2 * Q), mask=k < chunks, other=0.0))
+        state = state * tl.exp2(total) + tl.load(share_ptr)
+        tl.store(share_ptr, state)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "n_chunks", "has_initial", "has_final"])
 def _scan_kernel(
     x_ptr, b_ptr, c_ptr, cb_ptr, decays_ptr, d_ptr, gate_ptr, scale_ptr,
     segments_ptr, initial_ptr, entries_ptr, y_ptr, squares_ptr, final_ptr,
-    tokens, n_chunks, stride_x, stride_gate,
+    tokens, n_chunks, stride_x, stride_gate, has_initial, has_final,
     HEADS: tl.constexpr, SHARED: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
-    HAS_D: tl.constexpr, HAS_GATE: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_INITIAL: tl.constexpr,
-    HAS_ENTRIES: tl.constexpr, HAS_FINAL: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_GATE: tl.constexpr, HAS_SCALE: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program (head, segment). Everything is transposed, [P, Q], so that the state is an operand from registers."""
     head = tl.program_id(0)
@@ -171,12 +176,10 @@ def _scan_kernel(
 
     matrix = p[:, None] * N + n[None, :]
     state = tl.zeros((P, N), dtype=tl.float32)
-    if HAS_INITIAL:
-        if entry < 0:
-            state = tl.load(initial_ptr + (document * HEADS + head) * P * N + matrix).to(tl.float32)
-    if HAS_ENTRIES:
-        if entry >= 0:
-            state = tl.load(entries_ptr + (entry * HEADS + head) * P * N + matrix)
+    if entry >= 0:
+        state = tl.load(entries_ptr + (entry * HEADS + head) * P * N + matrix)
+    elif has_initial != 0:
+        state = tl.load(initial_ptr + (document * HEADS + head) * P * N + matrix).to(tl.float32)
 
     x_ptr += start * stride_x + head * P
     y_ptr += (start * HEADS + head) * P
@@ -225,7 +228,7 @@ def _scan_kernel(
             tl.store(squares_ptr + rows, tl.sum(y * y, axis=1), mask=inside)
         tl.store(y_ptr + rows[:, None] * (HEADS * P) + p[None, :], y.to(y_ptr.dtype.element_ty), mask=inside[:, None])
 
-    if HAS_FINAL:
+    if has_final != 0:
         if tl.load(segment + 5) != 0:
             tl.store(final_ptr + (document * HEADS + head) * P * N + matrix, state)
 
@@ -252,11 +255,17 @@ class Optional:
 
 @dataclass
 class Outputs:
-    """What a scan fills: `squares` if there is a gate, `final_state` if it is wanted."""
+    """What a scan fills: `squares` if there is a gate, and of the others what is wanted."""
 
-    y: Tensor
+    y: Tensor | None
     squares: Tensor | None
     final_state: Tensor | None
+
+
+def states_of(made: Prepared, given: Optional, entries: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The initial states and those of segments; for what is not there anything, as the kernels will not read it."""
+    initial = given.initial_state
+    return made.decays if initial is None else initial, made.decays if entries is None else entries
 
 
 def precision(x: Tensor) -> str:
@@ -292,46 +301,50 @@ def prepare(
     return Prepared(decays, padded_b, padded_c, cb)
 
 
-def entry_states(
-    x: Tensor, made: Prepared, pack: Pack, initial_state: Tensor | None, size: int = ssd_tables.SEGMENT
-) -> Tensor | None:
-    """The states [E, H, P, N] float32 before all segments but documents' first, or None where there are none."""
-    if pack.lengths.max() <= size:
-        return None
+def shares(x: Tensor, made: Prepared, pack: Pack, cut: ssd_tables.Cut = ssd_tables.CUT) -> Tensor:
+    """What each piece's inputs leave in the state at its end: [E, H, P, N] float32, E as in `ssd_tables.pieces`."""
     heads, width = x.shape[1:]
     groups, states = made.b.shape[1:]
-    shares = pack.table(f"ssd shares {size}", lambda lengths: ssd_tables.shares(lengths, size))
-    chains = pack.table(f"ssd chains {size}", lambda lengths: ssd_tables.chains(lengths, size))
-    entries = torch.empty((len(shares), heads, width, states), dtype=torch.float32, device=x.device)
-    totals = torch.empty((len(shares), heads), dtype=torch.float32, device=x.device)
-    _segment_states_kernel[(heads, len(shares))](
-        x, made.b, made.decays, shares, entries, totals, made.decays.shape[1], x.stride(0),
-        HEADS=heads, SHARED=heads // groups, P=width, N=states, Q=CHUNK, CHUNKS=size // CHUNK,
-        STAGES=3 if x.dtype != torch.float32 else 1, PRECISION=precision(x), num_warps=4,
+    pieces = pack.table(f"ssd pieces {cut}", lambda lengths: ssd_tables.pieces(lengths, cut))
+    out = torch.empty((len(pieces), heads, width, states), dtype=torch.float32, device=x.device)
+    _shares_kernel[(heads, len(pieces))](
+        x, made.b, made.decays, pieces, out, made.decays.shape[1], x.stride(0),
+        HEADS=heads, SHARED=heads // groups, P=width, N=states, Q=CHUNK,
+        ARANGE=triton.next_power_of_2(cut.chunks), STAGES=3 if x.dtype != torch.float32 else 1,
+        PRECISION=precision(x), num_warps=4,
     )  # fmt: skip
+    return out
+
+
+def pass_states(
+    shares: Tensor, made: Prepared, pack: Pack, initial_state: Tensor | None, cut: ssd_tables.Cut = ssd_tables.CUT
+) -> None:
+    """Makes of the `shares` of pieces the states after them."""
+    heads, width, states = shares.shape[1:]
+    chains = pack.table(f"ssd chains {cut}", lambda lengths: ssd_tables.chains(lengths, cut))
     block = min(width * states, 1024)
     _pass_states_kernel[(heads, len(chains), width * states // block)](
-        entries, totals, chains, initial_state,
-        HEADS=heads, SIZE=width * states, BLOCK=block, HAS_INITIAL=initial_state is not None, num_warps=4,
+        shares, made.decays, chains, made.decays if initial_state is None else initial_state,
+        made.decays.shape[1], int(initial_state is not None),
+        HEADS=heads, SIZE=width * states, Q=CHUNK, BLOCK=block, ARANGE=triton.next_power_of_2(cut.chunks), num_warps=4,
     )  # fmt: skip
-    return entries
 
 
 def scan(
     x: Tensor, made: Prepared, entries: Tensor | None, pack: Pack, given: Optional, outputs: Outputs,
-    size: int = ssd_tables.SEGMENT,
+    cut: ssd_tables.Cut = ssd_tables.CUT,
 ) -> None:  # fmt: skip
     """Launches the last kernel."""
     tokens, heads, width = x.shape
     groups, states = made.b.shape[1:]
-    segments = pack.table(f"ssd segments {size}", lambda lengths: ssd_tables.segments(lengths, size))
+    segments = pack.table(f"ssd segments {cut}", lambda lengths: ssd_tables.segments(lengths, cut))
     _scan_kernel[(heads, len(segments))](
         x, made.b, made.c, made.cb, made.decays, given.d, given.gate, given.scale,
-        segments, given.initial_state, entries, outputs.y, outputs.squares, outputs.final_state,
+        segments, *states_of(made, given, entries), outputs.y, outputs.squares,
+        made.decays if outputs.final_state is None else outputs.final_state,
         tokens, made.decays.shape[1], x.stride(0), 0 if given.gate is None else given.gate.stride(0),
+        int(given.initial_state is not None), int(outputs.final_state is not None),
         HEADS=heads, SHARED=heads // groups, P=width, N=states, Q=CHUNK,
         HAS_D=given.d is not None, HAS_GATE=given.gate is not None, HAS_SCALE=given.scale is not None,
-        HAS_INITIAL=given.initial_state is not None, HAS_ENTRIES=entries is not None,
-        HAS_FINAL=outputs.final_state is not None,
         STAGES=2 if x.dtype != torch.float32 else 1, PRECISION=precision(x), num_warps=4,
     )  # fmt: skip

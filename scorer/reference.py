@@ -107,7 +107,10 @@ class Reference:
         with in_memory(self):
             if isinstance(self.model, Transformer):
                 self.model.compile(self.budget)
-            self.model.nll(ids, ids, pack)
+                self.model.nll(ids, ids, pack)
+            else:  # also as in the middle of a document
+                _, state = self.model.nll(ids, ids, pack, keep_state=self.context is None)
+                self.model.nll(ids, ids, pack, state)
             torch.cuda.synchronize(self.device)
 
     def halve(self) -> bool:

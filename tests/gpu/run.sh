@@ -1,11 +1,51 @@
 #!/usr/bin/env bash
-# Correctness on a CUDA device, then a throughput table. Needs torch, triton, transformers and pytest; no network.
+# Correctness on a CUDA device, then the tables of speed. Needs torch, triton, transformers and pytest; no network.
+# PEERS=DIR runs the public kernels beside ours (tests/gpu/peers.py says what DIR holds); arguments go to throughput.py.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
-export PYTHONPATH=. CUBLAS_WORKSPACE_CONFIG=:4096:8 HF_HUB_OFFLINE=1
+export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} CUBLAS_WORKSPACE_CONFIG=:4096:8 HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 "$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "tests/gpu/run.sh: torch finds no CUDA device")'
-# The settings of pyproject.toml need plugins that a bare machine lacks: only what these tests use is set here.
 date -u +"date: %F"
-"$python" -m pytest -c /dev/null --rootdir . -o 'markers=gpu: needs a CUDA device' -p no:cacheprovider --import-mode=importlib -q -m gpu tests/gpu
+
+# Compiling takes most of the time, on one core: the tests run in several processes at once, by file and by name.
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+check() {
+    # The settings of pyproject.toml need plugins that a bare machine lacks: only what these tests use is set here.
+    "$python" -m pytest -c /dev/null --rootdir . -o 'markers=gpu: needs a CUDA device' -p no:cacheprovider \
+        --import-mode=importlib -q -rP --show-capture=stdout -m gpu "$@"
+}
+declare -A running
+start() {
+    local name=$1
+    shift
+    OMP_NUM_THREADS=4 "$@" >"$logs/$name" 2>&1 &
+    running[$!]=$name
+}
+for way in chosen portable; do
+    for part in dtype0 dtype1 dtype2 'not dtype'; do
+        start "ssd, $way, $part" check tests/gpu/test_ssd.py -k "$way and $part"
+    done
+    start "nll, $way" check tests/gpu/test_nll.py -k "$way"
+done
+for preset in tiny mamba2 gpt2; do
+    start "cuda, $preset" check tests/gpu/test_cuda.py -k "$preset"
+done
+start "cuda, others" check tests/gpu/test_cuda.py -k "not tiny and not mamba2 and not gpt2"
+for name in attention conv_and_norm linear trained; do
+    start "$name" check "tests/gpu/test_$name.py"
+done
+if command -v compute-sanitizer >/dev/null; then
+    start memcheck compute-sanitizer --tool memcheck --error-exitcode 1 "$python" tests/gpu/sanitize.py
+    start racecheck compute-sanitizer --tool racecheck --error-exitcode 1 "$python" tests/gpu/sanitize.py portable
+fi
+failed=0
+for pid in "${!running[@]}"; do
+    wait "$pid" || { failed=1; cat "$logs/${running[$pid]}"; }
+    echo "${running[$pid]}: $(tail -n 1 "$logs/${running[$pid]}")"
+done
+grep -h "bfloat16 at most" "$logs"/* || true
+[ "$failed" = 0 ]
+"$python" tests/gpu/bench_kernels.py ${PEERS:+--peers "$PEERS"}
 "$python" tests/gpu/throughput.py "$@"

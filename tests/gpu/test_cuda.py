@@ -36,9 +36,13 @@ def per_token(reference: Reference, texts: list[str]) -> np.ndarray:
     return (nll / np.maximum(n_tokens, 1))[n_tokens > 0]
 
 
+@pytest.fixture(scope="module")
+def on_cpu(folder: Path) -> np.ndarray:
+    return per_token(load(folder, "cpu", "float32"), TEXTS)
+
+
 @pytest.mark.parametrize(("dtype", "close"), [("float32", 1e-4), ("bfloat16", 3e-2)])
-def test_scores_are_those_of_the_cpu(folder: Path, dtype: Dtype, close: float) -> None:
-    on_cpu = per_token(load(folder, "cpu", "float32"), TEXTS)
+def test_scores_are_those_of_the_cpu(folder: Path, on_cpu: np.ndarray, dtype: Dtype, close: float) -> None:
     on_gpu = per_token(load(folder, "cuda", dtype), TEXTS)
     assert np.abs(on_gpu - on_cpu).max() < close
 

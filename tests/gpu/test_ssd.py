@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kernels.pack import Pack
 from kernels.ssd import packed_ssd, ssd_chunked
+from kernels.ssd_tables import CUT
 from tests.kernels.helpers import poisoned, relative
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -62,7 +63,7 @@ def rows_of(given: dict[str, Tensor], rows: slice | Tensor) -> dict[str, Tensor]
 def test_a_pack_is_the_float64_recurrence_of_each_document(
     dtype: torch.dtype, close: float, shape: tuple[int, int, int, int]
 ) -> None:
-    lengths = [n for n in LENGTHS if n < 10_000] + [5_000] * (shape == SHAPES[0])
+    lengths = [n for n in LENGTHS if n < 10_000] + [CUT.segment + 4_000] * (shape == SHAPES[0])
     heads, width, _, states = shape
     given = inputs(sum(lengths), *shape, dtype)
     scale = torch.empty(sum(lengths), device="cuda").uniform_(0.5, 2)
@@ -113,10 +114,10 @@ def test_a_document_has_the_same_bits_alone_and_in_any_order_and_twice() -> None
 
 
 def test_a_document_goes_on_from_its_state() -> None:
-    given = inputs(6000, *SHAPES[0], torch.bfloat16)
-    whole, _, last = packed_ssd(**given, pack=Pack.of([6000], "cuda"), keep_state=True)
+    given = inputs(16_000, *SHAPES[0], torch.bfloat16)
+    whole, _, last = packed_ssd(**given, pack=Pack.of([16_000], "cuda"), keep_state=True)
     state, parts = None, []
-    for start, stop in ((0, 1), (1, 4097), (4097, 6000)):
+    for start, stop in ((0, 1), (1, 8193), (8193, 16_000)):
         y, _, state = packed_ssd(
             **rows_of(given, slice(start, stop)),
             pack=Pack.of([stop - start], "cuda"),
@@ -131,7 +132,7 @@ def test_a_document_goes_on_from_its_state() -> None:
 
 
 def test_what_is_no_number_stays_in_its_document() -> None:
-    lengths = [70, 10, 3000, 1, 64]
+    lengths = [70, 10, 7000, 1, 64]
     given = inputs(sum(lengths), *SHAPES[0], torch.bfloat16)
     ill = slice(70, 80)
     for name in ("x", "b", "c", "dt", "gate"):

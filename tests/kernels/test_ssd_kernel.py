@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from kernels import ssd_triton
 from kernels.pack import Pack
 from kernels.ssd import NO_LIMIT, ssd_recurrent
+from kernels.ssd_tables import Cut
 
-SEGMENT = 128  # short, so that documents of a few hundred tokens have several
+CUT = Cut(segment=128, pieces=2)  # so that documents of a few hundred tokens have several segments
 
 
 @pytest.mark.parametrize(
@@ -31,11 +32,12 @@ def test_a_pack_is_the_recurrence_of_each_document(
     before = torch.randn(len(lengths), heads, width, states)
     pack = Pack.of(lengths, "cpu")
     made = ssd_triton.prepare(dt, a, b, c, pack, bias, NO_LIMIT, scale)
-    entries = ssd_triton.entry_states(x, made, pack, before, SEGMENT)
+    entries = ssd_triton.shares(x, made, pack, CUT)
+    ssd_triton.pass_states(entries, made, pack, before, CUT)
     outputs = ssd_triton.Outputs(
         torch.full_like(x, torch.nan), torch.full((heads, tokens), torch.nan), before * torch.nan
     )
-    ssd_triton.scan(x, made, entries, pack, ssd_triton.Optional(d, gate, scale, before), outputs, SEGMENT)
+    ssd_triton.scan(x, made, entries, pack, ssd_triton.Optional(d, gate, scale, before), outputs, CUT)
     assert outputs.squares is not None
     assert outputs.final_state is not None
     start = 0

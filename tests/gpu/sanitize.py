@@ -1,0 +1,75 @@
+"""Every kernel once on a small pack, for compute-sanitizer to watch: both ways through those that have two.
+
+With the argument `portable` those for Hopper are left out, for racecheck: it takes the hand-over of work to a kernel's
+groups of warps, which the compiler writes for each of them, for a race, even in a kernel that does nothing else.
+"""
+
+import sys
+
+import torch
+
+from kernels import ssd_hopper, ssd_triton, tiles_hopper
+from kernels.attention import packed_attention
+from kernels.nll import token_nll
+from kernels.norm import add_rms_norm, gated_rms_norm
+from kernels.pack import Pack
+from kernels.ssd import NO_LIMIT
+from kernels.ssd_tables import Cut
+from scorer.mamba2 import Mamba2
+from scorer.mamba2_config import Mamba2Config
+from scorer.mamba2_packed import packed_hidden
+from scorer.presets import initialise
+
+LENGTHS = [1, 65, 2, 300, 64, 127]
+CUT = Cut(segment=128, pieces=2)  # so that a document of 300 is cut
+
+
+def draw(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device="cuda").to(torch.bfloat16)
+
+
+def long_documents(pack: Pack) -> None:
+    """The SSD with states that pass from segment to segment, from documents' first to their final ones."""
+    x, gate = draw(2, pack.tokens, 4, 64)
+    b, c = draw(2, pack.tokens, 1, 128)
+    dt, a, d = draw(pack.tokens, 4), -torch.rand(4, device="cuda"), torch.rand(4, device="cuda")
+    before = torch.randn(len(LENGTHS), 4, 64, 128, device="cuda")
+    by = ssd_hopper if ssd_hopper.supports(x, b, gate) else ssd_triton
+    made = ssd_triton.prepare(dt, a, b, c, pack, None, NO_LIMIT, None)
+    states = by.shares(x, made, pack, CUT)
+    ssd_triton.pass_states(states, made, pack, before, CUT)
+    squares = torch.empty(4, pack.tokens, device="cuda")
+    outputs = ssd_triton.Outputs(torch.empty_like(x), squares, torch.empty_like(before))
+    by.scan(x, made, states, pack, ssd_triton.Optional(d, gate, None, before), outputs, CUT)
+    assert all(m.isfinite().all() for m in (outputs.y, outputs.squares, outputs.final_state) if m is not None)
+
+
+def whole_model(pack: Pack) -> None:
+    """A Mamba-2 of two layers to the NLL of each token: convolution, products, norms, SSD, head."""
+    model = Mamba2(Mamba2Config(vocab_size=500, hidden=256, layers=2, heads=8, head_dim=64, state=128))
+    initialise(model)
+    for p in model.parameters():
+        p.data = p.data.cuda().to(torch.bfloat16 if p.dim() == 2 else torch.float32)
+    ids = torch.randint(500, (pack.tokens,), device="cuda")
+    assert token_nll(packed_hidden(model, ids, pack)[0], model.head, ids).isfinite().all()
+
+
+@torch.no_grad()
+def main() -> None:
+    torch.manual_seed(0)
+    pack = Pack.of(LENGTHS, "cuda")
+    supports = tiles_hopper.supports
+    for way in (lambda *_: False,) if "portable" in sys.argv else (supports, lambda *_: False):
+        tiles_hopper.supports = way  # the SSD asks it too
+        long_documents(pack)
+        whole_model(pack)
+    x, weight = draw(pack.tokens, 256), torch.rand(256, device="cuda")
+    add_rms_norm(x, x, weight, 1e-5)
+    gated_rms_norm(x, x, weight, 1e-5, 64)
+    q, k, v = draw(pack.tokens, 3, 4, 64).unbind(1)
+    assert packed_attention(q, k, v, pack).isfinite().all()
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""On a GPU: what bfloat16 does to the scores of a reference that has learnt something, on text that it has not seen."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scorer.mamba2 import Mamba2
+from scorer.mamba2_config import Mamba2Config
+from scorer.presets import PRESETS, Preset, Trainee, initialise
+from scorer.reference import Dtype, load
+from scorer.scorer import score
+from scorer.train import train
+from tests.gpu.references import sources
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+STEPS = 250
+
+
+def build(rows: int) -> Trainee:
+    config = Mamba2Config(rows, hidden=512, layers=8, heads=16, head_dim=64, state=128)
+    model = Mamba2(config)
+    initialise(model)
+    return Trainee(model, lambda ids: model(ids)[0], model.head, config.to_json())
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64)
+
+
+def test_bfloat16_keeps_scores_and_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Preset(build, vocabulary=8192, sequence=1024, batch=16, micro_cpu=1, micro_gpu=16, learning_rate=2e-3)
+    monkeypatch.setitem(PRESETS, "small", plan)
+    texts = [text for text in sources(60_000_000) if text]
+    seen, unseen = texts[::2], texts[1::2]
+    losses: list[float] = []
+
+    def on_progress(_done: int, _total: int, loss: float | None) -> None:
+        if loss is not None:
+            losses.append(loss)
+
+    train(lambda: iter(seen), "small", STEPS * 16 * 1024, 0, tmp_path / "out", tmp_path / "work", "cuda", on_progress)
+    assert np.mean(losses[-20:]) < losses[0] / 2  # it has learnt something
+
+    def per_token(dtype: Dtype) -> np.ndarray:
+        ((nll, n_tokens),) = score(load(tmp_path / "out", "cuda", dtype), [unseen], on_progress=lambda *_: None)
+        return (nll / np.maximum(n_tokens, 1))[n_tokens > 1]
+
+    wide, narrow = per_token("float32"), per_token("bfloat16")
+    off, order = np.abs(narrow / wide - 1).max(), np.corrcoef(ranks(wide), ranks(narrow))[0, 1]
+    halves = np.argsort(wide)[: len(wide) // 2], np.argsort(narrow)[: len(narrow) // 2]
+    sys.stdout.write(
+        f"\n{len(wide)} documents, loss {losses[0]:.2f} to {np.mean(losses[-20:]):.2f}: bfloat16 at most {off:.2%} off "
+        f"a document, Spearman {order:.6f}, {len(np.intersect1d(*halves)) / len(halves[0]):.2%} of a half in common\n"
+    )
+    assert off < 0.005
+    assert order > 0.9995
