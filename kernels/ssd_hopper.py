@@ -31,6 +31,7 @@ _STATES_STAGES = 4  # where only the states are wanted, and there is room
 _REGISTERS, _PRODUCER_REGISTERS = gl.constexpr(200), gl.constexpr(24)
 _TOGETHER, _FIELDS, _Q, _STEEP = (gl.constexpr(value) for value in (HEADS, FIELDS, CHUNK, STEEP))
 _LOG2_E = gl.constexpr(LOG2_E)
+_DECAYS = gl.NVMMASharedLayout(0, 32, 1)
 
 
 @gluon.jit
@@ -273,7 +274,7 @@ def _launch(
     n_tokens, heads, width = x.shape
     groups, states = made.b.shape[1:]
     n_chunks = made.decays.shape[1]
-    programs = torch.cuda.get_device_properties(x.device).multi_processor_count
+    programs = tiles_hopper.device(x.device.index).multi_processor_count
     items, offsets = ssd_tables.items_of(pack, name, parts, heads, groups, HEADS, programs)
     states_alone = outputs.y is None
     _scan_kernel[(programs,)](
@@ -282,7 +283,7 @@ def _launch(
         tiles_hopper.tiles(made.b.flatten(1), [CHUNK, states]),
         None if states_alone else tiles_hopper.tiles(made.c.flatten(1), [CHUNK, states]),
         None if states_alone else tiles_hopper.tiles(made.cb.flatten(0, 2), [CHUNK, CHUNK]),
-        TensorDescriptor.from_tensor(made.decays.flatten(), [CHUNK], gl.NVMMASharedLayout(0, 32, 1)),
+        TensorDescriptor.from_tensor(made.decays.flatten(), [CHUNK], _DECAYS),
         items, offsets, made.decays, given.d, given.scale, *states_of(made, given, entries),
         outputs.y, outputs.squares, made.decays if outputs.final_state is None else outputs.final_state,
         n_tokens, n_chunks, int(given.initial_state is not None), int(outputs.final_state is not None),

@@ -5,7 +5,8 @@ groups of four warps each multiply 64 rows by the ring's 256 columns and keep th
 on when its own product is done, so that what one makes of it goes on under the other's next product.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -119,7 +120,7 @@ def supports(*factors: Tensor) -> bool:
     return all(
         x.dtype in DTYPES
         and x.is_cuda
-        and torch.cuda.get_device_capability(x.device)[0] == 9
+        and device(x.device.index).major == 9
         and x.shape[1] % CHANNELS == 0
         and x.stride(1) == 1
         and x.data_ptr() % 16 == 0
@@ -128,10 +129,20 @@ def supports(*factors: Tensor) -> bool:
     )
 
 
+@functools.cache  # asked at every launch, and slow to answer
+def device(index: int) -> Any:
+    """The properties of a CUDA device."""
+    return torch.cuda.get_device_properties(index)
+
+
+@functools.cache  # as many microseconds to make as a launch takes
+def _layout(block: tuple[int, ...], dtype: torch.dtype) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout.get_default_for(list(block), DTYPES[dtype])
+
+
 def tiles(x: Tensor, block: list[int]) -> TensorDescriptor:
     """A matrix as TMA copies it, a block at a time."""
-    layout = gl.NVMMASharedLayout.get_default_for(block, DTYPES[x.dtype])
-    return TensorDescriptor.from_tensor(x, block, layout)
+    return TensorDescriptor.from_tensor(x, block, _layout(tuple(block), x.dtype))
 
 
 class Work(NamedTuple):
@@ -145,5 +156,4 @@ class Work(NamedTuple):
 def divide(x: Tensor, n_columns: int, part: int) -> Work:
     """The work of a product of x [N, D]: one program a multiprocessor, which takes every so many tasks."""
     blocks, parts = -(-len(x) // (GROUPS * ROWS)), -(-n_columns // part)
-    processors = torch.cuda.get_device_properties(x.device).multi_processor_count
-    return Work(min(processors, blocks * parts), blocks, parts)
+    return Work(min(device(x.device.index).multi_processor_count, blocks * parts), blocks, parts)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from scorer.windows import Window
 
 _GPU_TOKENS = 65_536
+_GPU_TOKENS_RECURRENT = 131_072  # launched from Python, layer by layer, a batch must outlast its launching
 _CPU_TOKENS = (256, 4_096)
 _CPU_WORK = 2 * 10**11  # parameters x tokens of a batch: about a second on two cores
 _LEAST = 1_024  # tokens, below which no budget is halved
@@ -19,10 +20,10 @@ _OPEN = 8  # packs that are filled at the same time: with them next to nothing i
 _SORTED = 1 << 20  # tokens that are gathered to be sorted by length
 
 
-def token_budget(on_gpu: bool, parameters: int) -> int:
+def token_budget(on_gpu: bool, parameters: int, recurrent: bool) -> int:
     """Positions of a batch, padding included, by a fixed rule. On a CPU few enough for a batch to take a second."""
     if on_gpu:
-        return _GPU_TOKENS
+        return _GPU_TOKENS_RECURRENT if recurrent else _GPU_TOKENS
     low, high = _CPU_TOKENS
     return max(low, min(high, 1 << (_CPU_WORK // max(1, parameters)).bit_length() - 1))
 

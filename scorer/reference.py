@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import re
 from collections.abc import Iterator
@@ -120,6 +121,7 @@ class Reference:
         while (smaller := halved(self.budget)) is not None:
             self.budget = smaller
             if self.device.startswith("cuda"):
+                gc.collect()  # a compiler's failed run leaves cycles that hold tensors
                 torch.cuda.empty_cache()
             if _prepared(self):
                 return True
@@ -213,7 +215,7 @@ def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
         parameters=parameters,
         dtype=precision,
         device=device,
-        budget=token_budget(device.startswith("cuda"), parameters),
+        budget=token_budget(device.startswith("cuda"), parameters, model.context is None),
     )
     if not _prepared(reference) and not reference.halve():
         raise BadReference(f"{folder}: the device has too little memory to score with this model")

@@ -1,7 +1,7 @@
 """Every kernel once on a small pack, for compute-sanitizer to watch: both ways through those that have two.
 
-With the argument `portable` those for Hopper are left out, for racecheck: it takes the hand-over of work to a kernel's
-groups of warps, which the compiler writes for each of them, for a race, even in a kernel that does nothing else.
+With the argument `portable` those for Hopper are left out, for racecheck: it takes the byte by which Triton's compiler
+hands work to a kernel's groups of warps, written and read around named barriers, for a race.
 """
 
 import sys
