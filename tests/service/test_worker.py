@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from kernels.pack import Pack
 from scorer.mamba2 import Mamba2
 from service import shards
 from service.jobs import Jobs
-from service.queue import MAX_ATTEMPTS
+from service.queue import MAX_ATTEMPTS, LeaseLost
 from service.references import References
 from service.schemas import Job, JobRequest
 from service.settings import STAGES
-from service.worker import Worker
+from service.worker import Beater, Worker
 from service.workspace import Workspace
 from tests.service.pool import until, write_corpus
 
@@ -359,3 +360,23 @@ def test_no_document_of_the_corpus_is_text_enough(
     failed = jobs.get(job.id)
     assert failed.error is not None
     assert "not text" in failed.error.detail
+
+
+def test_a_part_that_cannot_beat_ends_when_its_lease_is_lost(
+    jobs: Jobs, make_request: MakeRequest, worker: Worker
+) -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    job, _ = jobs.create(make_request())
+    lease = jobs.queue.claim("here", ("plan",))
+    assert lease is not None
+    jobs.cancel(job.id)
+    reached: list[str] = []
+    worker.listen()
+    try:
+        with pytest.raises(LeaseLost), Beater(worker, lease).blocking():
+            time.sleep(60)
+            reached.append("the end")
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert reached == []
