@@ -24,7 +24,7 @@ start() {
     running[$!]=$name
 }
 for way in chosen portable; do
-    for part in dtype0 dtype1 dtype2 'not dtype'; do
+    for part in dtype0 dtype1 dtype2 'not dtype and not elements'; do
         start "ssd, $way, $part" check tests/gpu/test_ssd.py -k "$way and $part"
     done
     start "nll, $way" check tests/gpu/test_nll.py -k "$way"
@@ -41,10 +41,16 @@ if command -v compute-sanitizer >/dev/null; then
     start racecheck compute-sanitizer --tool racecheck --error-exitcode 1 "$python" tests/gpu/sanitize.py portable
 fi
 failed=0
-for pid in "${!running[@]}"; do
-    wait "$pid" || { failed=1; cat "$logs/${running[$pid]}"; }
-    echo "${running[$pid]}: $(tail -n 1 "$logs/${running[$pid]}")"
-done
+finish() {
+    for pid in "${!running[@]}"; do
+        wait "$pid" || { failed=1; cat "$logs/${running[$pid]}"; }
+        echo "${running[$pid]}: $(tail -n 1 "$logs/${running[$pid]}")"
+    done
+    running=()
+}
+finish
+start "ssd, more than 2^31 elements" check tests/gpu/test_ssd.py -k elements # alone: it takes half of a card's memory
+finish
 grep -h "bfloat16 at most" "$logs"/* || true
 [ "$failed" = 0 ]
 "$python" tests/gpu/bench_kernels.py ${PEERS:+--peers "$PEERS"}
