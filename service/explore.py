@@ -24,6 +24,7 @@ from service.workspace import JobRecord, Workspace
 _DOMAINS_INSIDE_MAX = 10_000  # more would take long to preview inside each
 _TEXT_SECONDS = 5.0  # for each text, and twice that for all of a request
 _NEW_SHARDS = 100  # that one request counts; the next ones go on
+_SHARDS_MAX = 5_000  # of a job that are counted: enough for a first look, and fewer than are remembered
 _READING = threading.BoundedSemaphore(4)  # texts that are read at the same time, each by a process with its own memory
 
 
@@ -34,6 +35,9 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> Preview:
         raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
     ranks = _scored(jobs, job_id)
     if spec.within is not None and len(ranks.domain_names) > _DOMAINS_INSIDE_MAX:
+        made = jobs.workspace.selection(job_id, spec.id)
+        if made is not None:
+            return Preview.model_validate(made | {"start": None, "stop": None})
         raise InputError(
             f"within: the corpus has {len(ranks.domain_names):,} domains and a preview inside each has at most "
             f"{_DOMAINS_INSIDE_MAX:,}: make the selection to see it"
@@ -85,7 +89,7 @@ def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
     if record is not None and reference is not None:
         there = _scored_shards(workspace, record, score_paths(workspace, record, reference))
         before = _shard_counts.cache_info().misses
-        for index, path in there:
+        for index, path in there[:_SHARDS_MAX]:
             parts.append(_shard_counts(workspace.storage, path, index, job.request.reference.train))
             if _shard_counts.cache_info().misses - before >= _NEW_SHARDS:
                 break

@@ -19,7 +19,7 @@ from service.problems import RETRY_AFTER, problem
 
 # They tell nothing of any job, and are asked for by those who have no key.
 OPEN = frozenset(
-    {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+    {"/healthz", "/readyz", "/docs", "/openapi.json"}
     | {"/signin", "/static/winnow.css", "/static/winnow.js", "/static/icon.svg"}
 )
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -70,7 +70,7 @@ class Doors:
         refused: tuple[int, str, dict[str, str]] | None = None
         caller = ANYONE
         try:
-            if writes and _from_elsewhere(headers):
+            if writes and from_elsewhere(headers):
                 refused = (403, "a page of another origin cannot write here", {})
             elif self._always or await run_in_threadpool(self._keys.needed):
                 caller, refused = await self._known(headers, "submit" if writes else "read")
@@ -98,7 +98,7 @@ class Doors:
         return Caller(key.owner, sees_all=key.role == "admin"), None
 
 
-def _from_elsewhere(headers: Headers) -> bool:
+def from_elsewhere(headers: Headers) -> bool:
     """Whether a browser says that a page of another origin sends this."""
     origin = headers.get("origin")
     if origin is None:

@@ -18,6 +18,7 @@ text { font-family: "DejaVu Sans", "Helvetica Neue", Arial, sans-serif; font-siz
 .cell { fill: #17835f; } .middle { stroke: #14181c; fill: none; } .before { fill: #ffffff; stroke: #5b6570; }
 .gain { stroke: #17835f; } .loss { stroke: #b3541e; } .after { fill: #17835f; } .after.down { fill: #b3541e; }
 """
+LANES = 8  # bands under a histogram
 _CLIPPED = 0.0005  # share of the documents beyond each end of an axis of perplexity
 
 
@@ -44,7 +45,7 @@ def histogram(
 ) -> Markup:
     """Documents or tokens (`by`) by perplexity. `name` makes the ids of its parts; it is at most one on a page."""
     left, right, top, plot = 52, 12, 44, 190
-    lanes = lanes[:8] if width > 600 else ()
+    lanes = lanes[:LANES] if width > 600 else ()
     low, high = _ends(data, band)
     size = (width - left - right) / (high - low)
 
@@ -95,7 +96,7 @@ def outside(data: dict[str, Any], by: str, band: Band | None) -> int:
 
 def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
     """Documents by their length in tokens and their perplexity, and the median perplexity of each length."""
-    left, right, top, plot = 52, 28, 12, 240
+    left, right, top, plot = 52, 28, 28, 240
     cells: list[list[int]] = data["documents"]
     columns, rows = len(cells), len(cells[0])
     wide, high = (width - left - right) / columns, plot / rows
@@ -129,6 +130,7 @@ def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
         out.append(_text(left - 6, y + 4, perplexity(value), "end"))
     out.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{bottom}" y2="{bottom}"/>')
     out.append(_text((left + width - right) / 2, bottom + 34, "tokens of a document (doubling)", "middle"))
+    out.append(_text(4, 14, "perplexity (log scale)", "start"))
     label = "Documents by length in tokens and perplexity; darker is more, the dashed line the median of a length"
     return _svg(width, bottom + 42, label, out)
 
@@ -259,7 +261,7 @@ def _round_perplexities(low: float, high: float, most: float) -> list[float]:
             step * 10.0**power for power in powers for step in steps if low <= math.log(step * 10.0**power) <= high
         ]
         if len(found) <= most:
-            return found
+            return found or [math.exp(min(end, 709.7)) for end in (low, high)]  # no round one lies between
     return found[:: math.ceil(len(found) / max(1, most))]
 
 

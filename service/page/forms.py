@@ -2,9 +2,11 @@
 
 import math
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from fastapi import Request
+
+from service.security import from_elsewhere
 
 Form = dict[str, list[str]]
 _NUMBERS = {"tokens": int, "fraction": float, "seed": int}
@@ -16,13 +18,8 @@ class CrossSite(Exception):
 
 async def posted(request: Request) -> Form:
     """The fields of a form. Raises CrossSite unless a page of this service posted it, by the browser's own word."""
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    if site not in (None, "same-origin"):
-        raise CrossSite
-    if origin in (None, "null"):
-        if site is None:
-            raise CrossSite
-    elif urlsplit(origin).netloc != request.headers.get("host"):
+    said = "origin" in request.headers or "sec-fetch-site" in request.headers
+    if not said or from_elsewhere(request.headers):
         raise CrossSite
     return parse_qs((await request.body()).decode(errors="replace"), keep_blank_values=True)
 

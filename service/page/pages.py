@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
-from service.page import forms, repeat, result
+from service.page import forms, manual, repeat, result
 from service.page.api import Api, Refused, job_path
 from service.page.render import HEADERS, HERE, STATIC, page
 from service.page.report import gather, report_html
@@ -56,6 +56,14 @@ async def static(name: str) -> Response:
     return FileResponse(HERE / "static" / name, media_type=STATIC[name], headers=headers)
 
 
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The API's manual."""
+    openapi = request.app.openapi()
+    about = openapi["info"]["description"]
+    return page("manual.html", about=about, calls=manual.calls(openapi), objects=manual.objects(openapi))
+
+
 @router.get("/signin")
 @_shown
 async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002
@@ -68,9 +76,12 @@ async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002
 async def signed_in(request: Request) -> Response:
     """Keeps a key in the browser."""
     form = await forms.posted(request)
-    answer = RedirectResponse(own_address(forms.first(form, "next")), 303, HEADERS)
+    key, there = forms.first(form, "key"), own_address(forms.first(form, "next"))
+    if not (key.isascii() and key.isprintable()):  # no cookie can hold it, and no key reads so
+        return page("signin.html", 422, next=there, wrong=True)
+    answer = RedirectResponse(there, 303, HEADERS)
     secure = request.url.scheme == "https"
-    answer.set_cookie(COOKIE, forms.first(form, "key"), httponly=True, samesite="strict", secure=secure)
+    answer.set_cookie(COOKIE, key, httponly=True, samesite="strict", secure=secure)
     return answer
 
 
@@ -113,13 +124,15 @@ async def submit(request: Request) -> Response:
                 **{"Idempotency-Key": forms.first(form, "key") or secrets.token_hex(8)},
             )
         except Refused as refused:
-            if refused.status != 422:
+            if refused.status in (401, 403):
                 raise
-            return _form(form, refused.problem.get("errors", []), str(refused))
+            if refused.status == 422:  # nothing was accepted, and this key may stand for another request
+                form["key"] = [secrets.token_hex(16)]
+            return _form(form, refused.problem.get("errors", []), str(refused), refused.status)
     return RedirectResponse(f"/jobs/{job['id']}", 303, HEADERS)
 
 
-def _form(form: forms.Form, errors: list[dict[str, str]], said: str) -> Response:
+def _form(form: forms.Form, errors: list[dict[str, str]], said: str, status: int = 200) -> Response:
     def value(name: str, default: str = "") -> str:
         return forms.first(form, name, default)
 
@@ -128,7 +141,7 @@ def _form(form: forms.Form, errors: list[dict[str, str]], said: str) -> Response
 
     return page(
         "new.html",
-        422 if said else 200,
+        status,
         value=value,
         chosen=chosen,
         errors=errors,
@@ -153,14 +166,18 @@ async def job(
     """A job: how far it is, or what came of it."""
     async with Api.behind(request) as api:
         found = await api.get(job_path(job_id))
-        if found["status"] != "succeeded":
-            return page(f"_{part}.html" if part in ("live",) else "job.html", **await _running(api, found))
+        if found["status"] != "succeeded" or part == "live":  # the event that it has ended is about to come
+            return page("_live.html" if part == "live" else "job.html", **await _running(api, found))
         band = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
         shown = await _result(api, found, band, by if by in ("documents", "tokens") else "documents")
         shown["waiting"] = waiting
         if part == "band":
             return page("_band.html", **shown)
-        return page("job.html", **shown, ways=repeat.ways(_server(request), found))
+        return page("job.html", **shown, ways=repeat.ways(_server(request), found, _keyed(request)))
+
+
+def _keyed(request: Request) -> bool:
+    return "authorization" in request.headers
 
 
 def _server(request: Request) -> str:
@@ -190,7 +207,7 @@ async def _result(api: Api, job: dict[str, Any], band: dict[str, Any], by: str) 
 async def report(request: Request, job_id: str) -> Response:
     """The report of a scored job as one file."""
     async with Api.behind(request) as api:
-        body = report_html(await gather(api.get, job_id), _server(request))
+        body = report_html(await gather(api.get, job_id), _server(request), _keyed(request))
     headers = HEADERS | {"Content-Disposition": 'attachment; filename="report.html"'}
     return Response(body, 200, headers, "text/html; charset=utf-8")
 

@@ -26,24 +26,25 @@ def minimal(request: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def ways(server: str, job: dict[str, Any]) -> dict[str, str]:
-    """How to do a job again and what to do with its manifest: title -> code."""
+def ways(server: str, job: dict[str, Any], keyed: bool = False) -> dict[str, str]:
+    """How to do a job again and what to do with its manifest: title -> code; with a key where the service takes one."""
     request = job["request"]
-    made = {"The same job with curl": curl(server, job)}
+    made = {"The same job with curl": curl(server, job, keyed)}
     if len(json.dumps(request)) <= _LONG:
         made["The same with winnow prune, with no server"] = "\n".join(command(request))
-        made["The same from Python"] = python(server, request)
+        made["The same from Python"] = python(server, request, keyed)
     name = f"manifest-{job['selections'][0]['id']}.parquet"
     return made | {f"Open a manifest in {tool}": code for tool, code in openers(name).items()}
 
 
-def curl(server: str, job: dict[str, Any]) -> str:
+def curl(server: str, job: dict[str, Any], keyed: bool = False) -> str:
     """A call of curl, or, of a long request, a few that pass it on."""
     body = json.dumps(minimal(job["request"]), ensure_ascii=False, indent=1)
-    submit = f"curl {shlex.quote(server + '/v1/jobs')} -H 'Content-Type: application/json' -d"
+    key = ' -H "Authorization: Bearer $WINNOW_KEY"' if keyed else ""
+    submit = f"curl {shlex.quote(server + '/v1/jobs')} -H 'Content-Type: application/json'{key} -d"
     if len(body) <= _LONG:
         return f"{submit} {shlex.quote(body)}"
-    ask = f"curl -s {shlex.quote(server + '/v1/jobs/' + job['id'])}"
+    ask = f"curl -s{key} {shlex.quote(server + '/v1/jobs/' + job['id'])}"
     take = """python3 -c 'import json, sys; json.dump(json.load(sys.stdin)["request"], sys.stdout)'"""
     return f"{ask} |\n  {take} |\n  {submit} @-"
 
@@ -95,11 +96,12 @@ def _sweeps(selections: list[dict[str, Any]]) -> list[tuple[list[str], list[floa
     return sweeps
 
 
-def python(server: str, request: dict[str, Any]) -> str:
+def python(server: str, request: dict[str, Any], keyed: bool = False) -> str:
     """A few lines of Python that submit the job, wait and save its manifests."""
-    return f"""import time, httpx
+    key = ', headers={"Authorization": f"Bearer {os.environ[\'WINNOW_KEY\']}"}' if keyed else ""
+    return f"""import {"os, " if keyed else ""}time, httpx
 
-with httpx.Client(base_url={server!r}, timeout=60) as api:
+with httpx.Client(base_url={server!r}, timeout=60{key}) as api:
     job = api.post("/v1/jobs", json={minimal(request)!r}).raise_for_status().json()
     while job["finished_at"] is None:
         time.sleep(2)

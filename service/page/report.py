@@ -50,8 +50,8 @@ async def gather(get: Callable[..., Awaitable[Any]], job_id: str) -> Material:
     return Material(job, report, previews, samples)
 
 
-def report_html(material: Material, server: str) -> str:
-    """The report as HTML; `server` is where the job could be submitted again."""
+def report_html(material: Material, server: str, keyed: bool = False) -> str:
+    """The report as HTML; `server` is where the job could be submitted again, with a key if it is `keyed`."""
     job, report, previews, samples = material
     documents = report["eligible"]["documents"]
     bands = []
@@ -69,7 +69,7 @@ def report_html(material: Material, server: str) -> str:
         away="",
         by="documents",
         style=Markup((HERE / "static" / "winnow.css").read_text()),  # noqa: S704 (the page's own)
-        ways=repeat.ways(server, job),
+        ways=repeat.ways(server, job, keyed),
     )
 
 

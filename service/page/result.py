@@ -1,5 +1,6 @@
 """What the page says of a scored job and of a band of its documents: from the report and a preview alone."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,9 +32,9 @@ def first_band(job: dict[str, Any]) -> dict[str, Any]:
 
 def band_of(preview: dict[str, Any], documents: int) -> Band | None:
     """The kept part of the histogram, or None if nothing is kept. Thresholds are where something is left out."""
-    low, high = preview["perplexity_min"], preview["perplexity_max"]
-    if low is None or high is None:
+    if preview["perplexity_min"] is None:
         return None
+    low, high = preview["perplexity_min"], _or_infinite(preview["perplexity_max"])
     start, stop = preview["start"], preview["stop"]
     if start is None or stop is None:
         return Band(low, high, None, None)
@@ -45,10 +46,21 @@ def band_of(preview: dict[str, Any], documents: int) -> Band | None:
     )
 
 
+def _or_infinite(perplexity: float | None) -> float:
+    """JSON has null for what is beyond all numbers."""
+    return math.inf if perplexity is None else perplexity
+
+
 def facts(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """What the templates take of a scored job, whatever part of it is looked at."""
     lengths = charts.lengths(report["lengths"])
-    return {"job": job, "report": report, "lengths": lengths, "warnings": warnings(report)}
+    return {
+        "job": job,
+        "report": report,
+        "lengths": lengths,
+        "warnings": warnings(report, job["request"]["scoring"]["stride"]),
+        "all_domains": domain_count(report),
+    }
 
 
 def in_view(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any], by: str) -> dict[str, Any]:
@@ -56,10 +68,12 @@ def in_view(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any]
     documents = report["eligible"]["documents"]
     band = band_of(preview, documents)
     lanes = [
-        Lane(made["id"], made["perplexity_min"], made["perplexity_max"], made["id"] == preview["id"])
+        Lane(made["id"], made["perplexity_min"], _or_infinite(made["perplexity_max"]), made["id"] == preview["id"])
         for made in job["selections"]
         if made["perplexity_min"] is not None
     ]
+    if len(lanes) > charts.LANES:
+        lanes.sort(key=lambda lane: not lane.on)  # that in view is drawn in any case
     rows = domain_shifts(report, preview)
     data, name = report["histogram"], preview["id"]
     return {
@@ -69,8 +83,9 @@ def in_view(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any]
         "made": next((made for made in job["selections"] if made["id"] == preview["id"]), None),
         "plots": [charts.histogram(data, by, band, lanes, width=width, name=f"{name}-{width}") for width in _WIDTHS],
         "outside": charts.outside(data, by, band),
+        "lanes": f"{charts.LANES} of the {len(lanes)}" if len(lanes) > charts.LANES else "the",
         "rows": most_moved(rows),
-        "domains": len(rows),
+        "domains": domain_count(report),
         "most": max(max(row[w]["before"], row[w]["after"]) for row in rows for w in _WHATS) or 1.0,
         "losses": losses(rows),
         "samples": samples(preview, documents),
@@ -103,6 +118,11 @@ def most_moved(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [rows[i] for i in sorted(moved[:_ROWS])]
 
 
+def domain_count(report: dict[str, Any]) -> int:
+    """How many domains there are, those included that a report sums up."""
+    return sum(row.get("others", 1) for row in report["domains"])
+
+
 def domain_name(row: dict[str, Any]) -> str:
     """What a row of domains is called."""
     if "others" in row:
@@ -125,8 +145,8 @@ def samples(preview: dict[str, Any], documents: int) -> list[Samples]:
     return [each._replace(rank=max(0, min(each.rank, documents - count))) for each in found]
 
 
-def warnings(report: dict[str, Any]) -> list[str]:
-    """What to know of the scores before choosing, in words."""
+def warnings(report: dict[str, Any], stride: int | None = None) -> list[str]:
+    """What to know of the scores before choosing, in words; `stride` is that of the windows, if they overlap."""
     documents = report["eligible"]["documents"]
     said = []
     short, cut, equal, rejects = report["short"], report["cut"], report["equal"], report["rejects"]
@@ -136,9 +156,10 @@ def warnings(report: dict[str, Any]) -> list[str]:
             "tokens: their perplexity says little, and they crowd both ends."
         )
     if cut["documents"] >= _WARNED * documents:
+        before = "without what came before it" if stride is None else f"of up to {number(stride)} new tokens"
         said.append(
             f"{percent(cut['documents'] / documents)} of the documents are longer than the reference's context of "
-            f"{number(cut['context'])} tokens and were read in several windows, each without what came before it."
+            f"{number(cut['context'])} tokens and were read in several windows, each {before}."
         )
     if equal["documents"] >= _WARNED * documents:
         said.append(

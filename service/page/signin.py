@@ -39,6 +39,8 @@ class SignIn:
             if message["type"] == "http.response.start" and message["status"] == 401:
                 led = True
                 there = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+                if request.method != "GET":  # what a form is sent to is no page to come back to
+                    there = "/"
                 await RedirectResponse(f"/signin?next={quote(there)}", 303)(scope, receive, send)
             elif not led:
                 await send(message)

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 # Control characters but tab and line feed, marks without width, and those that change the direction of text.
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff\ud800-\udfff]"
 )
 
 _NAME = 200  # characters of an id, a domain or a path
@@ -21,9 +21,10 @@ def number(value: float) -> str:
 
 def short(value: float) -> str:
     """123,456; 39.4 M; 2 B, as tokens are counted."""
+    rounded = float(f"{value:.3g}")  # first, as 999,900,000 is 1 B and not 1e+03 M
     for size, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if value >= size:
-            return f"{value / size:.3g} {name}"
+        if value >= 1e6 and rounded >= size:
+            return f"{rounded / size:g} {name}"
     return number(value)
 
 
@@ -42,7 +43,7 @@ def perplexity(value: float | None) -> str:
         return "over 1e308"
     if value >= 1e7:
         return f"{value:.2e}"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value >= 100 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}" if value >= 100 else f"{value:.1f}"
 
 
 def ratio(before: float, after: float) -> str:

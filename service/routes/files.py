@@ -97,4 +97,9 @@ def report(job_id: JobId, jobs: JobsOf, request: Request) -> Response:
     etag = f'"{hashlib.sha256(body).hexdigest()}"'
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers={"ETag": etag})
-    return Response(b"" if request.method == "HEAD" else body, media_type=MEDIA_TYPES["json"], headers={"ETag": etag})
+    headers = {
+        "ETag": etag,
+        "Content-Disposition": 'attachment; filename="report.json"',
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(b"" if request.method == "HEAD" else body, media_type=MEDIA_TYPES["json"], headers=headers)

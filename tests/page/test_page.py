@@ -122,6 +122,10 @@ def test_samples_are_read_where_they_stand(
     shown = serving.api.get(f"/v1/jobs/{scored['id']}/documents", params={"rank": 98, "count": 5}).json()["data"]
     for article, row in zip(sample.locator("article .text").all_inner_texts(), shown, strict=True):
         assert " ".join(row["text"][:200].split()) in " ".join(article.split())
+    sample.get_by_role("link", name="Shade tokens by surprisal").first.click()
+    shaded = sample.locator("article").first.locator(".text")
+    expect(shaded.locator(".token").nth(1)).to_have_attribute("title", re.compile(r"^\d+\.\d\d nats$"), timeout=LONG)
+    assert " ".join(shown[0]["text"][:200].split()) in " ".join(shaded.inner_text().split())
     shot(page, "samples")
 
 

@@ -44,6 +44,7 @@ def test_a_visitor_signs_in(visitor: TestClient, jobs: Jobs) -> None:
     assert "none of this service's" not in answer.text
     form = {"key": "wrong", "next": "/?status=failed"}
     assert "none of this service's" in visitor.post("/signin", data=form).text
+    assert "none of this service's" in visitor.post("/signin", data=form | {"key": "\u201cwinnow_\u201d"}).text
     answer = visitor.post("/signin", data=form | {"key": key(jobs)})
     assert str(answer.url).endswith("/?status=failed")
     assert "No job is failed" in answer.text

@@ -96,6 +96,8 @@ def views(serving: Serving, scored: dict[str, Any]) -> dict[str, str]:
         "result": job,
         "explored": f"{job}?criterion=low&rate=0.1&unit=tokens&within=domain&by=tokens",
         "documents": f"{job}/documents?rank=10&count=5",
+        "api": f"{serving.url}/docs",
+        "signin": f"{serving.url}/signin",
     }
 
 

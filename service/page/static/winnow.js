@@ -4,12 +4,21 @@
 // Puts a part of a page, as the server made it, into an element.
 async function fill(element, address, signal) {
   const answer = await fetch(address, { signal, headers: { Accept: "text/html" } });
+  if (answer.redirected) signedOut();
   const html = await answer.text();
   const page = new DOMParser().parseFromString(html, "text/html");
   const found = answer.ok ? page.body : page.querySelector(".notice") || page.body;
+  const held = element.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
   element.replaceChildren(...found.childNodes);
+  if (held) element.querySelector(`[aria-label="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
   wire(element);
   return answer;
+}
+
+// A part is only ever elsewhere for a visitor whose key is gone: the whole page then leads to the form that takes one.
+function signedOut() {
+  location.reload();
+  throw new Error("signed out");
 }
 
 function say(text) {
@@ -39,6 +48,12 @@ function explore(form) {
     try {
       await fill(band, `${form.dataset.part}&${query}`);
       history.replaceState(null, "", `${form.getAttribute("action")}?${query}`);
+    } catch (error) {
+      const line = document.createElement("p");
+      line.className = "wrong";
+      line.textContent = `The service cannot be reached (${error.message}). Change something to try again.`;
+      say(line.textContent);
+      band.replaceChildren(line); // rather than the numbers of another selection
     } finally { band.classList.remove("old"); }
     clearTimeout(quiet);
     quiet = setTimeout(() => say(band.querySelector("[data-say]")?.textContent), 700);
@@ -70,6 +85,7 @@ function follow(live) {
   async function ended() {
     source.close();
     const answer = await fetch(location.href);
+    if (answer.redirected) signedOut();
     if (!answer.ok) throw new Error(answer.statusText);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     document.title = page.title;
@@ -126,7 +142,9 @@ function wire(root) {
       link.textContent = "Scoring …";
       try {
         await fill(inside, link.dataset.swap);
+        const text = inside.querySelector(".text");
         article.replaceWith(...inside.childNodes);
+        text?.focus(); // where the link was that had it
       } catch (error) { link.textContent = `Scoring failed (${error.message}). Try again`; }
     });
   }
