@@ -2,6 +2,7 @@
 
 import threading
 import time
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -106,13 +107,14 @@ def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
 
 def _scored(jobs: Jobs, job_id: str) -> Ranks:
     try:
-        return _ranks(jobs.workspace, job_id)
+        record = jobs.workspace.job(job_id)  # one of the same id may come after one that was removed
+        return _ranks(jobs.workspace, job_id, record and record.created_at)
     except FileNotFoundError:
         raise Conflict(f"the job is {jobs.get(job_id).status} and not scored: ask again when it is") from None
 
 
 @lru_cache(maxsize=16)
-def _ranks(workspace: Workspace, job_id: str) -> Ranks:
+def _ranks(workspace: Workspace, job_id: str, _made: datetime | None) -> Ranks:
     """A job's counts by rank, which never change; those of a workspace elsewhere are held in memory."""
     return read_ranks(workspace.storage, workspace.folder(job_id))
 

@@ -17,6 +17,7 @@ from service.questions import Questions
 from service.queue import Queue
 from service.quotas import Quotas
 from service.schemas import (
+    SELECTIONS_MAX,
     Job,
     JobPage,
     JobRequest,
@@ -137,6 +138,8 @@ class Jobs:
             raise Conflict(f"the job has {outcome.status}: it has no scores to select from")
         if self.workspace.results(job_id) is None:
             raise Conflict("the job is not scored yet: ask again when it has succeeded")
+        if self.workspace.selections(job_id) >= SELECTIONS_MAX:
+            raise Conflict(f"the job has {SELECTIONS_MAX:,} selections, the most there are: submit it again for others")
         self.workspace.want(job_id, spec)
         self.queue.submit(job_id, "select", 1, make_view(self.workspace, record))
         return None

@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.jobs import Jobs
 
 _LABELS = ("method", "route", "status")
+# Any other word is counted as one, as callers with no key may send what they like, and each label stays in memory.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class QueueCollector(Collector):
@@ -87,5 +89,6 @@ class Metrics:
             await self._app(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "unknown")
-            self._requests.labels(scope["method"], route, status).inc()
-            self._seconds.labels(scope["method"], route).observe(time.perf_counter() - started)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._requests.labels(method, route, status).inc()
+            self._seconds.labels(method, route).observe(time.perf_counter() - started)

@@ -1,6 +1,7 @@
 """The queue: leases on the tasks of jobs, in Redis. Its keys, and the scripts that keep its invariants: scripts.py."""
 
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -124,6 +125,11 @@ class Stats:
     leases_refused: int  # calls of workers whose lease was over: lost, or of a job that had ended
 
 
+def without_password(url: str) -> str:
+    """A Redis URL as it may be shown."""
+    return re.sub(r"(//[^/@]*:)[^/@]*@", r"\1***@", url)
+
+
 def connect(url: str) -> "Redis":
     """A client for a redis://, rediss:// or unix:// URL, with time-outs and few retries; ValueError for others."""
     return Redis.from_url(
@@ -168,9 +174,10 @@ class Queue:
     def submit(self, job: str, kind: str, count: int, view: dict[str, Any], text_bytes: int = 0) -> bool:
         """Adds the `count` tasks of a job's next stage; False if it has them, is past it, or has ended.
 
-        `text_bytes` is what the shards of a `score` stage have in all.
+        `text_bytes` is what the shards have in all, those that a `train` stage comes before too.
         """
-        return bool(self._call("submit", job, kind, count, json.dumps(view), text_bytes))
+        shards = view.get("shards_total", 0)
+        return bool(self._call("submit", job, kind, count, json.dumps(view), text_bytes, shards))
 
     def end(self, job: str, status: Status, view: dict[str, Any]) -> None:
         """Ends a job and drops its tasks. For a job that has ended it only renews the view."""

@@ -19,7 +19,7 @@ from redis import RedisError
 
 from pruner.errors import InputError
 from service.jobs import Jobs
-from service.queue import Queue, connect
+from service.queue import Queue, connect, without_password
 from service.settings import Settings
 from service.supervisor import Pool, Slot
 from service.workspace import Workspace
@@ -136,9 +136,9 @@ def run(settings: Settings) -> None:
         jobs = Jobs(workspace, connect(settings.redis), settings.lease_seconds)
         jobs.check()
     except ValueError as error:
-        raise InputError(f"--redis {settings.redis}: {error}") from None
+        raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
     except RedisError as error:
-        raise InputError(f"--redis {settings.redis} does not answer: {error}") from None
+        raise InputError(f"--redis {without_password(settings.redis)} does not answer: {error}") from None
     try:
         ray.init(address=settings.ray, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:

@@ -34,12 +34,12 @@ class Removed:
 
 @dataclass(frozen=True)
 class _Item:
-    """An ended job or a score file that nobody waits for: when it ended or was written, in seconds since 1970."""
+    """An ended job, or a score file or a half training that nobody waits for: since when, in seconds since 1970."""
 
     since: float
     size: int
-    job: str | None
     path: str
+    job: str | None = None
 
 
 def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Removed:
@@ -48,7 +48,7 @@ def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Re
     Jobs that have not ended stay, and so do the scores that they are made of. Raises OSError as the storage does.
     """
     removed, now = Removed(half_files=workspace.storage.sweep()), time.time()
-    needed = set[str]()
+    needed, trained = set[str](), set[str]()
     items: list[_Item] = []
     for job_id in workspace.jobs():
         files = list(workspace.storage.files(workspace.folder(job_id)))
@@ -57,15 +57,23 @@ def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Re
         record, outcome = workspace.job(job_id), workspace.outcome(job_id)
         if record is None:
             if now - max((file.modified for file in files), default=now) > _HALF_A_JOB:
-                items.append(_Item(0.0, size, job_id, workspace.folder(job_id)))
+                items.append(_Item(0.0, size, workspace.folder(job_id), job_id))
         elif outcome is None:
             needed |= _scores_of(workspace, record)
+            plan = workspace.plan_record(job_id)
+            trained |= {plan.trained} if plan is not None and plan.trained is not None else set()
         else:
-            items.append(_Item(outcome.finished_at.timestamp(), size, job_id, workspace.folder(job_id)))
+            items.append(_Item(outcome.finished_at.timestamp(), size, workspace.folder(job_id), job_id))
     for file in workspace.storage.files("scores"):
         removed.left += file.size
         if file.path not in needed:
-            items.append(_Item(file.modified, file.size, None, file.path))
+            items.append(_Item(file.modified, file.size, file.path))
+    for name in workspace.storage.list("training"):  # the state of one that was cancelled or failed is left there
+        files = list(workspace.storage.files(f"training/{name}"))
+        size = sum(file.size for file in files)
+        removed.left += size
+        if name not in trained:
+            items.append(_Item(max((file.modified for file in files), default=now), size, f"training/{name}"))
     for item in sorted(items, key=lambda item: item.since):
         old = item.since == 0.0 or (keep.days is not None and item.since < now - keep.days * _DAY)
         if old or (keep.bytes is not None and removed.left > keep.bytes):
@@ -73,15 +81,19 @@ def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Re
             removed.left -= item.size
             removed.bytes += item.size
             removed.jobs += item.job is not None
-            removed.scores += item.job is None
+            removed.scores += item.path.startswith("scores/")
     return removed
 
 
 def _remove(workspace: Workspace, item: _Item, forget: Callable[[str], None]) -> None:
-    if item.job is None:
+    if item.path.startswith("scores/"):
         workspace.storage.remove(item.path)
-    else:
-        workspace.storage.remove_tree(item.path)
+        return
+    if item.job is not None:
+        # First: a store elsewhere loses a folder file by file, and a job without its outcome would begin again.
+        workspace.storage.remove(workspace.path(item.job, "job.json"))
+    workspace.storage.remove_tree(item.path)
+    if item.job is not None:
         forget(item.job)
 
 

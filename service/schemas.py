@@ -9,6 +9,7 @@ from pruner.specs import CorpusSpec, SelectionSpec
 
 Preset = Literal["tiny", "mamba2-130m", "gpt2-124m"]
 Status = Literal["queued", "planning", "training", "scoring", "selecting", "succeeded", "failed", "cancelled"]
+SELECTIONS_MAX = 1000  # of a job, each of which may be as large as its corpus has documents
 TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
 ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -56,7 +57,7 @@ class JobRequest(_Request):
     corpus: CorpusSpec
     reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
     scoring: ScoringSpec = ScoringSpec()
-    selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=1000)
+    selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=SELECTIONS_MAX)
     priority: int = Field(
         0, ge=-10, le=10, description="Each step doubles the job's share of the workers' time beside other jobs."
     )

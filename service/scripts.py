@@ -186,7 +186,8 @@ redis.call('ZADD', open, now, job)
 return false
 """
 
-# job, kind, count, view, bytes: the tasks of a job's next stage, all at once or, if the stage was reached before, none.
+# job, kind, count, view, and the job's bytes and shards: the tasks of a job's next stage, all at once or, if the stage
+# was reached before, none.
 SUBMIT = """
 local job, kind, count, view = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local state = redis.call('HMGET', job_key(job), 'status', 'stage')
@@ -203,6 +204,9 @@ if kind == 'score' then
   redis.call('HSET', job_key(job), 'documents_done', 0, 'tokens_done', 0, 'rejects', 0)
   for i = 0, count - 1 do add_task(kind, job, 'score:' .. i, i) end
 else
+  if kind == 'train' then  -- for its owner's quotas it has all to score
+    redis.call('HSET', job_key(job), 'shards_total', ARGV[6], 'shards_done', 0, 'bytes', ARGV[5])
+  end
   add_task(kind, job, kind, 0)
 end
 return 1

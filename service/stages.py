@@ -6,6 +6,7 @@ Each may be run again at any time, and by two workers at once: what it writes ap
 import fcntl
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ def plan(workspace: Workspace, record: JobRecord) -> None:
     started = datetime.now(timezone.utc)
     request = record.request
     made = apart.make_plan(request.corpus, record.access.roots)
+    _refuse_own_files(workspace, made)
     text_bytes = sum(shard.text_bytes for shard in made.shards)
     refusal = record.quotas.too_large(len(made.shards), text_bytes)
     if refusal is not None:
@@ -75,6 +77,17 @@ def plan(workspace: Workspace, record: JobRecord) -> None:
             trained=trained,
         ),
     )
+
+
+def _refuse_own_files(workspace: Workspace, made: plans.Plan) -> None:
+    """Raises InputError for a corpus of what the workspace holds: the results of all owners lie there."""
+    local = workspace.storage.local("")
+    home = os.path.realpath(local) if local is not None else workspace.storage.url.partition("://")[2]
+    for file in made.files:
+        at_home = "://" not in file.url if local is not None else "://" in file.url
+        where = os.path.realpath(file.url) if local is not None else file.url.partition("://")[2]
+        if at_home and where.startswith(f"{home.rstrip('/')}/"):
+            raise InputError(f"{file.url}: lies in the service's workspace, of which no job reads")
 
 
 def train(workspace: Workspace, record: JobRecord, references: References, beat: Beat) -> None:

@@ -22,7 +22,7 @@ from service import child
 from service.app import create_app
 from service.jobs import Jobs
 from service.keys import Keys
-from service.queue import Queue, connect
+from service.queue import Queue, connect, without_password
 from service.quotas import Quotas
 from service.redis_server import RedisServer
 from service.references import cache_folder
@@ -159,13 +159,13 @@ def serve(settings: Settings) -> None:
         try:
             client = connect(url)
         except ValueError as error:
-            raise InputError(f"--redis {url}: {error}") from None
+            raise InputError(f"--redis {without_password(url)}: {error}") from None
         quotas = Quotas(jobs=settings.quota_jobs, shards=settings.quota_shards, bytes=settings.quota_bytes)
         jobs = Jobs(workspace, client, settings.lease_seconds, quotas)
         try:
             jobs.check()
         except RedisError as error:
-            raise InputError(f"--redis {url} does not answer: {error}") from None
+            raise InputError(f"--redis {without_password(url)} does not answer: {error}") from None
         if settings.public and not Keys(workspace.storage).needed():
             log.warning("nobody can come in yet: make a key with `winnow keys make --workspace %s`", settings.workspace)
         settings = settings.model_copy(update={"redis": url})

@@ -19,7 +19,7 @@ from pruner.errors import InputError
 from scorer.errors import BadReference
 from service import answers, stages
 from service.jobs import Jobs
-from service.queue import Lease, LeaseLost, connect, shard_index
+from service.queue import Lease, LeaseLost, connect, shard_index, without_password
 from service.references import References
 from service.schemas import Problem
 from service.settings import Settings
@@ -353,7 +353,7 @@ def run(settings: Settings, name: str | None = None) -> None:
     try:
         redis = connect(settings.redis)
     except ValueError as error:
-        raise InputError(f"--redis {settings.redis}: {error}") from None
+        raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
     workspace = Workspace(settings.workspace)
     worker = Worker(
         Jobs(workspace, redis, settings.lease_seconds),

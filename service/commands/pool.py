@@ -97,7 +97,7 @@ def add_clean(parser: Parser) -> None:
 def clean(parser: Parser, args: argparse.Namespace) -> int:
     """Removes ended jobs and scores, and prints how much."""
     from service import retention
-    from service.queue import Queue, connect
+    from service.queue import Queue, connect, without_password
     from service.redis_server import address
     from service.supervisor import redis_folder
     from service.workspace import Workspace
@@ -117,7 +117,7 @@ def clean(parser: Parser, args: argparse.Namespace) -> int:
         forget = queue.forget
     except (RedisError, ValueError) as error:
         if settings.redis is not None:
-            raise InputError(f"--redis {settings.redis}: {error}") from None
+            raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
     removed = retention.clean(workspace, settings.keep, forget)
     gone = f"removed {removed.jobs:,} jobs and {removed.scores:,} score files, {removed.bytes / (1 << 30):,.3f} GiB"
     sys.stdout.write(f"{gone}; {removed.left / (1 << 30):,.3f} GiB are left\n")

@@ -27,7 +27,7 @@ class SignIn:
         request = Request(scope)
         key = request.cookies.get(COOKIE)
         if key and "authorization" not in request.headers:
-            scope = dict(scope)
+            # In the scope itself, as what is outside of this reads there which route was found.
             scope["headers"] = [*scope["headers"], (b"authorization", f"Bearer {key}".encode("latin-1"))]
         if request.url.path.startswith("/v1/") or "text/html" not in request.headers.get("accept", ""):
             await self._app(scope, receive, send)
@@ -50,6 +50,9 @@ class SignIn:
 
 def own_address(text: str) -> str:
     """An address of this service to go on to; its first page for any other."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # no address at all, such as http://[
+        return "/"
     own = not parts.scheme and not parts.netloc and text.startswith("/") and "\\" not in text
     return text if own and not text.startswith("//") else "/"

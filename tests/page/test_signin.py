@@ -88,7 +88,7 @@ def test_other_sites_sign_nobody_in_and_send_no_form(visitor: TestClient, jobs: 
 
 
 @pytest.mark.parametrize(
-    "text", ["https://elsewhere.example", "//elsewhere.example", "/\\elsewhere", "javascript:x", ""]
+    "text", ["https://elsewhere.example", "//elsewhere.example", "/\\elsewhere", "javascript:x", "http://[", ""]
 )
 def test_after_signing_in_one_stays_here(text: str) -> None:
     assert own_address(text) == "/"

@@ -239,6 +239,11 @@ def test_metrics_count_requests_by_route_and_what_was_scored(api: httpx.Client, 
     text = api.get("/metrics").text
     assert 'winnow_http_requests_total{method="GET",route="/v1/jobs/{job_id}",status="200"}' in text
     assert pruned["id"] not in text
+    for number in range(3):
+        api.request(f"X{number}", "/v1/jobs")
+    text = api.get("/metrics").text
+    assert 'method="X' not in text
+    assert 'winnow_http_requests_total{method="other",' in text
     assert "winnow_scored_documents_total 120.0" in text
     assert 'winnow_jobs{status="succeeded"} 1.0' in text
     assert 'winnow_tasks_pending{stage="score"} 0.0' in text

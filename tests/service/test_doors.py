@@ -219,6 +219,23 @@ def test_a_job_by_a_link_that_leads_out_fails_and_says_so(
     assert "link.parquet: a link in it leads out" in ended["error"]["detail"]
 
 
+def test_no_job_reads_the_workspace(
+    jobs: Jobs, api: httpx.Client, body: dict[str, Any], tmp_path: Path, work_off: Work
+) -> None:
+    done = api.post("/v1/jobs", json=body).json()["id"]
+    work_off()
+    paths = [f"{jobs.workspace.storage.url}/jobs/*/scores.parquet"]
+    if (scores := jobs.workspace.storage.local(f"jobs/{done}/scores.parquet")) is not None:
+        (tmp_path / "link.parquet").symlink_to(scores)
+        paths.append(str(tmp_path / "link.parquet"))
+    for path in paths:
+        job = api.post("/v1/jobs", json={"corpus": {"paths": [path], "text_field": "file"}}).json()
+        work_off()
+        ended = api.get(f"/v1/jobs/{job['id']}").json()
+        assert (ended["status"], ended["error"]["status"]) == ("failed", 422)
+        assert "lies in the service's workspace" in ended["error"]["detail"]
+
+
 def test_where_nothing_is_configured_the_web_is_not_read(api: httpx.Client) -> None:
     answer = api.post("/v1/jobs", json={"corpus": {"paths": ["https://example.org/x.jsonl"]}})
     assert answer.status_code == 422

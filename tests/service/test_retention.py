@@ -104,6 +104,22 @@ def test_scores_that_went_before_they_were_joined_are_made_again(
     assert jobs.queue.stats().shards_scored == 4
 
 
+def test_what_a_cancelled_training_left_goes(jobs: Jobs, make_request: MakeRequest, worker: Worker) -> None:
+    job, _ = jobs.create(make_request(reference={"train": {"tokens": 1000}}))
+    while jobs.get(job.id).status != "training":
+        worker.once()
+    plan = jobs.workspace.plan_record(job.id)
+    assert plan is not None
+    for name in (plan.trained, "other"):
+        jobs.workspace.storage.write_bytes(f"training/{name}/state/step", bytes(100))
+    clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget)
+    assert jobs.workspace.storage.list("training") == [plan.trained]
+    jobs.cancel(job.id)
+    removed = clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget)
+    assert (removed.jobs, removed.scores, removed.left) == (1, 0, 0)
+    assert jobs.workspace.storage.list("training") == []
+
+
 def test_half_files_and_half_jobs_go(jobs: Jobs) -> None:
     storage = jobs.workspace.storage
     for name in ("jobs/new/room", "jobs/old/room", f"scores/k/.x.{'0' * 32}.part"):

@@ -178,6 +178,16 @@ def test_shards_and_bytes_count_until_they_are_scored(
     assert {jobs.get(other.id).status for other in (job, second, third)} == {"succeeded"}
 
 
+def test_a_job_counts_while_its_reference_is_trained(jobs: Jobs, make_request: MakeRequest, worker: Worker) -> None:
+    job, _ = jobs.create(make_request(reference={"train": {"tokens": 1000}}), owner="ann")
+    while jobs.get(job.id).status != "training":
+        worker.once()
+    with pytest.raises(QuotaExceeded, match="3 shards to score and the quota is 3"):
+        limited(jobs, shards=3).create(make_request(), owner="ann")
+    with pytest.raises(QuotaExceeded, match="bytes of text to score"):
+        limited(jobs, bytes=1).create(make_request(), owner="ann")
+
+
 def test_a_job_over_a_quota_fails_and_says_so(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
     job, _ = limited(jobs, shards=2).create(make_request())
     work_off()
