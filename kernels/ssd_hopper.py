@@ -1,4 +1,4 @@
-"""The scan of the SSD on Hopper (compute capability 9.x) in Gluon; `kernels.ssd_triton` has the other kernels.
+"""The scan and the shares of the SSD on Hopper (compute capability 9.x) in Gluon; the rest is in `kernels.ssd_triton`.
 
 One program a multiprocessor goes through its share of (segment, two heads). A producer warp copies B, C and C Bᵀ once
 for both heads, and the decays, x and the gate of each, into a ring of shared memory by TMA, without a pause between

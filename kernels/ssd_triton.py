@@ -2,10 +2,10 @@
 
 Chunks start anew at every document, so that no state crosses from one to the next. Four kernels:
 
-    prepare         a chunk and a group: the running log decay of its heads, C Bᵀ, and B and C with zeros past the end
-    segment states  only where documents are longer than a segment: what each segment alone adds to the state
-    pass states     only there: the state before each segment
-    scan            a segment and a head: the state lies in registers from chunk to chunk
+    prepare      a chunk and a group: the running log decay of its heads, C Bᵀ, and B and C with zeros past the end
+    shares       only where documents are longer than a segment: what each piece of one alone leaves in the state
+    pass states  only there: the state after each piece, and so before each segment but a document's first
+    scan         a segment and a head: the state lies in registers from chunk to chunk
 
 What lies between them has an axis of C chunks of Q positions, padded where a document ends: decays [H, C, 2, Q]
 float32, in base 2, and 640 bytes a position of B, C and C Bᵀ at state 128, written once and read from the L2 cache.

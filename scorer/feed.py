@@ -127,12 +127,14 @@ class Feed:
         tokenizer = self._reference.tokenizer
         pending: deque[Future[Encoded]] = deque()
         try:
-            for count, texts in enumerate(self._texts):
+            checked = False
+            for texts in self._texts:
                 if self._stopped:
                     return
                 self._alive = time.monotonic()
-                if count == 0:
+                if not checked and any(texts):
                     tokenizer.check(_sample(texts))
+                    checked = True
                 future: Future[Encoded] = Future()
                 threading.Thread(target=_fulfil, args=(future, tokenizer.encode, texts), daemon=True).start()
                 pending.append(future)

@@ -45,6 +45,8 @@ class Lane:
         if reference.device.startswith("cuda"):
             self.ahead = 1
             self._copies = torch.cuda.Stream(reference.device)
+            # The slots may lie where work that nobody waited for, of a shard that was given up, still writes.
+            self._copies.wait_stream(torch.cuda.current_stream(reference.device))
 
     def start(self, batch: Batch) -> Callable[[], Sums]:
         """Starts a batch; what is returned gives the sums of its windows [W] when they are there."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.conv import packed_conv1d
+from kernels.conv import WIDEST, packed_conv1d
 from kernels.linear import add_linear, linear
 from kernels.norm import add_rms_norm, gated_rms_norm, row_scale, row_squares
 from kernels.pack import Pack
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 
 def takes_packs(config: Mamba2Config) -> bool:
-    """Whether the kernels take a model of this shape: no attention, heads and states of their sizes."""
-    return not config.attention_layers and config.head_dim in (64, 128) and config.state in (16, 32, 64, 128, 256)
+    """Whether the kernels take a model of this shape: no attention; heads, states and filters of their sizes."""
+    sizes = config.head_dim in (64, 128) and config.state in (16, 32, 64, 128, 256)
+    return sizes and 2 <= config.conv_kernel <= WIDEST and not config.attention_layers
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ _GPU_TOKENS_RECURRENT = 131_072  # launched from Python, layer by layer, a batch
 _CPU_TOKENS = (256, 4_096)
 _CPU_WORK = 2 * 10**11  # parameters x tokens of a batch: about a second on two cores
 _LEAST = 1_024  # tokens, below which no budget is halved
+_PASSED = 1 << 22  # tokens that may pass an open pack by: its documents' blocks, and all after them, wait for it
 _OPEN = 8  # packs that are filled at the same time: with them next to nothing is left empty
 _SORTED = 1 << 20  # tokens that are gathered to be sorted by length
 
@@ -43,11 +44,18 @@ def _alone(window: Window, budget: int) -> bool:
 
 
 def _packs(windows: Iterable[Window], budget: int) -> Iterator[list[Window]]:
-    """Best fit into a few open packs; where a window fits into none, the fullest is done."""
-    packs: list[list[Window]] = []
+    """Best fit into a few open packs; where a window fits into none, the fullest is done, and so is one left behind."""
+    packs: list[list[Window]] = []  # in the order in which they were begun
     rooms: list[int] = []
+    begun: list[int] = []  # the tokens that were there before each
+    tokens = 0
     for window in windows:
         length = window.length
+        tokens += length
+        if packs and tokens - begun[0] > _PASSED and not window.carried:
+            yield _longest_first(packs.pop(0))
+            rooms.pop(0)
+            begun.pop(0)
         if _alone(window, budget):
             yield [window]
             continue
@@ -59,14 +67,17 @@ def _packs(windows: Iterable[Window], budget: int) -> Iterator[list[Window]]:
                 fullest = min(range(_OPEN), key=rooms.__getitem__)
                 yield _longest_first(packs.pop(fullest))
                 rooms.pop(fullest)
+                begun.pop(fullest)
             room, chosen = budget, len(packs)
             packs.append([])
             rooms.append(budget)
+            begun.append(tokens)
         packs[chosen].append(window)
         rooms[chosen] = room - length
         if not rooms[chosen]:
             yield _longest_first(packs.pop(chosen))
             rooms.pop(chosen)
+            begun.pop(chosen)
     yield from map(_longest_first, packs)
 
 

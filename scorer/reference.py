@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import platform
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from scorer.mamba2 import Mamba2
     from scorer.transformer import Transformer
 
+log = logging.getLogger("winnow.reference")
 Dtype = Literal["auto", "float32", "bfloat16"]
 
 # What a hub repository's snapshot may hold: weights in safetensors, never pickles, never code.
@@ -124,6 +126,7 @@ class Reference:
                 gc.collect()  # a compiler's failed run leaves cycles that hold tensors
                 torch.cuda.empty_cache()
             if _prepared(self):
+                log.warning("%s: too little memory; now %d tokens at a time", self.folder, self.budget)
                 return True
         return False
 
@@ -187,7 +190,10 @@ def inspect(folder: Path) -> Found:
 
 
 def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
-    """Loads a reference on `cpu` or `cuda`. `auto` is bfloat16 on a GPU and float32 on a CPU. Raises BadReference."""
+    """Loads a reference on `cpu` or `cuda`. `auto` is bfloat16 on a GPU and float32 on a CPU.
+
+    Raises BadReference, and OutOfMemory where the device has no room for the model, or for a batch of any size.
+    """
     import torch
 
     from scorer.mamba2 import load_mamba2
@@ -197,7 +203,10 @@ def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
     config = read_config(folder)
     precision = dtype if dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
     loader = load_mamba2 if is_mamba(config) else load_transformer
-    model: Mamba2 | Transformer = loader(folder, getattr(torch, precision), device)
+    try:
+        model: Mamba2 | Transformer = loader(folder, getattr(torch, precision), device)
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(f"{folder}: the device has too little memory for this model") from None
     tokenizer = Tokenizer(folder)
     if tokenizer.largest >= model.vocab_size or (tokenizer.bos or 0) >= model.vocab_size:
         raise BadReference(
@@ -218,7 +227,7 @@ def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
         budget=token_budget(device.startswith("cuda"), parameters, model.context is None),
     )
     if not _prepared(reference) and not reference.halve():
-        raise BadReference(f"{folder}: the device has too little memory to score with this model")
+        raise OutOfMemory(f"{folder}: the device has too little memory to score with this model")
     return reference
 
 

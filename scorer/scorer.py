@@ -37,8 +37,8 @@ def score(
     is the number of new tokens in each later window of a model with a context limit, by default all but the first id.
     `on_progress(documents, tokens)` is told what is done since the start after each batch, and twice a second while
     texts are read and tokenized or a CPU is at a batch; it may raise to abort. `texts` is iterated in another thread,
-    from now on and some blocks ahead of the scores; `readers` blocks are tokenized at the same time, which changes no
-    score. Whoever does not iterate to the end calls `close`.
+    from now on and some blocks ahead of the scores; up to `readers` + 1 blocks are tokenized at the same time, which
+    changes no score. Whoever does not iterate to the end calls `close`.
 
     Raises BadReference for a stride that does not fit the model; iterating raises OutOfMemory where the device's memory
     is too small for the reference's budget.

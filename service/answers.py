@@ -9,7 +9,6 @@ from scorer.errors import BadReference, OutOfMemory
 from service.access import Access
 from service.references import References
 from service.schemas import Problem, ScoredText, ScoredToken, ScoreRequest, ScoreResult
-from service.shards import plan_of
 from service.stages import inspect_reference
 from service.workspace import ReferenceRecord, Workspace
 
@@ -31,7 +30,8 @@ def find_reference(workspace: Workspace, request: ScoreRequest, access: Access) 
     if request.job is None:
         return inspect_reference(access.model or request.model or "", access)
     record = workspace.job(request.job)
-    reference = None if record is None else workspace.reference(plan_of(workspace, record))
+    planned = None if record is None else workspace.plan_record(record.id)
+    reference = None if planned is None else workspace.reference(planned)
     if reference is None:
         raise BadReference(f"job {request.job} has no reference: it is there when the job scores")
     return reference

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import service
 from pruner.errors import InputError
-from scorer.errors import BadReference
+from scorer.errors import BadReference, OutOfMemory
 from service.commands.options import Parser
 
 
@@ -62,7 +62,7 @@ def _guarded(run: Callable[[], int]) -> int:
 
     try:
         return run()
-    except (InputError, BadReference, ApiError) as error:
+    except (InputError, BadReference, OutOfMemory, ApiError) as error:
         return _fail(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: be quiet about it

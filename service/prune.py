@@ -198,6 +198,8 @@ class _Run:
         begun: list[Begun | None] = [None]  # the reading of the next shard
 
         def look_ahead(shard: int) -> None:
+            if begun[0] is not None:  # of a shard that began again with less memory
+                begun[0].close()
             if shard < planned.shards:
                 begun[0] = stages.begin(self._workspace, self._record, shard, self._references)
 

@@ -5,7 +5,6 @@ Each may be run again at any time, and by two workers at once: what it writes ap
 
 import fcntl
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,8 +26,6 @@ from service.shards import Beat, Begun, plan_of, reference_of, shard_of
 from service.steps import TRAINER, provenance, score_paths
 from service.training import training_texts
 from service.workspace import JobRecord, PlanRecord, ReferenceRecord, Workspace, digest
-
-log = logging.getLogger("winnow.stages")
 
 
 class Busy(Exception):
@@ -145,9 +142,10 @@ def score(
                 begun = Begun(workspace, record, index, loaded)
             while not begun.run(beat, then):
                 # Outside of the exception's reach, which holds what fills the memory.
-                if not loaded.halve():
+                with beat.blocking():  # it may compile the model again
+                    smaller = loaded.halve()
+                if not smaller:
                     raise OutOfMemory(f"{loaded.folder}: the device has too little memory to score with this model")
-                log.warning("%s: too little memory; now %d tokens at a time", loaded.folder, loaded.budget)
                 begun = Begun(workspace, record, index, loaded)  # from its start, so that one budget scores all of it
     finally:
         _close(begun)

@@ -228,7 +228,7 @@ class Worker:
                 found = Problem(title="The texts cannot be scored", status=500, detail=detail)
             self.jobs.questions.give(name, found)
         if failed is not None and self._references.on_gpu:
-            raise failed  # a CUDA error stays with its process
+            raise SystemExit(1) from failed  # a CUDA error stays with its process
         return True
 
     def once(self) -> bool:
@@ -250,6 +250,7 @@ class Worker:
 
         That needs no lease: it writes nothing, and if another worker gets the shard, a few batches were read in vain.
         """
+        self._take_ahead(None)  # of a shard that began again with less memory
         try:
             found = self.jobs.queue.next_shard(self._name)
             record = None if found is None else self.jobs.workspace.job(found[0])
@@ -291,6 +292,10 @@ class Worker:
         except stages.Busy:
             with suppress(LeaseLost):
                 queue.release(lease, _BUSY_SECONDS)
+        except SystemExit:  # for a question that failed on the way, which is no fault of this task's
+            with suppress(LeaseLost, RedisError):
+                queue.release(lease)
+            raise
         except (InputError, BadReference) as error:
             self._give_up(lease, Problem(title="The job cannot be done", status=422, detail=str(error)))
         except RedisError:

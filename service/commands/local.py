@@ -98,7 +98,7 @@ def _score_input(parser: Parser, args: argparse.Namespace) -> int:
 
 
 def _texts(given: str, field: str) -> list[str]:
-    lines = [line for line in given.splitlines() if line.strip()]
+    lines = [line for line in given.split("\n") if line.strip()]  # JSON may hold what splitlines takes for an end
     try:
         rows = [json.loads(line) for line in lines]
     except ValueError:

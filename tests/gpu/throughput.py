@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from pruner.plan import make_plan
 from pruner.read import read_shard
 from pruner.specs import CorpusSpec

@@ -7,9 +7,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 import transformers as tf
 
-from scorer.errors import BadReference
+from scorer.errors import BadReference, OutOfMemory
 from scorer.reference import inspect, load, resolve
 from tests.scorer import mamba2_folders
 from tests.scorer.model_folders import END, GPT2, add_tokenizer, change_json, make_folder
@@ -118,6 +119,15 @@ def test_no_config(gpt2: Path) -> None:
 def test_a_config_that_says_nothing(gpt2: Path) -> None:
     (gpt2 / "config.json").write_text("{}")
     assert "names no model_type" in wrong(gpt2)
+
+
+def test_a_model_that_the_device_has_no_room_for(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("scorer.transformer.load_transformer", full)
+    with pytest.raises(OutOfMemory, match="too little memory for this model"):
+        load(gpt2)
 
 
 def test_mamba1(gpt2: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.nll import IGNORED
+from scorer import packing
 from scorer.encode import Encoded
 from scorer.packing import batches, halved, token_budget
 from scorer.windows import Block, Window, cut, pieces
@@ -132,6 +133,14 @@ def test_next_to_nothing_of_a_pack_is_left_empty() -> None:
     made = list(batches(block_of(lengths, bos=9).cut(None, None, 65_536), 65_536, packed=True))
     assert len(made) > 100
     assert sum(lengths) / (len(made) * 65_536) > 0.99
+
+
+def test_no_window_waits_for_the_end_of_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the blocks of a shard of long documents stay in memory behind one that fits to no other."""
+    monkeypatch.setattr(packing, "_PASSED", 1000)
+    windows = block_of([51] * 8 + [60] * 500, bos=9).cut(None, None, 100)
+    made = list(batches(windows, 100, packed=True))
+    assert set(range(8)) <= {w.number for batch in made[:60] for w in batch}
 
 
 @pytest.mark.parametrize("parameters", [1, 4_000_000, 130_000_000, 7_000_000_000])

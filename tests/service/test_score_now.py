@@ -14,7 +14,9 @@ import httpx
 import numpy as np
 import pytest
 
-from service.access import Rules
+from scorer.errors import BadReference
+from service.access import Access, Rules
+from service.answers import find_reference
 from service.jobs import Jobs
 from service.references import References
 from service.routes import score as route
@@ -163,6 +165,12 @@ def test_nobody_there_is_a_problem_and_the_question_is_dropped(
     assert jobs.questions.take() is None
 
 
+def test_a_job_that_is_not_planned_has_no_reference_yet(jobs: Jobs, make_request: Callable[..., JobRequest]) -> None:
+    job, _ = jobs.create(make_request())
+    with pytest.raises(BadReference, match="it is there when the job scores"):
+        find_reference(jobs.workspace, ScoreRequest(texts=["a"], job=job.id), Access())
+
+
 def test_too_many_questions_are_a_problem(api: httpx.Client, jobs: Jobs, reference: Path) -> None:
     body = {"texts": ["a"], "model": str(reference)}
     asked = [jobs.questions.ask(ScoreRequest.model_validate(body), 60) for _ in range(64)]
@@ -214,6 +222,9 @@ def test_the_shell_scores_what_it_is_given(reference: Path) -> None:
     found = json.loads(lines.stdout)["documents"]
     assert [document["nll"] is None for document in found] == [False, False, True]
     assert found[0] == document
+    one = shell(reference, json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False) + "\n", "--json", "--tokens")
+    (document,) = json.loads(one.stdout)["documents"]
+    assert "".join(token["text"] for token in document["tokens"]).startswith("a")
 
 
 def test_the_shell_shows_tokens_and_a_table(reference: Path) -> None:
