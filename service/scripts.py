@@ -213,7 +213,8 @@ return 1
 """
 
 # worker, lease (ms), a job and a task of it to take before others of its kind (or ''), kinds in the order to look: a
-# lease on a claimable task of the least-served job, or nothing. What is wanted was the next in turn a few batches ago.
+# lease on a claimable task of the least-served job, or nothing. What is wanted was the next in turn a few batches ago;
+# it does not go before what a dead worker had.
 CLAIM = """
 local worker, lease, wanted_job, wanted = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 redis.call('SET', p .. 'fence', wall, 'NX')
@@ -245,7 +246,10 @@ for i = 5, #ARGV do
   local kind = ARGV[i]
   if wanted ~= '' and kind == kind_of(wanted) then
     local from = redis.call('ZSCORE', tasks_key(kind, wanted_job), wanted)
-    if from and tonumber(from) <= now then return grant(kind, wanted_job, wanted) end
+    local given_back = redis.call('ZCOUNT', tasks_key(kind, wanted_job), FIRST_TIME, now)
+    if from and tonumber(from) <= now and (given_back == 0 or tonumber(from) >= FIRST_TIME) then
+      return grant(kind, wanted_job, wanted)
+    end
   end
   for _, job in ipairs(redis.call('ZRANGE', p .. 'active:' .. kind, 0, -1)) do
     local task = claimable(kind, job, 1)[1]

@@ -41,6 +41,11 @@ def kill(redis: Any, workspace: Path, job_id: str, worker: str, pid: int) -> flo
     return took if held else None
 
 
+def holders(redis: Any, workspace: Path, job_id: str) -> set[str]:
+    """The workers that hold a task of the job."""
+    return {entry["worker"] for entry in leases(redis, workspace, job_id).values()}
+
+
 def test_random_workers_killed_every_second(
     serve: Serve,
     make_request: MakeRequest,
@@ -89,7 +94,7 @@ def test_workers_that_die_unseen_lose_their_leases(
     long_only: None,
     tmp_path: Path,
 ) -> None:
-    shards, wanted = 200, 20
+    shards, wanted = 600, 10
     request, workspace = make_request(shards), tmp_path / "workspace"
     redis = Redis.from_url(redis_server.url, decode_responses=True)
     jobs = Jobs(Workspace(str(workspace)), connect(redis_server.url), LEASE_SECONDS)
@@ -98,7 +103,8 @@ def test_workers_that_die_unseen_lose_their_leases(
     until(lambda: jobs.get(job.id).status == "scoring")
     recovered: list[float] = []
     while len(recovered) < wanted and jobs.get(job.id).status not in ENDED:
-        until(lambda: leases(redis, workspace, job.id) or jobs.get(job.id).status in ENDED)
+        # The other is to be at work, not still starting.
+        until(lambda: holders(redis, workspace, job.id) >= living.keys() or jobs.get(job.id).status in ENDED)
         now = leases(redis, workspace, job.id).values()
         held = sorted({entry["worker"] for entry in now if entry["attempts"] < MAX_ATTEMPTS})
         if held:
