@@ -24,7 +24,7 @@ test-ray: $(VENV)/.installed-ray
 test-s3: $(VENV)/.installed-test
 	WORKSPACE=s3 $(BIN)/python -m pytest tests/service --ignore tests/service/test_ray_pool.py
 
-# An hour: kills, stops, full disks, clocks and load at full size. Prints its figures.
+# Half an hour: kills, stops, full disks, clocks and load at full size. Prints its figures.
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/faults --long --timeout 3600
 
