@@ -54,7 +54,11 @@ def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Re
         files = list(workspace.storage.files(workspace.folder(job_id)))
         size = sum(file.size for file in files)
         removed.left += size
-        record, outcome = workspace.job(job_id), workspace.outcome(job_id)
+        try:
+            record, outcome = workspace.job(job_id), workspace.outcome(job_id)
+        except ValueError as error:  # one that cannot be read is left, and keeps no other from going
+            log.warning("job %s cannot be read: %s", job_id, error)
+            continue
         if record is None:
             if now - max((file.modified for file in files), default=now) > _HALF_A_JOB:
                 items.append(_Item(0.0, size, workspace.folder(job_id), job_id))

@@ -120,6 +120,18 @@ def test_what_a_cancelled_training_left_goes(jobs: Jobs, make_request: MakeReque
     assert jobs.workspace.storage.list("training") == []
 
 
+def test_a_job_that_cannot_be_read_keeps_no_other(
+    jobs: Jobs, make_request: MakeRequest, work_off: Callable[[], None]
+) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    jobs.workspace.storage.write_bytes("jobs/ill/job.json", b"{")
+    removed = clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget)
+    assert removed.jobs == 1
+    assert set(jobs.workspace.jobs()) == {"ill"}
+    assert jobs.workspace.job(job.id) is None
+
+
 def test_half_files_and_half_jobs_go(jobs: Jobs) -> None:
     storage = jobs.workspace.storage
     for name in ("jobs/new/room", "jobs/old/room", f"scores/k/.x.{'0' * 32}.part"):
