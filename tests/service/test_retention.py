@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pruner.storage import Storage
 from service import child
 from service.jobs import Jobs, UnknownJob
 from service.retention import clean
@@ -32,9 +33,15 @@ def age(jobs: Jobs, job_id: str, days: float) -> None:
     older = outcome.model_copy(update={"finished_at": outcome.finished_at - timedelta(days=days)})
     jobs.workspace.storage.write_bytes(jobs.workspace.path(job_id, "outcome.json"), older.model_dump_json().encode())
     for file in jobs.workspace.storage.files("scores"):
-        local = jobs.workspace.storage.local(file.path)
-        assert local is not None
-        os.utime(local, (time.time() - days * DAY,) * 2)
+        set_time(jobs.workspace.storage, file.path, time.time() - days * DAY)
+
+
+def set_time(storage: Storage, path: str, seconds: float) -> None:
+    """Makes a file as if it had been written then."""
+    local = storage.local(path)
+    if local is None:
+        pytest.skip("an object store says itself when an object was written")
+    os.utime(local, (seconds, seconds))
 
 
 def there(jobs: Jobs) -> tuple[list[str], int]:
@@ -136,9 +143,7 @@ def test_half_files_and_half_jobs_go(jobs: Jobs) -> None:
     storage = jobs.workspace.storage
     for name in ("jobs/new/room", "jobs/old/room", f"scores/k/.x.{'0' * 32}.part"):
         storage.write_bytes(name, b"x")
-    old = storage.local("jobs/old/room")
-    assert old is not None
-    os.utime(old, (1, 1))
+    set_time(storage, "jobs/old/room", 1)
     removed = clean(jobs.workspace, Keep(), jobs.queue.forget)
     assert (removed.half_files, storage.list("jobs"), storage.list("scores/k")) == (1, ["new"], [])
 
