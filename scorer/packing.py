@@ -8,6 +8,7 @@ length. A window that is carried on, or longer than the budget, is a batch alone
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from scorer.windows import Window
 
@@ -43,42 +44,44 @@ def _alone(window: Window, budget: int) -> bool:
     return window.carried or window.more or window.length >= budget
 
 
+@dataclass(eq=False)
+class _Pack:
+    """One that is being filled."""
+
+    windows: list[Window]
+    room: int  # positions that are left
+    begun: int  # tokens that there were before it
+
+
 def _packs(windows: Iterable[Window], budget: int) -> Iterator[list[Window]]:
     """Best fit into a few open packs; where a window fits into none, the fullest is done, and so is one left behind."""
-    packs: list[list[Window]] = []  # in the order in which they were begun
-    rooms: list[int] = []
-    begun: list[int] = []  # the tokens that were there before each
+    packs: list[_Pack] = []  # in the order in which they were begun
     tokens = 0
+
+    def done(pack: _Pack) -> list[Window]:
+        packs.remove(pack)
+        return _longest_first(pack.windows)
+
     for window in windows:
-        length = window.length
-        tokens += length
-        if packs and tokens - begun[0] > _PASSED and not window.carried:
-            yield _longest_first(packs.pop(0))
-            rooms.pop(0)
-            begun.pop(0)
+        tokens += window.length
+        if packs and tokens - packs[0].begun > _PASSED and not window.carried:
+            yield done(packs[0])
         if _alone(window, budget):
             yield [window]
             continue
-        fitting = [(room, i) for i, room in enumerate(rooms) if room >= length]
+        fitting = [pack for pack in packs if pack.room >= window.length]
         if fitting:
-            room, chosen = min(fitting)
+            chosen = min(fitting, key=lambda pack: pack.room)
         else:
             if len(packs) == _OPEN:
-                fullest = min(range(_OPEN), key=rooms.__getitem__)
-                yield _longest_first(packs.pop(fullest))
-                rooms.pop(fullest)
-                begun.pop(fullest)
-            room, chosen = budget, len(packs)
-            packs.append([])
-            rooms.append(budget)
-            begun.append(tokens)
-        packs[chosen].append(window)
-        rooms[chosen] = room - length
-        if not rooms[chosen]:
-            yield _longest_first(packs.pop(chosen))
-            rooms.pop(chosen)
-            begun.pop(chosen)
-    yield from map(_longest_first, packs)
+                yield done(min(packs, key=lambda pack: pack.room))
+            chosen = _Pack([], budget, tokens)
+            packs.append(chosen)
+        chosen.windows.append(window)
+        chosen.room -= window.length
+        if not chosen.room:
+            yield done(chosen)
+    yield from (_longest_first(pack.windows) for pack in packs)
 
 
 def _rows(windows: Iterable[Window], budget: int) -> Iterator[list[Window]]:
