@@ -153,8 +153,8 @@ class JobWorkers(BaseModel):
     data: list[WorkerState]
 
 
-class SelectionResult(BaseModel):
-    """A selection that was made. `perplexity_min` and `perplexity_max` are null when it keeps nothing."""
+class _Kept(BaseModel):
+    """What a selection keeps. `perplexity_min` and `perplexity_max` are null when that is nothing."""
 
     id: str
     criterion: Literal["low", "medium", "high"]
@@ -165,21 +165,17 @@ class SelectionResult(BaseModel):
     tokens: int
     perplexity_min: float | None
     perplexity_max: float | None
+
+
+class SelectionResult(_Kept):
+    """A selection that was made. `perplexity_min` and `perplexity_max` are null when it keeps nothing."""
+
     manifest_url: str
 
 
-class Preview(BaseModel):
+class Preview(_Kept):
     """What a selection would keep, by its counts. `start` and `stop` are ranks; null within domains."""
 
-    id: str
-    criterion: Literal["low", "medium", "high"]
-    rate: float
-    unit: Literal["documents", "tokens"]
-    within: Literal["domain"] | None
-    documents: int
-    tokens: int
-    perplexity_min: float | None
-    perplexity_max: float | None
     domains: list[dict[str, Any]]
     start: int | None
     stop: int | None
