@@ -20,7 +20,7 @@ from service.redis_server import RedisServer
 from service.schemas import JobRequest
 from service.settings import Settings
 from tests.faults.audit import Figures, downloads
-from tests.service.pool import sentence, write_corpus
+from tests.service.pool import train_a_step, write_corpus
 from tests.service.serving import Service
 
 _SEED = int(os.environ.get("WINNOW_FAULTS_SEED") or random.SystemRandom().randrange(1 << 32))
@@ -69,12 +69,7 @@ def figures(request: pytest.FixtureRequest, long: bool) -> Figures:
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reference that was trained for a step."""
-    from scorer.train import train
-
-    folder = tmp_path_factory.mktemp("reference")
-    texts = [sentence(seed, 40) for seed in range(200)]
-    train(lambda: iter(texts), "tiny", 2000, 0, folder / "model", folder / "work", "cpu", lambda *_: None)
-    return folder / "model"
+    return train_a_step(tmp_path_factory.mktemp("reference"))
 
 
 @pytest.fixture(scope="session")

@@ -38,14 +38,19 @@ def fill(disk: Path) -> Path:
     return filler
 
 
+def on_a_full_disk(service: Service, request: JobRequest, disk: Path) -> tuple[str, Path]:
+    """Submits a job and fills the disk when some of it is scored. The job, and the file that fills the disk."""
+    job_id = service.submit(request)
+    until(lambda: service.job(job_id)["progress"]["shards_done"] >= 5)
+    return job_id, fill(disk)
+
+
 def test_a_disk_that_is_freed_in_time_costs_nothing(
     serve: Serve, make_request: MakeRequest, undisturbed: Undisturbed, long_only: None, small_disk: Path
 ) -> None:
     workspace, request = small_disk / "workspace", make_request(40)
     service = serve(workspace, workers=2)
-    job_id = service.submit(request)
-    until(lambda: service.job(job_id)["progress"]["shards_done"] >= 5)
-    filler = fill(small_disk)
+    job_id, filler = on_a_full_disk(service, request, small_disk)
     until(lambda: "No space left" in service.output())
     filler.unlink()
     audit(workspace, private_redis(workspace), service.ended(job_id), request, undisturbed(request), 40)
@@ -56,9 +61,7 @@ def test_a_job_that_failed_on_a_full_disk_is_done_when_it_is_freed(
 ) -> None:
     workspace, request = small_disk / "workspace", make_request(40)
     service = serve(workspace, workers=2)
-    job_id = service.submit(request)
-    until(lambda: service.job(job_id)["progress"]["shards_done"] >= 5)
-    filler = fill(small_disk)
+    job_id, filler = on_a_full_disk(service, request, small_disk)
     failed = service.ended(job_id)
     assert (failed["status"], failed["error"]["status"]) == ("failed", 507)
     filler.unlink()

@@ -129,7 +129,7 @@ def asked(corpus: Path, model: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def scored(serving: Serving, asked: dict[str, Any]) -> dict[str, Any]:
     """A job that has succeeded, for tests that only look."""
-    job = serving.ended(serving.submit(**asked))
+    job = serving.ended(serving.submit(asked))
     assert job["status"] == "succeeded", job["error"]
     return job
 

@@ -6,7 +6,6 @@ import os
 import pkgutil
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,10 +14,8 @@ from typing import Any
 
 import httpx
 
-from service import child
-from service.settings import Settings
 from tests.service.pool import until
-from tests.service.serving import family
+from tests.service.serving import Service
 
 _PACKAGES = (
     "json",
@@ -34,42 +31,16 @@ _PACKAGES = (
 )
 
 
-class Serving:
-    """A running service."""
+class Serving(Service):
+    """A running service, and a client of its API."""
 
     def __init__(self, workspace: Path, log: Path) -> None:
-        settings = Settings(workspace=str(workspace), port=0, device="cpu", workers=1, lease_seconds=2, redis=None)
-        self._log = log
-        with log.open("wb") as out:
-            command = child.python("from service.supervisor import main; main()")
-            self.process = subprocess.Popen(command, env=settings.environment(), stdout=out, stderr=subprocess.STDOUT)
-        self.url: str = until(self._address)
-        self.api = httpx.Client(base_url=self.url, timeout=60)
-
-    def _address(self) -> str | None:
-        said = self._log.read_text()
-        assert self.process.poll() is None, said
-        return next((line.rpartition(" ")[2] for line in said.splitlines() if "is ready at" in line), None)
-
-    def submit(self, **request: Any) -> str:
-        """Submits a job; its id."""
-        answer = self.api.post("/v1/jobs", json=request)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        """A job as the API shows it."""
-        found: dict[str, Any] = self.api.get(f"/v1/jobs/{job_id}").json()
-        return found
-
-    def ended(self, job_id: str) -> dict[str, Any]:
-        """The job when it has ended."""
-        until(lambda: self.job(job_id)["finished_at"])
-        return self.job(job_id)
+        super().__init__(workspace, log)
+        self.api = httpx.Client(base_url=self.ready().url, timeout=60)
 
     def worker(self) -> int:
         """The process that scores."""
-        return until(lambda: family(self.process.pid).get("0"))  # type: ignore[no-any-return]
+        return until(lambda: self.children().get("0"))  # type: ignore[no-any-return]
 
     @contextmanager
     def halted(self, job_id: str) -> Iterator[None]:

@@ -82,7 +82,7 @@ def keeps(page: Page) -> tuple[int, int]:
 def test_what_the_explorer_shows_is_what_the_selection_is(
     serving: Serving, open_page: OpenPage, asked: dict[str, Any], shot: Any
 ) -> None:
-    job = serving.ended(serving.submit(**asked))["id"]
+    job = serving.ended(serving.submit(asked))["id"]
     page = open_page(f"{serving.url}/jobs/{job}")
     expect(page.locator(".keeps")).to_contain_text("medium-0.5")
     shot(page, "result")
@@ -132,7 +132,7 @@ def test_samples_are_read_where_they_stand(
 def test_a_killed_worker_is_seen_and_the_job_goes_on(
     serving: Serving, open_page: OpenPage, slow_request: Callable[[], dict[str, Any]]
 ) -> None:
-    job = serving.submit(**slow_request())
+    job = serving.submit(slow_request())
     with serving.halted(job):
         page = open_page(f"{serving.url}/jobs/{job}")
         expect(page.locator(".stages .now")).to_have_text("scoring")
@@ -145,7 +145,7 @@ def test_a_lost_connection_is_said_and_found_again(
     serving: Serving, open_page: OpenPage, slow_request: Callable[[], dict[str, Any]]
 ) -> None:
     line = Line(serving.url)
-    job = serving.submit(**slow_request())
+    job = serving.submit(slow_request())
     with serving.halted(job):
         page = open_page(f"{line.url}/jobs/{job}", expected="net::ERR")
         expect(page.locator(".stages .now")).to_have_text("scoring")
@@ -166,7 +166,7 @@ def test_a_lost_connection_is_said_and_found_again(
 def test_a_job_is_cancelled(
     serving: Serving, open_page: OpenPage, slow_request: Callable[[], dict[str, Any]], shot: Any
 ) -> None:
-    job = serving.submit(**slow_request())
+    job = serving.submit(slow_request())
     with serving.halted(job):
         page = open_page(f"{serving.url}/jobs/{job}")
         page.get_by_role("button", name="Cancel job").click()
@@ -197,7 +197,7 @@ def test_everything_works_without_javascript(
     expect(page.locator("article")).to_have_count(5)
     page.get_by_role("link", name="Higher perplexity").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("ranks 5 to 9")
-    running = serving.submit(**slow_request())
+    running = serving.submit(slow_request())
     with serving.halted(running):
         page.goto(f"{serving.url}/jobs/{running}")
         page.get_by_role("link", name="Refresh").click()
@@ -207,7 +207,7 @@ def test_everything_works_without_javascript(
 
 def test_jobs_are_listed_in_pages(serving: Serving, open_page: OpenPage, scored: dict[str, Any], shot: Any) -> None:
     for _ in range(21):
-        serving.submit(corpus={"paths": ["/nowhere/*.parquet"]})
+        serving.submit({"corpus": {"paths": ["/nowhere/*.parquet"]}})
     page = open_page(f"{serving.url}/?status=failed")
     until(lambda: len(serving.api.get("/v1/jobs?status=failed&limit=200").json()["data"]) == 21)
     page.reload()

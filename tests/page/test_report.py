@@ -59,7 +59,7 @@ def test_a_report_from_prune(asked: dict[str, Any], corpus: Path, model: Path, t
 
 
 def test_there_is_no_report_of_a_job_without_results(serving: Serving, tmp_path: Path) -> None:
-    job = serving.submit(corpus={"paths": ["/nowhere/*.parquet"]})
+    job = serving.submit({"corpus": {"paths": ["/nowhere/*.parquet"]}})
     serving.ended(job)
     ran = winnow("report", job, "--server", serving.url, "--out", tmp_path / "report.html")
     assert ran.returncode == 1

@@ -32,9 +32,11 @@ def hostile(serving: Serving, model: Path, tmp_path_factory: pytest.TempPathFact
     path = write_jsonl(folder / "<b>&'\u202e.jsonl", rows)
     job = serving.ended(
         serving.submit(
-            corpus={"paths": [str(path)], "id_field": "id", "domain_field": "domain"},
-            reference={"model": str(model)},
-            selections=[{"criterion": "low", "rate": 1}],
+            {
+                "corpus": {"paths": [str(path)], "id_field": "id", "domain_field": "domain"},
+                "reference": {"model": str(model)},
+                "selections": [{"criterion": "low", "rate": 1}],
+            }
         )
     )
     assert job["status"] == "succeeded", job["error"]
@@ -104,7 +106,7 @@ def views(serving: Serving, scored: dict[str, Any]) -> dict[str, str]:
 @pytest.fixture
 def running(serving: Serving, slow_request: Callable[[], dict[str, Any]]) -> Iterator[str]:
     """The address of a job that has not ended, and is cancelled in the end."""
-    job = serving.submit(**slow_request())
+    job = serving.submit(slow_request())
     with serving.halted(job):
         yield f"{serving.url}/jobs/{job}"
         serving.api.post(f"/v1/jobs/{job}/cancel")

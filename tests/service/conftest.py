@@ -24,7 +24,7 @@ from service.schemas import Job, JobRequest
 from service.settings import STAGES, Settings
 from service.worker import Worker
 from service.workspace import Workspace
-from tests.service.pool import sentence, until, write_corpus
+from tests.service.pool import train_a_step, until, write_corpus
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +61,7 @@ def queue(make_queue: Callable[..., Queue]) -> Queue:
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reference that was trained for a step: small, real, and quick to score with."""
-    from scorer.train import train
-
-    folder = tmp_path_factory.mktemp("reference")
-    texts = [sentence(seed, 40) for seed in range(200)]
-    train(lambda: iter(texts), "tiny", 2000, 0, folder / "model", folder / "work", "cpu", lambda *_: None)
-    return folder / "model"
+    return train_a_step(tmp_path_factory.mktemp("reference"))
 
 
 @pytest.fixture(scope="session")

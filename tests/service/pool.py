@@ -31,6 +31,15 @@ def write_corpus(folder: Path, files: int = 3, documents: int = 40, words: int =
     return folder
 
 
+def train_a_step(folder: Path) -> Path:
+    """A reference that was trained for a step: small, real, and quick to score with."""
+    from scorer.train import train
+
+    texts = [sentence(seed, 40) for seed in range(200)]
+    train(lambda: iter(texts), "tiny", 2000, 0, folder / "model", folder / "work", "cpu", lambda *_: None)
+    return folder / "model"
+
+
 def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Waits for what other processes do; fails when they do not do it for a long time."""
     deadline = time.monotonic() + seconds

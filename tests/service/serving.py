@@ -42,8 +42,9 @@ class Service:
     def output(self) -> str:
         return self._log.read_text()
 
-    def submit(self, request: JobRequest) -> str:
-        answer = httpx.post(f"{self.url}/v1/jobs", json=request.model_dump(mode="json"))
+    def submit(self, request: JobRequest | dict[str, Any]) -> str:
+        body = request.model_dump(mode="json") if isinstance(request, JobRequest) else request
+        answer = httpx.post(f"{self.url}/v1/jobs", json=body)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
