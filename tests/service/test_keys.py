@@ -42,7 +42,7 @@ def test_no_secret_is_kept(store: Keys, tmp_path: Path) -> None:
     texts = [store.make("same", "read")[1] for _ in range(3)]
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for text in texts:
-        assert text.rpartition("_")[2].encode() not in kept
+        assert text.split("_", 2)[2].encode() not in kept
         assert text.encode() not in kept
     assert len({key.sha256 for key in store.all()}) == 3
 
@@ -275,6 +275,7 @@ def test_commands_send_the_key(
 
 def test_other_answers_hold_no_secret(locked: str, jobs: Jobs) -> None:
     headers = bearer(jobs, "submit")
+    secret = headers["Authorization"].split("_", 2)[2]  # it may have a _ of its own
     with client(locked, headers) as api:
         for answer in (api.get("/v1/jobs/none"), api.post("/v1/jobs", json={}), api.get("/metrics")):
-            assert headers["Authorization"].rpartition("_")[2] not in answer.text
+            assert secret not in answer.text
