@@ -17,6 +17,7 @@ from scorer.transformer import NO_LIMIT, Transformer, load_transformer
 from tests.scorer.model_folders import GPT2, GROUPED, ROWS, SHAPE, change_json, make_folder, make_model, rows_nll
 
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
+ROTARY = {"rope_type": "default", "rope_theta": 10_000.0}
 # Each with the limit that its config says, in its own words, and the way its head is computed.
 MODELS: dict[str, tuple[Any, int, str]] = {
     "gpt2": (tf.GPT2Config(**GPT2), 24, "LinearHead"),
@@ -24,6 +25,36 @@ MODELS: dict[str, tuple[Any, int, str]] = {
     "llama": (tf.LlamaConfig(**GROUPED), 24, "LinearHead"),
     "llama tied": (tf.LlamaConfig(**GROUPED, tie_word_embeddings=True), 24, "LinearHead"),
     "mistral, sliding": (tf.MistralConfig(**GROUPED, sliding_window=5), 24, "LinearHead"),
+    "olmo, clipped": (tf.OlmoConfig(**GROUPED, clip_qkv=1.0), 24, "LinearHead"),
+    "olmo2": (tf.Olmo2Config(**GROUPED), 24, "LinearHead"),
+    "olmo3, sliding in part": (
+        tf.Olmo3Config(**GROUPED, sliding_window=5, layer_types=["sliding_attention", "full_attention"]),
+        24,
+        "LinearHead",
+    ),
+    "qwen2, sliding in part": (
+        tf.Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+        24,
+        "LinearHead",
+    ),
+    "qwen3": (tf.Qwen3Config(**GROUPED, head_dim=8), 24, "LinearHead"),
+    "qwen3, experts": (
+        tf.Qwen3MoeConfig(**GROUPED, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
+        24,
+        "LinearHead",
+    ),
+    "gpt oss, sinks": (
+        tf.GptOssConfig(
+            **GROUPED, head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=5, rope_parameters=ROTARY
+        ),
+        24,
+        "LinearHead",
+    ),
+    "llama4": (
+        tf.Llama4TextConfig(**GROUPED, head_dim=8, num_local_experts=2, intermediate_size_mlp=48),
+        24,
+        "NoneType",
+    ),
     "phi, with a bias": (tf.PhiConfig(**SHAPE), 24, "LinearHead"),
     "bloom, alibi": (tf.BloomConfig(vocab_size=ROWS, hidden_size=32, n_layer=2, n_head=4), NO_LIMIT, "LinearHead"),
     "mpt, alibi": (tf.MptConfig(vocab_size=ROWS, d_model=32, n_heads=4, n_layers=2, max_seq_len=17), 17, "LinearHead"),
@@ -91,7 +122,7 @@ def random_ids(rows: int, length: int) -> torch.Tensor:
 
 
 HYBRIDS = {"bamba", "falcon h1, scaled", "granite hybrid, scaled", "zamba2", "nemotron h"}
-PACKED = set(MODELS) - HYBRIDS - {"bloom, alibi", "mpt, alibi"}
+PACKED = set(MODELS) - HYBRIDS - {"bloom, alibi", "mpt, alibi", "gpt oss, sinks", "llama4"}
 
 
 def documents(*lengths: int) -> tuple[torch.Tensor, torch.Tensor, Pack]:
