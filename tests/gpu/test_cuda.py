@@ -16,6 +16,7 @@ from tests.gpu.references import make_reference, sources
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
+ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 PRESETS = ["tiny", "mamba2-130m", "gpt2-124m"]
 TEXTS = [*[text[:3000] for text in sources(200_000) if text][:12], "x", "", "a <|endoftext|> b"]
 
@@ -77,16 +78,27 @@ def test_readers_and_what_came_before_change_no_bit(folder: Path) -> None:
     assert bits(4, 7) == bits(4, len(texts)) == first
 
 
-def test_budgets_change_scores_by_rounding_alone(folder: Path) -> None:
-    reference = load(folder, "cuda")
-    texts = [text[:20_000] for text in sources(3_000_000) if text]
+def under_budgets(reference: Reference, texts: list[str]) -> list[np.ndarray]:
+    """NLL a token with packs of 8, 64 and 256 thousand tokens."""
     found = []
     for budget in (1 << 13, 1 << 16, 1 << 18):
         reference.budget = budget
         reference.prepare()
         found.append(per_token(reference, texts))
-    for other in found[1:]:
-        assert np.abs(other - found[0]).max() < 2e-3
+    return found
+
+
+def test_budgets_change_scores_by_rounding_alone(folder: Path) -> None:
+    first, *others = under_budgets(load(folder, "cuda"), [text[:20_000] for text in sources(3_000_000) if text])
+    for other in others:
+        assert np.abs(other - first).max() < 2e-3
+
+
+@pytest.mark.skipif(not ON_HOPPER, reason="elsewhere a library multiplies, in a way that depends on the pack")
+def test_budgets_change_no_bit_of_a_document_that_fits(tmp_path: Path, tokenizer: Path) -> None:
+    reference = load(make_reference("mamba2-130m", tmp_path, tokenizer), "cuda")
+    first, *others = under_budgets(reference, [text[:5000] for text in sources(3_000_000) if text])
+    assert [other.tobytes() for other in others] == [first.tobytes()] * 2
 
 
 def test_nothing_is_waited_for_in_a_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,14 +117,11 @@ def test_nothing_is_waited_for_in_a_batch(folder: Path, monkeypatch: pytest.Monk
     per_token(reference, TEXTS)
 
 
-def test_sums_of_windows_are_those_of_the_cpu_and_the_same_each_time() -> None:
+def test_sums_of_windows_are_those_of_the_cpu() -> None:
     lengths = [1, 7, 1024, 3, 40_000, 2, 511]
-    nll = torch.rand(sum(lengths), generator=torch.Generator().manual_seed(0))
+    nll = 20 * torch.rand(sum(lengths), generator=torch.Generator().manual_seed(0)) ** 8
     wanted = window_sums(nll, Pack.of(lengths, "cpu"))
-    found = [window_sums(nll.cuda(), Pack.of(lengths, "cuda")).cpu() for _ in range(3)]
-    torch.testing.assert_close(found[0], wanted, rtol=1e-12, atol=0)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+    assert torch.equal(window_sums(nll.cuda(), Pack.of(lengths, "cuda")).cpu(), wanted)
 
 
 def test_a_transformer_reads_full_compiled_packs(tmp_path: Path, tokenizer: Path) -> None:
