@@ -8,6 +8,7 @@ from torch import Tensor
 
 IGNORED = -100  # the target of a position that is not scored
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_KERNEL_CHANNELS = 16  # their number is a multiple of this
 _CPU_LOGITS = 1 << 21  # logits held at a time on a CPU: 8 MiB in float32, near its caches
 _CPU_MIN_ROWS = 256  # enough rows that a large vocabulary's product stays a matrix product
 _GPU_ROWS = 4096
@@ -27,11 +28,10 @@ def _with_kernels(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, scale: float, softcap: float | None
 ) -> Tensor:
     """`token_nll` on a CUDA device."""
-    if hidden.dtype not in _KERNEL_DTYPES or hidden.shape[1] % 16 != 0:
-        raise ValueError(
-            f"on a GPU the NLL needs float32, float16 or bfloat16 and D a multiple of 16, "
-            f"not {hidden.dtype} and D = {hidden.shape[1]}"
-        )
+    if hidden.dtype not in _KERNEL_DTYPES:
+        raise ValueError(f"on a GPU the NLL needs float32, float16 or bfloat16, not {hidden.dtype}")
+    if lacking := -hidden.shape[1] % _KERNEL_CHANNELS:
+        hidden, weight = F.pad(hidden, (0, lacking)), F.pad(weight, (0, lacking))  # zeros change no logit
     # Imported here, because they need Triton and a CPU does not.
     from kernels import nll_hopper, nll_triton, tiles_hopper
 
@@ -59,8 +59,8 @@ def token_nll(
     float32, 0 where not scored. The softmax runs over all V rows, padded ones included, in float32. A row's bits
     depend on that row alone, not on N or on the other rows. Forward only; a training step takes `mean_nll`.
 
-    On a GPU logits stay on chip; hidden is float32 (multiplied in full precision), float16 or bfloat16 and D a
-    multiple of 16, else ValueError, and a target out of range gives NaN.
+    On a GPU logits stay on chip; hidden is float32 (multiplied in full precision), float16 or bfloat16, else
+    ValueError, and a target out of range gives NaN. D is best a multiple of 16: else both factors are padded first.
     """
     if scale <= 0 or (softcap is not None and softcap <= 0):
         raise ValueError(f"scale and softcap must be above 0, not {scale} and {softcap}")
