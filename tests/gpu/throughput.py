@@ -8,8 +8,11 @@ Weights are random: they change no speed.
 import argparse
 import itertools
 import json
+import math
 import os
+import random
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,7 +37,13 @@ ON_GPU = torch.cuda.is_available()
 ROWS = 32 if ON_GPU else 8  # of the peers' batches: more take 20 GB of logits
 LENGTH = 1024  # tokens of their rows, at most
 DEVICE = "cuda" if ON_GPU else "cpu"
+RECUT = 0.4  # of the text is read again, cut into documents of other lengths
 Blocks = Callable[[], Iterable[list[str]]]
+Draw = Callable[[random.Random], int]
+LENGTHS: dict[str, Draw] = {  # in characters
+    "web": lambda draw: 1 + round(draw.lognormvariate(math.log(1900), 0.96)),  # mean 3,000: about FineWeb's
+    "long": lambda _: 600_000,  # more than 100,000 tokens
+}
 
 
 class Measured(NamedTuple):
@@ -75,6 +84,25 @@ def corpus(paths: list[str], field: str, megabytes: float) -> Blocks:
             yield list(block)
 
     return blocks
+
+
+def recut(blocks: Blocks, length: Draw, megabytes: float) -> Blocks:
+    """The same text, one document after the other, cut into documents of lengths that are drawn."""
+
+    def cut() -> Iterator[list[str]]:
+        draw = random.Random(0)
+        text, left, size = "", megabytes * 1e6, length(draw)
+        for block in blocks():
+            text += "\n".join(block)
+            documents = []
+            while len(text) >= size:
+                documents.append(text[:size])
+                text, left, size = text[size:], left - size, length(draw)
+            yield documents
+            if left <= 0:
+                return
+
+    return cut
 
 
 def some(blocks: Blocks, megabytes: float) -> list[str]:
@@ -132,6 +160,16 @@ def busy(reference: Reference, texts: list[str]) -> float:
         covered += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return covered / (reached - spans[0][0])
+
+
+def seconds_to_load(folder: Path, dtype: str) -> float:
+    """From the start of a process to a reference that is ready for its first shard."""
+    code = (
+        f"from pathlib import Path; from scorer.reference import load; load(Path({str(folder)!r}), 'cuda', {dtype!r})"
+    )
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.monotonic() - start
 
 
 # -- peers
@@ -207,6 +245,9 @@ def measure(preset: str, folder: Path, blocks: Blocks, given: argparse.Namespace
     if ON_GPU:
         share = busy(reference, some(blocks, min(given.megabytes, 20)))
         say(f"{preset:12}        the GPU computes {share:.1%} of the time")
+        for name, length in LENGTHS.items():
+            row(preset, name, ours(reference, recut(blocks, length, RECUT * given.megabytes)))
+        say(f"{preset:12}        a process that starts is ready after {seconds_to_load(folder, given.dtype):.1f} s")
     del reference
     if ON_GPU:
         torch.cuda.empty_cache()
