@@ -23,7 +23,8 @@ _PIECE = 1 << 18  # characters of a document that tokenizers reads at once: an e
 _AT_ONCE = 1 << 20  # characters in all
 _AROUND = 256  # characters on both sides of a cut that are tokenized to see whether it may be there
 _TRIES = 8  # cuts that are tried in a piece's length of text
-_GAP = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")  # one space between two letters: no tokenizer's word goes across
+# One space between two letters, or where a line begins with a letter: no tokenizer's word goes across.
+_GAP = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])|(?<=\n)(?=[^\W\d_])")
 # What tokenizers treat differently, if they do.
 _TRICKY = [
     "",
@@ -177,7 +178,7 @@ def _pieces(text: str, ids: Callable[[str], list[int]]) -> Iterator[str]:
 
 
 def _gap(text: str, start: int, ids: Callable[[str], list[int]]) -> tuple[int, int] | None:
-    """Where a part may end and the next begin: before a space, or, if each part is given a space in front, around it.
+    """Where a part may end and the next begin: before a gap, or, if each part is given a space in front, around it.
 
     The text there, whole and in the two parts, must have the same ids. None if there is no such place up to the end.
     """
