@@ -71,6 +71,7 @@ class Reference:
 
     def provenance(self) -> dict[str, Any]:
         """What scores come from: nothing of time, host or path."""
+        libraries = ["torch", "transformers", "tokenizers", *(["triton"] if self.device.startswith("cuda") else [])]
         return {
             "sha256": self.sha256,
             "tokenizer_sha256": self.tokenizer_sha256,
@@ -82,7 +83,7 @@ class Reference:
             "device": _device_kind(self.device),
             "budget": self.budget,
             "tokenizer": self.tokenizer.engine,
-            "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+            "versions": {name: version(name) for name in libraries},
         }
 
     def check_stride(self, stride: int | None) -> None:

@@ -60,6 +60,7 @@ def test_the_same_block_gives_the_same_bits(folder: Path) -> None:
     reference = load(folder, "cuda")
     assert reference.dtype == "bfloat16"
     assert reference.provenance()["device"] == torch.cuda.get_device_name()
+    assert "triton" in reference.provenance()["versions"]
     assert per_token(reference, TEXTS).tobytes() == per_token(reference, TEXTS).tobytes()
 
 
