@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pruner import ranks
@@ -41,7 +41,6 @@ def reported(eligible: Eligible, spec: SelectionSpec) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("step", [1, 7, 10_000])
-@settings(deadline=None)
 @given(spec=SPECS, seed=st.integers(0, 50), scores=st.sampled_from([3, 1_000_000]))
 def test_a_preview_is_the_selection(
     tmp_path_factory: pytest.TempPathFactory, step: int, spec: SelectionSpec, seed: int, scores: int
