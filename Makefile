@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test browser page faults test-deploy test-ray test-s3 lint types fuzz gpu clean
+.PHONY: demo test browser page faults test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -19,6 +19,10 @@ test-deploy: $(VENV)/.installed-deploy
 # A pool on a real Ray cluster of two nodes; the package is large, so nothing else needs it.
 test-ray: $(VENV)/.installed-ray
 	$(BIN)/python -m pytest tests/service/test_ray_pool.py
+
+# Scores beside lm-evaluation-harness' own, and manifests as datasets, DuckDB and Polars read them.
+test-peers: $(VENV)/.installed-peers
+	$(BIN)/python -m pytest tests/scorer/test_harness.py tests/page/test_openers.py
 
 # The service's tests on a workspace on S3; `make test` runs a part of them so.
 test-s3: $(VENV)/.installed-test
@@ -69,6 +73,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-ray: $(VENV)/.installed-test
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[ray,test]'
+	touch $@
+
+$(VENV)/.installed-peers: $(VENV)/.installed-test
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[peers,test]'
 	touch $@
 
 $(VENV)/.installed-deploy: $(VENV)/.installed-test

@@ -117,6 +117,7 @@ def openers(name: str) -> dict[str, str]:
         "datasets": "from datasets import load_dataset\n"
         f'kept = load_dataset("parquet", data_files={name!r}, split="train")',
         "DuckDB": "import duckdb\n"  # noqa: S608 (it is shown, not run)
-        f"duckdb.sql(\"select domain, count(*), sum(n_tokens) from '{name}' group by all\").show()",
+        f"kept = duckdb.read_parquet({name!r})\n"
+        'duckdb.sql("select domain, count(*), sum(n_tokens) from kept group by all").show()',
         "Polars": f"import polars as pl\nkept = pl.read_parquet({name!r})",
     }

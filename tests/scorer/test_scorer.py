@@ -14,7 +14,6 @@ import transformers as tf
 
 from kernels.pack import Pack
 from scorer import feed, lane, packing
-from scorer.encode import Encoded
 from scorer.errors import BadReference, OutOfMemory
 from scorer.reference import Reference, load
 from scorer.scorer import score
@@ -102,25 +101,31 @@ def test_documents_about_as_long_as_a_window(gpt2: Reference, more: int) -> None
     assert nll[0] == pytest.approx(windowed_nll(gpt2.model.model, ids, 0, gpt2.context), abs=1e-4)
 
 
-def test_a_stride_as_in_the_guide(gpt2: Reference) -> None:
-    """transformers' guide to perplexity of models with a fixed length, with BOS before each window."""
-    stride, text = 7, PROSE * 3
-    ids = gpt2.tokenizer.encode([text])[0].tolist()
+@pytest.mark.parametrize("stride", [1, 7, 22])
+@pytest.mark.parametrize("special", [{"bos_token": END}, {}], ids=["bos", "none"])
+def test_a_stride_as_in_the_guide(tmp_path: Path, special: dict[str, str], stride: int) -> None:
+    """transformers' guide to perplexity of models with a fixed length, with BOS before each window if there is one."""
+    model = make_folder(tmp_path, tf.GPT2Config(**GPT2))
+    add_tokenizer(tmp_path, **special)
+    reference, text = load(tmp_path), PROSE * 3
+    ids = reference.tokenizer.encode([text])[0].tolist()
+    stream = [0, *ids] if special else ids
+    targets = len(stream) - 1
     total, before = 0.0, 0
-    for begin in range(0, len(ids), stride):
-        end = min(begin + gpt2.context - 1, len(ids))
-        x = torch.tensor([[0, *ids[begin:end]]])
+    for begin in range(0, targets, stride):
+        end = min(begin + reference.context - 1, targets)
+        x = torch.tensor([[0 if special else stream[begin], *stream[begin + 1 : end + 1]]])
         labels = x.clone()
         labels[:, : 1 + before - begin] = -100
         with torch.no_grad():
-            total += float(gpt2.model.model(input_ids=x, labels=labels).loss.double()) * (end - before)
+            total += float(model(input_ids=x, labels=labels).loss.double()) * (end - before)
         before = end
-        if end == len(ids):
+        if end == targets:
             break
-    nll, n_tokens = score_one_block(gpt2, [text], stride=stride)
-    assert n_tokens.tolist() == [len(ids)]
-    assert nll[0] / len(ids) == pytest.approx(total / len(ids), abs=1e-5)
-    assert nll[0] != score_one_block(gpt2, [text])[0][0]
+    nll, n_tokens = score_one_block(reference, [text], stride=stride)
+    assert n_tokens.tolist() == [targets]
+    assert nll[0] / targets == pytest.approx(total / targets, abs=1e-5)
+    assert nll[0] != score_one_block(reference, [text])[0][0]
 
 
 @pytest.mark.parametrize("stride", [0, 24, 1000])
@@ -343,51 +348,6 @@ def test_halving_ends(gpt2: Reference) -> None:
     smaller = dataclasses.replace(gpt2, budget=4096)
     assert [smaller.halve() for _ in range(3)] == [True, True, False]
     assert (smaller.budget, smaller.provenance()["budget"]) == (1024, 1024)
-
-
-class WithPrefix:
-    """A tokenizer that knows one text, and has no BOS."""
-
-    bos, engine = None, "none"
-
-    def __init__(self, ids: list[int]) -> None:
-        self._ids = ids
-
-    def check(self, _texts: list[str]) -> None:
-        """There is nothing to check."""
-
-    def encode(self, texts: list[str]) -> Encoded:
-        return Encoded.of([self._ids for _ in texts])
-
-
-@pytest.mark.parametrize(("overlap", "more"), [(0, 0), (0, 5), (1, 0), (7, 0)])
-def test_scores_are_those_of_rolling_windows_where_settings_coincide(gpt2: Reference, overlap: int, more: int) -> None:
-    """The rule of lm-evaluation-harness' `get_rolling_token_windows`.
-
-    A window has `max_seq_len` predictions, the first after a prefix token, later ones after `context_len` tokens and
-    no prefix: ours are so for a model without BOS that read the prefix as text. Its last window reaches back to be
-    full, and ours does not: here it is full anyway, or windows are disjoint.
-    """
-    context_len, max_seq_len = overlap + 1, gpt2.context - 1
-    count = max_seq_len - overlap
-    ids = [0, *gpt2.tokenizer.encode([PROSE * 5])[0].tolist()][: 1 + max_seq_len + 3 * count + more]
-    windows = [(ids[:1], ids[1 : 1 + max_seq_len])]
-    predicted = 1 + max_seq_len
-    while predicted < len(ids):
-        stop = min(predicted + max_seq_len - context_len + 1, len(ids))
-        windows.append((ids[predicted - context_len : predicted], ids[predicted:stop]))
-        predicted = stop
-    total = 0.0
-    for before, continuation in windows:
-        x, y = torch.tensor([[*before, *continuation]]), torch.tensor(continuation)
-        with torch.no_grad():
-            logits = gpt2.model.model(input_ids=x[:, :-1]).logits[0, -len(y) :]
-        total += float(torch.nn.functional.cross_entropy(logits, y, reduction="sum").double())
-    tokenizer: Any = WithPrefix(ids)
-    reference = dataclasses.replace(gpt2, tokenizer=tokenizer)
-    nll, n_tokens = score_one_block(reference, ["a text"], stride=count)
-    assert n_tokens.tolist() == [len(ids) - 1]
-    assert nll[0] / n_tokens[0] == pytest.approx(total / n_tokens[0], abs=1e-5)
 
 
 def test_a_score_that_is_no_number_is_left_so(gpt2: Reference, tmp_path: Path) -> None:
