@@ -70,11 +70,10 @@ def _or_infinite(perplexity: float | None) -> float:
 
 def facts(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """What the templates take of a scored job, whatever part of it is looked at."""
-    lengths = charts.lengths(report["lengths"])
     return {
         "job": job,
         "report": report,
-        "lengths": lengths,
+        "lengths": [charts.lengths(report["lengths"], width=width) for width in (460, 340)],
         "warnings": warnings(report, job["request"]["scoring"]["stride"]),
         "all_domains": domain_count(report),
         "bands_made": {made["id"]: band_of(made, report["eligible"]["documents"]) for made in job["selections"]},

@@ -106,6 +106,21 @@ def test_the_bands_of_large_domains_are_what_is_kept_of_them(api: httpx.Client, 
         assert (inside["domain"], *counted) == (about["domain"], about["documents"], about["tokens"])
 
 
+def test_inside_too_many_domains_only_what_is_made_is_shown(
+    api: httpx.Client, pruned: dict[str, Any], start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = f"/v1/jobs/{pruned['id']}"
+    spec = {"criterion": "medium", "rate": 0.3, "unit": "tokens", "within": "domain"}
+    before = api.get(f"{base}/preview", params=spec).json()
+    monkeypatch.setattr("service.explore._DOMAINS_INSIDE_MAX", 1)
+    answer = api.get(f"{base}/preview", params=spec)
+    assert answer.status_code == 422
+    assert "make the selection to see it" in answer.json()["detail"]
+    start_worker()
+    assert api.post(f"{base}/selections", json=spec).status_code == 201
+    assert api.get(f"{base}/preview", params=spec).json() == before
+
+
 def documents(api: httpx.Client, base: str, **asked: int) -> dict[str, Any]:
     return api.get(f"{base}/documents", params=asked).json()  # type: ignore[no-any-return]
 
