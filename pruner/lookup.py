@@ -17,15 +17,27 @@ from pruner.storage import Storage
 _COLUMNS = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity"]
 
 
-def documents_at(storage: Storage, scores_path: str, ranks: Ranks, start: int, stop: int) -> list[dict[str, Any]]:
-    """The documents at ranks [start, stop) with the columns of a manifest, `rank` and their `place` in the table."""
-    start, stop = max(0, start), min(stop, ranks.documents)
-    places = ranks.place[start:stop].tolist()
+def documents_at(
+    storage: Storage, scores_path: str, ranks: Ranks, start: int, stop: int, domain: int | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """The documents at ranks [start, stop), and how many have ranks.
+
+    Each has the columns of a manifest, `rank` and its `place` in the table. With a `domain`, a row of a report's
+    `domains`, ranks and percentiles are those among its documents; raises InputError if no row names it.
+    """
+    start = max(0, start)
+    if domain is None:
+        size = ranks.documents
+        places = ranks.place[start:stop].tolist()
+    else:
+        at, size = ranks.in_domain(domain, start, stop)
+        places = ranks.place[at].tolist()
     rows = _table_rows(storage, scores_path, places)
-    return [
-        {"rank": rank, "percentile": 100.0 * rank / ranks.documents, "place": place, **rows[place]}
-        for rank, place in zip(range(start, stop), places, strict=True)
+    found = [
+        {"rank": rank, "percentile": 100.0 * rank / size, "place": place, **rows[place]}
+        for rank, place in enumerate(places, start)
     ]
+    return found, size
 
 
 def _table_rows(storage: Storage, path: str, places: list[int]) -> dict[int, dict[str, Any]]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from pruner.report import domain_rows, exp
+from pruner.errors import InputError
+from pruner.report import DOMAINS_MAX, domain_rows, exp, largest
 from pruner.selection import band
 from pruner.specs import SelectionSpec
 from pruner.storage import Storage
@@ -21,6 +22,7 @@ from pruner.table import Eligible
 FOLDER = "ranks"
 _MARKS = 1_024  # places between which documents are counted one by one, at most
 _MARKS_NUMBERS = 4_000_000  # that the marks of all domains may have together
+_INSIDE = 3  # domains whose own bands a preview says
 
 _ARRAYS = (
     "below",  # int64 [N + 1], tokens under each rank
@@ -85,10 +87,7 @@ class Ranks:
         return len(self.key)
 
     def preview(self, spec: SelectionSpec) -> dict[str, Any]:
-        """What a selection would keep: `selection_report` of it, and the ranks [`start`, `stop`) of its documents.
-
-        The ranks are None of a selection within domains, whose documents are no run.
-        """
+        """What a selection would keep: `selection_report` of it, and of one within domains what `inside` says."""
         start, stop = None, None
         if spec.within is None:
             start, stop = band(self.below, spec)
@@ -109,7 +108,45 @@ class Ranks:
             "domains": domain_rows(self.domain_names, everywhere, documents, tokens),
             "start": start,
             "stop": stop,
+            "inside": self.inside(spec),
         }
+
+    def inside(self, spec: SelectionSpec) -> list[dict[str, Any]]:
+        """What a selection within domains keeps of each of the largest, in a report's order; of another nothing.
+
+        Of each its `documents`, the ranks [`start`, `stop`) among these, and the perplexities at both ends (None if
+        nothing of it is kept).
+        """
+        found = []
+        for code in largest(np.diff(self.inside_bounds))[:_INSIDE].tolist() if spec.within is not None else ():
+            first, last = self.inside_bounds[code : code + 2].tolist()
+            start, stop = band(self.inside_below[first : last + 1], spec)
+            ends = exp(self.inside_key[[first + start, first + stop - 1]]).tolist() if stop > start else [None, None]
+            about = {"domain": self.domain_names[code], "documents": last - first, "start": start, "stop": stop}
+            found.append(about | {"perplexity_min": ends[0], "perplexity_max": ends[1]})
+        return found
+
+    def in_domain(self, row: int, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """Where the documents with the ranks [start, stop) among those of one domain stand among all, and their number.
+
+        The domain is that of a row of a report's `domains`. The ranks among all are int64 [stop - start], fewer where
+        the domain has no more. Raises InputError if no row names it.
+        """
+        named = largest(np.diff(self.inside_bounds))[:DOMAINS_MAX]
+        if row >= len(named):
+            raise InputError(
+                f"domain: the report names {len(named):,} domains, counted from 0, and {row} is none of them"
+            )
+        code = int(named[row])
+        size = int(self.inside_bounds[code + 1] - self.inside_bounds[code])
+        under = self.marks[:, code, 0]
+        found = []
+        for rank in range(start, min(stop, size)):
+            mark = int(np.searchsorted(under, rank, side="right")) - 1
+            first = mark * self.step
+            there = np.flatnonzero(self.domain[first : first + self.step] == code)
+            found.append(first + int(there[rank - under[mark]]))
+        return np.array(found, dtype=np.int64), size
 
     def _under(self, rank: int) -> np.ndarray:
         """Documents and tokens of each domain under a rank, int64 [domains, 2]."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pruner.selection import Selected
 from pruner.specs import SelectionSpec
 from pruner.table import Eligible
 
@@ -39,8 +40,9 @@ def scores_report(
     }
 
 
-def selection_report(eligible: Eligible, kept: np.ndarray, spec: SelectionSpec) -> dict[str, Any]:
-    """What a selection keeps; kept int64, indices of eligible documents. Shares are those of all that it keeps."""
+def selection_report(eligible: Eligible, selected: Selected, spec: SelectionSpec) -> dict[str, Any]:
+    """What a selection of eligible documents keeps. Shares are those of all that it keeps."""
+    kept = selected.kept
     perplexity = exp((eligible.nll / eligible.n_tokens)[kept])
     everywhere = np.bincount(eligible.domains, minlength=len(eligible.domain_names))
     return {
@@ -50,6 +52,8 @@ def selection_report(eligible: Eligible, kept: np.ndarray, spec: SelectionSpec) 
         "tokens": int(eligible.n_tokens[kept].sum()),
         "perplexity_min": float(perplexity.min()) if len(kept) else None,
         "perplexity_max": float(perplexity.max()) if len(kept) else None,
+        "start": selected.start,
+        "stop": selected.stop,
         "domains": domain_rows(eligible.domain_names, everywhere, *_counts(eligible, kept)),
     }
 
@@ -144,6 +148,11 @@ def _counts(eligible: Eligible, kept: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.bincount(domains, minlength=size), tokens
 
 
+def largest(everywhere: np.ndarray) -> np.ndarray:
+    """Domains in the order of a report: the largest first. `everywhere` int64 [domains], documents of each."""
+    return np.argsort(-everywhere, kind="stable")
+
+
 def domain_rows(
     names: list[str | None],
     everywhere: np.ndarray,
@@ -155,7 +164,7 @@ def domain_rows(
 
     All arrays [domains]: int64 `everywhere`, documents of the whole corpus; float64 `medians`, of perplexity.
     """
-    order = np.argsort(-everywhere, kind="stable")
+    order = largest(everywhere)
     rows: list[dict[str, Any]] = []
     for i in order[:DOMAINS_MAX].tolist():
         rows.append({"domain": names[i], "documents": int(documents[i]), "tokens": int(tokens[i])})

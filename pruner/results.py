@@ -38,11 +38,12 @@ def write_selection(storage: Storage, folder: str, spec: SelectionSpec, provenan
     """Makes a selection of the folder's scores: its manifest as Parquet and JSON lines, then its selection.json.
 
     Returns what selection.json says: the spec's fields, `documents`, `tokens`, `perplexity_min` and `_max` (None if
-    nothing is kept), `domains`, and `files` with the sha256 and size of each manifest.
+    nothing is kept), the ranks [`start`, `stop`) (None within domains), `domains`, and `files` with the sha256 and size
+    of each manifest.
     """
     eligible = read_eligible(storage, f"{folder}/{SCORES}")
     selected = select(eligible.nll, eligible.n_tokens, spec, eligible.domains)
-    made = selection_report(eligible, selected.kept, spec)
+    made = selection_report(eligible, selected, spec)
     target = f"{folder}/selections/{spec.id}"
     about = provenance | {"selection": spec.model_dump()}
     made["files"] = write_manifest(storage, f"{folder}/{SCORES}", target, selected, about)

@@ -11,10 +11,15 @@ from pruner.specs import SelectionSpec
 
 @dataclass(frozen=True)
 class Selected:
-    """The documents that a selection keeps. `kept` int64, ascending; `percentile` float64, 100 · rank / N of each."""
+    """The documents that a selection keeps. `kept` int64, ascending; `percentile` float64, 100 · rank / N of each.
+
+    They have the ranks [`start`, `stop`), which are None of a selection within domains: its documents are no run.
+    """
 
     kept: np.ndarray
     percentile: np.ndarray
+    start: int | None
+    stop: int | None
 
 
 def select(nll: np.ndarray, n_tokens: np.ndarray, spec: SelectionSpec, domains: np.ndarray | None = None) -> Selected:
@@ -37,13 +42,15 @@ def select(nll: np.ndarray, n_tokens: np.ndarray, spec: SelectionSpec, domains: 
     below = np.concatenate(([0], np.cumsum(n_tokens[order])))
     kept: list[np.ndarray] = []
     percentile: list[np.ndarray] = []
+    start, stop = 0, 0
     for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         start, stop = band(below[first : last + 1], spec)
         kept.append(order[first + start : first + stop])
         percentile.append(100.0 * np.arange(start, stop) / max(1, last - first))
     chosen, percentiles = np.concatenate(kept), np.concatenate(percentile)
     ascending = np.argsort(chosen)
-    return Selected(chosen[ascending].astype(np.int64), percentiles[ascending])
+    run = (start, stop) if spec.within is None else (None, None)
+    return Selected(chosen[ascending].astype(np.int64), percentiles[ascending], *run)
 
 
 def band(below: np.ndarray, spec: SelectionSpec) -> tuple[int, int]:

@@ -38,7 +38,7 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> Preview:
     if spec.within is not None and len(ranks.domain_names) > _DOMAINS_INSIDE_MAX:
         made = jobs.workspace.selection(job_id, spec.id)
         if made is not None:
-            return Preview.model_validate(made | {"start": None, "stop": None})
+            return Preview.model_validate(made | {"inside": ranks.inside(spec)})
         raise InputError(
             f"within: the corpus has {len(ranks.domain_names):,} domains and a preview inside each has at most "
             f"{_DOMAINS_INSIDE_MAX:,}: make the selection to see it"
@@ -46,23 +46,28 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> Preview:
     return Preview.model_validate(ranks.preview(spec))
 
 
-def documents(jobs: Jobs, job_id: str, rank: int, count: int, characters: int) -> Documents:
-    """Documents at ranks [rank, rank + count) and the beginnings of their texts. Raises as `preview` does."""
+def documents(jobs: Jobs, job_id: str, rank: int, count: int, characters: int, domain: int | None) -> Documents:
+    """Documents at ranks [rank, rank + count), of all or of a domain, and the beginnings of their texts.
+
+    Raises as `preview` does.
+    """
     ranks = _scored(jobs, job_id)
     record = jobs.workspace.job(job_id)
     if record is None:
         raise UnknownJob(job_id)
-    return read_documents(jobs.workspace, record, ranks, rank, count, characters)
+    return read_documents(jobs.workspace, record, ranks, rank, count, characters, domain)
 
 
 def read_documents(
-    workspace: Workspace, record: JobRecord, ranks: Ranks, rank: int, count: int, characters: int
+    workspace: Workspace, record: JobRecord, ranks: Ranks, rank: int, count: int, characters: int, domain: int | None
 ) -> Documents:
     """The same of a job whose ranks are at hand."""
     plan = read_plan(workspace.storage, workspace.path(record.id, "plan.parquet"))
     deadline = time.monotonic() + 2 * _TEXT_SECONDS
+    scores = workspace.path(record.id, "scores.parquet")
+    rows, ranked = documents_at(workspace.storage, scores, ranks, rank, rank + count, domain)
     data = []
-    for row in documents_at(workspace.storage, workspace.path(record.id, "scores.parquet"), ranks, rank, rank + count):
+    for row in rows:
         seconds = min(_TEXT_SECONDS, deadline - time.monotonic())
         text: str | None = None
         error: str | None = "there was no time left to read it: ask for fewer documents"
@@ -76,7 +81,7 @@ def read_documents(
                 _READING.release()
         about = {"text": text[:characters] if text is not None else None, "characters": len(text) if text else None}
         data.append(Document.model_validate(row | about | {"text_error": error}))
-    return Documents(documents=ranks.documents, data=data)
+    return Documents(documents=ranked, data=data)
 
 
 def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:

@@ -117,9 +117,10 @@ def _write_report(workspace: Workspace, record: JobRecord, job: Job, out: Path) 
     ranks = read_ranks(workspace.storage, workspace.folder(job.id))
     previews = [ranks.preview(SelectionSpec.model_validate(spec)) for spec in previewed(shown)]
     samples = {}
-    for rank, count in sampled(report, previews).items():
-        found = read_documents(workspace, record, ranks, rank, count, CHARACTERS)
-        samples[rank] = found.model_dump(mode="json")["data"]
+    for place in sampled(report, previews):
+        rank, count, domain = place
+        found = read_documents(workspace, record, ranks, rank, count, CHARACTERS, domain)
+        samples[place] = found.model_dump(mode="json")["data"]
     write_report(out, Material(shown, report, previews, samples), "http://127.0.0.1:8000")
 
 

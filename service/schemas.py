@@ -154,7 +154,10 @@ class JobWorkers(BaseModel):
 
 
 class _Kept(BaseModel):
-    """What a selection keeps. `perplexity_min` and `perplexity_max` are null when that is nothing."""
+    """What a selection keeps. `perplexity_min` and `perplexity_max` are null when that is nothing.
+
+    `start` and `stop` are the ranks of its documents, from 0; null within domains, where they are no run.
+    """
 
     id: str
     criterion: Literal["low", "medium", "high"]
@@ -165,6 +168,8 @@ class _Kept(BaseModel):
     tokens: int
     perplexity_min: float | None
     perplexity_max: float | None
+    start: int | None = None
+    stop: int | None = None
 
 
 class SelectionResult(_Kept):
@@ -173,12 +178,22 @@ class SelectionResult(_Kept):
     manifest_url: str
 
 
+class Inside(BaseModel):
+    """What a selection within domains keeps of one: the ranks from `start` to before `stop` among its `documents`."""
+
+    domain: str | None
+    documents: int
+    start: int
+    stop: int
+    perplexity_min: float | None
+    perplexity_max: float | None
+
+
 class Preview(_Kept):
-    """What a selection would keep, by its counts. `start` and `stop` are ranks; null within domains."""
+    """What a selection would keep, by its counts."""
 
     domains: list[dict[str, Any]]
-    start: int | None
-    stop: int | None
+    inside: list[Inside] = Field(description="Of the largest domains, in the report's order, if it is within domains.")
 
 
 class Document(BaseModel):
@@ -199,7 +214,7 @@ class Document(BaseModel):
 
 
 class Documents(BaseModel):
-    """Documents around a rank, of the `documents` that have ranks."""
+    """Documents from a rank on, of the `documents` that have ranks: all, or those of a domain."""
 
     documents: int
     data: list[Document]

@@ -48,6 +48,8 @@ def _selection(job_id: str, spec: SelectionSpec, made: dict[str, Any]) -> Select
         tokens=made["tokens"],
         perplexity_min=made["perplexity_min"],
         perplexity_max=made["perplexity_max"],
+        start=made.get("start"),  # an earlier version did not write them
+        stop=made.get("stop"),
         manifest_url=f"/v1/jobs/{job_id}/selections/{spec.id}/manifest",
     )
 

@@ -19,16 +19,8 @@ text { font-family: "DejaVu Sans", "Helvetica Neue", Arial, sans-serif; font-siz
 .gain { stroke: #17835f; } .loss { stroke: #b3541e; } .after { fill: #17835f; } .after.down { fill: #b3541e; }
 """
 LANES = 8  # bands under a histogram
+_LINE, _CHARACTER, _STRONG = 14, 6.8, 7.4  # px, of text: a line's height, and how wide a character is or less
 _CLIPPED = 0.0005  # share of the documents beyond each end of an axis of perplexity
-
-
-class Lane(NamedTuple):
-    """A selection's band under the histogram, in perplexity."""
-
-    name: str
-    low: float
-    high: float
-    on: bool
 
 
 class Band(NamedTuple):
@@ -40,12 +32,20 @@ class Band(NamedTuple):
     high_percentile: float | None
 
 
+class Lane(NamedTuple):
+    """A selection's band under the histogram; `inside` domains, each has thresholds of its own."""
+
+    name: str
+    band: Band
+    inside: bool
+    on: bool
+
+
 def histogram(
     data: dict[str, Any], by: str, band: Band | None, lanes: Sequence[Lane] = (), *, width: int, name: str
 ) -> Markup:
     """Documents or tokens (`by`) by perplexity. `name` makes the ids of its parts; it is at most one on a page."""
-    left, right, top, plot = 52, 12, 44, 190
-    lanes = lanes[:LANES] if width > 600 else ()
+    left, right, top, plot = 52, 12, 56, 190
     low, high = _ends(data, band)
     size = (width - left - right) / (high - low)
 
@@ -72,11 +72,11 @@ def histogram(
         out += _threshold(first, top, bottom, band.low, band.low_percentile, width, to_the_left=True)
         out += _threshold(last, top, bottom, band.high, band.high_percentile, width, to_the_left=False)
     axes = [*_count_axis(most, by, left, width - right, top, plot), *_perplexity_axis(x, low, high, bottom)]
-    height = bottom + 40
-    for lane in lanes:
-        out += _lane(lane, x, height + 8, left, width - right)
-        height += 18
-    height += 12 if lanes else 0
+    height: float = bottom + 40
+    for lane in lanes[:LANES]:
+        drawn, height = _lane(lane, x, height, left, width - right)
+        out += drawn
+    height += 4 if lanes else 0
     hatch = (
         f'<defs><pattern id="{name}-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)"><line class="hatch" x1="0" y1="0" x2="0" y2="6" stroke-width="2"/></pattern>'
@@ -265,15 +265,44 @@ def _round_perplexities(low: float, high: float, most: float) -> list[float]:
     return found[:: math.ceil(len(found) / max(1, most))]
 
 
-def _lane(lane: Lane, x: Any, y: float, left: int, right: int) -> Iterator[str]:
-    first, last = x(math.log(lane.low)), x(_log(lane.high))
-    yield f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>'
-    yield (
+def _thresholds(lane: Lane) -> list[str]:
+    """What a band's ends are, in pieces that may stand on lines of their own."""
+    band = lane.band
+    low, high = perplexity(band.low), perplexity(band.high)
+    if band.low_percentile is not None:
+        low += f" (percentile {band.low_percentile:.4g})"
+    if band.high_percentile is not None:
+        high += f" (percentile {band.high_percentile:.4g})"
+    if band.high_percentile is None and band.low_percentile is not None:
+        return [f"from {low}"]
+    if band.low_percentile is None and band.high_percentile is not None:
+        return [f"up to {high}"]
+    return [low, f"to {high}", *(["by thresholds of each domain"] if lane.inside else [])]
+
+
+def _lines(pieces: Sequence[str], characters: float) -> list[str]:
+    """The pieces, as many on a line as there is room for."""
+    lines = [pieces[0]]
+    for piece in pieces[1:]:
+        joined = f"{lines[-1]} {piece}"
+        if len(joined) <= characters:
+            lines[-1] = joined
+        else:
+            lines.append(piece)
+    return lines
+
+
+def _lane(lane: Lane, x: Any, y: float, left: int, right: int) -> tuple[list[str], float]:
+    """A bar and, above its beginning or as near to it as there is room, what it is; and where it ends."""
+    character = _STRONG if lane.on else _CHARACTER
+    lines = _lines([f"{lane.name}:", *_thresholds(lane)], (right - left) / character)
+    first, last = x(math.log(lane.band.low)), x(_log(lane.band.high))
+    at = max(4.0, min(first, right - character * max(map(len, lines))))
+    out = [_text(at, y + _LINE * i, line, "start", "strong" if lane.on else "") for i, line in enumerate(lines, 1)]
+    y += _LINE * len(lines) + 8
+    out.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+    out.append(
         f'<rect class="lane{" on" * lane.on}" x="{first:.1f}" y="{y - 3:.1f}" '
         f'width="{max(2, last - first):.1f}" height="6" rx="3"/>'
     )
-    inside = last - first > 12 + 7 * len(lane.name)
-    at, anchor = (last + 6, "start") if last + 8 + 7 * len(lane.name) < right else (first - 6, "end")
-    if first - 6 - 7 * len(lane.name) < left and anchor == "end":
-        at, anchor = (first + 6, "start") if inside else (right, "end")
-    yield _text(at, y + 4, lane.name, anchor, "strong" if lane.on else "")
+    return out, y + 8

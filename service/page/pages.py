@@ -243,12 +243,14 @@ async def documents(
     surprisal_of: Annotated[int | None, Query(alias="surprisal")] = None,
     start: int | None = None,
     stop: int | None = None,
+    domain: int | None = None,
     part: Part = None,
 ) -> Response:
-    """Documents by rank, with the tokens of one shaded by surprisal if it is asked for."""
+    """Documents by rank, of all or of a domain, with the tokens of one shaded by surprisal if it is asked for."""
     characters = _CHARACTERS_ALONE if count == 1 else _CHARACTERS
     async with Api.behind(request) as api:
-        found = await api.get(job_path(job_id, "documents"), rank=rank, count=count, characters=characters)
+        asked = {"rank": rank, "count": count, "characters": characters, "domain": domain}
+        found = await api.get(job_path(job_id, "documents"), **asked)
         shaded, away = {}, ""
         for row in found["data"]:
             if row["rank"] == surprisal_of and row["text"] is not None:
@@ -262,6 +264,7 @@ async def documents(
         count=count,
         start=start,
         stop=stop,
+        domain=domain,
         shaded=shaded,
         away=away,
         levels=LEVELS,

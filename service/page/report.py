@@ -10,6 +10,7 @@ from markupsafe import Markup
 from service.page import charts, repeat, result
 from service.page.api import job_path
 from service.page.render import HERE, text
+from service.page.result import Place
 
 _SELECTIONS = 12  # that are shown in full
 CHARACTERS = 1000  # of each sample's text
@@ -18,12 +19,12 @@ Rows = list[dict[str, Any]]
 
 
 class Material(NamedTuple):
-    """What a report is made of, as the API answers it: a preview of each selection, samples by their first rank."""
+    """What a report is made of, as the API answers it: a preview of each selection, samples by their place."""
 
     job: dict[str, Any]
     report: dict[str, Any]
     previews: list[dict[str, Any]]
-    samples: dict[int, Rows]
+    samples: dict[Place, Rows]
 
 
 def previewed(job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -32,10 +33,10 @@ def previewed(job: dict[str, Any]) -> list[dict[str, Any]]:
     return [{name: made[name] for name in names} for made in job["selections"][:_SELECTIONS]]
 
 
-def sampled(report: dict[str, Any], previews: Rows) -> dict[int, int]:
-    """The samples that a report holds: first rank -> how many documents."""
+def sampled(report: dict[str, Any], previews: Rows) -> set[Place]:
+    """The samples that a report holds."""
     documents = report["eligible"]["documents"]
-    return {sample.rank: sample.documents for each in previews for sample in result.samples(each, documents)}
+    return {sample.place for each in previews for sample in result.samples(each, documents)}
 
 
 async def gather(get: Callable[..., Awaitable[Any]], job_id: str) -> Material:
@@ -44,9 +45,10 @@ async def gather(get: Callable[..., Awaitable[Any]], job_id: str) -> Material:
     report = await get(job_path(job_id, "report"))
     previews = [await get(job_path(job_id, "preview"), **spec) for spec in previewed(job)]
     samples = {}
-    for rank, count in sampled(report, previews).items():
-        found = await get(job_path(job_id, "documents"), rank=rank, count=count, characters=CHARACTERS)
-        samples[rank] = found["data"]
+    for place in sampled(report, previews):
+        rank, count, domain = place
+        found = await get(job_path(job_id, "documents"), rank=rank, count=count, characters=CHARACTERS, domain=domain)
+        samples[place] = found["data"]
     return Material(job, report, previews, samples)
 
 
@@ -56,15 +58,16 @@ def report_html(material: Material, server: str, keyed: bool = False) -> str:
     documents = report["eligible"]["documents"]
     bands = []
     for preview in previews:
-        groups = [s for s in result.samples(preview, documents) if "threshold" in s.title]
-        read = [{"title": s.title, "rows": samples[s.rank]} for s in groups]
+        read = [
+            (each, samples[each.place]) for each in result.samples(preview, documents) if each.perplexity is not None
+        ]
         bands.append(result.in_view(job, report, preview, "documents") | {"read": read})
-    whole = [s for s in result.samples(previews[0], documents) if "threshold" not in s.title]
+    whole = [each for each in result.samples(previews[0], documents) if each.perplexity is None]
     return text(
         "report.html",
         **result.facts(job, report),
         bands=bands,
-        read=[{"title": s.title, "rows": samples[s.rank]} for s in whole],
+        read=[(each, samples[each.place]) for each in whole],
         alone=True,
         away="",
         by="documents",

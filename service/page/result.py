@@ -1,7 +1,7 @@
 """What the page says of a scored job and of a band of its documents: from the report and a preview alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
@@ -12,16 +12,30 @@ from service.page.words import number, percent
 
 _ROWS = 30  # domains in the table
 _WHATS = ("documents", "tokens")
-_WIDTHS = (1040, 380)  # of the histogram on wide and on narrow screens
+_WIDTHS = (1040, 340)  # of the histogram on wide and on narrow screens
 _WARNED = 0.01  # share of the documents from which a warning is given
 
 
-class Samples(NamedTuple):
-    """Five documents around a rank."""
+class Place(NamedTuple):
+    """Documents from a rank on: of all, or of the domain that a row of the report names, among its own."""
 
-    title: str
     rank: int
     documents: int
+    domain: int | None = None
+
+
+class Samples(NamedTuple):
+    """Five documents around a rank; those with the ranks [`start`, `stop`), if that is known, are kept.
+
+    Around a threshold they have its `perplexity`, and around one of a domain this domain's name.
+    """
+
+    title: str
+    place: Place
+    start: int | None
+    stop: int | None
+    perplexity: float | None = None
+    domain: str | None = None
 
 
 def first_band(job: dict[str, Any]) -> dict[str, Any]:
@@ -30,12 +44,15 @@ def first_band(job: dict[str, Any]) -> dict[str, Any]:
     return {name: spec[name] for name in ("criterion", "rate", "unit", "within")}
 
 
-def band_of(preview: dict[str, Any], documents: int) -> Band | None:
-    """The kept part of the histogram, or None if nothing is kept. Thresholds are where something is left out."""
-    if preview["perplexity_min"] is None:
+def band_of(kept: dict[str, Any], documents: int) -> Band | None:
+    """The part of the histogram that a preview or a selection keeps, or None if that is nothing.
+
+    Thresholds are where something is left out.
+    """
+    if kept["perplexity_min"] is None:
         return None
-    low, high = preview["perplexity_min"], _or_infinite(preview["perplexity_max"])
-    start, stop = preview["start"], preview["stop"]
+    low, high = kept["perplexity_min"], _or_infinite(kept["perplexity_max"])
+    start, stop = kept["start"], kept["stop"]
     if start is None or stop is None:
         return Band(low, high, None, None)
     return Band(
@@ -53,13 +70,13 @@ def _or_infinite(perplexity: float | None) -> float:
 
 def facts(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """What the templates take of a scored job, whatever part of it is looked at."""
-    lengths = charts.lengths(report["lengths"])
     return {
         "job": job,
         "report": report,
-        "lengths": lengths,
+        "lengths": [charts.lengths(report["lengths"], width=width) for width in (460, 340)],
         "warnings": warnings(report, job["request"]["scoring"]["stride"]),
         "all_domains": domain_count(report),
+        "bands_made": {made["id"]: band_of(made, report["eligible"]["documents"]) for made in job["selections"]},
     }
 
 
@@ -68,9 +85,9 @@ def in_view(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any]
     documents = report["eligible"]["documents"]
     band = band_of(preview, documents)
     lanes = [
-        Lane(made["id"], made["perplexity_min"], _or_infinite(made["perplexity_max"]), made["id"] == preview["id"])
+        Lane(made["id"], kept, made["within"] is not None, made["id"] == preview["id"])
         for made in job["selections"]
-        if made["perplexity_min"] is not None
+        if (kept := band_of(made, documents)) is not None
     ]
     if len(lanes) > charts.LANES:
         lanes.sort(key=lambda lane: not lane.on)  # that in view is drawn in any case
@@ -131,18 +148,38 @@ def domain_name(row: dict[str, Any]) -> str:
 
 
 def samples(preview: dict[str, Any], documents: int) -> list[Samples]:
-    """Where to look: both extremes, the median, and around each threshold of a band that is one run."""
+    """Where to look: both extremes, the median, and around each threshold: the band's, or those of large domains."""
+    run = preview["start"], preview["stop"]
     count = min(5, documents)
-    found = [Samples("Lowest perplexity: the most predictable", 0, count)]
-    start, stop = preview["start"], preview["stop"]
-    run = start is not None and stop > start
-    if run and start > 0:
-        found.append(Samples("Around the lower threshold", start - 2, count))
-    found.append(Samples("Around the median", documents // 2 - 2, count))
-    if run and stop < documents:
-        found.append(Samples("Around the upper threshold", stop - 2, count))
-    found.append(Samples("Highest perplexity: the least predictable", documents - count, count))
-    return [each._replace(rank=max(0, min(each.rank, documents - count))) for each in found]
+    found = [
+        Samples("Lowest perplexity: the most predictable", Place(0, count), *run),
+        Samples("Around the median", _near(documents // 2, documents), *run),
+        Samples("Highest perplexity: the least predictable", Place(documents - count, count), *run),
+    ]
+    if preview["within"] is None:
+        found += _around(preview, documents)
+        found.sort(key=lambda sample: sample.place.rank)
+    for row, inside in enumerate(preview["inside"]):
+        found += _around(inside, inside["documents"], row, domain_name(inside))
+    return found
+
+
+def _around(
+    kept: dict[str, Any], documents: int, row: int | None = None, domain: str | None = None
+) -> Iterator[Samples]:
+    """Samples around the thresholds of what is kept of all documents, or of a domain's."""
+    start, stop = kept["start"], kept["stop"]
+    low, high = kept["perplexity_min"], _or_infinite(kept["perplexity_max"])
+    if stop > start > 0:
+        yield Samples("Around the lower threshold", _near(start, documents, row), start, stop, low, domain)
+    if start < stop < documents:
+        yield Samples("Around the upper threshold", _near(stop, documents, row), start, stop, high, domain)
+
+
+def _near(rank: int, documents: int, row: int | None = None) -> Place:
+    """Five documents, or all that there are, two of them under a rank where that is possible."""
+    count = min(5, documents)
+    return Place(max(0, min(rank - 2, documents - count)), count, row)
 
 
 def warnings(report: dict[str, Any], stride: int | None = None) -> list[str]:

@@ -33,9 +33,13 @@ def documents(
     rank: Annotated[int, Query(ge=0, le=2**62, description="The first, in the order of perplexity, from 0.")] = 0,
     count: Annotated[int, Query(ge=1, le=25)] = 5,
     characters: Annotated[int, Query(ge=0, le=200_000, description="Of each text, from its beginning.")] = 2000,
+    domain: Annotated[
+        int | None,
+        Query(ge=0, description="A domain's row in the report, from 0: its documents alone, by ranks among them."),
+    ] = None,
 ) -> Documents:
     """Scored documents by their rank, with the beginnings of their texts, read from the corpus."""
-    return explore.documents(jobs, job_id, rank, count, characters)
+    return explore.documents(jobs, job_id, rank, count, characters, domain)
 
 
 @router.get("/v1/jobs/{job_id}/histogram", responses=responses(404))

@@ -51,11 +51,17 @@ def test_a_report_from_a_service(serving: Serving, scored: dict[str, Any], open_
 def test_a_report_from_prune(asked: dict[str, Any], corpus: Path, model: Path, tmp_path: Path) -> None:
     flags = ["--id-field", "id", "--domain-field", "domain", "--device", "cpu", "--select", "low", "--rate", "0.4"]
     out = tmp_path / "report.html"
+    flags += ["--within", "domain"]
     ran = winnow("prune", corpus, "--reference", model, *flags, "--out", tmp_path / "kept", "--report", out)
     assert ran.returncode == 0, ran.stderr
-    check_plots(tmp_path / "report-plots", ["low-0.4"])
-    made = json.loads((tmp_path / "kept" / "report.json").read_text())["selections"][0]
-    assert f"<strong>{made['documents']:,}</strong>" in out.read_text()
+    check_plots(tmp_path / "report-plots", ["low-0.4-domain"])
+    report = json.loads((tmp_path / "kept" / "report.json").read_text())
+    text = out.read_text()
+    assert f"<strong>{report['selections'][0]['documents']:,}</strong>" in text
+    for row in report["domains"][:3]:
+        _, _, sample = text.partition(f"Around the upper threshold of {row['domain']} ")
+        tags = re.findall(r'class="tag \w+">([\w ]+)<', sample)[:5]
+        assert tags == ["kept", "kept", "left out", "left out", "left out"]
 
 
 def test_there_is_no_report_of_a_job_without_results(serving: Serving, tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ class Job:
         self.ranks: Ranks = read_ranks(self.storage, "job")
 
     def at(self, start: int, stop: int) -> list[dict[str, Any]]:
-        return documents_at(self.storage, "job/scores.parquet", self.ranks, start, stop)
+        found, size = documents_at(self.storage, "job/scores.parquet", self.ranks, start, stop)
+        assert size == 100
+        return found
 
     def text(self, place: int, seconds: float = 60) -> tuple[str | None, str | None]:
         return read_text(self.plan, self.spec, self.ranks, place, seconds)

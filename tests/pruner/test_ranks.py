@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruner import ranks
+from pruner.errors import InputError
 from pruner.ranks import read_ranks, write_ranks
 from pruner.report import selection_report
 from pruner.selection import select
@@ -37,7 +38,7 @@ def corpus(documents: int, domains: int, seed: int, scores: int = 1_000_000) -> 
 
 def reported(eligible: Eligible, spec: SelectionSpec) -> dict[str, Any]:
     selected = select(eligible.nll, eligible.n_tokens, spec, eligible.domains)
-    return selection_report(eligible, selected.kept, spec)
+    return selection_report(eligible, selected, spec)
 
 
 @pytest.mark.parametrize("step", [1, 7, 10_000])
@@ -51,10 +52,36 @@ def test_a_preview_is_the_selection(
         patch.setattr(ranks, "_MARKS", -(-len(eligible.nll) // step))
         write_ranks(storage, "job", eligible, [])
     preview = read_ranks(storage, "job").preview(spec)
-    start, stop = preview.pop("start"), preview.pop("stop")
+    inside = preview.pop("inside")
     assert preview == reported(eligible, spec)
+    assert [row["domain"] for row in inside] == [row["domain"] for row in preview["domains"][: len(inside)]]
+    assert [row["stop"] - row["start"] for row in inside] == [
+        row["documents"] for row in preview["domains"][: len(inside)]
+    ]
     if spec.within is None:
-        assert stop - start == preview["documents"]
+        assert preview["stop"] - preview["start"] == preview["documents"]
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+@settings(deadline=None)
+@given(seed=st.integers(0, 50), scores=st.sampled_from([3, 1_000_000]), first=st.integers(0, 70))
+def test_a_domains_own_ranks_lead_to_its_documents(
+    tmp_path_factory: pytest.TempPathFactory, step: int, seed: int, scores: int, first: int
+) -> None:
+    eligible = corpus(documents=60 + seed, domains=1 + seed % 5, seed=seed, scores=scores)
+    storage = Storage(str(tmp_path_factory.mktemp("ranks")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "_MARKS", -(-len(eligible.nll) // step))
+        write_ranks(storage, "job", eligible, [])
+    found = read_ranks(storage, "job")
+    named = found.preview(SelectionSpec(rate=1.0))["domains"]
+    for row, domain in enumerate(named):
+        code = eligible.domain_names.index(domain["domain"])
+        at, size = found.in_domain(row, first, first + 5)
+        assert size == domain["documents"]
+        assert at.tolist() == np.flatnonzero(found.domain == code)[first : first + 5].tolist()
+    with pytest.raises(InputError, match=f"the report names {len(named)} domains"):
+        found.in_domain(len(named), 0, 5)
 
 
 def test_a_preview_of_many_documents_and_domains_is_the_selection(tmp_path: Path) -> None:

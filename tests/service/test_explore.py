@@ -37,7 +37,7 @@ def test_a_preview_is_the_selection_that_is_then_made(
     assert answer.status_code == 201
     made = answer.json()
     assert made["documents"] > 0 or spec["rate"] == 0.01
-    shared = ("id", "documents", "tokens", "perplexity_min", "perplexity_max")
+    shared = ("id", "documents", "tokens", "perplexity_min", "perplexity_max", "start", "stop")
     assert [preview[name] for name in shared] == [made[name] for name in shared]
     (reported,) = [s for s in api.get(f"{base}/report").json()["selections"] if s["id"] == made["id"]]
     assert preview["domains"] == reported["domains"]
@@ -72,6 +72,57 @@ def test_documents_by_rank(api: httpx.Client, pruned: dict[str, Any], corpus: Pa
     assert [len(row["text"]) for row in short] == [3]
     assert short[0]["characters"] > 3
     assert api.get(base, params={"rank": 120}).json()["data"] == []
+
+
+def test_documents_by_rank_in_a_domain(api: httpx.Client, pruned: dict[str, Any]) -> None:
+    base = f"/v1/jobs/{pruned['id']}"
+    scored = [row for rank in range(0, 120, 25) for row in documents(api, base, rank=rank, count=25)["data"]]
+    domains = api.get(f"{base}/report").json()["domains"]
+    for row, about in enumerate(domains):
+        own = [each for each in scored if each["domain"] == about["domain"]]
+        found = documents(api, base, domain=row, rank=2, count=4)
+        assert found["documents"] == about["documents"] == len(own)
+        assert [each["rank"] for each in found["data"]] == list(range(2, 6))[: len(own) - 2]
+        assert [(each["file"], each["row"], each["text"]) for each in found["data"]] == [
+            (each["file"], each["row"], each["text"]) for each in own[2:6]
+        ]
+        assert found["data"][0]["percentile"] == 100 * 2 / len(own)
+    answer = api.get(f"{base}/documents", params={"domain": len(domains)})
+    assert answer.status_code == 422
+    assert f"the report names {len(domains)} domains" in answer.json()["detail"]
+
+
+def test_the_bands_of_large_domains_are_what_is_kept_of_them(api: httpx.Client, pruned: dict[str, Any]) -> None:
+    base = f"/v1/jobs/{pruned['id']}"
+    spec = {"criterion": "medium", "rate": 0.3, "unit": "tokens", "within": "domain"}
+    preview = api.get(f"{base}/preview", params=spec).json()
+    assert len(preview["inside"]) == min(3, len(preview["domains"]))
+    for row, inside in enumerate(preview["inside"]):
+        kept = documents(api, base, domain=row, rank=inside["start"], count=inside["stop"] - inside["start"])
+        ends = kept["data"][0]["perplexity"], kept["data"][-1]["perplexity"]
+        assert ends == pytest.approx((inside["perplexity_min"], inside["perplexity_max"]))
+        about = preview["domains"][row]
+        counted = len(kept["data"]), sum(each["n_tokens"] for each in kept["data"])
+        assert (inside["domain"], *counted) == (about["domain"], about["documents"], about["tokens"])
+
+
+def test_inside_too_many_domains_only_what_is_made_is_shown(
+    api: httpx.Client, pruned: dict[str, Any], start_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = f"/v1/jobs/{pruned['id']}"
+    spec = {"criterion": "medium", "rate": 0.3, "unit": "tokens", "within": "domain"}
+    before = api.get(f"{base}/preview", params=spec).json()
+    monkeypatch.setattr("service.explore._DOMAINS_INSIDE_MAX", 1)
+    answer = api.get(f"{base}/preview", params=spec)
+    assert answer.status_code == 422
+    assert "make the selection to see it" in answer.json()["detail"]
+    start_worker()
+    assert api.post(f"{base}/selections", json=spec).status_code == 201
+    assert api.get(f"{base}/preview", params=spec).json() == before
+
+
+def documents(api: httpx.Client, base: str, **asked: int) -> dict[str, Any]:
+    return api.get(f"{base}/documents", params=asked).json()  # type: ignore[no-any-return]
 
 
 def test_a_document_whose_file_is_gone_is_still_listed(
