@@ -63,7 +63,6 @@ def test_a_preview_is_the_selection(
 
 
 @pytest.mark.parametrize("step", [1, 7, 10_000])
-@settings(deadline=None)
 @given(seed=st.integers(0, 50), scores=st.sampled_from([3, 1_000_000]), first=st.integers(0, 70))
 def test_a_domains_own_ranks_lead_to_its_documents(
     tmp_path_factory: pytest.TempPathFactory, step: int, seed: int, scores: int, first: int
