@@ -34,7 +34,8 @@ def ways(server: str, job: dict[str, Any], keyed: bool = False) -> dict[str, str
         made["The same with winnow prune, with no server"] = "\n".join(command(request))
         made["The same from Python"] = python(server, request, keyed)
     name = f"manifest-{job['selections'][0]['id']}.parquet"
-    return made | {f"Open a manifest in {tool}": code for tool, code in openers(name).items()}
+    made |= {f"Open a manifest in {tool}": code for tool, code in openers(name).items()}
+    return made | {"Write the documents that a manifest keeps": documents(name)}
 
 
 def curl(server: str, job: dict[str, Any], keyed: bool = False) -> str:
@@ -121,3 +122,22 @@ def openers(name: str) -> dict[str, str]:
         'duckdb.sql("select domain, count(*), sum(n_tokens) from kept group by all").show()',
         "Polars": f"import polars as pl\nkept = pl.read_parquet({name!r})",
     }
+
+
+def documents(name: str) -> str:
+    """A few lines of Python that write what a manifest keeps: a file of whole documents for each of the corpus."""
+    return f"""import os
+import fsspec, numpy as np, pyarrow.compute as pc, pyarrow.parquet as pq
+
+manifest = pq.read_table({json.dumps(name)}, columns=["file", "row"])
+os.makedirs("kept")
+for i, file in enumerate(manifest["file"].unique().to_pylist()):
+    rows = manifest.filter(pc.field("file") == file)["row"].to_numpy()
+    if file.endswith(".parquet"):
+        with fsspec.open(file) as source:
+            table = pq.read_table(source)
+        pq.write_table(table.filter(np.isin(np.arange(len(table)), rows)), f"kept/{{i:05}}.parquet")
+    else:
+        wanted = set(rows.tolist())
+        with fsspec.open(file, compression="infer") as source, open(f"kept/{{i:05}}.jsonl", "wb") as kept:
+            kept.writelines(line for row, line in enumerate(source) if row in wanted)"""
