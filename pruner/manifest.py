@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pruner.hashing import HashingWriter
 from pruner.selection import Selected
 from pruner.storage import Storage
-from pruner.table import ROWS_A_GROUP, SCORES, eligible_rows, json_lines
+from pruner.table import ROWS_A_GROUP, SCORES, eligible_rows, json_lines, write_rows
 
 _COLUMNS = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity"]
 MANIFEST = pa.schema([SCORES.field(name) for name in _COLUMNS] + [("percentile", pa.float64())])
@@ -31,7 +31,7 @@ def write_manifest(
         outs = {name: HashingWriter(stack.enter_context(storage.create(f"{folder}/{name}"))) for name in names}
         with pq.ParquetWriter(outs["manifest.parquet"], schema, compression="zstd") as writer:
             for table in _gathered(_kept_rows(storage, scores_path, selected)):
-                writer.write_table(table.replace_schema_metadata(schema.metadata), row_group_size=ROWS_A_GROUP)
+                write_rows(writer, table.replace_schema_metadata(schema.metadata))
                 outs["manifest.jsonl"].write(json_lines(table))
     return {name: out.about for name, out in outs.items()}
 

@@ -1,5 +1,6 @@
 """Reads a shard's documents in blocks of bounded size; a row that is no document becomes a reject with a reason."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ _BATCH_BYTES = 8 << 20  # of text that they are to have, by what the footer says
 _CHUNK = 1 << 20  # bytes read from a stream at a time
 _GROWTH_MAX = 1000  # bytes that a byte of a file may become; more is no text but a bomb
 _GROWTH_FREE = 64 << 20  # bytes that any file may become
+_EXACT = 2.0**53  # below it all integers are numbers of their own, and above it orjson makes some of them floats
 
 NOT_TEXT = "not text"
 EMPTY = "empty text"
@@ -168,7 +170,7 @@ def _label(value: Any) -> str | None:
         try:
             value = orjson.dumps(value).decode()
         except TypeError:
-            raise ValueError("nested too deep") from None
+            raise ValueError("nested too deep, or no JSON") from None
     elif not isinstance(value, str):
         value = str(value)
     if len(value) > LABEL_CHARACTERS_MAX:
@@ -306,14 +308,26 @@ def _json_row(line: bytes | None, spec: CorpusSpec) -> _Row:
     if not line.strip():
         return _Row(error="blank line")
     try:
-        row = orjson.loads(line)
+        row, strict = orjson.loads(line), True
     except orjson.JSONDecodeError as error:
-        return _Row(error=_why(line, error))
+        try:
+            row, strict = json.loads(line.decode()), False  # takes what Python writes: NaN, halves of characters
+        except (ValueError, RecursionError):
+            return _Row(error=_why(line, error))
     if not isinstance(row, dict):
         return _Row(error="not a JSON object")
-    id_ = row.get(spec.id_field) if spec.id_field is not None else None
-    domain = row.get(spec.domain_field) if spec.domain_field is not None else None
-    return _Row(row.get(spec.text_field), id_, domain, absent=spec.text_field not in row)
+    names = [spec.text_field, spec.id_field, spec.domain_field]
+    if any(isinstance(row.get(name), float) and abs(row[name]) >= _EXACT for name in names if name is not None):
+        row = json.loads(line.decode())  # it may have been an integer
+    text, id_, domain = (None if name is None else row.get(name) for name in names)
+    if not strict:
+        text, id_, domain = _whole(text), _whole(id_), _whole(domain)
+    return _Row(text, id_, domain, absent=spec.text_field not in row)
+
+
+def _whole(value: Any) -> Any:
+    """A value in which what is half a pair of surrogates, and so no character, has become `?`."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _why(line: bytes, error: orjson.JSONDecodeError) -> str:

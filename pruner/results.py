@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pruner.errors import InputError
 from pruner.manifest import write_manifest
 from pruner.plan import Plan
 from pruner.ranks import write_ranks
@@ -26,12 +27,29 @@ def write_results(
     """Writes the tables of scores and rejects, the counts by rank, and downloads.json with the tables' sha256 and size.
 
     `score_paths` are the shards' score files in plan order; `split` says which documents trained. Returns the counts
-    `documents`, `tokens`, `rejects`, `training`, `eligible`. Raises InputError if nothing is left to select from.
+    `documents`, `tokens`, `rejects`, `training`, `eligible`; with none eligible there are no ranks, and no selection
+    can be made. Raises InputError, with nothing written, if there are no documents.
     """
     counts = write_scores(storage, folder, plan, score_paths, split)
-    write_ranks(storage, folder, read_eligible(storage, f"{folder}/{SCORES}"), counts.pop("shard_rows"))
+    shard_rows = counts.pop("shard_rows")
+    if counts["eligible"]:
+        write_ranks(storage, folder, read_eligible(storage, f"{folder}/{SCORES}"), shard_rows)
     storage.write_json(f"{folder}/{DOWNLOADS}", counts.pop("files"))
     return counts
+
+
+def check_eligible(storage: Storage, folder: str, counts: dict[str, Any]) -> None:
+    """Raises InputError if the folder's scores leave no document to select from."""
+    if counts["eligible"]:
+        return
+    if counts["rejects"] < counts["documents"]:
+        raise InputError("every document with a score trains the reference: choose a smaller reference.train.fraction")
+    reasons = _reject_reasons(storage, f"{folder}/{REJECTS}").items()
+    said = ", ".join(f"{reason}: {times:,}" for reason, times in reasons)
+    raise InputError(
+        f"no document of {counts['documents']:,} has a score ({said}): check corpus.text_field and the files; "
+        "the table of rejects says why of each"
+    )
 
 
 def write_selection(storage: Storage, folder: str, spec: SelectionSpec, provenance: dict[str, Any]) -> dict[str, Any]:

@@ -48,12 +48,10 @@ def write_scores(
     """Writes scores.parquet, rejects.parquet and rejects.jsonl into a folder, from a score file for each shard.
 
     Returns the counts `documents`, `tokens`, `rejects`, `training`, `eligible`, `files`: sha256 and size of each file,
-    and `shard_rows`: the rows of each shard. Raises InputError, with nothing written, if no document is left to select
-    from.
+    and `shard_rows`: the rows of each shard. Raises InputError, with nothing written, if there are no documents.
     """
     counts: Counter[str] = Counter()
     shard_rows: list[int] = []
-    reasons: Counter[str] = Counter()
     with ExitStack() as stack:
         names = ("scores.parquet", "rejects.parquet", "rejects.jsonl")
         outs = {name: HashingWriter(stack.enter_context(storage.create(f"{folder}/{name}"))) for name in names}
@@ -62,11 +60,11 @@ def write_scores(
             pq.ParquetWriter(outs["rejects.parquet"], REJECTS, compression="zstd") as rejects,
         ):
             for table in _joined(storage, plan, score_paths, split):
-                scores.write_table(table, row_group_size=ROWS_A_GROUP)
+                write_rows(scores, table)
                 shard_rows.append(len(table))
                 bad = table.filter(pc.is_valid(table["reject"]))
                 bad = bad.select(["file", "row", "id", "reject"]).rename_columns(REJECTS.names)
-                rejects.write_table(bad, row_group_size=ROWS_A_GROUP)
+                write_rows(rejects, bad)
                 outs["rejects.jsonl"].write(json_lines(bad))
                 training = pc.sum(table["training"]).as_py() or 0
                 both = pc.sum(pc.and_(table["training"], pc.is_valid(table["reject"]))).as_py() or 0
@@ -75,9 +73,8 @@ def write_scores(
                 counts["training"] += training
                 counts["eligible"] += len(table) - len(bad) - training + both
                 counts["tokens"] += pc.sum(table["n_tokens"]).as_py() or 0
-                reasons.update(bad["reason"].to_pylist())
-        if not counts["eligible"]:
-            raise InputError(_nothing_left(counts, reasons))
+        if not counts["documents"]:
+            raise InputError("the corpus is empty: its files hold no documents")
     names_of_counts = ("documents", "tokens", "rejects", "training", "eligible")
     files = {name: out.about for name, out in outs.items()}
     return {name: counts[name] for name in names_of_counts} | {"files": files, "shard_rows": shard_rows}
@@ -114,16 +111,10 @@ def _joined(storage: Storage, plan: Plan, score_paths: list[str], split: Split |
         )
 
 
-def _nothing_left(counts: Counter[str], reasons: Counter[str]) -> str:
-    if not counts["documents"]:
-        return "the corpus is empty: its files hold no documents"
-    if counts["rejects"] < counts["documents"]:
-        return "every document with a score trains the reference: choose a smaller reference.train.fraction"
-    reason, times = reasons.most_common(1)[0]
-    return (
-        f"no document of {counts['documents']:,} has a score; {times:,} times because of: {reason}; "
-        "check corpus.text_field and the files"
-    )
+def write_rows(writer: pq.ParquetWriter, table: pa.Table) -> None:
+    """Appends a table, but no row group without rows: some readers fail at one."""
+    if len(table):
+        writer.write_table(table, row_group_size=ROWS_A_GROUP)
 
 
 def json_lines(table: pa.Table) -> bytes:

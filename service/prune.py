@@ -41,8 +41,12 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
     """
     with _workspace(out / ".winnow") as workspace:
         record = _record(workspace, request)
-        job = _Run(workspace, record, References(workspace, device), on_progress).to_the_end()
+        run = _Run(workspace, record, References(workspace, device), on_progress)
+        run.to_the_scores()
         target = Storage(str(out))
+        _copy(workspace, workspace.path(record.id, "rejects.parquet"), target, "rejects.parquet")
+        _copy(workspace, workspace.path(record.id, "scores.parquet"), target, "scores/scores.parquet")
+        job = run.to_the_end()
         for spec in request.selections:
             _copy(
                 workspace,
@@ -50,9 +54,7 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
                 target,
                 f"manifest-{spec.id}.parquet",
             )
-        for name in ("rejects.parquet", "report.json"):
-            _copy(workspace, workspace.path(record.id, name), target, name)
-        _copy(workspace, workspace.path(record.id, "scores.parquet"), target, "scores/scores.parquet")
+        _copy(workspace, workspace.path(record.id, "report.json"), target, "report.json")
         reference = workspace.reference(plan_of(workspace, record))
         if reference is not None and reference.trained:
             for name in workspace.storage.list(reference.folder):

@@ -205,6 +205,7 @@ def select(workspace: Workspace, record: JobRecord) -> None:
     tabulate(workspace, record)
     found = workspace.results(record.id) or {}
     folder = workspace.folder(record.id)
+    results.check_eligible(workspace.storage, folder, found["counts"])
     made = []
     for spec in workspace.wanted(record):
         there = workspace.selection(record.id, spec.id)

@@ -130,6 +130,18 @@ def test_labels_become_strings_and_null_stays_null(tmp_path: Path) -> None:
     assert column(found, "ids") == column(found, "domains") == ["a", "7", "1.5", "True", None, None]
 
 
+def test_what_python_writes_as_json_is_read(tmp_path: Path) -> None:
+    values = [float("nan"), float("-inf"), 1 << 64, -(1 << 70), "half \ud83d", {"deep": [float("inf")]}]
+    rows = [{"text": "a cut \ud83d emoji \U0001f600", "id": value, "other": value} for value in values]
+    path = write(
+        tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode() + b'{"text":"b","v":1e400}'
+    )
+    found = blocks(path, id_field="id")
+    assert column(found, "texts") == ["a cut ? emoji \U0001f600"] * len(rows) + ["b"]
+    assert column(found, "ids") == ["nan", "-inf", str(1 << 64), str(-(1 << 70)), "half ?", '{"deep":[null]}', None]
+    assert not any(column(found, "rejects"))
+
+
 def test_a_url_is_reduced_to_its_host(tmp_path: Path) -> None:
     values = ["https://User@WWW.Example.com:80/a?b#c", "http://日本.jp/x", "no url", None, "http://[bad/"]
     path = write(tmp_path / "a.jsonl", jsonl([{"text": "x", "url": value} for value in values]))

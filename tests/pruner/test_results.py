@@ -16,7 +16,7 @@ from pruner import table as tables
 from pruner.errors import InputError
 from pruner.plan import Plan, make_plan
 from pruner.read import read_shard
-from pruner.results import write_report, write_results, write_selection
+from pruner.results import check_eligible, write_report, write_results, write_selection
 from pruner.scores import ShardScoresWriter
 from pruner.specs import CorpusSpec, SelectionSpec
 from pruner.storage import Storage
@@ -100,6 +100,9 @@ def test_rejects_have_their_reasons_in_both_formats(scored: Scored) -> None:
     assert [json.loads(line) for line in scored.storage.read_bytes("job/rejects.jsonl").splitlines()] == expected
     reasons = Counter(row["reason"].partition(":")[0] for row in rejects)
     assert set(reasons) == {"empty text", "non-finite NLL", "unreadable row"}
+    with scored.storage.open("job/rejects.parquet") as source:
+        table = pq.ParquetFile(source).metadata
+    assert all(table.row_group(i).num_rows for i in range(table.num_row_groups))  # at an empty one some readers fail
 
 
 @pytest.mark.parametrize(
@@ -215,8 +218,8 @@ def test_many_domains_are_summed_in_the_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "split", "said"),
     [
-        (b"[]\n" * 3, None, "no document of 3 has a score; 3 times because of: unreadable row"),
-        (b'{"txt": "a"}\n', None, "no field 'text'; check corpus.text_field"),
+        (b"[]\n" * 3, None, r"no document of 3 has a score \(unreadable row: 3\)"),
+        (b'{"txt": "a"}\n{"text": ""}\n', None, r"\(not text: 1, empty text: 1\): check corpus.text_field"),
         (b'{"text": "ab"}\n', Split(0, 1.0), "every document with a score trains the reference"),
         (b"\xef\xbb\xbf"[:0] or b"\n", Split(0, 0.5), "no document of 1 has a score"),
     ],
@@ -229,6 +232,8 @@ def test_nothing_to_select_from_is_said(tmp_path: Path, lines: bytes, split: Spl
     with ShardScoresWriter(storage, "s", {}) as writer:
         for block in read_shard(plan, plan.shards[0], spec):
             writer.append(block, np.full(block.rows, 1), np.full(block.rows, 1.0))
+    counts = write_results(storage, "job", plan, ["s"], split)
+    with storage.open("job/rejects.parquet") as source:
+        assert pq.read_table(source).num_rows == counts["rejects"]
     with pytest.raises(InputError, match=said):
-        write_results(storage, "job", plan, ["s"], split)
-    assert storage.list("job") == []
+        check_eligible(storage, "job", counts)

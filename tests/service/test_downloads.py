@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.client import ApiError, Client
+from service.worker import Worker
 
 
 @pytest.fixture
@@ -136,6 +137,21 @@ def test_wrong_formats_and_missing_files(api: httpx.Client, pruned: dict[str, An
         answer = api.get(f"/v1/jobs/{waiting}/{name}")
         assert answer.status_code == 409
         assert "queued" in answer.json()["detail"]
+
+
+def test_a_job_that_only_has_rejects_gives_them(
+    api: httpx.Client, worker: Worker, make_request: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": ""}\n[]\n')
+    job = api.post("/v1/jobs", json=make_request(tmp_path / "a.jsonl").model_dump(mode="json")).json()["id"]
+    while worker.once():
+        pass
+    assert "no document of 2 has a score" in api.get(f"/v1/jobs/{job}").json()["error"]["detail"]
+    found = rows(api.get(f"/v1/jobs/{job}/rejects"))
+    assert [row["reason"] for row in found] == ["empty text", "unreadable row: not a JSON object"]
+    assert len(rows(api.get(f"/v1/jobs/{job}/scores"))) == 2
+    for path in ("report", "selections/medium-0.5/manifest", "documents?rank=0"):
+        assert api.get(f"/v1/jobs/{job}/{path}").status_code == 409
 
 
 @pytest.fixture

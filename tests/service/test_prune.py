@@ -89,6 +89,17 @@ def test_scores_only(make_request: MakeRequest, tmp_path: Path) -> None:
     assert table.column_names == ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "training", "reject"]
 
 
+def test_of_a_corpus_of_rejects_the_tables_are_left(make_request: MakeRequest, tmp_path: Path) -> None:
+    corpus = tmp_path / "a.jsonl"
+    corpus.write_text('{"text": null}\n{"text": ""}\n{"txt": "x"}\n')
+    with pytest.raises(InputError, match=r"no document of 3 has a score \(not text: 2, empty text: 1\)"):
+        prune.prune(make_request(corpus), tmp_path / "out", "cpu", nothing)
+    assert pq.read_table(tmp_path / "out" / "rejects.parquet")["row"].to_pylist() == [0, 1, 2]
+    done = prune.score(make_request(corpus), tmp_path / "scores.parquet", "cpu", nothing)
+    assert (done.documents_done, done.rejects) == (3, 3)
+    assert pq.read_table(tmp_path / "scores.parquet")["reject"].null_count == 0
+
+
 def test_training_only(corpus: Path, make_request: MakeRequest, tmp_path: Path) -> None:
     out = tmp_path / "model"
     prune.train(CorpusSpec(paths=(str(corpus),)), "tiny", 3000, 0, out, "cpu", nothing)
