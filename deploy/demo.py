@@ -69,7 +69,7 @@ def main() -> None:
         server = ("--server", address)
         fields = ("--id-field", "id", "--domain-field", "domain")
         sweep = ("--select", "low", "--select", "medium", "--select", "high", "--rate", "0.5")
-        training = ("--tokens", "1_000_000")
+        training = ("--tokens", "800_000")
         job = winnow("submit", str(corpus), *fields, *training, *sweep, *server, keep=True)
         say(job)
         winnow("watch", job, *server)

@@ -83,8 +83,11 @@ def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
 
 def train(
     corpus: CorpusSpec, preset: Preset, tokens: int, seed: int, out: Path, device: Device, on_progress: OnProgress
-) -> None:
-    """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else."""
+) -> int:
+    """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else.
+
+    Returns the tokens that it was trained on: fewer than `tokens` where the corpus is small.
+    """
     work = out.parent / f".{out.name}.winnow"
     with _workspace(work) as workspace:
         on_progress("planning", Progress())
@@ -99,15 +102,16 @@ def train(
             progress.updated_at = datetime.now(timezone.utc)
             on_progress("training", progress)
 
-        def told(done: int, _total: int, _loss: float | None) -> None:
-            progress.training_tokens_done = done
+        def told(done: int, total: int, _loss: float | None) -> None:
+            progress.training_tokens_done, progress.training_tokens_total = done, total
             tell()
 
         def texts() -> Iterator[str]:
             return training_texts(plan, corpus, tokens, 1.0, seed, tell)
 
-        train_reference(texts, preset, tokens, seed, out, work / name, place, told)
+        trained = train_reference(texts, preset, tokens, seed, out, work / name, place, told)
     shutil.rmtree(work)
+    return trained
 
 
 def _write_report(workspace: Workspace, record: JobRecord, job: Job, out: Path) -> None:

@@ -22,7 +22,12 @@ class TrainSpec(_Request):
     """A reference trained on a seeded fraction of the corpus' documents, which the selections leave out."""
 
     preset: Preset = "tiny"
-    tokens: int = Field(2_000_000, ge=1_000, le=1_000_000_000_000, description="Tokens to train on, repeats included.")
+    tokens: int = Field(
+        2_000_000,
+        ge=1_000,
+        le=1_000_000_000_000,
+        description="Tokens to train on; no text is read more than four times.",
+    )
     fraction: float = Field(0.1, gt=0, lt=1, description="The share of the corpus' documents that trains.")
     seed: int = Field(0, ge=0, lt=2**63)
 

@@ -11,7 +11,7 @@ from service.workspace import JobRecord, PlanRecord, ReferenceRecord, Workspace,
 
 Step = Literal["plan", "train", "score", "select", "end"]
 ENGINE = 4  # raised when a change of the code changes scores, so that files of before are not taken for new ones
-TRAINER = 1  # the same for trained references
+TRAINER = 2  # the same for trained references
 
 
 def next_step(workspace: Workspace, record: JobRecord) -> Step:

@@ -128,8 +128,8 @@ def train(_parser: Parser, args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in ("preset", "tokens", "seed") if getattr(args, name) is not None}
     spec = TrainSpec(**given)
     with progress_bar() as bar:
-        local.train(corpus, spec.preset, spec.tokens, spec.seed, args.out, args.device, bar)
-    sys.stdout.write(f"Trained {spec.preset} on {spec.tokens:,} tokens: {args.out}\n")
+        tokens = local.train(corpus, spec.preset, spec.tokens, spec.seed, args.out, args.device, bar)
+    sys.stdout.write(f"Trained {spec.preset} on {tokens:,} tokens: {args.out}\n")
     return 0
 
 

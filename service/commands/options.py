@@ -70,7 +70,9 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
 def add_training(parser: argparse.ArgumentParser) -> None:
     """How a reference is trained."""
     parser.add_argument("--preset", choices=_PRESETS, help=f"reference to train (default: {_TRAIN.preset})")
-    parser.add_argument("--tokens", type=count, help=f"tokens to train on (default: {_TRAIN.tokens:,})")
+    parser.add_argument(
+        "--tokens", type=count, help=f"tokens to train on, of a text four times at most (default: {_TRAIN.tokens:,})"
+    )
     parser.add_argument("--seed", type=int, help=f"of the split and the training (default: {_TRAIN.seed})")
 
 

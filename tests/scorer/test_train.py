@@ -118,6 +118,16 @@ def test_gpt2_trains_and_loads(tmp_path: Path) -> None:
     assert model(ids, labels=ids).loss.item() < 2.5
 
 
+def test_few_texts_are_not_learnt_by_heart(tmp_path: Path) -> None:
+    """They are read four times at most, however many tokens are asked for."""
+    totals: set[int] = set()
+    few = list(itertools.islice(texts(), 20))
+    folder = run(tmp_path, tokens=1_000_000, of=lambda: few, progress=lambda _done, total, _loss: totals.add(total))
+    said = json.loads((folder / "training.json").read_text())
+    assert said["tokens"] == 4 * said["distinct_tokens"] < 20_000
+    assert said["tokens"] in totals
+
+
 def test_same_inputs_give_the_same_weights_and_another_seed_others(tmp_path: Path, trained: Path) -> None:
     assert weights(run(tmp_path / "again")) == weights(trained)
     assert weights(run(tmp_path / "other", seed=1, tokens=2_000)) != weights(run(tmp_path / "one", tokens=2_000))
