@@ -44,11 +44,11 @@ def check_eligible(storage: Storage, folder: str, counts: dict[str, Any]) -> Non
         return
     if counts["rejects"] < counts["documents"]:
         raise InputError("every document with a score trains the reference: choose a smaller reference.train.fraction")
-    reasons = _reject_reasons(storage, f"{folder}/{REJECTS}").items()
-    said = ", ".join(f"{reason}: {times:,}" for reason, times in reasons)
+    reasons = _reject_reasons(storage, f"{folder}/{REJECTS}", whole=True).most_common(3)
+    said = ", ".join(f"{times:,} times: {reason}" for reason, times in reasons)
     raise InputError(
-        f"no document of {counts['documents']:,} has a score ({said}): check corpus.text_field and the files; "
-        "the table of rejects says why of each"
+        f"no document of {counts['documents']:,} has a score ({said}); check corpus.text_field and the files, "
+        "and see the table of rejects"
     )
 
 
@@ -77,15 +77,17 @@ def write_report(
     `context` is the reference's limit in tokens, if it has one.
     """
     eligible = read_eligible(storage, f"{folder}/{SCORES}")
-    report = scores_report(eligible, counts, _reject_reasons(storage, f"{folder}/{REJECTS}"), context)
+    reasons = _reject_reasons(storage, f"{folder}/{REJECTS}", whole=False)
+    report = scores_report(eligible, counts, dict(reasons.most_common()), context)
     shown = [{key: value for key, value in made.items() if key != "files"} for made in selections]
     storage.write_json(f"{folder}/{REPORT}", report | {"selections": shown})
 
 
-def _reject_reasons(storage: Storage, path: str) -> dict[str, int]:
-    """How often each reason, without its detail, stands in the table of rejects."""
+def _reject_reasons(storage: Storage, path: str, whole: bool) -> Counter[str]:
+    """How often each reason, whole or without its detail, stands in the table of rejects."""
     reasons: Counter[str] = Counter()
     with storage.open(path) as source:
         for batch in pq.ParquetFile(source).iter_batches(ROWS_A_GROUP, columns=["reason"]):
-            reasons.update(reason.partition(":")[0] for reason in batch["reason"].to_pylist())
-    return dict(reasons.most_common())
+            found = batch["reason"].to_pylist()
+            reasons.update(found if whole else (reason.partition(":")[0] for reason in found))
+    return reasons

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ def convert(source: Path, out: Path, tokenizer: Path | None = None) -> None:
     its native config.json. Raises BadReference for a source that is not a whole Mamba-2 checkpoint, or where there is
     no tokenizer that fits it.
     """
+    if out.resolve() == source.resolve():
+        raise BadReference(f"{out}: is the checkpoint itself, which would be lost; give another folder to --out")
     raw = read_config(source)
     config = parse_config(source, raw)
     given = tokenizer or source
@@ -57,8 +60,12 @@ def convert(source: Path, out: Path, tokenizer: Path | None = None) -> None:
 def _unpickle(path: Path) -> dict[str, Tensor]:
     """The one place that reads a pickle: only tensors and plain containers, nothing that runs."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles by torch: what they hold is told below
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise BadReference(f"{path}: holds something else than tensors, which is not read; get safetensors") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise BadReference(f"{path}: cannot be read as weights ({reason[0]})") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):

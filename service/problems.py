@@ -89,6 +89,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> ProblemResponse:
         detail = str(error.detail)
+        if detail == "There was an error parsing the body":  # FastAPI's, of what Python's JSON does not take
+            detail = "the body cannot be read as JSON: it is nested too deep, has a number too long, or is compressed"
         if detail == HTTPStatus(error.status_code).phrase:
             detail = f"{request.method} {request.url.path}: {detail.lower()}"
         headers = dict(error.headers or {})

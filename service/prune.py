@@ -24,7 +24,7 @@ from service.settings import Device
 from service.shards import Begun, plan_of
 from service.steps import next_step
 from service.training import training_texts
-from service.views import make_view, show_job
+from service.views import make_view, show_job, tokens_left
 from service.workspace import JobRecord, Outcome, Workspace, digest
 
 OnProgress = Callable[[Status, Progress], None]
@@ -142,6 +142,7 @@ class _Run:
         self._progress = Progress()
         self._base = (0, 0)  # documents and tokens of the shards that are done
         self._found = 0  # of these tokens, how many were scored by an earlier run
+        self._text_bytes = 0
         self._since = time.monotonic()
 
     def to_the_scores(self) -> Progress:
@@ -173,10 +174,8 @@ class _Run:
             now.documents_done, now.tokens_done = self._base[0] + documents, self._base[1] + tokens
             elapsed = max(0.001, time.monotonic() - self._since)
             now.tokens_per_second = (now.tokens_done - self._found) / elapsed
-            done = (
-                now.documents_done / now.documents_total if now.documents_total else now.shards_done / now.shards_total
-            )
-            now.eta_seconds = elapsed * (1 - done) / done if done > 0 and not self._found else None
+            left = tokens_left(now, self._base[1], self._text_bytes)
+            now.eta_seconds = None if left is None or now.tokens_per_second <= 0 else left / now.tokens_per_second
         self._tell()
 
     def blocking(self) -> AbstractContextManager[None]:
@@ -201,6 +200,7 @@ class _Run:
         planned = plan_of(self._workspace, self._record)
         now = self._progress
         now.documents_total, now.shards_total = planned.documents, planned.shards
+        self._text_bytes = planned.text_bytes
         self._since = time.monotonic()
         begun: list[Begun | None] = [None]  # the reading of the next shard
 

@@ -85,11 +85,11 @@ class JobState:
     shards_done: int
     documents_done: int
     tokens_done: int
+    tokens_settled: int  # of the shards that are done
     training_tokens: int  # read so far by the training in flight
     rejects: int
-    documents_per_second: float
     tokens_per_second: float
-    documents_per_second_ever: float  # since the first shard was claimed
+    tokens_per_second_ever: float  # since the first shard was claimed
     shards_leased: int
     shards_failed: int  # that wait for another attempt
     worker_ms: int  # that training and shards have taken, on any device
@@ -368,14 +368,13 @@ def _state(now: int, job: dict[str, str], leases: dict[str, str], rates: list[st
     busy = [entry for task, entry in flying.items() if entry["fence"] and task.partition(":")[0] in ("score", "train")]
     gpu = number("gpu_ms") + sum(now - int(entry["claimed"]) for entry in busy if entry.get("device") == "cuda")
     cpu = number("cpu_ms") + sum(now - int(entry["claimed"]) for entry in busy if entry.get("device") != "cuda")
-    documents_done = number("documents_done") + sum(int(entry["documents"]) for entry in scoring)
+    tokens_done = number("tokens_done") + sum(int(entry["tokens"]) for entry in scoring)
     if rates:
         recent = [rate for rate in map(json.loads, rates) if rate["bucket"] * _BUCKET > now - RATE_WINDOW]
         elapsed = max(1.0, (now - min((rate["bucket"] * _BUCKET for rate in recent), default=now)) / 1000)
-        documents, tokens = (sum(rate[name] for rate in recent) / elapsed for name in ("documents", "tokens"))
+        pace = sum(rate["tokens"] for rate in recent) / elapsed
     else:
-        elapsed = max(0.001, (number("scored_at") - number("scoring_at")) / 1000)
-        documents, tokens = number("documents_done") / elapsed, number("tokens_done") / elapsed
+        pace = number("tokens_done") / max(0.001, (number("scored_at") - number("scoring_at")) / 1000)
     return JobState(
         status=cast(Status, job["status"]),
         view=json.loads(job["view"]),
@@ -383,13 +382,13 @@ def _state(now: int, job: dict[str, str], leases: dict[str, str], rates: list[st
         updated_at=number("updated_at") or None,
         shards_total=number("shards_total"),
         shards_done=number("shards_done"),
-        documents_done=documents_done,
-        tokens_done=number("tokens_done") + sum(int(entry["tokens"]) for entry in scoring),
+        documents_done=number("documents_done") + sum(int(entry["documents"]) for entry in scoring),
+        tokens_done=tokens_done,
+        tokens_settled=number("tokens_done"),
         training_tokens=int(flying["train"]["tokens"]) if "train" in flying else 0,
         rejects=number("rejects"),
-        documents_per_second=max(0.0, documents),
-        tokens_per_second=max(0.0, tokens),
-        documents_per_second_ever=documents_done / max(1.0, (now - (number("scoring_at") or now)) / 1000),
+        tokens_per_second=max(0.0, pace),
+        tokens_per_second_ever=tokens_done / max(1.0, (now - (number("scoring_at") or now)) / 1000),
         shards_leased=sum(bool(entry["fence"]) for entry in scoring),
         shards_failed=sum(not entry["fence"] and bool(entry["error"]) for entry in scoring),
         worker_ms=cpu + gpu,

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url
 
 from pruner.errors import InputError
 from pruner.places import EVERYWHERE, Roots
@@ -73,6 +74,13 @@ class Settings(BaseSettings):
             return Roots(value).given or ()  # absolute, as workers elsewhere have other folders
         except InputError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("redis")
+    @classmethod
+    def _redis_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_url(value)  # type: ignore[no-untyped-call]  # raises ValueError
+        return value
 
     @field_validator("model_root")
     @classmethod

@@ -9,6 +9,8 @@ from service.schemas import Job, Progress, SelectionResult
 from service.steps import provenance
 from service.workspace import JobRecord, Outcome, Workspace
 
+_BYTES_A_TOKEN = 2.5  # of text, at least, for most tokenizers and languages
+
 
 def make_view(workspace: Workspace, record: JobRecord) -> dict[str, Any]:
     """What the workspace says of a job, for Redis to show."""
@@ -31,6 +33,7 @@ def make_view(workspace: Workspace, record: JobRecord) -> dict[str, Any]:
         "started_at": plan.started_at.isoformat() if plan else None,
         "documents_total": plan.documents if plan else None,
         "shards_total": plan.shards if plan else 0,
+        "text_bytes": plan.text_bytes if plan else 0,
         "provenance": made,
         "selections": selections,
         "outcome": outcome.model_dump(mode="json") if outcome else None,
@@ -77,28 +80,14 @@ def progress_of(state: JobState, view: dict[str, Any]) -> Progress:
     train = view["record"]["request"]["reference"]["train"]
     training_total = train["tokens"] if train else 0
     trained = state.status in ("scoring", "selecting")
-    total = view["documents_total"]
-    expected = total
-    if expected is None and state.shards_done:
-        expected = state.documents_done * state.shards_total / state.shards_done
-    eta, low, high = None, None, None
-    if state.status == "scoring" and expected is not None and state.documents_per_second > 0:
-        left = max(0.0, expected - state.documents_done)
-        eta = left / state.documents_per_second
-        # Between the pace of late and that of the whole scoring, and a tenth to either side.
-        paces = [left / rate for rate in (state.documents_per_second, state.documents_per_second_ever) if rate > 0]
-        low, high = 0.9 * min(paces), 1.1 * max(paces)
-    return Progress(
+    now = Progress(
         documents_done=state.documents_done,
-        documents_total=total,
+        documents_total=view["documents_total"],
         tokens_done=state.tokens_done,
         shards_done=state.shards_done,
         shards_total=view["shards_total"],
         rejects=state.rejects,
         tokens_per_second=state.tokens_per_second,
-        eta_seconds=eta,
-        eta_low_seconds=low,
-        eta_high_seconds=high,
         shards_leased=state.shards_leased,
         shards_failed=state.shards_failed,
         worker_seconds=state.worker_ms / 1000,
@@ -107,6 +96,28 @@ def progress_of(state: JobState, view: dict[str, Any]) -> Progress:
         training_tokens_total=training_total,
         updated_at=_time(state.updated_at),
     )
+    left = tokens_left(now, state.tokens_settled, view.get("text_bytes", 0))  # an earlier version kept no size
+    if state.status == "scoring" and left is not None and state.tokens_per_second > 0:
+        now.eta_seconds = left / state.tokens_per_second
+        # Between the pace of late and that of the whole scoring, and a tenth to either side.
+        paces = [left / rate for rate in (state.tokens_per_second, state.tokens_per_second_ever) if rate > 0]
+        now.eta_low_seconds, now.eta_high_seconds = 0.9 * min(paces), 1.1 * max(paces)
+    return now
+
+
+def tokens_left(now: Progress, settled: int, text_bytes: int) -> float | None:
+    """About how many tokens are still to be scored, or None while nothing tells.
+
+    By the shards that are done, which have `settled` tokens. While there are none, by the lower of two numbers that are
+    too high rather than too low: what the size of the text may be in tokens, and what the documents that are done had
+    for each, as the long ones come first.
+    """
+    if settled and now.shards_total:
+        return max(0.0, settled * now.shards_total / now.shards_done - now.tokens_done)
+    most = [text_bytes / _BYTES_A_TOKEN] if text_bytes else []
+    if now.documents_total and now.documents_done:
+        most.append(now.tokens_done * now.documents_total / now.documents_done)
+    return max(0.0, min(most) - now.tokens_done) if most else None
 
 
 def started_at(state: JobState | None, view: dict[str, Any]) -> datetime | None:

@@ -3,6 +3,7 @@
 import argparse
 import os
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -49,6 +50,18 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number over 0")
     return value
+
+
+def server(text: str) -> str:
+    """The address of a service."""
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:  # no port, or no address in brackets
+        known = False
+    if not known:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address of a service: give one like http://127.0.0.1:8000")
+    return text
 
 
 def corpus_path(text: str) -> str:

@@ -21,7 +21,11 @@ from service.schemas import Progress
 def _add_server(parser: Parser) -> None:
     default = os.environ.get("WINNOW_SERVER", "http://127.0.0.1:8000")
     parser.add_argument(
-        "--server", default=default, metavar="URL", help="address of the service (default: %(default)s)"
+        "--server",
+        type=options.server,
+        default=default,
+        metavar="URL",
+        help="address of the service (default: %(default)s)",
     )
     parser.add_argument(
         "--key", default=os.environ.get("WINNOW_KEY"), help="key of the service (default: the variable WINNOW_KEY)"

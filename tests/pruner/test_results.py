@@ -218,8 +218,12 @@ def test_many_domains_are_summed_in_the_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "split", "said"),
     [
-        (b"[]\n" * 3, None, r"no document of 3 has a score \(unreadable row: 3\)"),
-        (b'{"txt": "a"}\n{"text": ""}\n', None, r"\(not text: 1, empty text: 1\): check corpus.text_field"),
+        (b"[]\n" * 3, None, "no document of 3 has a score .3 times: unreadable row: not a JSON object"),
+        (
+            b'{"txt": "a"}\n{"text": ""}\n',
+            None,
+            "1 times: not text: no field 'text', 1 times: empty text.; check corpus.text_field",
+        ),
         (b'{"text": "ab"}\n', Split(0, 1.0), "every document with a score trains the reference"),
         (b"\xef\xbb\xbf"[:0] or b"\n", Split(0, 0.5), "no document of 1 has a score"),
     ],

@@ -132,4 +132,12 @@ def test_a_pickle_that_is_not_weights_is_refused_and_never_run(tmp_path: Path, s
     with pytest.raises(BadReference, match=r"pytorch_model\.bin") as caught:
         convert(source, tmp_path / "out")
     assert "\n" not in str(caught.value)
+    assert content != "code" or "something else than tensors" in str(caught.value)
     assert not trap.exists()
+
+
+def test_a_checkpoint_is_not_written_over(source: Path) -> None:
+    before = (source / "config.json").read_bytes()
+    with pytest.raises(BadReference, match="give another folder to --out"):
+        convert(source, source / ".." / source.name)
+    assert (source / "config.json").read_bytes() == before

@@ -90,7 +90,10 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("serve --workspace w --workers -1", "--workers"),
         ("worker --workspace w", "--redis"),
         ("worker --workspace w --redis redis://x --stages plan,paint", "--stages"),
+        ("worker --workspace w --redis nonsense", "redis://, rediss://, unix://"),
         ("watch", "JOB"),
+        ("status --server localhost:8000", "http://127.0.0.1:8000"),
+        ("status --server ftp://x", "http://127.0.0.1:8000"),
         ("download x --format csv", "invalid choice: 'csv'"),
     ],
 )

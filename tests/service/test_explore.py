@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from service.jobs import Jobs
-from service.schemas import JobRequest
-from service.views import make_view, progress_of
+from service.schemas import JobRequest, Progress
+from service.views import make_view, progress_of, tokens_left
 from service.worker import Worker
 from tests.service.pool import until, write_corpus
 
@@ -205,6 +205,17 @@ def test_time_left_is_a_range_and_time_on_gpus_is_booked(jobs: Jobs, make_reques
     booked = queue.state(job.id)
     assert booked is not None
     assert booked.gpu_ms >= state.gpu_ms
+
+
+def test_long_documents_first_do_not_make_the_time_left_longer() -> None:
+    """A file of 20 MB with 4,000 documents, two of them done; then half; then a whole shard."""
+    begun = Progress(documents_total=4_000, documents_done=2, tokens_done=50_000, shards_total=4)
+    assert tokens_left(begun, 0, 20_000_000) == 8_000_000 - 50_000
+    half = begun.model_copy(update={"documents_done": 2_000, "tokens_done": 3_000_000})
+    assert tokens_left(half, 0, 20_000_000) == 3_000_000
+    one = half.model_copy(update={"shards_done": 1})
+    assert tokens_left(one, 1_250_000, 20_000_000) == 2_000_000
+    assert tokens_left(Progress(shards_total=4), 0, 0) is None
 
 
 def make_view_of(jobs: Jobs, job_id: str) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_scores_only(make_request: MakeRequest, tmp_path: Path) -> None:
 def test_of_a_corpus_of_rejects_the_tables_are_left(make_request: MakeRequest, tmp_path: Path) -> None:
     corpus = tmp_path / "a.jsonl"
     corpus.write_text('{"text": null}\n{"text": ""}\n{"txt": "x"}\n')
-    with pytest.raises(InputError, match=r"no document of 3 has a score \(not text: 2, empty text: 1\)"):
+    with pytest.raises(InputError, match="no document of 3 has a score"):
         prune.prune(make_request(corpus), tmp_path / "out", "cpu", nothing)
     assert pq.read_table(tmp_path / "out" / "rejects.parquet")["row"].to_pylist() == [0, 1, 2]
     done = prune.score(make_request(corpus), tmp_path / "scores.parquet", "cpu", nothing)
