@@ -104,9 +104,11 @@ class Encoder:
         if (fast := self._fast) is not None:
             try:
                 return fast(texts)
-            except (UnicodeEncodeError, KeyboardInterrupt, SystemExit):
+            except UnicodeEncodeError:
                 raise
-            except BaseException:  # a text it cannot read; a panic in Rust is no Exception
+            except BaseException as error:  # a text it cannot read; a panic in Rust is no Exception
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
                 self._fast = None
         return self._slowly(texts)
 

@@ -20,7 +20,7 @@ sees as it is (`wall`), all others (`now`) without its leaps: set back or forwar
     p lease:<job>           hash    task -> {fence, worker, attempts, deaths, documents, tokens, error, claimed (time),
                                     since, device}, of the tasks that were claimed and are not done; fence 0: nobody
                                     holds it; deaths: of workers that held it; since: charged up to then
-    p rate:<job>            hash    ring of RING buckets of BUCKET ms: i -> {bucket, documents, tokens} scored in it
+    p rate:<job>            hash    ring of RING buckets of BUCKET ms: i -> {bucket, tokens} scored in it
     p totals                hash    since the data was last lost: shards, documents, tokens scored by all jobs; lost:
                                     leases whose worker died or hung; refused: calls under a lease that was over
     p workers               zset    worker -> last seen
@@ -137,12 +137,12 @@ local function mourn(job, entry, what)
   redis.call('HINCRBY', p .. 'totals', 'lost', 1)
 end
 
-local function add_rate(job, documents, tokens)
+local function add_rate(job, tokens)
   local bucket = math.floor(now / BUCKET)
   local text = redis.call('HGET', p .. 'rate:' .. job, bucket % RING)
   local entry = text and cjson.decode(text)
-  if not entry or entry.bucket ~= bucket then entry = {bucket = bucket, documents = 0, tokens = 0} end
-  entry.documents, entry.tokens = entry.documents + documents, entry.tokens + tokens
+  if not entry or entry.bucket ~= bucket then entry = {bucket = bucket, tokens = 0} end
+  entry.tokens = entry.tokens + tokens
   redis.call('HSET', p .. 'rate:' .. job, bucket % RING, cjson.encode(entry))
 end
 
@@ -279,7 +279,7 @@ BEAT = """
 local job, task, documents, tokens = ARGV[1], ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6])
 local entry = held(job, task, ARGV[3])
 if not entry then return 0 end
-add_rate(job, documents - entry.documents, tokens - entry.tokens)
+add_rate(job, tokens - entry.tokens)
 charge(kind_of(task), job, now - entry.since)
 entry.documents, entry.tokens, entry.since, entry.device = documents, tokens, now, ARGV[7]
 redis.call('HSET', lease_key(job), task, cjson.encode(entry))
@@ -305,7 +305,7 @@ if kind == 'score' then
   redis.call('HINCRBY', job_key(job), 'tokens_done', tokens)
   redis.call('HINCRBY', job_key(job), 'rejects', ARGV[6])
   if ARGV[7] == '1' then
-    add_rate(job, documents - entry.documents, tokens - entry.tokens)
+    add_rate(job, tokens - entry.tokens)
     redis.call('HINCRBY', p .. 'totals', 'shards', 1)
     redis.call('HINCRBY', p .. 'totals', 'documents', documents)
     redis.call('HINCRBY', p .. 'totals', 'tokens', tokens)

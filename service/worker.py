@@ -40,6 +40,10 @@ class Stopping(BaseException):
     """The worker was told to stop: its task goes back. No library is to catch it by the way."""
 
 
+class _Interrupted(BaseException):
+    """What `interrupt` raises; it becomes LeaseLost. Again, no library is to catch it, or the work would go on."""
+
+
 class Beater:
     """Beats a lease while a stage works on it; raises LeaseLost or Stopping there when the stage must end."""
 
@@ -84,6 +88,8 @@ class Beater:
         try:
             with worker.interruptible():
                 yield
+        except _Interrupted:
+            raise LeaseLost from None
         finally:
             over.set()
             thread.join()
@@ -150,7 +156,7 @@ class Worker:
     def _lost(self, _signal: int, _frame: FrameType | None) -> None:
         if self._interruptible:
             self._interruptible = False
-            raise LeaseLost
+            raise _Interrupted
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -220,8 +226,6 @@ class Worker:
         with beater.blocking() if beater is not None else self.interruptible():
             try:
                 found = answers.answer(self.jobs.workspace, self._references, request, access)
-            except LeaseLost:  # of the task meanwhile: whoever asked is told that nobody answered
-                raise
             except Exception as error:
                 log.warning("texts could not be scored", exc_info=True)
                 failed, detail = error, " ".join(f"the worker failed: {type(error).__name__}: {error}".split())

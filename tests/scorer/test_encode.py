@@ -157,13 +157,32 @@ def test_a_fast_way_that_differs_is_left_for_good(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("fault", ["panics", "is not there"])
 def test_without_a_fast_way_there_is_the_exact_one(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    class PanicException(BaseException):
+        """As PyO3 raises it."""
+
     def panic(_texts: list[str]) -> Encoded:
-        raise BaseException("a panic")  # as PyO3 raises it
+        raise PanicException
 
     monkeypatch.setattr(encode, "_fastokens", lambda _: panic if fault == "panics" else None)
     encoder = Encoder(byte_level())
     assert encoder.engine.startswith("tokenizers")
     assert encoder.encode([PROSE])[0].tolist() == byte_level().encode(PROSE).ids
+
+
+def test_what_ends_the_call_is_no_fault_of_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(BaseException):
+        pass
+
+    def encoded(texts: list[str]) -> Encoded:
+        if texts == [PROSE]:
+            raise Stop
+        return Encoded.of([byte_level().encode(text).ids for text in texts])
+
+    monkeypatch.setattr(encode, "_fastokens", lambda _: encoded)
+    encoder = Encoder(byte_level())
+    with pytest.raises(Stop):
+        encoder.encode([PROSE])
+    assert encoder.engine.startswith("fastokens")
 
 
 def test_a_text_that_the_fast_way_cannot_read_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
