@@ -64,12 +64,13 @@ class Client:
         return self._json("GET", f"/v1/jobs/{job_id}/report")
 
     def events(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """The job as it goes on, last when it has ended; through lost connections."""
-        tries = 0
+        """The job as it goes on, last when it has ended; through lost connections, once there was one."""
+        tries, answered = 0, False
         while True:
             try:
                 with self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=10) as answer:
                     _check(answer)
+                    answered = True
                     for line in answer.iter_lines():
                         if line.startswith("data:"):
                             job = json.loads(line[5:])
@@ -78,7 +79,7 @@ class Client:
                             if job["finished_at"] is not None:
                                 return
             except httpx.TransportError as error:
-                if tries == _TRIES:
+                if tries == _TRIES or not answered:
                     raise self._unreachable(error) from None
             tries += 1
             time.sleep(_AWAY_SECONDS)
