@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import service
@@ -71,7 +72,9 @@ def _guarded(run: Callable[[], int]) -> int:
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}")
     except KeyboardInterrupt:
-        return 130
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(130)  # at the interpreter's own end a library's thread that is still at work would make it an abort
     except Exception as error:
         if os.environ.get("WINNOW_DEBUG"):
             raise
