@@ -317,17 +317,19 @@ def _json_row(line: bytes | None, spec: CorpusSpec) -> _Row:
     if not isinstance(row, dict):
         return _Row(error="not a JSON object")
     names = [spec.text_field, spec.id_field, spec.domain_field]
-    if any(isinstance(row.get(name), float) and abs(row[name]) >= _EXACT for name in names if name is not None):
+    if strict and any(
+        isinstance(row.get(name), float) and abs(row[name]) >= _EXACT for name in names if name is not None
+    ):
         row = json.loads(line.decode())  # it may have been an integer
     text, id_, domain = (None if name is None else row.get(name) for name in names)
     if not strict:
-        text, id_, domain = _whole(text), _whole(id_), _whole(domain)
+        text, id_, domain = (writable(v) if isinstance(v, str) else v for v in (text, id_, domain))
     return _Row(text, id_, domain, absent=spec.text_field not in row)
 
 
-def _whole(value: Any) -> Any:
-    """A value in which what is half a pair of surrogates, and so no character, has become `?`."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+def writable(text: str) -> str:
+    """A text in which what no UTF-8 can hold, half a pair of surrogates, has become `?`."""
+    return text.encode(errors="replace").decode()
 
 
 def _why(line: bytes, error: orjson.JSONDecodeError) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruner.read import Block
+from pruner.read import Block, writable
 from pruner.storage import Storage
 
 NO_TOKEN = "fewer than one scored token"  # noqa: S105 (no password)
@@ -55,8 +55,8 @@ class ShardScoresWriter:
             pa.table(
                 [
                     pa.array(np.arange(self._rows, self._rows + block.rows)),
-                    pa.array([_writable(value) for value in block.ids], pa.string()),
-                    pa.array([_writable(value) for value in block.domains], pa.string()),
+                    pa.array([None if id_ is None else writable(id_) for id_ in block.ids], pa.string()),
+                    pa.array([None if name is None else writable(name) for name in block.domains], pa.string()),
                     pa.array(n_tokens, mask=rejected),
                     pa.array(nll, mask=rejected),
                     pa.array(rejects, pa.string()),
@@ -80,11 +80,6 @@ class ShardScoresWriter:
             self._file.__exit__(type(failed), failed, failed.__traceback__)
             raise
         return self._file.__exit__(kind, error, trace)
-
-
-def _writable(value: str | None) -> str | None:
-    """A label with what no UTF-8 can hold replaced."""
-    return value if value is None else value.encode(errors="replace").decode()
 
 
 def read_summary(storage: Storage, path: str) -> dict[str, Any]:

@@ -41,17 +41,22 @@ def reported(eligible: Eligible, spec: SelectionSpec) -> dict[str, Any]:
     return selection_report(eligible, selected, spec)
 
 
+def kept(eligible: Eligible, folders: pytest.TempPathFactory, step: int) -> ranks.Ranks:
+    """The ranks of these documents as they are read again, with a mark at each `step`."""
+    storage = Storage(str(folders.mktemp("ranks")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "_MARKS", -(-len(eligible.nll) // step))
+        write_ranks(storage, "job", eligible, [])
+    return read_ranks(storage, "job")
+
+
 @pytest.mark.parametrize("step", [1, 7, 10_000])
 @given(spec=SPECS, seed=st.integers(0, 50), scores=st.sampled_from([3, 1_000_000]))
 def test_a_preview_is_the_selection(
     tmp_path_factory: pytest.TempPathFactory, step: int, spec: SelectionSpec, seed: int, scores: int
 ) -> None:
     eligible = corpus(documents=60 + seed, domains=1 + seed % 5, seed=seed, scores=scores)
-    storage = Storage(str(tmp_path_factory.mktemp("ranks")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "_MARKS", -(-len(eligible.nll) // step))
-        write_ranks(storage, "job", eligible, [])
-    preview = read_ranks(storage, "job").preview(spec)
+    preview = kept(eligible, tmp_path_factory, step).preview(spec)
     inside = preview.pop("inside")
     assert preview == reported(eligible, spec)
     assert [row["domain"] for row in inside] == [row["domain"] for row in preview["domains"][: len(inside)]]
@@ -68,11 +73,7 @@ def test_a_domains_own_ranks_lead_to_its_documents(
     tmp_path_factory: pytest.TempPathFactory, step: int, seed: int, scores: int, first: int
 ) -> None:
     eligible = corpus(documents=60 + seed, domains=1 + seed % 5, seed=seed, scores=scores)
-    storage = Storage(str(tmp_path_factory.mktemp("ranks")))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "_MARKS", -(-len(eligible.nll) // step))
-        write_ranks(storage, "job", eligible, [])
-    found = read_ranks(storage, "job")
+    found = kept(eligible, tmp_path_factory, step)
     named = found.preview(SelectionSpec(rate=1.0))["domains"]
     for row, domain in enumerate(named):
         code = eligible.domain_names.index(domain["domain"])
