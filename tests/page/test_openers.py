@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.page.serving import Serving, lines
 for package in ("datasets", "duckdb", "polars"):
     pytest.importorskip(package, reason=f"{package} is not installed: make test-peers installs it and runs this")
 
+Run = Callable[..., str]
 ROWS = {  # how to ask each tool for its rows
     "datasets": "kept.to_list()",
     "DuckDB": "[dict(zip(kept.columns, row)) for row in kept.fetchall()]",
@@ -40,43 +42,31 @@ def kept(serving: Serving, scored: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def run(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What Python prints of this code in a folder, with caches of its own and no hub."""
-    monkeypatch.setenv("HF_HOME", str(folder / "cache"))
+@pytest.fixture
+def run(serving: Serving, scored: dict[str, Any], downloaded: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """What Python prints of a tool's lines on the job's page, and of more behind them, in the folder of its files."""
+    monkeypatch.setenv("HF_HOME", str(downloaded / "cache"))  # caches of its own, and no hub
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    page = serving.api.get(f"/jobs/{scored['id']}").text
 
+    def say(tool: str, more: str = "") -> str:
+        (code,) = re.findall(rf"<summary>Open a manifest in {tool}</summary><pre[^>]*>(.*?)</pre>", page, re.DOTALL)
+        command = [sys.executable, "-c", f"{html.unescape(code)}\n{more}"]
+        ran = subprocess.run(command, cwd=downloaded, capture_output=True, text=True, timeout=120)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
 
-def shown(serving: Serving, job: dict[str, Any], tool: str) -> str:
-    """The code on the job's page."""
-    page = serving.api.get(f"/jobs/{job['id']}").text
-    (code,) = re.findall(rf"<summary>Open a manifest in {tool}</summary><pre[^>]*>(.*?)</pre>", page, re.DOTALL)
-    return html.unescape(code)
+    return say
 
 
 @pytest.mark.parametrize("tool", ROWS)
-def test_the_tool_reads_the_rows_that_were_kept(
-    serving: Serving,
-    scored: dict[str, Any],
-    downloaded: Path,
-    kept: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    tool: str,
-) -> None:
-    code = f"{shown(serving, scored, tool)}\nimport json\nprint(json.dumps({ROWS[tool]}))"
-    assert json.loads(run(code, downloaded, monkeypatch).splitlines()[-1]) == kept
+def test_the_tool_reads_the_rows_that_were_kept(run: Run, kept: list[dict[str, Any]], tool: str) -> None:
+    said = run(tool, f"import json\nprint(json.dumps({ROWS[tool]}))")
+    assert json.loads(said.splitlines()[-1]) == kept
 
 
-def test_duckdb_counts_the_domains(
-    serving: Serving,
-    scored: dict[str, Any],
-    downloaded: Path,
-    kept: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    table = run(shown(serving, scored, "DuckDB"), downloaded, monkeypatch)
+def test_duckdb_counts_the_domains(run: Run, kept: list[dict[str, Any]]) -> None:
+    table = run("DuckDB")
     wanted: dict[str, tuple[int, int]] = {}
     for row in kept:
         documents, tokens = wanted.get(row["domain"], (0, 0))
