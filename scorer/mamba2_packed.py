@@ -79,8 +79,33 @@ def _layer(
     """stream [T, hidden] and the sums of its squares -> both after the layer, and the layer's states."""
     mixer: Any = layer.mixer
     c: Mamba2Config = mixer.config
+    y, y_squares, conv, ssd = _mixed(mixer, stream, row_scale(squares, c.hidden, c.eps), pack, conv, ssd, keep_state)
+    if y_squares is None:
+        stream = stream + F.linear(y, mixer.out_proj.weight, mixer.out_proj.bias)
+        squares = row_squares(stream)
+    else:
+        stream, squares = add_linear(y, mixer.out_proj.weight, stream, row_scale(y_squares, c.inner, c.eps))
+    if c.mlp:
+        stream = stream + layer.mlp(add_rms_norm(stream, None, layer.norm2.weight, c.eps)[0])
+        squares = row_squares(stream)
+    return stream, squares, conv, ssd
+
+
+def _mixed(
+    mixer: Any,
+    stream: Tensor,
+    scale: Tensor,
+    pack: Pack,
+    conv: Tensor | None,
+    ssd: Tensor | None,
+    keep_state: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """What goes into out_proj [T, inner], with the sums of its squares where it is still to be scaled; the states.
+
+    A function of its own: in_proj's output, the widest there is, is gone before the layer's is made.
+    """
+    c: Mamba2Config = mixer.config
     width = c.groups * c.state
-    scale = row_scale(squares, c.hidden, c.eps)
     plain = c.proj_bias or c.groups > 1  # a bias is not to be scaled, and a group has a factor of its own
     if plain:
         x = (stream * scale[:, None]).to(stream.dtype)
@@ -93,7 +118,7 @@ def _layer(
     )
     x, b, cc = xbc.split((c.inner, width, width), dim=1)
     gate = gate.unflatten(1, (c.heads, c.head_dim))
-    y, y_squares, ssd = packed_ssd(
+    y, squares, ssd = packed_ssd(
         x.unflatten(1, (c.heads, c.head_dim)),
         dt,
         -torch.exp(mixer.A_log.float()),
@@ -109,13 +134,6 @@ def _layer(
         keep_state=keep_state,
     )
     y = y.flatten(1)
-    if plain or y_squares is None:
-        y = gated_rms_norm(y, gate.flatten(1), mixer.norm.weight, c.eps, c.inner // c.groups)
-        stream = stream + F.linear(y, mixer.out_proj.weight, mixer.out_proj.bias)
-        squares = row_squares(stream)
-    else:
-        stream, squares = add_linear(y, mixer.out_proj.weight, stream, row_scale(y_squares, c.inner, c.eps))
-    if c.mlp:
-        stream = stream + layer.mlp(add_rms_norm(stream, None, layer.norm2.weight, c.eps)[0])
-        squares = row_squares(stream)
-    return stream, squares, conv, ssd
+    if plain or squares is None:
+        y, squares = gated_rms_norm(y, gate.flatten(1), mixer.norm.weight, c.eps, c.inner // c.groups), None
+    return y, squares, conv, ssd

@@ -12,13 +12,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.attention import packed_attention
-from kernels.pack import Pack, Table
+from kernels.pack import Pack
 
 NAME = "winnow_packed"
 _pack: ContextVar[Pack] = ContextVar("pack")
@@ -56,13 +54,9 @@ def _attention(
 
 def positions(pack: Pack) -> Tensor:
     """Each token's place in its document, [1, T] int64."""
-
-    def make(lengths: NDArray[np.int64]) -> Table:
-        before = np.cumsum(lengths) - lengths
-        places: Table = (np.arange(lengths.sum()) - np.repeat(before, lengths)).astype(np.int32)
-        return places
-
-    return pack.table("positions", make).long()[None]
+    before, lengths = pack.cu_seqlens[:-1].long(), pack.cu_seqlens.diff()
+    places = torch.arange(pack.tokens, device=pack.device)
+    return (places - before.repeat_interleave(lengths, output_size=pack.tokens))[None]
 
 
 def switch(model: Any) -> bool:

@@ -20,11 +20,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import scorer  # noqa: F401  before torch, as workers have it: it sets what torch reads when it is loaded
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from pruner.plan import make_plan
 from pruner.read import read_shard
@@ -91,13 +94,14 @@ def recut(blocks: Blocks, length: Draw, megabytes: float) -> Blocks:
 
     def cut() -> Iterator[list[str]]:
         draw = random.Random(0)
-        text, left, size = "", megabytes * 1e6, length(draw)
+        kept, left, size = "", megabytes * 1e6, length(draw)
         for block in blocks():
-            text += "\n".join(block)
+            text, at = kept + "\n".join(block), 0
             documents = []
-            while len(text) >= size:
-                documents.append(text[:size])
-                text, left, size = text[size:], left - size, length(draw)
+            while len(text) - at >= size:
+                documents.append(text[at : at + size])
+                at, left, size = at + size, left - size, length(draw)
+            kept = text[at:]
             yield documents
             if left <= 0:
                 return
@@ -163,13 +167,24 @@ def busy(reference: Reference, texts: list[str]) -> float:
 
 
 def seconds_to_load(folder: Path, dtype: str) -> float:
-    """From the start of a process to a reference that is ready for its first shard."""
+    """From the start of a process to a reference that is ready for its first shard, on a machine that had one before.
+
+    So Python's bytecode and what the compilers made lie on the disk.
+    """
     code = (
-        f"from pathlib import Path; from scorer.reference import load; load(Path({str(folder)!r}), 'cuda', {dtype!r})"
+        f"from pathlib import Path; from scorer.reference import load; load(Path({str(folder)!r}), 'cuda', {dtype!r});"
+        "import time; print(time.monotonic())"
     )
-    start = time.monotonic()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return time.monotonic() - start
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(folder.parent / "bytecode")
+
+    def once() -> float:
+        start = time.monotonic()  # one clock for all processes
+        done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+        return float(done.stdout.split()[-1]) - start
+
+    once()
+    return once()
 
 
 # -- peers

@@ -113,9 +113,7 @@ def convolution() -> Sweep:
     pack = Pack.of(MIXED, "cuda")
     x = normal(pack.tokens, WIDTH)[:, SHAPE.inner : SHAPE.inner + XBC]
     weight, bias = normal(XBC, SHAPE.conv_kernel, dtype=torch.float32), normal(XBC, dtype=torch.float32)
-    sizes = constants(
-        conv_triton, _TOKENS=[32, 64, 128], _ROWS=[8, 16, 32], _CHANNELS=[128, 256, 512], _WARPS=[2, 4, 8]
-    )
+    sizes = constants(conv_triton, _TOKENS=[32, 64, 128], _ROWS=[8, 16, 32], _CHANNELS=[128, 256], _WARPS=[4, 8])
     return Sweep(lambda: packed_conv1d(x, weight, bias, pack)[0], sizes)
 
 
