@@ -9,14 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
-# Rooms whose tests time nothing run beside the others, on what these leave of the cores; their output comes last.
-ROOMS := tests/kernels tests/scorer tests/pruner
+# Tests that time nothing run beside the others, on what these leave of the cores; their output comes last.
+BESIDE := tests/kernels tests/scorer tests/pruner tests/page
 test: $(VENV)/.installed-test lint types browser
 	@mkdir -p build; \
-	nice -n 19 $(BIN)/python -m pytest $(ROOMS) >build/rooms.txt 2>&1 & rooms=$$!; \
-	trap 'kill $$rooms; exit 130' INT TERM; \
-	$(BIN)/python -m pytest $(ROOMS:%=--ignore=%); status=$$?; \
-	wait $$rooms || status=$$?; cat build/rooms.txt; exit $$status
+	nice -n 19 $(BIN)/python -m pytest $(BESIDE) >build/beside.txt 2>&1 & beside=$$!; \
+	trap 'kill $$beside; exit 130' INT TERM; \
+	$(BIN)/python -m pytest $(BESIDE:%=--ignore=%); status=$$?; \
+	wait $$beside || status=$$?; cat build/beside.txt; exit $$status
 
 # What is in deploy/, by the tools of its kind; promtool is there with Debian's `prometheus`, or is taken out of it.
 test-deploy: $(VENV)/.installed-deploy

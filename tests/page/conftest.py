@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from tests.page.serving import Serving, real_texts, write_jsonl
 from tests.service.pool import sentence
@@ -39,6 +39,7 @@ def browser_path() -> str:
 # Both end with their module: while they are there, no other test can have an event loop in this thread.
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
+    expect.set_options(timeout=30_000)  # ms; other tests may leave little of the cores
     with sync_playwright() as started:
         yield started
 
