@@ -169,8 +169,11 @@ def _label(value: Any) -> str | None:
     elif isinstance(value, (dict, list)):
         try:
             value = orjson.dumps(value).decode()
-        except TypeError:
-            raise ValueError("nested too deep, or no JSON") from None
+        except TypeError as error:
+            if "Recursion" in str(error):
+                raise ValueError("nested too deep") from None
+            # It holds what orjson does not write: a large integer, or half a character.
+            value = writable(json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str))
     elif not isinstance(value, str):
         value = str(value)
     if len(value) > LABEL_CHARACTERS_MAX:
@@ -209,7 +212,7 @@ def _parquet_rows(
                 yield _too_long() if long else _Row(text, id_, domain)
     except MemoryError:  # Arrow's is one of its other errors too
         raise
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         raise InputError(f"{file.url}: cannot be read as Parquet ({reason(error)})") from None
 
 
@@ -224,7 +227,12 @@ def _values(column: Any) -> list[Any]:
         used = {place: _values(words.slice(place, 1))[0] for place in set(places) if place is not None}
         return [None if place is None else used[place] for place in places]
     if not is_stringy(column.type):
-        return column.to_pylist()  # type: ignore[no-any-return]
+        try:
+            return column.to_pylist()  # type: ignore[no-any-return]
+        except (OverflowError, ValueError):
+            if not pa.types.is_temporal(column.type):
+                raise
+            return _times(column)
     if pa.types.is_string_view(column.type) or pa.types.is_binary_view(column.type):
         column = column.cast(pa.large_binary())
     long = pc.fill_null(pc.greater(pc.binary_length(column), DOCUMENT_BYTES_MAX), False)
@@ -235,6 +243,13 @@ def _values(column: Any) -> list[Any]:
         return column.to_pylist()  # type: ignore[no-any-return]
     except UnicodeDecodeError:
         return column.cast(pa.large_binary()).to_pylist()  # type: ignore[no-any-return]
+
+
+def _times(column: Any) -> list[str | None]:
+    """Times of which Python has none such: far away, of nanoseconds, or in an unknown zone."""
+    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        column = column.cast(pa.timestamp(column.type.unit, "UTC"))
+    return column.cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
 
 
 def _jsonl_rows(file: CorpusFile, source: BinaryIO, shard: Shard, spec: CorpusSpec, growth: _Growth) -> Iterator[_Row]:

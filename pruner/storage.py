@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import fsspec
+import orjson
 from fsspec.implementations.local import LocalFileSystem
 
 from pruner.errors import InputError
@@ -80,8 +81,9 @@ class Storage:
             file.write(data)
 
     def write_json(self, path: str, value: dict[str, Any]) -> None:
-        """Makes or replaces a file with a JSON object."""
-        self.write_bytes(path, json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n")
+        """Makes or replaces a file with a JSON object; a number that is not finite becomes null, as JSON has none."""
+        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+        self.write_bytes(path, orjson.dumps(value, option=options))
 
     def create_new(self, path: str, data: bytes) -> bool:
         """Makes a file if there is none of the name; False if there was, which then stays as it is."""

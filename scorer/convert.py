@@ -47,6 +47,7 @@ def convert(source: Path, out: Path, tokenizer: Path | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in tensors.items()}, out / WEIGHTS, {"format": "pt"})
     shutil.copyfile(given / "tokenizer.json" if folder else given, out / "tokenizer.json")
+    shutil.copymode(out / "tokenizer.json", out / WEIGHTS)  # else nobody but its owner may read it
     settings = _tokenizer_settings(folder, vocabulary)
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     if folder and (special := folder / "special_tokens_map.json").is_file():

@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -222,6 +223,7 @@ def _save(trainee: Trainee, training: dict[str, float | int | str], tokenizer_fi
     weights = {name: p.detach().float().cpu().contiguous() for name, p in trainee.model.named_parameters()}
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     save_tokenizer(tokenizer_file, folder)
+    shutil.copymode(folder / "tokenizer.json", folder / WEIGHTS)  # else nobody but its owner may read it
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
     config = trainee.config | {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pruner.read import EMPTY
 from pruner.scores import NO_TOKEN, NON_FINITE
 from scorer.errors import BadReference, OutOfMemory
 from service.access import Access
@@ -32,6 +33,8 @@ def find_reference(workspace: Workspace, request: ScoreRequest, access: Access) 
     record = workspace.job(request.job)
     planned = None if record is None else workspace.plan_record(record.id)
     reference = None if planned is None else workspace.reference(planned)
+    if record is None:
+        raise BadReference(f"there is no job {request.job}")
     if reference is None:
         raise BadReference(f"job {request.job} has no reference: it is there when the job scores")
     return reference
@@ -42,14 +45,14 @@ def score_now(references: References, reference: ReferenceRecord, request: Score
     loaded = references.get(reference, request.scoring.dtype)
     from scorer.few import TextScore, score_few
 
-    def show(score: TextScore) -> ScoredText:
+    def show(text: str, score: TextScore) -> ScoredText:
         nll = float(score.nll.sum())
         fine = score.n_tokens > 0 and bool(np.isfinite(nll))
         return ScoredText(
             n_tokens=score.n_tokens if fine else None,
             nll=nll if fine else None,
             perplexity=_perplexity(nll / score.n_tokens) if fine else None,
-            reject=None if fine else NON_FINITE if score.n_tokens else NO_TOKEN,
+            reject=None if fine else NON_FINITE if score.n_tokens else NO_TOKEN if text else EMPTY,
             tokens=list(map(_token, *tokens_of(score))) if request.tokens else None,
         )
 
@@ -60,7 +63,8 @@ def score_now(references: References, reference: ReferenceRecord, request: Score
         return ids, [loaded.tokenizer.decode(index) for index in ids], unscored + nll
 
     scores = score_few(loaded, request.texts, request.scoring.stride)
-    return ScoreResult(documents=[show(score) for score in scores], provenance=loaded.provenance())
+    documents = [show(text, score) for text, score in zip(request.texts, scores, strict=True)]
+    return ScoreResult(documents=documents, provenance=loaded.provenance())
 
 
 def _token(index: int, text: str, nll: float | None) -> ScoredToken:

@@ -17,7 +17,7 @@ from pruner.report import Binned, binned, histogram
 from pruner.specs import SelectionSpec
 from pruner.split import in_split
 from pruner.storage import Storage
-from service.jobs import Conflict, Jobs, UnknownJob
+from service.jobs import Jobs, UnknownJob, not_there
 from service.schemas import Document, Documents, PartialHistogram, Preview, TrainSpec
 from service.steps import score_paths
 from service.workspace import JobRecord, Workspace
@@ -115,7 +115,7 @@ def _scored(jobs: Jobs, job_id: str) -> Ranks:
         record = jobs.workspace.job(job_id)  # one of the same id may come after one that was removed
         return _ranks(jobs.workspace, job_id, record and record.created_at)
     except FileNotFoundError:
-        raise Conflict(f"the job is {jobs.get(job_id).status} and not scored: ask again when it is") from None
+        raise not_there(jobs.get(job_id).status, "scores") from None
 
 
 @lru_cache(maxsize=16)

@@ -46,6 +46,13 @@ class Conflict(Exception):
     """The job is not in a state for this. The message is one line."""
 
 
+def not_there(status: Status, what: str) -> Conflict:
+    """Why a job of this status has not `what` a job has that is scored."""
+    if status in ("failed", "cancelled"):
+        return Conflict(f"the job {'has failed' if status == 'failed' else 'was cancelled'} and has no {what}")
+    return Conflict(f"the job is {status} and has no {what} yet: ask again when it has succeeded")
+
+
 class KeyReused(Conflict):
     """The idempotency key was used for another request."""
 
@@ -119,7 +126,7 @@ class Jobs:
         self._record(job_id)
         ended = self._end(job_id, "cancelled")
         if ended != "cancelled":
-            raise Conflict(f"the job has {ended} already")
+            raise Conflict(f"the job has {ended} already: there is nothing to cancel")
         return self.get(job_id)
 
     def add_selection(self, job_id: str, spec: SelectionSpec) -> SelectionResult | None:
@@ -135,9 +142,9 @@ class Jobs:
             return made
         outcome = self.workspace.outcome(job_id)
         if outcome is not None and outcome.status != "succeeded":
-            raise Conflict(f"the job has {outcome.status}: it has no scores to select from")
+            raise not_there(outcome.status, "scores to select from")
         if self.workspace.results(job_id) is None:
-            raise Conflict("the job is not scored yet: ask again when it has succeeded")
+            raise not_there(self.get(job_id).status, "scores to select from")
         if self.workspace.selections(job_id) >= SELECTIONS_MAX:
             raise Conflict(f"the job has {SELECTIONS_MAX:,} selections, the most there are: submit it again for others")
         self.workspace.want(job_id, spec)

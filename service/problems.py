@@ -90,7 +90,8 @@ def install(app: FastAPI) -> None:
     def http(request: Request, error: HTTPException) -> ProblemResponse:
         detail = str(error.detail)
         if detail == "There was an error parsing the body":  # FastAPI's, of what Python's JSON does not take
-            detail = "the body cannot be read as JSON: it is nested too deep, has a number too long, or is compressed"
+            causes = "it is no UTF-8, nested too deep, has a number too long, or is compressed"
+            detail = f"the body cannot be read as JSON: {causes}"
         if detail == HTTPStatus(error.status_code).phrase:
             detail = f"{request.method} {request.url.path}: {detail.lower()}"
         headers = dict(error.headers or {})
@@ -124,6 +125,8 @@ def _field(error: dict[str, Any]) -> str:
 def _message(error: dict[str, Any]) -> str:
     if error["type"] == "json_invalid":
         return f"the body is not JSON ({error['ctx']['error']})"
+    if error["loc"] == ("body",) and error["type"] in ("missing", "model_type", "model_attributes_type"):
+        return "the body is no JSON object"
     if error["type"] == "extra_forbidden":
         return "there is no such field"
     return str(error["msg"]).removeprefix("Value error, ")

@@ -5,7 +5,7 @@ import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from service.references import References
 from service.schemas import Job, JobRequest, Preset, Progress, ScoreRequest, ScoreResult, Status
 from service.settings import Device
 from service.shards import Begun, plan_of
-from service.steps import next_step
+from service.steps import next_step, score_paths
 from service.training import training_texts
 from service.views import make_view, show_job, tokens_left
 from service.workspace import JobRecord, Outcome, Workspace, digest
@@ -36,7 +36,8 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
 
     With `report` it writes the report as HTML there, and its plots into a folder beside it.
 
-    What `out` says of an earlier, killed run of the same job is used. `on_progress` is called as the job goes on, and
+    What `out` says of an earlier, killed run of the same job is used. Of earlier jobs there, the manifests made of the
+    same scores stay, and the results of others go. `on_progress` is called as the job goes on, and
     may raise to end it. Raises InputError or BadReference.
     """
     with _workspace(out / ".winnow") as workspace:
@@ -44,16 +45,14 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
         run = _Run(workspace, record, References(workspace, device), on_progress)
         run.to_the_scores()
         target = Storage(str(out))
+        alike = _clear(workspace, record, out)
         _copy(workspace, workspace.path(record.id, "rejects.parquet"), target, "rejects.parquet")
         _copy(workspace, workspace.path(record.id, "scores.parquet"), target, "scores/scores.parquet")
         job = run.to_the_end()
-        for spec in request.selections:
-            _copy(
-                workspace,
-                workspace.selection_path(record.id, spec.id, "manifest.parquet"),
-                target,
-                f"manifest-{spec.id}.parquet",
-            )
+        for job_id in [*alike, record.id]:
+            for made in workspace.selected(job_id):
+                manifest = workspace.selection_path(job_id, made, "manifest.parquet")
+                _copy(workspace, manifest, target, f"manifest-{made}.parquet")
         _copy(workspace, workspace.path(record.id, "report.json"), target, "report.json")
         reference = workspace.reference(plan_of(workspace, record))
         if reference is not None and reference.trained:
@@ -243,6 +242,30 @@ def _workspace(folder: Path) -> Iterator[Workspace]:
         if error.errno != errno.ENOSPC:
             raise
         raise InputError(f"no space left for {folder.parent}: free some and run this again, it goes on") from None
+
+
+def _clear(workspace: Workspace, record: JobRecord, out: Path) -> list[str]:
+    """Removes what earlier jobs left in `out`. Returns the ids of those with this job's scores."""
+    others = [other for name in workspace.jobs() if name != record.id and (other := workspace.job(name)) is not None]
+    for other in others:
+        for made in workspace.selected(other.id):
+            (out / f"manifest-{made}.parquet").unlink(missing_ok=True)
+        plan = workspace.plan_record(other.id)
+        reference = workspace.reference(plan) if plan is not None else None
+        if reference is not None and reference.trained:
+            for name in workspace.storage.list(reference.folder):
+                (out / "reference" / name).unlink(missing_ok=True)
+            with suppress(OSError):  # it is not there, or holds what is not ours
+                (out / "reference").rmdir()
+    scores = _scores(workspace, record)
+    return [other.id for other in others if _scores(workspace, other) == scores]
+
+
+def _scores(workspace: Workspace, record: JobRecord) -> list[str] | None:
+    """Where the scores of a job's shards are, once it is planned and has a reference."""
+    plan = workspace.plan_record(record.id)
+    reference = workspace.reference(plan) if plan is not None else None
+    return None if reference is None else score_paths(workspace, record, reference)
 
 
 def _record(workspace: Workspace, request: JobRequest) -> JobRecord:

@@ -87,6 +87,13 @@ class Settings(BaseSettings):
     def _absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(os.path.abspath(root) for root in value)  # noqa: PTH100 (no link is followed)
 
+    @field_validator("model")
+    @classmethod
+    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unnamed := [text for text in value if "=" in named_model(text)[0]]:
+            raise ValueError(f"{unnamed[0]!r} is none: give NAME=FOLDER, NAME=HUB-ID or HUB-ID")
+        return value
+
     @field_validator("stages")
     @classmethod
     def _in_order(cls, value: tuple[Stage, ...]) -> tuple[Stage, ...]:

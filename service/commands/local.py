@@ -5,15 +5,14 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from pruner.errors import InputError
-from pruner.specs import CorpusSpec
 from service.commands import options
 from service.commands.options import Parser
 from service.commands.show import progress_bar, scored_texts, summary
-from service.schemas import TrainSpec
 
 
 def add_prune(parser: Parser) -> None:
@@ -24,9 +23,9 @@ def add_prune(parser: Parser) -> None:
     options.add_selections(parser)
     options.add_device(parser)
     options.add_json(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the results")
+    parser.add_argument("--out", required=True, type=options.target, metavar="DIR", help="folder of the results")
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="an HTML report too, its plots in a folder beside it"
+        "--report", type=options.target, metavar="FILE", help="an HTML report too, its plots in a folder beside it"
     )
 
 
@@ -59,7 +58,7 @@ def add_score(parser: Parser) -> None:
     parser.add_argument("--reference", required=True, metavar="MODEL", help="model folder or hub id")
     options.add_scoring(parser)
     options.add_device(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="Parquet file of the scores")
+    parser.add_argument("--out", type=options.target, metavar="FILE", help="Parquet file of the scores")
     parser.add_argument(
         "--tokens", action="store_true", dest="each_token", help="with PATH -: show the NLL of each token"
     )
@@ -72,6 +71,8 @@ def score(parser: Parser, args: argparse.Namespace) -> int:
         return _score_input(parser, args)
     if args.out is None or args.each_token or args.json:
         parser.error("--out FILE is needed for a corpus, and --tokens and --json are for the path - alone")
+    if args.out.is_dir():
+        parser.error(f"--out {args.out} is a folder: name a file in it")
     from service import prune as local
 
     request = options.job_request(parser, args)
@@ -88,7 +89,7 @@ def _score_input(parser: Parser, args: argparse.Namespace) -> int:
         parser.error("--out is for a corpus: the scores of standard input are printed")
     from service.prune import score_texts
 
-    texts = _texts(sys.stdin.buffer.read().decode(errors="replace"), args.text_field)
+    texts = _texts(sys.stdin.buffer.read(), args.text_field)
     found = score_texts(options.score_request(parser, args, texts), args.device)
     if args.json:
         sys.stdout.write(found.model_dump_json() + "\n")
@@ -97,17 +98,31 @@ def _score_input(parser: Parser, args: argparse.Namespace) -> int:
     return 0
 
 
-def _texts(given: str, field: str) -> list[str]:
-    lines = [line for line in given.split("\n") if line.strip()]  # JSON may hold what splitlines takes for an end
+def _texts(given: bytes, field: str) -> list[str]:
+    """One text; or, where a line is a JSON object with the field, the field of each line. Raises InputError."""
     try:
-        rows = [json.loads(line) for line in lines]
-    except ValueError:
-        rows = []
-    if rows and all(isinstance(row, dict) and isinstance(row.get(field), str) for row in rows):
-        return [row[field] for row in rows]
-    if not given:
+        whole = given.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is no UTF-8 (byte {error.start:,}): give text") from None
+    if not whole:
         raise InputError("standard input is empty: give a text, or JSON lines")
-    return [given]
+    lines = enumerate(whole.split("\n"), 1)  # JSON may hold what splitlines takes for an end
+    texts = [(number, _field(line, field)) for number, line in lines if line.strip()]
+    if all(text is None for _, text in texts):
+        return [whole]
+    for number, text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"standard input: line {number} is no JSON object with a text as its {field!r}")
+    return [text for _, text in texts]
+
+
+def _field(line: str, name: str) -> Any:
+    """A field of a line that is a JSON object, else None."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row.get(name) if isinstance(row, dict) else None
 
 
 def add_train(parser: Parser) -> None:
@@ -115,18 +130,14 @@ def add_train(parser: Parser) -> None:
     options.add_corpus(parser)
     options.add_training(parser)
     options.add_device(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the model")
+    parser.add_argument("--out", required=True, type=options.target, metavar="DIR", help="folder of the model")
 
 
-def train(_parser: Parser, args: argparse.Namespace) -> int:
+def train(parser: Parser, args: argparse.Namespace) -> int:
     """Trains a reference on a corpus and saves it as a Hugging Face model folder."""
     from service import prune as local
 
-    corpus = CorpusSpec(
-        paths=args.paths, text_field=args.text_field, id_field=args.id_field, domain_field=args.domain_field
-    )
-    given = {name: getattr(args, name) for name in ("preset", "tokens", "seed") if getattr(args, name) is not None}
-    spec = TrainSpec(**given)
+    corpus, spec = options.training(parser, args)
     with progress_bar() as bar:
         tokens = local.train(corpus, spec.preset, spec.tokens, spec.seed, args.out, args.device, bar)
     sys.stdout.write(f"Trained {spec.preset} on {tokens:,} tokens: {args.out}\n")
@@ -137,7 +148,7 @@ def add_convert(parser: Parser) -> None:
     """`winnow convert`."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of a native state-spaces checkpoint")
     parser.add_argument("--tokenizer", type=Path, metavar="PATH", help="folder or tokenizer.json, if SOURCE has none")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the model")
+    parser.add_argument("--out", required=True, type=options.target, metavar="DIR", help="folder of the model")
 
 
 def convert(_parser: Parser, args: argparse.Namespace) -> int:

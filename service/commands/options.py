@@ -2,11 +2,13 @@
 
 import argparse
 import os
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from pruner.specs import CorpusSpec
 from service.schemas import JobRequest, Preset, ScoreRequest, TrainSpec
 
 _PRESETS: tuple[Preset, ...] = ("tiny", "mamba2-130m", "gpt2-124m")
@@ -35,9 +37,12 @@ def rate(text: str) -> float:
 
 def fraction(text: str) -> float:
     """A share in (0, 1)."""
-    value = rate(text)
-    if value == 1:
-        raise argparse.ArgumentTypeError("a fraction of 1 would leave nothing to select from: give one under 1")
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no fraction: give a number over 0 and under 1")
     return value
 
 
@@ -50,6 +55,20 @@ def count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number over 0")
     return value
+
+
+def device(text: str) -> str:
+    """The name of a kind of device; argparse checks a default by its type alone."""
+    if text not in ("auto", "cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none: give auto, cpu or cuda, here or as WINNOW_DEVICE")
+    return text
+
+
+def target(text: str) -> Path:
+    """A file or folder to write."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty: name a file or a folder")
+    return Path(text)
 
 
 def server(text: str) -> str:
@@ -120,7 +139,7 @@ def add_selections(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Where a reference runs."""
     default = os.environ.get("WINNOW_DEVICE", "auto")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default=default, help="default: %(default)s")
+    parser.add_argument("--device", type=device, default=default, metavar="auto|cpu|cuda", help="default: %(default)s")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +170,13 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
             for criterion, share in dict.fromkeys(pairs)
         ]
     return _valid(parser, JobRequest, body)
+
+
+def training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[CorpusSpec, TrainSpec]:
+    """What `winnow train` is to read and to train; ends the program where it cannot be."""
+    corpus = {name: getattr(args, name) for name in ("paths", "text_field", "id_field", "domain_field")}
+    given = {name: getattr(args, name) for name in ("preset", "tokens", "seed") if getattr(args, name) is not None}
+    return _valid(parser, CorpusSpec, corpus), _valid(parser, TrainSpec, given)
 
 
 def score_request(parser: argparse.ArgumentParser, args: argparse.Namespace, texts: list[str]) -> ScoreRequest:

@@ -40,9 +40,17 @@ def add_submit(parser: Parser) -> None:
     options.add_scoring(parser)
     options.add_selections(parser)
     parser.add_argument("--priority", type=int, default=0, metavar="N", help="-10 to 10: each step doubles its share")
-    parser.add_argument("--idempotency-key", metavar="KEY", help="the same key and request give the same job")
+    parser.add_argument(
+        "--idempotency-key", type=_key, metavar="KEY", help="the same key and request give the same job"
+    )
     parser.add_argument("--watch", action="store_true", help="go on as `winnow watch`")
     _add_server(parser)
+
+
+def _key(text: str) -> str:
+    if not (0 < len(text) <= 255 and text.isascii() and text.isprintable()):
+        raise argparse.ArgumentTypeError("it is no key: give 1 to 255 ASCII characters")
+    return text
 
 
 def submit(parser: Parser, args: argparse.Namespace) -> int:
@@ -114,7 +122,9 @@ def cancel(_parser: Parser, args: argparse.Namespace) -> int:
 def add_download(parser: Parser) -> None:
     """`winnow download`."""
     parser.add_argument("job", metavar="JOB", help="a job's id")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="folder to save in (default: here)")
+    parser.add_argument(
+        "--out", type=options.target, default=Path(), metavar="DIR", help="folder to save in (default: here)"
+    )
     parser.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of manifests and rejects")
     parser.add_argument("--scores", action="store_true", help="every document's score too")
     _add_server(parser)
@@ -129,9 +139,10 @@ def download(_parser: Parser, args: argparse.Namespace) -> int:
             f"manifest-{made['id']}.{args.format}": f"{made['manifest_url']}?format={args.format}"
             for made in job["selections"]
         }
-        files |= {f"rejects.{args.format}": f"{base}/rejects?format={args.format}", "report.json": f"{base}/report"}
+        files[f"rejects.{args.format}"] = f"{base}/rejects?format={args.format}"
         if args.scores:
             files["scores.parquet"] = f"{base}/scores"
+        files["report.json"] = f"{base}/report"  # last: a job that failed may have the others
         args.out.mkdir(parents=True, exist_ok=True)
         for name, url in files.items():
             client.download(url, args.out / name)
@@ -146,7 +157,11 @@ def add_report(parser: Parser) -> None:
     """`winnow report`."""
     parser.add_argument("job", metavar="JOB", help="a job's id")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="HTML file; its plots go into a folder beside it"
+        "--out",
+        required=True,
+        type=options.target,
+        metavar="FILE",
+        help="HTML file; its plots go into a folder beside it",
     )
     _add_server(parser)
 

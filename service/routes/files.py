@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 from starlette.exceptions import HTTPException
 
 from service.downloads import MEDIA_TYPES, send_file
-from service.jobs import Conflict, Jobs
+from service.jobs import Jobs, not_there
 from service.problems import responses
 from service.routes.common import JobId, JobsOf
 
@@ -28,11 +28,11 @@ def _answers(*formats: str) -> dict[int | str, dict[str, Any]]:
 
 
 def _file(jobs: Jobs, job_id: str, name: str) -> dict[str, Any]:
-    """What is known of a file of a job. Raises UnknownJob, and Conflict while it is not there."""
+    """What is known of a file of a job. Raises UnknownJob, and Conflict where it is not there."""
     job = jobs.get(job_id)
     path = jobs.workspace.path(job_id, "downloads.json")
     if not jobs.workspace.storage.exists(path):
-        raise Conflict(f"the job is {job.status} and has no {name}: it is there when the job has succeeded")
+        raise not_there(job.status, name)
     about: dict[str, Any] = jobs.workspace.storage.read_json(path)[name]
     return about
 
@@ -55,7 +55,7 @@ def manifest(
     made = jobs.workspace.selection(job_id, selection_id)
     if made is None:
         if selection_id in {spec.id for spec in job.request.selections}:
-            raise Conflict(f"the job is {job.status} and {selection_id} is not made")
+            raise not_there(job.status, selection_id)
         raise HTTPException(404, f"job {job_id} has no selection {selection_id}")
     path = jobs.workspace.selection_path(job_id, selection_id, f"manifest.{format}")
     about = made["files"][f"manifest.{format}"]
@@ -93,7 +93,7 @@ def report(job_id: JobId, jobs: JobsOf, request: Request) -> Response:
     try:
         body = jobs.workspace.storage.read_bytes(jobs.workspace.path(job_id, "report.json"))
     except FileNotFoundError:
-        raise Conflict(f"the job is {job.status} and has no report: it is there when the job has succeeded") from None
+        raise not_there(job.status, "report") from None
     etag = f'"{hashlib.sha256(body).hexdigest()}"'
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers={"ETag": etag})

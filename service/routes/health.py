@@ -11,12 +11,14 @@ from service.routes.common import JobsOf
 router = APIRouter(tags=["health"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=responses())
 def readyz(jobs: JobsOf) -> dict[str, str]:
     """Redis and the workspace answer too."""

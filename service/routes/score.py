@@ -22,6 +22,7 @@ async def score(request: ScoreRequest, jobs: JobsOf, caller: CallerOf, rules: Ru
     access = rules.admit_model(request.model)
     if request.job is not None:
         await run_in_threadpool(own_job, request.job, jobs, caller)
+        await run_in_threadpool(jobs.get, request.job)
     name = await run_in_threadpool(jobs.questions.ask, request, WAIT_SECONDS, access)
     deadline = time.monotonic() + WAIT_SECONDS
     while name is not None and time.monotonic() < deadline:

@@ -284,7 +284,7 @@ def test_nested_json_is_a_reject(tmp_path: Path, good: CorpusSpec) -> None:
     path.write_bytes(b"\n".join(deep))
     (found,) = blocks(CorpusSpec(paths=[str(path)], id_field="id"))
     assert (found.texts, found.ids) == (["a", None, None], ["[[[]]]", None, None])
-    assert str(found.rejects[1]) == "unreadable row: its id is nested too deep, or no JSON"
+    assert str(found.rejects[1]) == "unreadable row: its id is nested too deep"
     assert str(found.rejects[2]).startswith("unreadable row: invalid JSON")
 
 

@@ -130,15 +130,37 @@ def test_labels_become_strings_and_null_stays_null(tmp_path: Path) -> None:
     assert column(found, "ids") == column(found, "domains") == ["a", "7", "1.5", "True", None, None]
 
 
+@pytest.mark.parametrize(
+    ("times", "labels"),
+    [
+        (pa.array([0, None], pa.timestamp("s")), ["1970-01-01 00:00:00", None]),
+        (pa.array([10**18 + 1], pa.timestamp("ns")), ["2001-09-09 01:46:40.000000001"]),
+        (pa.array([3 * 10**17], pa.timestamp("us")), ["11476-08-15 05:20:00.000000"]),
+        (pa.array([0], pa.timestamp("ms", "Nowhere/Else")), ["1970-01-01 00:00:00.000Z"]),
+        (pa.array([3 * 10**6], pa.date32()), ["10183-09-21"]),
+        (pa.array([1], pa.time64("ns")), ["00:00:00.000000001"]),
+    ],
+)
+def test_a_label_is_any_time_that_parquet_has(tmp_path: Path, times: pa.Array, labels: list[str | None]) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["x"] * len(times), "time": times}), path)
+    assert column(blocks(path, id_field="time"), "ids") == labels
+
+
 def test_what_python_writes_as_json_is_read(tmp_path: Path) -> None:
     values = [float("nan"), float("-inf"), 1 << 64, -(1 << 70), "half \ud83d", {"deep": [float("inf")]}]
+    values += [{"large": 1 << 70, "half": "\ud83d"}]
     rows = [{"text": "a cut \ud83d emoji \U0001f600", "id": value, "other": value} for value in values]
     path = write(
         tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode() + b'{"text":"b","v":1e400}'
     )
     found = blocks(path, id_field="id")
     assert column(found, "texts") == ["a cut ? emoji \U0001f600"] * len(rows) + ["b"]
-    assert column(found, "ids") == ["nan", "-inf", str(1 << 64), str(-(1 << 70)), "half ?", '{"deep":[null]}', None]
+    assert column(found, "ids") == [
+        *("nan", "-inf", str(1 << 64), str(-(1 << 70)), "half ?", '{"deep":[null]}'),
+        f'{{"large":{1 << 70},"half":"?"}}',
+        None,
+    ]
     assert not any(column(found, "rejects"))
 
 

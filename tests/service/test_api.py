@@ -111,7 +111,7 @@ def test_bodies_that_are_no_json(api: httpx.Client) -> None:
     kind = {"content-type": "application/json"}
     assert "not JSON" in problem(api.post("/v1/jobs", content=b'{"corpus": ', headers=kind), 400)["detail"]
     problem(api.post("/v1/jobs", content=b"[]", headers=kind), 422)
-    problem(api.post("/v1/jobs", content=b"", headers=kind), 422)
+    assert "no JSON object" in problem(api.post("/v1/jobs", content=b"", headers=kind), 422)["detail"]
     problem(api.post("/v1/jobs", content=b"\xff{", headers=kind), 400)
     assert "Content-Type" in problem(api.post("/v1/jobs", data={"corpus": "a"}), 415)["detail"]
 
@@ -132,6 +132,8 @@ def test_what_is_not_there(api: httpx.Client) -> None:
     problem(api.post("/v1/jobs/nothing/cancel"), 404)
     problem(api.post("/v1/jobs/nothing/selections", json={}), 404)
     problem(api.get("/v2"), 404)
+    problem(api.post("/v1/score", json={"texts": ["a"], "job": "nothing"}), 404)
+    assert (api.head("/healthz").status_code, api.head("/readyz").status_code) == (200, 200)
     assert problem(api.delete("/v1/jobs"), 405)
     assert api.delete("/v1/jobs").headers["allow"]
 
@@ -210,7 +212,15 @@ def test_one_more_selection_without_scoring_again(
 
 def test_selections_before_there_are_scores(api: httpx.Client, body: dict[str, Any]) -> None:
     job = api.post("/v1/jobs", json=body).json()
-    assert "not scored" in problem(api.post(f"/v1/jobs/{job['id']}/selections", json={}), 409)["detail"]
+    at = f"/v1/jobs/{job['id']}"
+    asked = (
+        lambda: api.post(f"{at}/selections", json={}),
+        lambda: api.get(f"{at}/report"),
+        lambda: api.get(f"{at}/preview"),
+    )
+    assert all("when it has succeeded" in problem(ask(), 409)["detail"] for ask in asked)
+    api.post(f"{at}/cancel")
+    assert all("was cancelled and has no" in problem(ask(), 409)["detail"] for ask in asked)
 
 
 def test_events_go_on_until_the_job_ends(

@@ -76,6 +76,8 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("prune x --out y --rate half", "over 0 and at most 1"),
         ("prune x --out y --select best", "invalid choice: 'best'"),
         ("prune x --out y --fraction 1", "under 1"),
+        ("prune x --out=", "name a file or a folder"),
+        ("prune x --out y --device tpu", "cpu or cuda"),
         ("prune x --out y --tokens none", "no number over 0"),
         ("prune x --out y --tokens 5", "reference.train.tokens"),
         ("prune x --out y --reference m --preset tiny", "--preset trains a reference and --reference names one"),
@@ -83,7 +85,12 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("prune x --out y --stride 0", "no number over 0"),
         ("prune x --out y --nonsense", "--nonsense"),
         ("score x --out y", "--reference"),
+        ("score . --reference m --out .", "is a folder"),
         ("train x --preset huge --out y", "invalid choice: 'huge'"),
+        ("train x --tokens 999 --out y", "tokens: "),
+        ("train x --seed -1 --out y", "seed: "),
+        ("submit x --idempotency-key é", "ASCII"),
+        ("serve --workspace w --model a=", "NAME=FOLDER"),
         ("convert x", "--out"),
         ("serve", "--workspace"),
         ("serve --workspace w --port 99999", "--port"),
@@ -103,6 +110,12 @@ def test_a_wrong_argument_is_one_line_and_status_2(run: Run, arguments: str, sai
     assert said in ran.line
     assert "--help" in ran.line
     assert ran.out == ""
+
+
+def test_a_wrong_variable_is_one_line_and_status_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINNOW_DEVICE", "tpu")
+    ran = run("prune", "x", "--out", "y")
+    assert (ran.status, "WINNOW_DEVICE" in ran.line) == (2, True)
 
 
 @pytest.fixture
@@ -144,6 +157,7 @@ def test_a_wrong_field_or_reference_or_output(run: Run, broken: Path, corpus: Pa
     out = broken / "out"
     assert "'txt'" in run("prune", corpus, "--text-field", "txt", "--reference", reference, "--out", out).line
     for command in ("prune", "score"):
+        out = broken / f"{command}.out"
         ran = run(command, corpus, "--reference", broken / "nowhere", "--out", out)
         assert (ran.status, "nowhere" in ran.line) == (1, True)
         assert "Mamba-1" in run(command, corpus, "--reference", broken / "mamba1", "--out", out).line
@@ -227,6 +241,7 @@ def test_train_saves_a_folder_that_others_load(run: Run, corpus: Path, tmp_path:
     assert AutoTokenizer.from_pretrained(tmp_path / "model").bos_token_id is not None
     _, info = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not info["missing_keys"]
+    assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1  # who may read one may read all
 
 
 def test_convert(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:
@@ -290,6 +305,11 @@ def test_a_service_from_the_shell(
     failed = run("submit", "/nowhere.parquet", "--watch")
     assert (failed.status, "/nowhere.parquet: no such file" in failed.line) == (1, True)
     assert "no job nothing" in run("status", "nothing").line
+    (tmp_path / "rejects.jsonl").write_text('{"text": null}\n' * 3)
+    rejected = run("submit", tmp_path / "rejects.jsonl", "--reference", reference, "--watch").line.split()[2]
+    saved = run("download", rejected, "--out", tmp_path / "tables", "--scores")
+    assert (saved.status, "has failed and has no report" in saved.line) == (1, True)
+    assert pq.read_table(tmp_path / "tables" / "scores.parquet").num_rows == 3
 
 
 def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: Path) -> None:

@@ -56,6 +56,24 @@ def test_what_prune_leaves(make_request: MakeRequest, tmp_path: Path) -> None:
     assert list(dict.fromkeys(seen)) == ["planning", "training", "scoring", "selecting"]
 
 
+def test_what_was_made_of_other_scores_goes(make_request: MakeRequest, reference: Path, tmp_path: Path) -> None:
+    def names(**asked: object) -> set[str]:
+        prune.prune(make_request(**asked), tmp_path, "cpu", nothing)
+        return {path.name for path in tmp_path.iterdir() if path.is_dir() or path.name.startswith("manifest")}
+
+    low, high = [{"criterion": "low"}], [{"criterion": "high"}]
+    always = {".winnow", "scores"}
+    assert names(reference=TRAIN, selections=low) == {"manifest-low-0.5.parquet", "reference"} | always
+    given = {"model": str(reference)}
+    assert names(reference=given, selections=high) == {"manifest-high-0.5.parquet"} | always
+    first = (tmp_path / "manifest-high-0.5.parquet").read_bytes()
+    names(reference=TRAIN, selections=high)
+    assert (tmp_path / "manifest-high-0.5.parquet").read_bytes() != first
+    both = {"manifest-low-0.5.parquet", "manifest-high-0.5.parquet"}
+    assert names(reference=given, selections=low) == both | always
+    assert (tmp_path / "manifest-high-0.5.parquet").read_bytes() == first
+
+
 def test_a_killed_prune_goes_on(make_request: MakeRequest, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", files=3, documents=80, words=300)
     request = make_request(corpus)

@@ -64,7 +64,7 @@ def test_texts_are_scored_as_a_job_scores_them(api: httpx.Client, reference: Pat
         "n_tokens": None,
         "nll": None,
         "perplexity": None,
-        "reject": "fewer than one scored token",
+        "reject": "empty text",
         "tokens": None,
     }
     assert found["documents"][2] == nothing
@@ -110,7 +110,7 @@ def test_what_cannot_be_scored_is_a_problem(api: httpx.Client, tmp_path: Path) -
     assert (
         "no config.json" in problem(api.post("/v1/score", json={"texts": ["a"], "model": str(tmp_path)}), 422)["detail"]
     )
-    assert "job none-such" in problem(api.post("/v1/score", json={"texts": ["a"], "job": "none-such"}), 422)["detail"]
+    assert "job none-such" in problem(api.post("/v1/score", json={"texts": ["a"], "job": "none-such"}), 404)["detail"]
 
 
 @pytest.mark.usefixtures("working")
@@ -239,6 +239,9 @@ def test_the_shell_shows_tokens_and_a_table(reference: Path) -> None:
 
 def test_the_shell_says_what_is_wrong(reference: Path, tmp_path: Path) -> None:
     assert shell(reference, "").returncode == 1
+    broken = shell(reference, '{"text": "some words"}\n{"text": 5}\n')
+    assert (broken.returncode, broken.stdout) == (1, "")
+    assert "line 2" in broken.stderr
     ran = shell(tmp_path, "a")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "no config.json" in ran.stderr
