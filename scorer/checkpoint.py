@@ -36,7 +36,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors: those its index names, else `model.safetensors`, else every one there is."""
+    """The folder's safetensors: `model.safetensors`, else those its index names, else every one there is."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
     index = folder / f"{WEIGHTS}.index.json"
     if index.exists():
         try:
@@ -46,9 +48,9 @@ def weight_files(folder: Path) -> list[Path]:
         if absent := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
             raise BadReference(f"{folder}: weight file {absent[0]} is missing; fetch the whole checkpoint")
         return [folder / name for name in names]
-    found = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("*.safetensors"))
+    found = sorted(folder.glob("*.safetensors"))
     if not found:
-        hint = "; make it safetensors first with `winnow convert`" if any(folder.glob("*.bin")) else ""
+        hint = "; make them so first, a Mamba-2's with `winnow convert`" if any(folder.glob("*.bin")) else ""
         raise BadReference(f"{folder}: no weights in safetensors{hint}")
     return found
 

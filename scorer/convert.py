@@ -84,22 +84,25 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _tokenizer_settings(folder: Path | None, vocabulary: Tokenizer) -> dict[str, Any]:
-    """The tokenizer_config.json of `folder`, or for a bare tokenizer.json one that names its end of text."""
+    """The tokenizer_config.json of `folder`, or else one that names the special tokens that are known."""
     if folder and (path := folder / "tokenizer_config.json").is_file():
-        try:
-            settings = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise BadReference(f"{path}: cannot be read as JSON ({error})") from None
-        if isinstance(settings, dict):
-            return settings
-        raise BadReference(f"{path}: is not a JSON object")
+        return _read_object(path)
     end = _END if vocabulary.token_to_id(_END) is not None else None
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": end,
-        "eos_token": end,
-        "clean_up_tokenization_spaces": False,
-    }
+    ends: dict[str, Any] = {"bos_token": end, "eos_token": end}
+    if folder and (path := folder / "special_tokens_map.json").is_file():
+        named = _read_object(path)
+        ends = {name: named.get(name) for name in ends}
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **ends, "clean_up_tokenization_spaces": False}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BadReference(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise BadReference(f"{path}: is not a JSON object")
+    return found
 
 
 def _id_of(token: Any, vocabulary: Tokenizer) -> int | None:

@@ -16,6 +16,8 @@ from scorer.errors import BadReference, one_line
 from scorer.hashing import VOCABULARIES
 from scorer.training_text import END
 
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+
 
 class Tokenizer:
     """`bos` is the id a document starts after: BOS, else EOS, else None. `largest` is the largest id of any text."""
@@ -130,7 +132,8 @@ def _bos(folder: Path, auto: Any, id_of: Callable[[str], int | None]) -> int | N
 
     AutoTokenizer fills what a folder leaves open with its class' defaults, and adds those that the vocabulary lacks.
     """
-    if "model_type" not in _read_json(folder / "config.json") and not (folder / "tokenizer_config.json").is_file():
+    told = any((folder / name).is_file() for name in _SETTINGS)
+    if "model_type" not in _read_json(folder / "config.json") and not told:
         return id_of(END)  # a native state-spaces folder says nothing of tokens; `convert` takes the same
     names = [auto.bos_token, auto.eos_token] if auto is not None else _named(folder)
     found = (id_of(name) for name in names if name is not None)
@@ -139,7 +142,7 @@ def _bos(folder: Path, auto: Any, id_of: Callable[[str], int | None]) -> int | N
 
 def _named(folder: Path) -> list[str | None]:
     """BOS and EOS as the folder's files name them, each as text or as {"content": text}."""
-    files = [_read_json(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    files = [_read_json(folder / name) for name in _SETTINGS]
     named: list[str | None] = []
     for key in ("bos_token", "eos_token"):
         tokens = [token["content"] if isinstance(token, dict) else token for file in files if (token := file.get(key))]

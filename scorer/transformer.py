@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kernels.pack import Pack
 from scorer import packed_body
@@ -21,7 +21,15 @@ from scorer.rows import pad, unpad
 
 # Windows of a model whose config names no limit (ALiBi, for one): its memory may grow with the square of them.
 NO_LIMIT = 8192
-_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "context_length", "n_ctx")
+_LIMITS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "context_length",
+    "n_ctx",
+    "max_target_positions",
+)
 # Buffers that old checkpoints hold, and that say nothing of the model.
 _STALE = re.compile(r"(\.(attn|attention|self_attn)\.(bias|masked_bias)|inv_freq|position_ids)$")
 _PROBE = 24  # tokens read, at loading, by the model's own forward pass and by ours
@@ -42,7 +50,8 @@ class Transformer:
         With `packs` it reads packs as they are, if it can.
         """
         self.model = model
-        self.context: int = _context(model.config)
+        self.context: int = _context(model)
+        self._one_by_one = _changes_with_length(model.config.get_text_config())
         if self.context < 2:
             raise BadReference(f"the model reads {self.context} token at a time, too few to predict one")
         self.full_packs = False
@@ -118,7 +127,7 @@ class Transformer:
         """Goes over to attention by packs, if the model's documents then score as alone, and see nothing of others."""
         config = self.model.config.get_text_config()
         spans = [span for name in _SPANS if isinstance(span := getattr(config, name, None), int)]
-        if self._head is None or _changes_with_length(config):
+        if self._head is None or self._one_by_one:
             return False
         longest = min(self.context, NO_LIMIT, max([*spans, 0]) + _PROBE)
         lengths = [min(self.context, 2), 1, longest, min(self.context, 7)]
@@ -159,6 +168,8 @@ class Transformer:
     @torch.inference_mode()
     def _hidden(self, ids: Tensor, pack: Pack) -> Tensor:
         """The same for a pack: ids [T] -> [T, D]."""
+        if not self.packed and self._one_by_one:
+            return torch.cat([self._rows(document[None])[0] for document in ids.split(pack.lengths.tolist())])
         if not self.packed:
             return unpad(self._rows(pad(ids, pack)), pack)
         body = self._compiled.get(pack.tokens, self._body)
@@ -218,6 +229,10 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
             return Transformer(model, packs=model.device.type == "cuda")
         except BadReference as error:
             raise BadReference(f"{folder}: {error}") from None
+        except torch.OutOfMemoryError:
+            raise
+        except _FAILS as error:
+            raise BadReference(f"{folder}: the model does not read plain text ({one_line(error)})") from None
 
 
 def _check(folder: Path, found: dict[str, Any]) -> None:
@@ -234,18 +249,27 @@ def _check(folder: Path, found: dict[str, Any]) -> None:
         )
 
 
-def _context(config: Any) -> int:
+def _context(model: Any) -> int:
     """The most positions the model reads, by whichever name its config says it."""
-    text = config.get_text_config()
-    for name in _LIMITS:
-        limit = getattr(text, name, None)
-        if isinstance(limit, int) and limit > 0:
-            return limit
-    return NO_LIMIT
+    text = model.config.get_text_config()
+    limits = (getattr(text, name, None) for name in _LIMITS)
+    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    if limit is None:
+        return NO_LIMIT
+    tables = (m for m in model.modules() if isinstance(m, nn.Embedding) and m is not model.get_input_embeddings())
+    for table in tables:  # Roberta and its kin number positions from behind that of padding
+        if table.num_embeddings == limit and table.padding_idx is not None:
+            return limit - int(table.padding_idx) - 1
+    return limit
 
 
 def _changes_with_length(config: Any) -> bool:
-    """Whether rotations of positions depend on how long the longest document is."""
+    """Whether a document's scores depend on how long the longest of a batch is.
+
+    So do rotations of positions that are chosen by it, and attention that chooses among the keys, padding included.
+    """
+    if getattr(config, "index_topk", None):
+        return True
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     return any(kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope") for kind in kinds)

@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from scorer import tokens
 from scorer.convert import convert
 from scorer.errors import BadReference
 from scorer.mamba2 import load_mamba2
@@ -78,6 +79,14 @@ def test_the_tokenizers_own_settings_are_kept(tmp_path: Path, source: Path) -> N
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("w1", "w2")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"]) == (1, 2)
+
+
+def test_special_tokens_that_only_their_map_names_are_kept(tmp_path: Path) -> None:
+    source = native(tmp_path / "native")
+    tokenizer_file(source)
+    (source / "special_tokens_map.json").write_text(json.dumps({"bos_token": "w1"}))
+    convert(source, tmp_path / "out")
+    assert tokens.Tokenizer(source).bos == tokens.Tokenizer(tmp_path / "out").bos == 1
 
 
 def test_a_source_without_tokenizer_asks_for_one(tmp_path: Path) -> None:

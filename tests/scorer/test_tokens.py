@@ -62,6 +62,8 @@ def test_a_native_folder_with_nothing_but_tokenizer_json_starts_at_its_end_of_te
     config(tmp_path, d_model=8, n_layer=1)
     byte_level().save(str(tmp_path / "tokenizer.json"))
     assert Tokenizer(tmp_path).bos == 0
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": "a"}))
+    assert Tokenizer(tmp_path).bos == byte_level().token_to_id("a")
 
 
 def test_special_tokens_in_a_text_are_text(tmp_path: Path) -> None:

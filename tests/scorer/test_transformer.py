@@ -17,6 +17,8 @@ from scorer.transformer import NO_LIMIT, Transformer, load_transformer
 from tests.scorer.model_folders import GPT2, GROUPED, ROWS, SHAPE, change_json, make_folder, make_model, rows_nll
 
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 8, "factor": 3.0}
+LONG_ROPE |= {"short_factor": [1.0] * 4, "long_factor": [1.5, 2.0, 3.0, 4.0]}
 ROTARY = {"rope_type": "default", "rope_theta": 10_000.0}
 # Each with the limit that its config says, in its own words, and the way its head is computed.
 MODELS: dict[str, tuple[Any, int, str]] = {
@@ -24,6 +26,7 @@ MODELS: dict[str, tuple[Any, int, str]] = {
     "gpt_neox": (tf.GPTNeoXConfig(**SHAPE), 24, "LinearHead"),
     "llama": (tf.LlamaConfig(**GROUPED), 24, "LinearHead"),
     "llama tied": (tf.LlamaConfig(**GROUPED, tie_word_embeddings=True), 24, "LinearHead"),
+    "llama, long rope": (tf.LlamaConfig(**GROUPED, rope_parameters=LONG_ROPE), 24, "LinearHead"),
     "mistral, sliding": (tf.MistralConfig(**GROUPED, sliding_window=5), 24, "LinearHead"),
     "olmo, clipped": (tf.OlmoConfig(**GROUPED, clip_qkv=1.0), 24, "LinearHead"),
     "olmo2": (tf.Olmo2Config(**GROUPED), 24, "LinearHead"),
@@ -114,6 +117,11 @@ MODELS: dict[str, tuple[Any, int, str]] = {
         "LinearHead",
     ),
     "bert decoder": (tf.BertConfig(**SHAPE, is_decoder=True), 24, "OwnHead"),
+    "roberta decoder": (
+        tf.RobertaConfig(**SHAPE | {"max_position_embeddings": 26, "pad_token_id": 1}, is_decoder=True),
+        24,
+        "OwnHead",
+    ),
 }
 
 
@@ -122,7 +130,8 @@ def random_ids(rows: int, length: int) -> torch.Tensor:
 
 
 HYBRIDS = {"bamba", "falcon h1, scaled", "granite hybrid, scaled", "zamba2", "nemotron h"}
-PACKED = set(MODELS) - HYBRIDS - {"bloom, alibi", "mpt, alibi", "gpt oss, sinks", "llama4"}
+ROWS_ONLY = {"bloom, alibi", "mpt, alibi", "gpt oss, sinks", "llama4", "llama, long rope", "roberta decoder"}
+PACKED = set(MODELS) - HYBRIDS - ROWS_ONLY
 
 
 def documents(*lengths: int) -> tuple[torch.Tensor, torch.Tensor, Pack]:
@@ -150,6 +159,13 @@ def test_nll_is_that_of_the_labels_loss(name: str, packs: bool) -> None:
             wanted = float(again(input_ids=x, labels=x).loss)
         assert float(found.mean()) == pytest.approx(wanted, abs=1e-5)
     assert float(nll.mean()) > 1  # and not of a model that says nothing
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_window_of_the_whole_context_is_read(name: str) -> None:
+    ours = Transformer(make_model(MODELS[name][0]))
+    ids, targets, pack = documents(min(ours.context, 64))
+    assert ours.nll(ids, targets, pack)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bloom, alibi", "gemma2, capped"])
