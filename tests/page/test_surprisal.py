@@ -16,6 +16,7 @@ from service.page.surprisal import LEVELS, Shaded, surprisal
 from service.queue import connect
 from service.redis_server import RedisServer
 from service.routes import score
+from service.schemas import JobRequest
 from service.workspace import Workspace
 from tests.page.serving import Serving
 
@@ -45,24 +46,29 @@ def test_the_tokens_of_a_document_are_shaded_as_it_was_scored(serving: Serving, 
 
 def test_a_text_without_a_score_is_said_to_be(serving: Serving, scored: dict[str, Any]) -> None:
     tokens, away = asked(httpx.AsyncClient(base_url=serving.url, timeout=60), scored["id"], "")
-    assert (tokens, away) == ([], "The text has no score: fewer than one scored token")
+    assert (tokens, away) == ([], "The text has no score: empty text")
 
 
 @pytest.fixture
-def idle(tmp_path: Path) -> Iterator[FastAPI]:
-    """An API of which no worker takes anything."""
+def idle(tmp_path: Path) -> Iterator[tuple[FastAPI, str]]:
+    """An API of which no worker takes anything, and a job of its."""
     server = RedisServer(tmp_path / "redis")
     server.start()
     client = connect(server.url)
-    yield create_app(Jobs(Workspace(str(tmp_path / "workspace")), client))
+    jobs = Jobs(Workspace(str(tmp_path / "workspace")), client)
+    job, _ = jobs.create(JobRequest.model_validate({"corpus": {"paths": ["/nowhere.parquet"]}}))
+    yield create_app(jobs), job.id
     client.close()
     server.close()
 
 
 @pytest.mark.parametrize(("text", "said"), [("a text", "Try again shortly"), ("a" * 100_001, "submit a job")])
-def test_it_is_said_why_there_is_none(idle: FastAPI, text: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_said_why_there_is_none(
+    idle: tuple[FastAPI, str], text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(score, "WAIT_SECONDS", 0.2)
-    http = httpx.AsyncClient(transport=httpx.ASGITransport(idle), base_url="http://127.0.0.1")
-    tokens, away = asked(http, "job", text)
+    app, job = idle
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
+    tokens, away = asked(http, job, text)
     assert tokens == []
     assert said in away

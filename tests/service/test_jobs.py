@@ -163,7 +163,7 @@ def test_an_ended_job_cannot_be_cancelled(jobs: Jobs, make_request: MakeRequest,
 def test_more_selections_of_a_scored_job(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
     job, _ = jobs.create(make_request())
     spec = SelectionSpec(criterion="high", rate=0.25, within="domain")
-    with pytest.raises(Conflict, match="not scored"):
+    with pytest.raises(Conflict, match="no scores to select from yet"):
         jobs.add_selection(job.id, spec)
     work_off()
     assert jobs.add_selection(job.id, spec) is None
