@@ -23,16 +23,23 @@ WEIGHTS = "model.safetensors"
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The JSON object in the folder's config.json."""
-    path = folder / "config.json"
     try:
-        config = json.loads(path.read_bytes())
+        return read_object(folder / "config.json")
     except FileNotFoundError:
         raise BadReference(f"{folder}: no config.json; give a model folder") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model folder. Raises FileNotFoundError where there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         raise BadReference(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(config, dict):
+    if not isinstance(found, dict):
         raise BadReference(f"{path}: is not a JSON object")
-    return config
+    return found
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from scorer.checkpoint import WEIGHTS, read_config, read_weights
+from scorer.checkpoint import WEIGHTS, read_config, read_object, read_weights
 from scorer.errors import BadReference
 from scorer.mamba2 import canonical
 from scorer.mamba2_config import parse_config
@@ -86,23 +86,13 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 def _tokenizer_settings(folder: Path | None, vocabulary: Tokenizer) -> dict[str, Any]:
     """The tokenizer_config.json of `folder`, or else one that names the special tokens that are known."""
     if folder and (path := folder / "tokenizer_config.json").is_file():
-        return _read_object(path)
+        return read_object(path)
     end = _END if vocabulary.token_to_id(_END) is not None else None
     ends: dict[str, Any] = {"bos_token": end, "eos_token": end}
     if folder and (path := folder / "special_tokens_map.json").is_file():
-        named = _read_object(path)
+        named = read_object(path)
         ends = {name: named.get(name) for name in ends}
     return {"tokenizer_class": "PreTrainedTokenizerFast", **ends, "clean_up_tokenization_spaces": False}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BadReference(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise BadReference(f"{path}: is not a JSON object")
-    return found
 
 
 def _id_of(token: Any, vocabulary: Tokenizer) -> int | None:

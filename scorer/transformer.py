@@ -168,9 +168,9 @@ class Transformer:
     @torch.inference_mode()
     def _hidden(self, ids: Tensor, pack: Pack) -> Tensor:
         """The same for a pack: ids [T] -> [T, D]."""
-        if not self.packed and self._one_by_one:
-            return torch.cat([self._rows(document[None])[0] for document in ids.split(pack.lengths.tolist())])
         if not self.packed:
+            if self._one_by_one:
+                return torch.cat([self._rows(document[None])[0] for document in ids.split(pack.lengths.tolist())])
             return unpad(self._rows(pad(ids, pack)), pack)
         body = self._compiled.get(pack.tokens, self._body)
         with packed_body.at_hand(pack):

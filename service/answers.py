@@ -30,11 +30,9 @@ def find_reference(workspace: Workspace, request: ScoreRequest, access: Access) 
     """The reference that a question names. Raises BadReference."""
     if request.job is None:
         return inspect_reference(access.model or request.model or "", access)
-    record = workspace.job(request.job)
-    planned = None if record is None else workspace.plan_record(record.id)
-    reference = None if planned is None else workspace.reference(planned)
-    if record is None:
+    if workspace.job(request.job) is None:
         raise BadReference(f"there is no job {request.job}")
+    reference = workspace.known_reference(request.job)
     if reference is None:
         raise BadReference(f"job {request.job} has no reference: it is there when the job scores")
     return reference

@@ -19,7 +19,7 @@ from pruner.split import in_split
 from pruner.storage import Storage
 from service.jobs import Jobs, UnknownJob, not_there
 from service.schemas import Document, Documents, PartialHistogram, Preview, TrainSpec
-from service.steps import score_paths
+from service.steps import known_score_paths
 from service.workspace import JobRecord, Workspace
 
 _DOMAINS_INSIDE_MAX = 10_000  # more would take long to preview inside each
@@ -88,12 +88,11 @@ def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
     """The histogram of the shards that are scored so far, without the documents that train the reference."""
     job = jobs.get(job_id)
     workspace = jobs.workspace
-    record, plan = workspace.job(job_id), workspace.plan_record(job_id)
-    reference = workspace.reference(plan) if plan is not None else None
+    record = workspace.job(job_id)
     parts: list[Binned] = []
     there: list[tuple[int, str]] = []
-    if record is not None and reference is not None:
-        there = _scored_shards(workspace, record, score_paths(workspace, record, reference))
+    if record is not None:
+        there = _scored_shards(workspace, record, known_score_paths(workspace, record))
         before = _shard_counts.cache_info().misses
         for index, path in there[:_SHARDS_MAX]:
             parts.append(_shard_counts(workspace.storage, path, index, job.request.reference.train))

@@ -286,8 +286,7 @@ class Jobs:
     def _sweep(self, record: JobRecord) -> None:
         """Removes what workers that were killed left of a job."""
         self.workspace.storage.sweep(self.workspace.folder(record.id))
-        plan = self.workspace.plan_record(record.id)
-        reference = self.workspace.reference(plan) if plan is not None else None
+        reference = self.workspace.known_reference(record.id)
         if reference is not None:
             self.workspace.storage.sweep(f"scores/{score_key(record, reference)}")
 

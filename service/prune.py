@@ -22,7 +22,7 @@ from service.references import References
 from service.schemas import Job, JobRequest, Preset, Progress, ScoreRequest, ScoreResult, Status
 from service.settings import Device
 from service.shards import Begun, plan_of
-from service.steps import next_step, score_paths
+from service.steps import known_score_paths, next_step
 from service.training import training_texts
 from service.views import make_view, show_job, tokens_left
 from service.workspace import JobRecord, Outcome, Workspace, digest
@@ -37,8 +37,8 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
     With `report` it writes the report as HTML there, and its plots into a folder beside it.
 
     What `out` says of an earlier, killed run of the same job is used. Of earlier jobs there, the manifests made of the
-    same scores stay, and the results of others go. `on_progress` is called as the job goes on, and
-    may raise to end it. Raises InputError or BadReference.
+    same scores stay, and the results of others go. `on_progress` is called as the job goes on, and may raise to end it.
+    Raises InputError or BadReference.
     """
     with _workspace(out / ".winnow") as workspace:
         record = _record(workspace, request)
@@ -54,7 +54,7 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
                 manifest = workspace.selection_path(job_id, made, "manifest.parquet")
                 _copy(workspace, manifest, target, f"manifest-{made}.parquet")
         _copy(workspace, workspace.path(record.id, "report.json"), target, "report.json")
-        reference = workspace.reference(plan_of(workspace, record))
+        reference = workspace.known_reference(record.id)
         if reference is not None and reference.trained:
             for name in workspace.storage.list(reference.folder):
                 _copy(workspace, f"{reference.folder}/{name}", target, f"reference/{name}")
@@ -250,22 +250,14 @@ def _clear(workspace: Workspace, record: JobRecord, out: Path) -> list[str]:
     for other in others:
         for made in workspace.selected(other.id):
             (out / f"manifest-{made}.parquet").unlink(missing_ok=True)
-        plan = workspace.plan_record(other.id)
-        reference = workspace.reference(plan) if plan is not None else None
+        reference = workspace.known_reference(other.id)
         if reference is not None and reference.trained:
             for name in workspace.storage.list(reference.folder):
                 (out / "reference" / name).unlink(missing_ok=True)
             with suppress(OSError):  # it is not there, or holds what is not ours
                 (out / "reference").rmdir()
-    scores = _scores(workspace, record)
-    return [other.id for other in others if _scores(workspace, other) == scores]
-
-
-def _scores(workspace: Workspace, record: JobRecord) -> list[str] | None:
-    """Where the scores of a job's shards are, once it is planned and has a reference."""
-    plan = workspace.plan_record(record.id)
-    reference = workspace.reference(plan) if plan is not None else None
-    return None if reference is None else score_paths(workspace, record, reference)
+    scores = known_score_paths(workspace, record)
+    return [other.id for other in others if known_score_paths(workspace, other) == scores]
 
 
 def _record(workspace: Workspace, request: JobRequest) -> JobRecord:

@@ -12,8 +12,8 @@ from redis import RedisError
 from service import child
 from service.queue import Queue, connect
 from service.settings import Keep, Settings
-from service.steps import score_paths
-from service.workspace import JobRecord, Workspace
+from service.steps import known_score_paths
+from service.workspace import Workspace
 
 log = logging.getLogger("winnow.retention")
 _PASS_SECONDS = 600.0  # between passes of a service
@@ -63,7 +63,7 @@ def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Re
             if now - max((file.modified for file in files), default=now) > _HALF_A_JOB:
                 items.append(_Item(0.0, size, workspace.folder(job_id), job_id))
         elif outcome is None:
-            needed |= _scores_of(workspace, record)
+            needed |= set(known_score_paths(workspace, record))
             plan = workspace.plan_record(job_id)
             trained |= {plan.trained} if plan is not None and plan.trained is not None else set()
         else:
@@ -99,13 +99,6 @@ def _remove(workspace: Workspace, item: _Item, forget: Callable[[str], None]) ->
     workspace.storage.remove_tree(item.path)
     if item.job is not None:
         forget(item.job)
-
-
-def _scores_of(workspace: Workspace, record: JobRecord) -> set[str]:
-    """The scores that a job is made of, as far as it knows them by now."""
-    plan = workspace.plan_record(record.id)
-    reference = workspace.reference(plan) if plan is not None else None
-    return set(score_paths(workspace, record, reference)) if reference is not None else set()
 
 
 class Housekeeper:

@@ -43,6 +43,12 @@ def score_paths(workspace: Workspace, record: JobRecord, reference: ReferenceRec
     return [workspace.score_path(key, name) for name in digests]
 
 
+def known_score_paths(workspace: Workspace, record: JobRecord) -> list[str]:
+    """`score_paths`, as far as they are known by now: none of a job that is not planned or has no reference."""
+    reference = workspace.known_reference(record.id)
+    return [] if reference is None else score_paths(workspace, record, reference)
+
+
 def score_key(record: JobRecord, reference: ReferenceRecord) -> str:
     """What scores depend on besides their shard."""
     return digest(reference.sha256, reference.tokenizer_sha256, record.request.scoring.model_dump(), ENGINE)

@@ -146,6 +146,11 @@ class Workspace:
         """The reference of a planned job, or None while it must be trained."""
         return plan.reference if plan.trained is None else self.trained(plan.trained)
 
+    def known_reference(self, job_id: str) -> ReferenceRecord | None:
+        """The reference of a job, or None while it is not planned or must be trained."""
+        plan = self.plan_record(job_id)
+        return None if plan is None else self.reference(plan)
+
     # -- selections
     def want(self, job_id: str, spec: SelectionSpec) -> None:
         """Asks for one more selection."""

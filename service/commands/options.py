@@ -26,10 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 def rate(text: str) -> float:
     """A share in (0, 1]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no rate: give a number over 0 and at most 1")
     return value
@@ -37,13 +34,17 @@ def rate(text: str) -> float:
 
 def fraction(text: str) -> float:
     """A share in (0, 1)."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
+    value = _float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no fraction: give a number over 0 and under 1")
     return value
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def count(text: str) -> int:
@@ -149,15 +150,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> JobRequest:
     """The request that the arguments make; ends the program where they cannot go together."""
-    training = {
-        name: getattr(args, name)
-        for name in ("preset", "tokens", "fraction", "seed")
-        if getattr(args, name, None) is not None
-    }
+    training = _training(args)
     if args.reference is not None and training:
         parser.error(f"--{next(iter(training))} trains a reference and --reference names one: give either")
     body: dict[str, Any] = {
-        "corpus": {name: getattr(args, name) for name in ("paths", "text_field", "id_field", "domain_field")},
+        "corpus": _corpus(args),
         "reference": {"train": training} if args.reference is None else {"model": args.reference},
         "scoring": {"stride": args.stride, "dtype": args.dtype},
     }
@@ -174,9 +171,17 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
 
 def training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[CorpusSpec, TrainSpec]:
     """What `winnow train` is to read and to train; ends the program where it cannot be."""
-    corpus = {name: getattr(args, name) for name in ("paths", "text_field", "id_field", "domain_field")}
-    given = {name: getattr(args, name) for name in ("preset", "tokens", "seed") if getattr(args, name) is not None}
-    return _valid(parser, CorpusSpec, corpus), _valid(parser, TrainSpec, given)
+    return _valid(parser, CorpusSpec, _corpus(args)), _valid(parser, TrainSpec, _training(args))
+
+
+def _corpus(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("paths", "text_field", "id_field", "domain_field")}
+
+
+def _training(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given of how a reference is trained."""
+    names = ("preset", "tokens", "fraction", "seed")  # of which a command may not have all
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def score_request(parser: argparse.ArgumentParser, args: argparse.Namespace, texts: list[str]) -> ScoreRequest:
