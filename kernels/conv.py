@@ -61,10 +61,9 @@ def packed_conv1d(
     if x.is_cuda:
         from kernels.conv_triton import conv1d
 
-        y = conv1d(x, weight, bias, pack, initial_state, scale)
-    else:
-        y = packed_conv1d_reference(x, weight, bias, pack, initial_state, scale)
-    return y, _final_states(x, weight.shape[1], pack, initial_state, scale) if keep_state else None
+        return conv1d(x, weight, bias, pack, initial_state, keep_state, scale)
+    y, states = packed_conv1d_reference(x, weight, bias, pack, initial_state, scale)
+    return y, states if keep_state else None
 
 
 @torch.no_grad()
@@ -75,10 +74,11 @@ def packed_conv1d_reference(
     pack: Pack,
     initial_state: Tensor | None,
     scale: Tensor | None = None,
-) -> Tensor:
-    """The specification: y of `packed_conv1d` in torch, document by document, in float32, or float64 where x is."""
+) -> tuple[Tensor, Tensor]:
+    """The specification: y and the states in torch, document by document, in float32, or float64 where x is."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    states = x.new_empty(len(pack.lengths), weight.shape[1] - 1, x.shape[1])
     start = 0
     for i, length in enumerate(pack.lengths.tolist()):
         document = slice(start, start + length)
@@ -86,24 +86,10 @@ def packed_conv1d_reference(
         inputs = x[document].to(wide)
         if scale is not None:
             inputs = inputs * scale[document, None]
-        out[document] = causal_conv1d(inputs[None], weight, bias, before)[0][0].to(x.dtype)
+        y, after = causal_conv1d(inputs[None], weight, bias, before)
+        out[document], states[i] = y[0].to(x.dtype), after[0].to(x.dtype)
         start += length
-    return out
-
-
-@torch.no_grad()
-def _final_states(x: Tensor, kernel: int, pack: Pack, initial_state: Tensor | None, scale: Tensor | None) -> Tensor:
-    """The last K-1 inputs of each document, those before its start among them: [S, K-1, C]."""
-    starts, ends = pack.cu_seqlens[:-1, None].long(), pack.cu_seqlens[1:, None].long()
-    rows = ends + torch.arange(1 - kernel, 0, device=x.device)  # [S, K-1]
-    inputs = x[rows.clamp(min=0)]
-    if scale is not None:
-        inputs = (inputs * scale[rows.clamp(min=0)][:, :, None]).to(x.dtype)
-    missing = (rows < starts)[:, :, None]
-    if initial_state is None:
-        return inputs.masked_fill(missing, 0)
-    before = (rows - starts + kernel - 1).clamp(max=kernel - 2)[:, :, None].expand(inputs.shape)
-    return torch.where(missing, initial_state.to(x.dtype).gather(1, before), inputs)
+    return out, states
 
 
 def _check(

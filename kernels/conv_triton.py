@@ -18,17 +18,20 @@ from kernels.blocks import blocks_of
 from kernels.pack import Pack
 
 # Tokens a program, tokens at a time, channels a program, warps.
-_TOKENS = 64
+_TOKENS = 32
 _ROWS = 16
-_CHANNELS = 256
-_WARPS = 4
+_CHANNELS = 128
+_WARPS = 2
 
 
-@triton.jit
+# Whether there are states is asked as the kernel runs: no reason to compile again, and only a document's first and last
+# rows have to do with them.
+@triton.jit(do_not_specialize=["has_initial", "has_final"])
 def _conv1d_kernel(
-    x_ptr, weight_ptr, bias_ptr, initial_ptr, scale_ptr, out_ptr, blocks_ptr, x_stride, channels, column_blocks,
+    x_ptr, weight_ptr, bias_ptr, initial_ptr, scale_ptr, out_ptr, final_ptr, blocks_ptr, x_stride, channels,
+    column_blocks, has_initial, has_final,
     ALIGN: tl.constexpr, TAPS: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_SCALE: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0) // column_blocks
     start = tl.load(blocks_ptr + block * 4).to(tl.int64)
@@ -44,45 +47,59 @@ def _conv1d_kernel(
         base += tl.load(bias_ptr + c, mask=there, other=0.0).to(tl.float32)
     weights = ()
     for k in tl.static_range(TAPS):
-        weights += (tl.load(weight_ptr + c * TAPS + k, mask=there, other=0.0).to(tl.float32)[None, :],)
+        weights += (tl.load(weight_ptr + c * TAPS + k, mask=there, other=0.0).to(tl.float32),)
     for low in tl.range(first, tl.minimum(first + TOKENS, length), ROWS):
-        i = low + tl.arange(0, ROWS)
-        inside = (i < length)[:, None] & there[None, :]
-        x_rows = x_ptr + (start + low) * row_stride + c[None, :]
-        total = tl.zeros((ROWS, BLOCK_C), dtype=tl.float32) + base[None, :]
-        for k in tl.static_range(TAPS):
-            back = TAPS - 1 - k
-            seen = inside & (i >= back)[:, None]
-            x = tl.load(x_rows + (tl.arange(0, ROWS) - back)[:, None] * row_stride, mask=seen, other=0.0)
-            x = x.to(tl.float32)
+        # Each row once, with the TAPS - 1 before: an output is the sum over a window of them.
+        rows = ()
+        for j in tl.static_range(ROWS + TAPS - 1):
+            at = low + j - (TAPS - 1)
+            inside = (at >= 0) & (at < length)
+            x = tl.load(x_ptr + (start + at) * row_stride + c, mask=inside & there, other=0.0).to(tl.float32)
             if HAS_SCALE:
-                scales = scale_ptr + start + low + tl.arange(0, ROWS) - back
-                x *= tl.load(scales, mask=(i < length) & (i >= back), other=0.0)[:, None]
-            if HAS_INITIAL:
-                place = initial_ptr + (document * (TAPS - 1) + i + k)[:, None] * channels + c[None, :]
-                x += tl.load(place, mask=inside & (i < back)[:, None], other=0.0).to(tl.float32)
-            total += x * weights[k]
-        y = total / (1.0 + tl.exp(-total))
-        out = out_ptr + (start + low) * channels + tl.arange(0, ROWS)[:, None] * channels + c[None, :]
-        tl.store(out, y.to(out_ptr.dtype.element_ty), mask=inside)
+                x *= tl.load(scale_ptr + start + at, mask=inside, other=0.0)
+            if j < TAPS - 1:
+                if (has_initial != 0) & (at < 0):
+                    before = initial_ptr + (document * (TAPS - 1) + low + j) * channels + c
+                    x += tl.load(before, mask=there, other=0.0).to(tl.float32)
+            rows += (x,)
+        for i in tl.static_range(ROWS):
+            total = base
+            for k in tl.static_range(TAPS):
+                total += rows[i + k] * weights[k]
+            y = total / (1.0 + tl.exp(-total))
+            out = out_ptr + (start + low + i) * channels + c
+            tl.store(out, y.to(out_ptr.dtype.element_ty), mask=there & (low + i < length))
+
+    if (has_final != 0) & (first + TOKENS >= length):
+        for k in tl.static_range(TAPS - 1):
+            at = length - (TAPS - 1) + k
+            x = tl.load(x_ptr + (start + at) * row_stride + c, mask=there & (at >= 0), other=0.0).to(tl.float32)
+            if HAS_SCALE:
+                x *= tl.load(scale_ptr + start + at, mask=at >= 0, other=0.0)
+            if (has_initial != 0) & (at < 0):
+                before = initial_ptr + (document * (TAPS - 1) + length + k) * channels + c
+                x += tl.load(before, mask=there, other=0.0).to(tl.float32)
+            place = final_ptr + (document * (TAPS - 1) + k) * channels + c
+            tl.store(place, x.to(final_ptr.dtype.element_ty), mask=there)
 
 
 def conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None, pack: Pack, initial_state: Tensor | None, scale: Tensor | None
-) -> Tensor:
-    """y of `kernels.conv.packed_conv1d` of checked arguments."""
+    x: Tensor, weight: Tensor, bias: Tensor | None, pack: Pack, initial_state: Tensor | None, keep_state: bool,
+    scale: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """`kernels.conv.packed_conv1d` of checked arguments."""
     channels, taps = weight.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    before = out if initial_state is None else initial_state.to(x.dtype).contiguous()
+    after = x.new_empty(len(pack.lengths), taps - 1, channels) if keep_state else None
     blocks = blocks_of(pack, _TOKENS)
     column_blocks = triton.cdiv(channels, _CHANNELS)
     # Triton looks only for strides that 16 divides; 8 are 16 bytes of a half precision, enough for the widest loads.
     align = math.gcd(x.stride(0), 8)
     _conv1d_kernel[(len(blocks) * column_blocks,)](
-        x, weight.contiguous(), bias, None if initial_state is None else initial_state.contiguous(), scale,
-        out, blocks,
-        x.stride(0) // align, channels, column_blocks,
+        x, weight.contiguous(), bias, before, scale, out, out if after is None else after, blocks,
+        x.stride(0) // align, channels, column_blocks, int(initial_state is not None), int(keep_state),
         ALIGN=align, TAPS=taps, TOKENS=_TOKENS, ROWS=_ROWS, BLOCK_C=_CHANNELS,
-        HAS_BIAS=bias is not None, HAS_INITIAL=initial_state is not None, HAS_SCALE=scale is not None,
-        num_warps=_WARPS,
+        HAS_BIAS=bias is not None, HAS_SCALE=scale is not None, num_warps=_WARPS,
     )  # fmt: skip
-    return out
+    return out, after

@@ -30,8 +30,10 @@ def test_conv(channels: int, start: int, whole: int, dtype: torch.dtype, close: 
     state = torch.randn(len(LENGTHS), 3, channels, device="cuda").to(dtype) if with_state else None
     pack = Pack.of(LENGTHS, "cuda")
     with poisoned():
-        y, _ = packed_conv1d(x, weight, bias, pack, state)
-    wide = packed_conv1d_reference(x.double(), weight, bias, pack, state)
+        y, after = packed_conv1d(x, weight, bias, pack, state, keep_state=True)
+    wide, _ = packed_conv1d_reference(x.double(), weight, bias, pack, state)
+    assert after is not None
+    assert torch.equal(after, packed_conv1d_reference(x, weight, bias, pack, state)[1])
     for got, expected in zip(y.split(LENGTHS), wide.split(LENGTHS), strict=True):
         assert relative(got, expected) < close
 

@@ -30,19 +30,23 @@ def test_conv(channels: int, taps: int, bias: bool, dtype: torch.dtype, close: f
     weight, shift = torch.randn(channels, taps), torch.randn(channels) if bias else None
     state = torch.randn(len(LENGTHS), taps - 1, channels).to(dtype) if with_state else None
     pack = Pack.of(LENGTHS, "cpu")
-    y = conv1d(x, weight, shift, pack, state, None)
+    scale = torch.rand(len(x)) if with_state else None
+    y, after = conv1d(x, weight, shift, pack, state, True, scale)
     assert y.dtype == dtype
     wide_state = None if state is None else state.float()
-    assert relative(y, packed_conv1d_reference(x.float(), weight, shift, pack, wide_state)) < close
+    assert relative(y, packed_conv1d_reference(x.float(), weight, shift, pack, wide_state, scale)[0]) < close
+    assert after is not None
+    assert torch.equal(after, packed_conv1d_reference(x, weight, shift, pack, state, scale)[1])
+    assert torch.equal(conv1d(x, weight, shift, pack, state, False, scale)[0], y)
 
 
 def test_conv_reads_no_other_document() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(sum(LENGTHS), 20), torch.randn(20, 4)
     x[68:198] = x[68:198].abs()
-    alone = conv1d(x[68:198], weight, None, Pack.of([130], "cpu"), None, None)
+    alone, _ = conv1d(x[68:198], weight, None, Pack.of([130], "cpu"), None, False, None)
     x[:68] = x[198:] = float("nan")
-    assert torch.equal(conv1d(x, weight, None, Pack.of(LENGTHS, "cpu"), None, None)[68:198], alone)
+    assert torch.equal(conv1d(x, weight, None, Pack.of(LENGTHS, "cpu"), None, False, None)[0][68:198], alone)
 
 
 @pytest.mark.parametrize("width", [1, 40, 768])
