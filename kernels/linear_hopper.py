@@ -7,75 +7,130 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
 from kernels import tiles_hopper
-from kernels.tiles_hopper import CHANNELS, COLUMNS, ROWS, barrier, load, make_ring, multiply, place, produce, store
+from kernels.tiles_hopper import (
+    CHANNELS,
+    COLUMNS,
+    ROWS,
+    barrier,
+    fill,
+    load,
+    make_ring,
+    multiply,
+    next_stage,
+    place,
+    store,
+)
 
-_ROWS, _COLUMNS, _GROUPS = gl.constexpr(ROWS), gl.constexpr(COLUMNS), gl.constexpr(tiles_hopper.GROUPS)
+SLIM = 64  # columns of a tile on its way out, of one of the residual, and of a product of few
+_ROWS, _COLUMNS, _GROUPS, _SLIM = (gl.constexpr(value) for value in (ROWS, COLUMNS, tiles_hopper.GROUPS, SLIM))
 _REGISTERS, _PRODUCER_REGISTERS = (gl.constexpr(count) for count in tiles_hopper.REGISTERS)
-_STAGES = 3  # 48 KiB each, beside 64 KiB of tiles on their way out
+_TOGETHER = gl.constexpr(1)  # blocks of rows: the columns stay in the L2 cache
+_STAGES = 4  # 48 KiB each, beside 32 KiB of tiles on their way out
 
 
 @gluon.jit
-def _consume(
-    group: gl.constexpr, ring, out, residual, out_tiles, arrived, scale_ptr, squares_ptr, n_rows, sizes,
-    D: gl.constexpr, ADDS: gl.constexpr,
-):  # fmt: skip
-    n_blocks, n_parts, _n_columns = sizes
-    layout: gl.constexpr = gl.NVMMADistributedLayout(
-        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, _COLUMNS, 16]
-    )
-    row_layout: gl.constexpr = gl.SliceLayout(1, layout)
-    x = gl.zeros([_ROWS, _COLUMNS], gl.float32, layout)
-    tile = out_tiles.index(group)
-    here = arrived.index(group)
+def _produce(rows, columns, slim, residual, ring, sizes, D: gl.constexpr):
+    n_blocks, n_parts, _n_rows = sizes
+    _row_tiles, column_tiles, full, empty = ring
+    STAGES: gl.constexpr = column_tiles.shape[0]
     stage = 0
     phase = 0
-    turn = 0
     for task in range(gl.program_id(0), n_blocks * n_parts, gl.num_programs(0)):
-        block, part = place(task, n_blocks, n_parts)
+        block, part = place(task, n_blocks, n_parts, _TOGETHER)
+        stage, phase = fill(rows, columns, block, part * _COLUMNS, ring, stage, phase, D)
+        if residual is not None:  # follows the factors through the ring: two tiles of each group at a time
+            for half in gl.static_range(2):
+                mbarrier.wait(empty.index(stage), phase ^ 1)
+                mbarrier.expect(full.index(stage), 2 * _GROUPS * residual.block_type.nbytes)
+                for i in gl.static_range(2 * _GROUPS):
+                    corner = [(block * _GROUPS + i // 2) * _ROWS, part * _COLUMNS + (2 * half + i % 2) * _SLIM]
+                    load(residual, corner, full.index(stage), column_tiles.index(stage).slice(i * _SLIM, _SLIM))
+                stage, phase = next_stage(stage, phase, STAGES)
+        if slim is not None:
+            if part == 0:
+                stage, phase = fill(rows, slim, block, n_parts * _COLUMNS, ring, stage, phase, D)
+
+
+@gluon.jit
+def _halves(x):
+    return x.reshape([x.shape[0], 2, x.shape[1] // 2]).permute((0, 2, 1)).split()
+
+
+@gluon.jit
+def _write(x, out, tile, row, column):
+    """x [64, 64] on its way by one of two tiles, when what went by it before is through."""
+    tma.store_wait(1)
+    barrier()
+    tile.store(x)
+    fence_async_shared()
+    barrier()
+    store(out, [row, column], tile)
+
+
+@gluon.jit
+def _consume(group: gl.constexpr, ring, out, slim, residual, out_tiles, scale_ptr, squares_ptr, sizes, D: gl.constexpr):
+    n_blocks, n_parts, n_rows = sizes
+    _row_tiles, column_tiles, full, empty = ring
+    STAGES: gl.constexpr = column_tiles.shape[0]
+    wide: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, _COLUMNS, 16])
+    narrow: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, _SLIM, 16])
+    x = gl.zeros([_ROWS, _COLUMNS], gl.float32, wide)
+    stage = 0
+    phase = 0
+    turn = 0  # which of the group's two tiles on their way out is next
+    for task in range(gl.program_id(0), n_blocks * n_parts, gl.num_programs(0)):
+        block, part = place(task, n_blocks, n_parts, _TOGETHER)
         first = (block * _GROUPS + group) * _ROWS
-        if ADDS:  # the tile's old contents are on their way out; the residual comes in under the product
-            tma.store_wait(0)
-            barrier()
-            mbarrier.expect(here, residual.block_type.nbytes)
-            load(residual, [first, part * _COLUMNS], here, tile)
+        rows = first + gl.arange(0, _ROWS, gl.SliceLayout(1, narrow))
+        if residual is not None:
+            scale = gl.load(scale_ptr + rows, mask=rows < n_rows, other=0.0)
+            squares = gl.zeros([_ROWS], gl.float32, gl.SliceLayout(1, narrow))
         x, stage, phase = multiply(x, group, ring, stage, phase, D)
-        if ADDS:
-            rows = first + gl.arange(0, _ROWS, row_layout)
-            inside = rows < n_rows
-            scale = gl.load(scale_ptr + rows, mask=inside, other=0.0)
-            mbarrier.wait(here, turn)
-            turn ^= 1
-            rounded = (tile.load(layout).to(gl.float32) + x * scale[:, None]).to(out.dtype)
-            wide = rounded.to(gl.float32)
-            gl.store(squares_ptr + part.to(gl.int64) * n_rows + rows, gl.sum(wide * wide, axis=1), mask=inside)
-        else:
-            rounded = x.to(out.dtype)
-            tma.store_wait(0)
-            barrier()
-        tile.store(rounded)
-        fence_async_shared()
-        barrier()
-        store(out, [first, part * _COLUMNS], tile)
+        left, right = _halves(x)
+        halves = (left, right)
+        for half in gl.static_range(2):
+            if residual is not None:
+                mbarrier.wait(full.index(stage), phase)
+            one, other = _halves(halves[half])
+            quarters = (one, other)
+            for i in gl.static_range(2):
+                quarter = gl.convert_layout(quarters[i], narrow)
+                if residual is not None:
+                    before = column_tiles.index(stage).slice((2 * group + i) * _SLIM, _SLIM).load(narrow)
+                    quarter = before.to(gl.float32) + quarter * scale[:, None]
+                rounded = quarter.to(out.dtype)
+                if residual is not None:
+                    quarter = rounded.to(gl.float32)
+                    squares += gl.sum(quarter * quarter, axis=1)
+                column = part * _COLUMNS + (2 * half + i) * _SLIM
+                _write(rounded, out, out_tiles.index(group * 2 + (turn ^ i)), first, column)
+            if residual is not None:
+                mbarrier.arrive(empty.index(stage))
+                stage, phase = next_stage(stage, phase, STAGES)
+        if residual is not None:
+            gl.store(squares_ptr + part.to(gl.int64) * n_rows + rows, squares, mask=rows < n_rows)
+        if slim is not None:
+            if part == 0:
+                y = gl.zeros([_ROWS, _SLIM], gl.float32, narrow)
+                y, stage, phase = multiply(y, group, ring, stage, phase, D)
+                _write(y.to(out.dtype), out, out_tiles.index(group * 2 + turn), first, n_parts * _COLUMNS)
+                turn ^= 1
     tma.store_wait(0)
 
 
 @gluon.jit(do_not_specialize=["n_rows", "n_blocks"])
 def _linear_kernel(
-    rows, columns, out, residual, scale_ptr, squares_ptr, n_rows, n_blocks, n_parts, n_columns,
-    D: gl.constexpr, ADDS: gl.constexpr, STAGES: gl.constexpr,
+    rows, columns, slim, out, residual, scale_ptr, squares_ptr, n_rows, n_blocks, n_parts,
+    D: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     ring = make_ring(rows, columns, STAGES)
-    out_tiles = gl.allocate_shared_memory(out.dtype, [_GROUPS, _ROWS, _COLUMNS], out.layout)
-    arrived = gl.allocate_shared_memory(gl.int64, [_GROUPS, 1], mbarrier.MBarrierLayout())
-    for group in gl.static_range(_GROUPS):
-        mbarrier.init(arrived.index(group), count=1)
-    fence_async_shared()
-    sizes = (n_blocks, n_parts, n_columns)
+    out_tiles = gl.allocate_shared_memory(out.dtype, [_GROUPS * 2, _ROWS, _SLIM], out.layout)
+    sizes = (n_blocks, n_parts, n_rows)
     gl.warp_specialize(
         [
-            (_consume, (0, ring, out, residual, out_tiles, arrived, scale_ptr, squares_ptr, n_rows, sizes, D, ADDS)),
-            (_consume, (1, ring, out, residual, out_tiles, arrived, scale_ptr, squares_ptr, n_rows, sizes, D, ADDS)),
-            (produce, (rows, columns, ring, sizes, _COLUMNS, D)),
+            (_consume, (0, ring, out, slim, residual, out_tiles, scale_ptr, squares_ptr, sizes, D)),
+            (_consume, (1, ring, out, slim, residual, out_tiles, scale_ptr, squares_ptr, sizes, D)),
+            (_produce, (rows, columns, slim, residual, ring, sizes, D)),
         ],
         [4, 1],
         [_REGISTERS, _PRODUCER_REGISTERS],
@@ -87,17 +142,22 @@ def linear(
 ) -> Tensor:
     """x @ weight.T into `out`, or residual + scale · (x @ weight.T) with the sums of its squares.
 
-    Of matrices that `tiles_hopper.supports`. The squares are [parts, N] float32, each part the sum over 256 columns.
+    Of matrices that `tiles_hopper.supports`. Columns that `out` has more than `weight` has rows become zeros. The
+    squares are [parts, N] float32, each part the sum over 256 columns.
     """
     n_rows, width = x.shape
     work = tiles_hopper.divide(x, len(weight), COLUMNS)
-    squares = torch.empty((work.parts, n_rows) if residual is not None else (0,), dtype=torch.float32, device=x.device)
-    block = tiles_hopper.tiles(out, [ROWS, COLUMNS])
-    _linear_kernel[(work.programs,)](
-        tiles_hopper.tiles(x, [ROWS, CHANNELS]), tiles_hopper.tiles(weight, [COLUMNS, CHANNELS]), block,
-        block if residual is None else tiles_hopper.tiles(residual, [ROWS, COLUMNS]), scale, squares,
-        n_rows, work.blocks, work.parts, len(weight),
-        width, residual is not None, _STAGES,
+    parts = work.parts
+    slim = None
+    if residual is None and 0 < len(weight) % COLUMNS <= SLIM and parts > 1:
+        # A product of their own takes less than one of 256.
+        parts, slim = parts - 1, tiles_hopper.tiles(weight, [SLIM, CHANNELS])
+    squares = torch.empty((parts, n_rows) if residual is not None else (0,), dtype=torch.float32, device=x.device)
+    _linear_kernel[(min(work.programs, work.blocks * parts),)](
+        tiles_hopper.tiles(x, [ROWS, CHANNELS]), tiles_hopper.tiles(weight, [COLUMNS, CHANNELS]), slim,
+        tiles_hopper.tiles(out, [ROWS, SLIM]),
+        None if residual is None else tiles_hopper.tiles(residual, [ROWS, SLIM]), scale, squares,
+        n_rows, work.blocks, parts, width, _STAGES,
         num_warps=4, maxnreg=tiles_hopper.LAUNCH_REGISTERS,
     )  # fmt: skip
     return squares

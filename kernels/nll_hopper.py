@@ -8,12 +8,24 @@ from triton.experimental.gluon import language as gl
 from kernels import tiles_hopper
 from kernels.nll_triton import LOWEST, PART
 from kernels.pack import LOG2_E
-from kernels.tiles_hopper import CHANNELS, COLUMNS, ROWS, make_ring, multiply, place, produce
+from kernels.tiles_hopper import CHANNELS, COLUMNS, ROWS, fill, make_ring, multiply, place
 
 _PART, _LOG2_E, _LOWEST = gl.constexpr(PART), gl.constexpr(LOG2_E), gl.constexpr(LOWEST)
 _ROWS, _COLUMNS, _GROUPS = gl.constexpr(ROWS), gl.constexpr(COLUMNS), gl.constexpr(tiles_hopper.GROUPS)
 _REGISTERS, _PRODUCER_REGISTERS = (gl.constexpr(count) for count in tiles_hopper.REGISTERS)
+_TOGETHER = gl.constexpr(64)  # blocks of rows: the vocabulary's matrix does not stay in the L2 cache, these do
 _STAGES = 4
+
+
+@gluon.jit
+def _produce(hidden, weight, ring, sizes, D: gl.constexpr):
+    n_blocks, n_parts, n_vocabulary = sizes
+    stage = 0
+    phase = 0
+    for task in range(gl.program_id(0), n_blocks * n_parts, gl.num_programs(0)):
+        block, part = place(task, n_blocks, n_parts, _TOGETHER)
+        for first in range(part * _PART, gl.minimum(part * _PART + _PART, n_vocabulary), _COLUMNS):
+            stage, phase = fill(hidden, weight, block, first, ring, stage, phase, D)
 
 
 @gluon.jit
@@ -32,7 +44,7 @@ def _consume(
     stage = 0
     phase = 0
     for task in range(gl.program_id(0), n_blocks * n_parts, gl.num_programs(0)):
-        block, part = place(task, n_blocks, n_parts)
+        block, part = place(task, n_blocks, n_parts, _TOGETHER)
         top = gl.full([_ROWS], _LOWEST, gl.float32, row_layout)
         total = gl.zeros([_ROWS], gl.float32, row_layout)
         for first in range(part * _PART, gl.minimum(part * _PART + _PART, n_vocabulary), _COLUMNS):
@@ -70,7 +82,7 @@ def _partial_sums(
         [
             (_consume, (0, ring, outputs, n_rows, sizes, scale, softcap, D, HAS_BIAS, HAS_SOFTCAP)),
             (_consume, (1, ring, outputs, n_rows, sizes, scale, softcap, D, HAS_BIAS, HAS_SOFTCAP)),
-            (produce, (hidden, weight, ring, sizes, _PART, D)),
+            (_produce, (hidden, weight, ring, sizes, D)),
         ],
         [4, 1],
         [_REGISTERS, _PRODUCER_REGISTERS],

@@ -27,9 +27,8 @@ COLUMNS = 256  # of a tile
 CHANNELS = 64  # of a step
 REGISTERS = (240, 24)  # a thread of a group, of the producer
 LAUNCH_REGISTERS = 168
-BLOCK_GROUP = 64  # blocks of rows that go through the columns together, for their stay in the L2 cache
 DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
-_ROWS, _GROUPS, _COLUMNS, _BLOCK_GROUP = (gl.constexpr(v) for v in (ROWS, GROUPS, COLUMNS, BLOCK_GROUP))
+_ROWS, _GROUPS, _COLUMNS = (gl.constexpr(v) for v in (ROWS, GROUPS, COLUMNS))
 # Each with its name before Triton 3.7.
 barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
@@ -44,11 +43,14 @@ def next_stage(stage, phase, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def place(task, n_blocks, n_parts):
-    """A task's (block of rows, part of the columns): within a group of blocks, all of its blocks for each part."""
-    first = task // (_BLOCK_GROUP * n_parts) * _BLOCK_GROUP
-    size = gl.minimum(_BLOCK_GROUP, n_blocks - first)
-    within = task % (_BLOCK_GROUP * n_parts)
+def place(task, n_blocks, n_parts, TOGETHER: gl.constexpr):
+    """A task's (block of rows, part of the columns): of so many blocks each has a part of the columns before the next.
+
+    What is read again, blocks or columns, is then found in the L2 cache.
+    """
+    first = task // (TOGETHER * n_parts) * TOGETHER
+    size = gl.minimum(TOGETHER, n_blocks - first)
+    within = task % (TOGETHER * n_parts)
     return first + within % size, within // size
 
 
@@ -68,33 +70,25 @@ def make_ring(rows, columns, STAGES: gl.constexpr):
 
 
 @gluon.jit
-def produce(rows, columns, ring, sizes, PART: gl.constexpr, D: gl.constexpr):
-    """The producer: the tiles of every task of this program; a task has the tiles of PART columns."""
-    n_blocks, n_parts, n_columns = sizes
+def fill(rows, columns, block, first, ring, stage, phase, D: gl.constexpr):
+    """For the producer: a product's tiles, of a block of the rows and the columns from `first`, into the ring."""
     row_tiles, column_tiles, full, empty = ring
     STAGES: gl.constexpr = column_tiles.shape[0]
     CHANNELS: gl.constexpr = column_tiles.shape[2]
-    stage = 0
-    phase = 0
-    for task in range(gl.program_id(0), n_blocks * n_parts, gl.num_programs(0)):
-        block, part = place(task, n_blocks, n_parts)
-        for first in range(part * PART, gl.minimum(part * PART + PART, n_columns), _COLUMNS):
-            for channel in range(0, D, CHANNELS):
-                mbarrier.wait(empty.index(stage), phase ^ 1)
-                ready = full.index(stage)
-                mbarrier.expect(ready, _GROUPS * rows.block_type.nbytes + columns.block_type.nbytes)
-                for group in gl.static_range(_GROUPS):
-                    load(
-                        rows, [(block * _GROUPS + group) * _ROWS, channel], ready,
-                        row_tiles.index(stage * _GROUPS + group),
-                    )  # fmt: skip
-                load(columns, [first, channel], ready, column_tiles.index(stage))
-                stage, phase = next_stage(stage, phase, STAGES)
+    for channel in range(0, D, CHANNELS):
+        mbarrier.wait(empty.index(stage), phase ^ 1)
+        ready = full.index(stage)
+        mbarrier.expect(ready, _GROUPS * rows.block_type.nbytes + columns.block_type.nbytes)
+        for group in gl.static_range(_GROUPS):
+            load(rows, [(block * _GROUPS + group) * _ROWS, channel], ready, row_tiles.index(stage * _GROUPS + group))
+        load(columns, [first, channel], ready, column_tiles.index(stage).slice(0, columns.block_type.shape[0]))
+        stage, phase = next_stage(stage, phase, STAGES)
+    return stage, phase
 
 
 @gluon.jit
 def multiply(x, group: gl.constexpr, ring, stage, phase, D: gl.constexpr):
-    """The group's product of the ring's next tile, into x [64, 256] float32; and where the ring then stands."""
+    """The group's product of the ring's next tile, into x [64, columns] float32; and where the ring then stands."""
     row_tiles, column_tiles, full, empty = ring
     STAGES: gl.constexpr = column_tiles.shape[0]
     STEPS: gl.constexpr = D // column_tiles.shape[2]
@@ -103,7 +97,7 @@ def multiply(x, group: gl.constexpr, ring, stage, phase, D: gl.constexpr):
     for step in range(STEPS):
         mbarrier.wait(full.index(stage), phase)
         left = row_tiles.index(stage * _GROUPS + group)
-        right = column_tiles.index(stage).permute((1, 0))
+        right = column_tiles.index(stage).slice(0, x.shape[1]).permute((1, 0))
         x = warpgroup_mma(left, right, x, use_acc=step > 0, is_async=True)
         # The product before this one is through, and its stage free.
         x = warpgroup_mma_wait(1, deps=(x,))

@@ -18,7 +18,16 @@ def draw(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize(("dtype", "close"), DTYPES)
 @pytest.mark.parametrize(
-    ("rows", "inner", "outer"), [(1, 64, 8), (127, 768, 3352), (1000, 1536, 768), (20_000, 80, 48)]
+    ("rows", "inner", "outer"),
+    [
+        (1, 64, 8),
+        (127, 768, 3352),
+        (300, 64, 256),
+        (3000, 128, 320),
+        (500, 128, 328),
+        (1000, 1536, 768),
+        (20_000, 80, 48),
+    ],
 )
 def test_products(rows: int, inner: int, outer: int, dtype: torch.dtype, close: float) -> None:
     x, weight = draw(rows, inner, dtype=dtype), draw(outer, inner, dtype=dtype, seed=1)

@@ -105,7 +105,7 @@ def product_on_hopper() -> Sweep:
     """out_proj's product with the residual stream."""
     x, weight = normal(sum(EQUAL), SHAPE.inner), normal(SHAPE.hidden, SHAPE.inner, seed=1)
     residual, scale = normal(len(x), SHAPE.hidden, seed=2), torch.rand(len(x), device="cuda")
-    return Sweep(lambda: add_linear(x, weight, residual, scale)[0], constants(linear_hopper, _STAGES=[2, 3]))
+    return Sweep(lambda: add_linear(x, weight, residual, scale)[0], constants(linear_hopper, _STAGES=[2, 3, 4]))
 
 
 def convolution() -> Sweep:
@@ -113,7 +113,7 @@ def convolution() -> Sweep:
     pack = Pack.of(MIXED, "cuda")
     x = normal(pack.tokens, WIDTH)[:, SHAPE.inner : SHAPE.inner + XBC]
     weight, bias = normal(XBC, SHAPE.conv_kernel, dtype=torch.float32), normal(XBC, dtype=torch.float32)
-    sizes = constants(conv_triton, _TOKENS=[32, 64, 128], _ROWS=[8, 16, 32], _CHANNELS=[128, 256], _WARPS=[4, 8])
+    sizes = constants(conv_triton, _TOKENS=[32, 64, 128], _ROWS=[4, 8, 16], _CHANNELS=[128, 256], _WARPS=[1, 2])
     return Sweep(lambda: packed_conv1d(x, weight, bias, pack)[0], sizes)
 
 
@@ -125,8 +125,8 @@ def long_documents() -> Sweep:
 
     def configurations() -> Iterator[tuple[str, list[Patch]]]:
         users = [ssd_hopper.scan, ssd_hopper.shares, ssd_triton.scan, ssd_triton.shares, ssd_triton.pass_states]
-        for segment, pieces in itertools.product((2048, 4096, 6144, 8192, 12_288), (1, 2, 4, 8)):
-            cut = Cut(segment, pieces)
+        for segment, pieces, wave in itertools.product((4096, 6144, 8192), (2, 4, 8), (1, 11)):
+            cut = Cut(segment, pieces, wave)
             yield str(cut), [(ssd, "CUT", cut), *((user, "__defaults__", (cut,)) for user in users)]
 
     return Sweep(lambda: ssd.packed_ssd(x, dt, a, b, c, pack)[0], configurations())
