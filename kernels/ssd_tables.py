@@ -20,22 +20,26 @@ _HEAP = 20_000  # items up to which the next goes to the least loaded program; m
 class Cut(NamedTuple):
     """How long documents are cut. By its own length alone, so that a document's bits do not depend on its pack."""
 
-    segment: int  # positions that one program walks through, about, at most
+    segment: int  # positions that one program walks through, about
     pieces: int  # that a document has at least before its last segment, each summed up by one program
+    wave: int = 1  # segments that keep a device busy by themselves: a document with more has a multiple of them
 
     def of(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of each document, [S]: the positions of its segments, all alike but the last, and the pieces in each."""
         count = -(-lengths // self.segment)
+        if self.wave > 1:
+            waves = np.maximum(np.rint(lengths / (self.segment * self.wave)), 1).astype(np.int64)
+            count = np.where(count > self.wave, waves * self.wave, count)
         pieces = np.where(count > 1, -(-self.pieces // np.maximum(count - 1, 1)), 1)
         return -(-lengths // (count * pieces * CHUNK)) * pieces * CHUNK, pieces
 
     @property
     def chunks(self) -> int:
         """The chunks of a piece at most."""
-        return self.segment // CHUNK + self.pieces
+        return self.segment * 3 // 2 // CHUNK + self.pieces
 
 
-CUT = Cut(segment=6144, pieces=4)
+CUT = Cut(segment=6144, pieces=4, wave=11)  # 11 segments of 12 pairs of heads are the 132 multiprocessors of an H100
 
 
 def chunks(lengths: NDArray[np.int64]) -> Table:

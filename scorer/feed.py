@@ -101,7 +101,8 @@ class Feed:
     def _run(self) -> None:
         try:
             reference = self._reference
-            for windows in batches(self._windows(), self.budget, reference.model.packed):
+            recurrent = reference.context is None
+            for windows in batches(self._windows(), self.budget, reference.model.packed, recurrent):
                 slot = self._free.get()
                 if slot is None or self._stopped:
                     return  # and with it the generators, that of the texts too
@@ -118,7 +119,7 @@ class Feed:
         reference = self._reference
         for tokens in self._tokenized():
             block = Block(tokens, reference.bos)
-            windows = block.cut(reference.context, self._stride, self.budget)
+            windows = block.cut(reference.context, self._stride)
             self.blocks.append(block)
             yield from windows
 

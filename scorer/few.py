@@ -32,9 +32,9 @@ def score_few(reference: Reference, texts: list[str], stride: int | None = None)
     block = Block(reference.tokenizer.encode(texts), reference.bos)
     nll = [np.zeros(count) for count in block.n_tokens]
     lane, slot = Lane(reference, lambda: None), Slot(reference)
-    windows = block.cut(reference.context, stride, reference.budget)
+    windows = block.cut(reference.context, stride)
     with in_memory(reference):
-        for group in batches(windows, reference.budget, reference.model.packed):
+        for group in batches(windows, reference.budget, reference.model.packed, reference.context is None):
             batch = lay_out(group, slot, reference, reference.budget)
             found = lane.tokens(batch)
             at = 0

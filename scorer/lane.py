@@ -14,6 +14,8 @@ from torch import Tensor
 from kernels.pack import Pack
 from scorer.feed import Batch
 from scorer.reference import Reference
+from scorer.state import State
+from scorer.windows import Block
 
 Sums = NDArray[np.float64]
 Result = TypeVar("Result")
@@ -34,7 +36,7 @@ def window_sums(nll: Tensor, pack: Pack) -> Tensor:
 
 
 class Lane:
-    """Runs batches one after the other, with the state that one leaves to the next.
+    """Runs batches one after the other, and keeps the states of documents that go on in later ones.
 
     On a GPU nothing is waited for until the sums are asked for: inputs travel on a stream of their own, and the host
     may be a batch ahead. Nobody is told that a batch goes on: if it hangs, others are to notice. On a CPU a batch is
@@ -45,7 +47,7 @@ class Lane:
         self._model = reference.model
         self._device = reference.device
         self._meanwhile = meanwhile
-        self._state: Any = None
+        self._places: dict[tuple[Block, int], tuple[State, int]] = {}  # of a window that goes on: a state, and its row
         self.ahead = 0  # batches that may be started before the sums of one are asked for
         self._copies: Any = None
         if reference.device.startswith("cuda"):
@@ -91,11 +93,13 @@ class Lane:
         return window_sums(nll, pack)[: len(batch.windows)]
 
     def _nll(self, batch: Batch) -> tuple[Tensor, Pack]:
-        size, first, last = batch.positions, batch.windows[0], batch.windows[-1]
-        ids, targets = batch.slot.device[0, :size], batch.slot.device[1, :size]
+        ids, targets = batch.slot.device[0, : batch.positions], batch.slot.device[1, : batch.positions]
         pack = Pack.of(batch.lengths, self._device)
-        before = self._state if first.carried else None
-        nll, self._state = self._model.nll(ids, targets, pack, before, keep_state=last.more)
+        windows = batch.windows
+        before = State.gather([self._places.pop((w.block, w.number)) if w.carried else None for w in windows])
+        nll, after = self._model.nll(ids, targets, pack, before, keep_state=any(w.more for w in windows))
+        if after is not None:
+            self._places |= {(w.block, w.number): (after, i) for i, w in enumerate(windows) if w.more}
         return nll, pack
 
 

@@ -6,7 +6,6 @@ state-spaces checkpoint differs in one name only. Knows no tokenizer and no docu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,17 +22,10 @@ from scorer.hybrid import Attention, Mlp
 from scorer.mamba2_config import Mamba2Config, parse_config
 from scorer.mamba2_packed import fold, packed_hidden, takes_packs
 from scorer.rows import pad, unpad
+from scorer.state import State
 
 # Positions that a model with attention reads at a time: its published configurations name no limit.
 ATTENTION_WINDOW = 8192
-
-
-@dataclass
-class State:
-    """Where a sequence stands: for each layer the convolution's last inputs [B, K-1, C] and the SSD's state."""
-
-    conv: list[Tensor]
-    ssd: list[Tensor]
 
 
 class Scale(nn.Module):
@@ -166,8 +158,9 @@ class Mamba2(nn.Module):
         """NLL in nats, [T] float32, of targets [T] int64, where position t of ids [T] int64 predicts targets[t].
 
         The documents of `pack` lie one after the other, and none sees another. A target of -100 is not scored and has
-        NLL 0. `state` goes on from an earlier call's, for a pack of one document; with `keep_state` the state after
-        that document is returned. It takes layers x heads x head_dim x state x 4 bytes (19 MB for a model of 130M).
+        NLL 0. `state` is where its documents go on from, and is used up; with `keep_state` that after them is returned.
+        It takes layers x heads x head_dim x state x 4 bytes a document (19 MB for a model of 130M). A model that takes
+        no packs has states for packs of one document alone.
         """
         if self.packed:
             hidden, state = packed_hidden(self, ids, pack, state, keep_state)

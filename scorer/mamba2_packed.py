@@ -18,9 +18,10 @@ from kernels.linear import add_linear, linear
 from kernels.norm import add_rms_norm, gated_rms_norm, row_scale, row_squares
 from kernels.pack import Pack
 from kernels.ssd import packed_ssd
+from scorer.state import State
 
 if TYPE_CHECKING:
-    from scorer.mamba2 import Layer, Mamba2, State
+    from scorer.mamba2 import Layer, Mamba2
     from scorer.mamba2_config import Mamba2Config
 
 
@@ -49,16 +50,15 @@ def packed_hidden(
 ) -> tuple[Tensor, State | None]:
     """ids [T] int64 of the documents of `pack` -> hidden states [T, hidden] under the head, and the states after them.
 
-    The model must have been folded. `state` [S, ...] goes on from an earlier call's; see `scorer.mamba2.State`.
+    The model must have been folded. `state` [S, ...] is where the documents go on from, see `scorer.state.State`; it is
+    emptied, for two at once would take twice the memory.
     """
-    from scorer.mamba2 import State
-
     stream = F.embedding(ids, model.backbone.embeddings.weight)
     squares = row_squares(stream)
     after = State([], [])
     layers: Any = model.backbone.layers
-    for i, layer in enumerate(layers):
-        conv, ssd = (None, None) if state is None else (state.conv[i], state.ssd[i])
+    for layer in layers:
+        conv, ssd = (None, None) if state is None else (state.conv.pop(0), state.ssd.pop(0))
         stream, squares, conv, ssd = _layer(layer, stream, squares, pack, conv, ssd, keep_state)
         if keep_state and conv is not None and ssd is not None:
             after.conv.append(conv)

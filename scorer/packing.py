@@ -2,7 +2,7 @@
 
 A batch is a pack: windows one after the other, without padding. A model that takes packs reads them as they are, so
 they are filled to the budget; any other reads the windows as rows padded to the longest, so a batch has windows of like
-length. A window that is carried on, or longer than the budget, is a batch alone.
+length. A window that is longer than the budget is a batch alone, except for a recurrent model, which reads it in parts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ _CPU_TOKENS = (256, 4_096)
 _CPU_WORK = 2 * 10**11  # parameters x tokens of a batch: about a second on two cores
 _LEAST = 1_024  # tokens, below which no budget is halved
 _PASSED = 1 << 22  # tokens that may pass an open pack by: its documents' blocks, and all after them, wait for it
+_PASSED_LONG = 1 << 24  # the same for a long document that waits for others
+_PART = 5952  # tokens: 22 fill a GPU's budget, and the SSD reads one without a cut (see `kernels.ssd_tables`)
+_CHUNK = 64  # of the SSD's kernels: parts are multiples of it, so that these cut them as the whole
 _OPEN = 8  # packs that are filled at the same time: with them next to nothing is left empty
 _SORTED = 1 << 20  # tokens that are gathered to be sorted by length
 
@@ -35,13 +38,73 @@ def halved(budget: int) -> int | None:
     return budget // 2 if budget // 2 >= _LEAST else None
 
 
-def batches(windows: Iterable[Window], budget: int, packed: bool) -> Iterator[list[Window]]:
-    """Batches of up to `budget` positions, each window in exactly one, those of a batch in the order they lie in."""
-    return _packs(windows, budget) if packed else _rows(windows, budget)
+def lanes(budget: int) -> int:
+    """How many long documents lie side by side in a pack of a recurrent model."""
+    return max(1, budget // _PART)
 
 
-def _alone(window: Window, budget: int) -> bool:
-    return window.carried or window.more or window.length >= budget
+def batches(windows: Iterable[Window], budget: int, packed: bool, recurrent: bool) -> Iterator[list[Window]]:
+    """Batches of up to `budget` positions, those of a batch in the order they lie in.
+
+    Each window is in exactly one, but those of a `recurrent` model that are longer than half the budget: they are read
+    in parts, in several batches, each of which goes on from the state after the one before.
+    """
+    grouped: _Packs | _Rows = _Packs(budget) if packed else _Rows(budget)
+    long = _Long(budget, lanes(budget) if packed else 1)
+    tokens = 0
+    for window in windows:
+        tokens += window.length
+        yield from grouped.passed(tokens)
+        yield from long.passed(tokens)
+        chosen = long if recurrent and 2 * window.length > budget else grouped
+        yield from chosen.add(window, tokens)
+    yield from grouped.rest()
+    yield from long.rest()
+
+
+class _Long:
+    """Reads as many long windows side by side as there are lanes, a part of each in a batch.
+
+    So each is read from its beginning to its end by as few programs as do it fastest, where one alone, which would fill
+    a pack, has to be cut inside it, at the cost of a first look at each piece. Where too few are left they are read one
+    after the other.
+    """
+
+    def __init__(self, budget: int, lanes: int) -> None:
+        self._budget = budget
+        self._lanes = lanes
+        self._open: list[tuple[Window, int]] = []  # what is left of each, and the tokens that had come with it
+
+    def add(self, window: Window, tokens: int) -> Iterator[list[Window]]:
+        """`tokens` have come, this window's among them."""
+        self._open.append((window, tokens))
+        size = _whole_chunks(self._budget // self._lanes)
+        while len(self._open) == self._lanes:
+            split = [(window.split(size), begun) for window, begun in self._open]
+            self._open = [(rest, begun) for (_, rest), begun in split if rest is not None]
+            yield [part for (part, _), _ in split]
+
+    def passed(self, tokens: int) -> Iterator[list[Window]]:
+        """What is due where so many tokens have come."""
+        if self._open and tokens - self._open[0][1] > _PASSED_LONG:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[list[Window]]:
+        """All that is left."""
+        batch: list[Window] = []
+        room = self._budget
+        for window, _ in self._open:
+            rest: Window | None = window
+            while rest is not None:
+                if batch and rest.length > room and room < _CHUNK:
+                    yield batch
+                    batch, room = [], self._budget
+                part, rest = rest.split(room if rest.length <= room else _whole_chunks(room))
+                batch.append(part)
+                room -= part.length
+        if batch:
+            yield batch
+        self._open = []
 
 
 @dataclass(eq=False)
@@ -50,65 +113,86 @@ class _Pack:
 
     windows: list[Window]
     room: int  # positions that are left
-    begun: int  # tokens that there were before it
+    begun: int  # tokens that had come with it
 
 
-def _packs(windows: Iterable[Window], budget: int) -> Iterator[list[Window]]:
+class _Packs:
     """Best fit into a few open packs; where a window fits into none, the fullest is done, and so is one left behind."""
-    packs: list[_Pack] = []  # in the order in which they were begun
-    tokens = 0
 
-    def done(pack: _Pack) -> list[Window]:
-        packs.remove(pack)
-        return _longest_first(pack.windows)
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._open: list[_Pack] = []  # in the order in which they were begun
 
-    for window in windows:
-        tokens += window.length
-        if packs and tokens - packs[0].begun > _PASSED and not window.carried:
-            yield done(packs[0])
-        if _alone(window, budget):
+    def add(self, window: Window, tokens: int) -> Iterator[list[Window]]:
+        """`tokens` have come, this window's among them."""
+        if window.length >= self._budget:
             yield [window]
-            continue
-        fitting = [pack for pack in packs if pack.room >= window.length]
+            return
+        fitting = [pack for pack in self._open if pack.room >= window.length]
         if fitting:
             chosen = min(fitting, key=lambda pack: pack.room)
         else:
-            if len(packs) == _OPEN:
-                yield done(min(packs, key=lambda pack: pack.room))
-            chosen = _Pack([], budget, tokens)
-            packs.append(chosen)
+            if len(self._open) == _OPEN:
+                yield self._done(min(self._open, key=lambda pack: pack.room))
+            chosen = _Pack([], self._budget, tokens)
+            self._open.append(chosen)
         chosen.windows.append(window)
         chosen.room -= window.length
         if not chosen.room:
-            yield done(chosen)
-    yield from (_longest_first(pack.windows) for pack in packs)
+            yield self._done(chosen)
+
+    def passed(self, tokens: int) -> Iterator[list[Window]]:
+        """What is due where so many tokens have come."""
+        if self._open and tokens - self._open[0].begun > _PASSED:
+            yield self._done(self._open[0])
+
+    def rest(self) -> Iterator[list[Window]]:
+        """All that is left."""
+        while self._open:
+            yield self._done(self._open[0])
+
+    def _done(self, pack: _Pack) -> list[Window]:
+        self._open.remove(pack)
+        return _longest_first(pack.windows)
 
 
-def _rows(windows: Iterable[Window], budget: int) -> Iterator[list[Window]]:
+class _Rows:
     """Windows of like length, those of equal length in order; rows x longest stay in the budget."""
-    gathered: list[Window] = []
-    size = 0
-    for window in windows:
-        if _alone(window, budget):
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._gathered: list[Window] = []
+        self._begun = 0  # tokens that had come with the first
+
+    def add(self, window: Window, tokens: int) -> Iterator[list[Window]]:
+        """`tokens` have come, this window's among them."""
+        if window.length >= self._budget:
             yield [window]
-            continue
-        gathered.append(window)
-        size += window.length
-        if size >= _SORTED:
-            yield from _by_length(gathered, budget)
-            gathered, size = [], 0
-    yield from _by_length(gathered, budget)
+            return
+        if not self._gathered:
+            self._begun = tokens
+        self._gathered.append(window)
 
+    def passed(self, tokens: int) -> Iterator[list[Window]]:
+        """What is due where so many tokens have come."""
+        if tokens - self._begun > _SORTED:
+            yield from self.rest()
 
-def _by_length(windows: list[Window], budget: int) -> Iterator[list[Window]]:
-    batch: list[Window] = []
-    for window in _longest_first(windows):
-        if batch and (len(batch) + 1) * batch[0].length > budget:
+    def rest(self) -> Iterator[list[Window]]:
+        """All that is left."""
+        batch: list[Window] = []
+        for window in _longest_first(self._gathered):
+            if batch and (len(batch) + 1) * batch[0].length > self._budget:
+                yield batch
+                batch = []
+            batch.append(window)
+        if batch:
             yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
+        self._gathered = []
+
+
+def _whole_chunks(size: int) -> int:
+    return size // _CHUNK * _CHUNK or size
 
 
 def _longest_first(windows: list[Window]) -> list[Window]:

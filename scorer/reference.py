@@ -17,7 +17,7 @@ from scorer.checkpoint import read_config, weight_files
 from scorer.errors import BadReference, OutOfMemory, one_line
 from scorer.hashing import reference_sha256, tokenizer_sha256
 from scorer.mamba2_config import is_mamba, parse_config
-from scorer.packing import halved, token_budget
+from scorer.packing import halved, lanes, token_budget
 from scorer.tokens import Tokenizer, check_vocabulary, read_fast
 
 if TYPE_CHECKING:
@@ -105,16 +105,20 @@ class Reference:
         from kernels.pack import Pack
         from scorer.transformer import Transformer
 
-        most = min(self.context or self.budget, self.budget) if self.model.packed else min(self.context or 1024, 1024)
-        pack = Pack.of([min(most, self.budget - start) for start in range(0, self.budget, most)], self.device)
         ids = torch.zeros(self.budget, dtype=torch.int64, device=self.device)
+        recurrent = self.context is None
+        most = self.budget if self.model.packed else 1024
+        sizes = {min(self.context or most, most)}
+        if recurrent and self.model.packed:
+            sizes.add(self.budget // lanes(self.budget))
         with in_memory(self):
             if isinstance(self.model, Transformer):
                 self.model.compile(self.budget)
-                self.model.nll(ids, ids, pack)
-            else:  # also as in the middle of a document
-                _, state = self.model.nll(ids, ids, pack, keep_state=self.context is None)
-                self.model.nll(ids, ids, pack, state)
+            for size in sizes:
+                pack = Pack.of([min(size, self.budget - at) for at in range(0, self.budget, size)], self.device)
+                _, state = self.model.nll(ids, ids, pack, keep_state=recurrent)
+                if recurrent:  # also as in the middle of documents
+                    self.model.nll(ids, ids, pack, state, keep_state=True)
             torch.cuda.synchronize(self.device)
 
     def halve(self) -> bool:

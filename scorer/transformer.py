@@ -18,6 +18,7 @@ from scorer import packed_body
 from scorer.errors import BadReference, one_line
 from scorer.head import Head, choose_head, cross_entropy
 from scorer.rows import pad, unpad
+from scorer.state import State
 
 # Windows of a model whose config names no limit (ALiBi, for one): its memory may grow with the square of them.
 NO_LIMIT = 8192
@@ -71,7 +72,7 @@ class Transformer:
 
     @torch.inference_mode()
     def nll(
-        self, ids: Tensor, targets: Tensor, pack: Pack, state: None = None, keep_state: bool = False
+        self, ids: Tensor, targets: Tensor, pack: Pack, state: State | None = None, keep_state: bool = False
     ) -> tuple[Tensor, None]:
         """NLL in nats, [T] float32, of targets [T] int64, where position t of ids [T] int64 predicts targets[t].
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from scorer.encode import Encoded
 
-_PIECE = 256  # tokens: pieces of a long document are multiples of it, so that chunked kernels cut them as the whole
-
 
 class Window(NamedTuple):
     """Targets [start, stop) of a document, of which those before `first` are context only."""
@@ -34,6 +32,13 @@ class Window(NamedTuple):
         """Positions the model reads."""
         return self.stop - self.start
 
+    def split(self, size: int) -> tuple[Window, Window | None]:
+        """Its first `size` positions, all of them scored, and what goes on from the state after these, if anything."""
+        at = self.start + size
+        if at >= self.stop:
+            return self, None
+        return self._replace(stop=at, more=True), self._replace(start=at, first=at, carried=True)
+
 
 class Block:
     """Some consecutive documents of a shard, tokenized: their targets, their windows, and the sums that come back."""
@@ -47,18 +52,12 @@ class Block:
         self.left = np.zeros(len(tokens), np.int64)  # windows that are still to come back, for each document
         self.waiting = 0  # the same of the whole block
 
-    def cut(self, context: int | None, stride: int | None, budget: int) -> Iterator[Window]:
+    def cut(self, context: int | None, stride: int | None) -> Iterator[Window]:
         """The windows of all documents, in order."""
         windows: list[Window] = []
         for document, targets in enumerate(self.n_tokens.tolist()):
-            if context is None and targets > budget:
-                spans = list(pieces(targets, budget))
-                last = len(spans) - 1
-                for i, (start, first, stop) in enumerate(spans):
-                    windows.append(Window(self, len(windows), document, start, first, stop, i > 0, i < last))
-            else:
-                for start, first, stop in cut(targets, context, stride):
-                    windows.append(Window(self, len(windows), document, start, first, stop))
+            for start, first, stop in cut(targets, context, stride):
+                windows.append(Window(self, len(windows), document, start, first, stop))
         self.windows = [window.document for window in windows]
         self.left += np.bincount(np.array(self.windows, np.int64), minlength=len(self.left))
         self.sums = [0.0] * len(windows)
@@ -78,8 +77,10 @@ class Block:
         targets[: window.first - window.start] = ignored
 
     def settle(self, window: Window, nll: float) -> int:
-        """Takes a window's NLL; 1 if it was the last of its document, else 0."""
-        self.sums[window.number] = nll
+        """Takes the NLL of a window or of a part of one; 1 if it was the last of its document, else 0."""
+        self.sums[window.number] += nll
+        if window.more:
+            return 0
         self.waiting -= 1
         self.left[window.document] -= 1
         return int(self.left[window.document] == 0)
@@ -104,11 +105,3 @@ def cut(targets: int, context: int | None, stride: int | None) -> Iterator[tuple
         stop = min(start + size, targets)
         yield start, first, stop
         start, first = start + step, stop
-
-
-def pieces(targets: int, budget: int) -> Iterator[tuple[int, int, int]]:
-    """The same for a document that a model reads in parts with its state carried on: as even as may be."""
-    even = -(-targets // -(-targets // budget))
-    size = min(budget, -(-even // _PIECE) * _PIECE)
-    for start in range(0, targets, size):
-        yield start, start, min(start + size, targets)

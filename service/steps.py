@@ -10,7 +10,7 @@ import service
 from service.workspace import JobRecord, PlanRecord, ReferenceRecord, Workspace, digest
 
 Step = Literal["plan", "train", "score", "select", "end"]
-ENGINE = 5  # raised when a change of the code changes scores, so that files of before are not taken for new ones
+ENGINE = 6  # raised when a change of the code changes scores, so that files of before are not taken for new ones
 TRAINER = 2  # the same for trained references
 
 

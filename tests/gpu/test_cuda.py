@@ -9,6 +9,7 @@ import torch
 from kernels.pack import Pack
 from scorer.feed import Batch
 from scorer.lane import Lane, window_sums
+from scorer.packing import lanes
 from scorer.reference import Dtype, Reference, load
 from scorer.scorer import score
 from scorer.train import train
@@ -149,6 +150,19 @@ def test_a_long_document(folder: Path) -> None:
     text = "".join(sources(600_000))
     on_gpu = per_token(load(folder, "cuda", "bfloat16"), [text])
     assert np.isfinite(on_gpu).all()
+
+
+def test_long_documents_side_by_side_score_as_alone(tmp_path: Path, tokenizer: Path) -> None:
+    reference = load(make_reference("mamba2-130m", tmp_path, tokenizer), "cuda")
+    everything = "".join(sources(8_000_000))
+    starts = range(0, len(everything) - 320_000, 160_000)
+    texts = [everything[at : at + 260_000 + 9_000 * (i % 7)] for i, at in enumerate(starts)]
+    long = reference.tokenizer.encode(texts).lengths > reference.budget // 2
+    assert long.sum() > lanes(reference.budget)
+    beside = per_token(reference, texts)
+    alone = np.concatenate([per_token(reference, [text]) for text in texts])
+    assert np.abs(beside - alone).max() < 2e-3
+    assert per_token(reference, texts).tobytes() == beside.tobytes()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

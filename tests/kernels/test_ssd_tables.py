@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kernels import ssd_tables
 from kernels.ssd_tables import CHUNK, CUT, Cut
 
-CUTS = [CUT, Cut(segment=128, pieces=2)]
+CUTS = [CUT, Cut(segment=128, pieces=2), Cut(segment=128, pieces=2, wave=3)]
 LENGTHS = st.lists(st.integers(1, 1000) | st.integers(5_000, 200_000), min_size=1, max_size=12).map(np.array)
 
 

@@ -8,6 +8,7 @@ from scorer.mamba2 import Mamba2
 from scorer.mamba2_config import Mamba2Config
 from scorer.mamba2_packed import fold, packed_hidden
 from scorer.presets import initialise
+from scorer.state import State
 
 LENGTHS = [1, 5, 70, 130]
 
@@ -47,3 +48,22 @@ def test_a_document_goes_on_from_its_state() -> None:
         hidden, state = packed_hidden(folded, part, Pack.of([len(part)], "cpu"), state, keep_state=True)
         parts.append(hidden)
     torch.testing.assert_close(torch.cat(parts), plain(ids[None])[0][0], rtol=1e-4, atol=1e-4)
+
+
+def test_documents_go_on_beside_others_that_begin_and_end() -> None:
+    config = Mamba2Config(vocab_size=50, hidden=64, layers=2, heads=4, head_dim=64, state=16)
+    plain, folded = models(config)
+    documents = [torch.randint(50, (length,)) for length in (150, 70, 40)]
+    found: list[list[torch.Tensor]] = [[], [], []]
+    at, places = [0, 0, 0], [None, None, None]
+    for sizes in ({0: 64, 1: 70}, {2: 8, 0: 64}, {0: 22, 2: 32}):
+        parts = [documents[d][at[d] : at[d] + size] for d, size in sizes.items()]
+        before = State.gather([places[d] for d in sizes])
+        pack = Pack.of(list(sizes.values()), "cpu")
+        hidden, after = packed_hidden(folded, torch.cat(parts), pack, before, keep_state=True)
+        for row, (d, part) in enumerate(zip(sizes, hidden.split(list(sizes.values())), strict=True)):
+            found[d].append(part)
+            at[d] += len(part)
+            places[d] = (after, row)
+    for ids, parts in zip(documents, found, strict=True):
+        torch.testing.assert_close(torch.cat(parts), plain(ids[None])[0][0], rtol=1e-4, atol=1e-4)

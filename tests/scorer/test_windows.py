@@ -11,7 +11,7 @@ from kernels.nll import IGNORED
 from scorer import packing
 from scorer.encode import Encoded
 from scorer.packing import batches, halved, token_budget
-from scorer.windows import Block, Window, cut, pieces
+from scorer.windows import Block, Window, cut
 
 LENGTHS = st.lists(st.integers(0, 50), max_size=60)
 
@@ -54,43 +54,58 @@ def test_every_target_is_scored_once(targets: int, context: int, data: st.DataOb
     assert all(start <= first < stop <= start + context - 1 for start, first, stop in spans)
 
 
-@given(st.integers(1, 5000), st.integers(1, 3000))
-def test_pieces_of_a_long_document_are_about_even_and_meet(targets: int, budget: int) -> None:
-    spans = list(pieces(targets, budget))
-    assert [start for start, _, _ in spans] == [0, *(stop for _, _, stop in spans[:-1])]
-    assert spans[-1][2] == targets
-    assert all(first == start < stop <= start + budget for start, first, stop in spans)
-    assert len(spans) == -(-targets // budget)
-
-
 def test_windows_start_with_bos_or_with_the_token_before() -> None:
-    with_bos = [filled(w) for w in block_of([2, 5], bos=9).cut(4, None, 100)]
+    with_bos = [filled(w) for w in block_of([2, 5], bos=9).cut(4, None)]
     assert with_bos == [([9, 10], [10, 11]), ([9, 12, 13], [12, 13, 14]), ([9, 15], [15, 16])]
-    without = [filled(w) for w in block_of([1, 5]).cut(3, None, 100)]
+    without = [filled(w) for w in block_of([1, 5]).cut(3, None)]
     assert without == [([11, 12], [12, 13]), ([13, 14], [14, 15])]
 
 
 def test_what_a_window_before_has_scored_is_context() -> None:
-    ids = [filled(w) for w in block_of([5], bos=9).cut(5, 2, 100)]
+    ids = [filled(w) for w in block_of([5], bos=9).cut(5, 2)]
     assert ids == [([9, 10, 11, 12], [10, 11, 12, 13]), ([9, 12, 13], [IGNORED, IGNORED, 14])]
 
 
-def test_a_long_document_of_a_recurrent_model_is_carried_on() -> None:
-    block = block_of([1, 600, 3], bos=9)
-    windows = list(block.cut(None, None, 300))
-    assert [(w.length, w.carried, w.more) for w in windows] == [
-        (1, False, False),
-        (300, False, True),
-        (300, True, False),
-        (3, False, False),
-    ]
-    assert filled(windows[2])[0] == list(range(310, 610))  # no BOS, but the token before
-    assert [len(batch) for batch in batches(windows, 300, packed=True)] == [1, 1, 2]
+@given(st.lists(st.integers(1, 3000), max_size=20), st.sampled_from([256, 512, 1024]), st.booleans(), st.data())
+def test_long_documents_of_a_recurrent_model_are_carried_on(
+    lengths: list[int], budget: int, packed: bool, data: st.DataObject
+) -> None:
+    """From one batch to a later one, at whole chunks of the kernels, to the end; shorter ones are not cut."""
+    part, passed = data.draw(st.sampled_from([64, 128, 5952])), data.draw(st.sampled_from([2000, 1 << 24]))
+    block = block_of(lengths, bos=9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_PART", part)
+        patch.setattr(packing, "_PASSED_LONG", passed)
+        made = list(batches(block.cut(None, None), budget, packed, recurrent=True))
+    at = [0] * len(lengths)
+    for batch in made:
+        assert len({w.number for w in batch}) == len(batch)
+        size = sum(w.length for w in batch) if packed else len(batch) * max(w.length for w in batch)
+        assert size <= budget
+        for w in batch:
+            assert w.start == w.first == at[w.document]
+            assert w.carried == (w.start > 0)
+            assert w.more == (w.stop < lengths[w.document])
+            assert w.start % 64 == 0
+            assert lengths[w.document] > budget // 2 or w.length == lengths[w.document]
+            ids, targets = filled(w)
+            assert ids == ([targets[0] - 1] if w.carried else [9]) + targets[:-1]  # no BOS, but the token before
+            at[w.document] = w.stop
+    assert at == lengths
+
+
+def test_long_documents_lie_side_by_side() -> None:
+    lengths = np.random.default_rng(0).integers(66_000, 300_000, 100).tolist()
+    made = list(batches(block_of(lengths, bos=9).cut(None, None), 131_072, packed=True, recurrent=True))
+    beside = [batch for batch in made if len(batch) == 22]
+    assert sum(w.length for batch in beside for w in batch) > 0.75 * sum(lengths)
+    assert max(w.length for batch in beside for w in batch) == 5952  # which the SSD does not cut
+    assert len(made) < 1.02 * sum(lengths) / 131_072 + 1
 
 
 def test_scores_are_sums_in_the_order_of_the_text() -> None:
     block = block_of([3, 0, 7], bos=9)
-    windows = list(block.cut(4, None, 100))
+    windows = list(block.cut(4, None))
     ended = [block.settle(w, float(10**w.number)) for w in reversed(windows)]
     assert ended == [0, 0, 1, 1]
     nll, n_tokens = block.scores()
@@ -101,8 +116,8 @@ def test_scores_are_sums_in_the_order_of_the_text() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 @given(LENGTHS, st.integers(1, 120))
 def test_batches_hold_every_window_once_within_the_budget(packed: bool, lengths: list[int], budget: int) -> None:
-    windows = list(block_of(lengths, bos=9).cut(40, None, budget))
-    made = list(batches(windows, budget, packed))
+    windows = list(block_of(lengths, bos=9).cut(40, None))
+    made = list(batches(windows, budget, packed, recurrent=False))
     assert sorted(w.number for batch in made for w in batch) == list(range(len(windows)))
     for batch in made:
         size = sum(w.length for w in batch) if packed else len(batch) * max(w.length for w in batch)
@@ -111,8 +126,10 @@ def test_batches_hold_every_window_once_within_the_budget(packed: bool, lengths:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_batches_do_not_depend_on_blocks(packed: bool) -> None:
-    lengths = np.random.default_rng(0).integers(0, 90, 500).tolist()
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_batches_do_not_depend_on_blocks(packed: bool, recurrent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_PART", 64)
+    lengths = np.random.default_rng(0).integers(0, 300, 500).tolist()
 
     def batches_of(sizes: int) -> list[list[tuple[list[int], list[int]]]]:
         windows = []
@@ -121,16 +138,16 @@ def test_batches_do_not_depend_on_blocks(packed: bool) -> None:
             part = lengths[start : start + sizes]
             edges = np.cumsum([at, *part])
             block = Block(Encoded.of([range(a, b) for a, b in pairwise(edges.tolist())]), 9)
-            windows += block.cut(40, None, 256)
+            windows += block.cut(None if recurrent else 40, None)
             at = int(edges[-1])
-        return [[filled(w) for w in batch] for batch in batches(windows, 256, packed)]
+        return [[filled(w) for w in batch] for batch in batches(windows, 256, packed, recurrent)]
 
     assert batches_of(500) == batches_of(7) == batches_of(1)
 
 
 def test_next_to_nothing_of_a_pack_is_left_empty() -> None:
     lengths = np.random.default_rng(0).lognormal(6, 1.2, 20_000).astype(int).clip(1, 30_000).tolist()
-    made = list(batches(block_of(lengths, bos=9).cut(None, None, 65_536), 65_536, packed=True))
+    made = list(batches(block_of(lengths, bos=9).cut(None, None), 65_536, packed=True, recurrent=True))
     assert len(made) > 100
     assert sum(lengths) / (len(made) * 65_536) > 0.99
 
@@ -138,8 +155,8 @@ def test_next_to_nothing_of_a_pack_is_left_empty() -> None:
 def test_no_window_waits_for_the_end_of_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the blocks of a shard of long documents stay in memory behind one that fits to no other."""
     monkeypatch.setattr(packing, "_PASSED", 1000)
-    windows = block_of([51] * 8 + [60] * 500, bos=9).cut(None, None, 100)
-    made = list(batches(windows, 100, packed=True))
+    windows = block_of([51] * 8 + [60] * 500, bos=9).cut(None, None)
+    made = list(batches(windows, 100, packed=True, recurrent=False))
     assert set(range(8)) <= {w.number for batch in made[:60] for w in batch}
 
 
