@@ -98,7 +98,9 @@ def _expand(path: str, roots: Roots) -> Iterator[CorpusFile]:
             if not names:
                 raise InputError(f"{path}: the folder holds no {_KINDS} file")
         elif glob.has_magic(inner):
-            matched = sorted(cast(list[str], fs.glob(inner)))
+            above = _before_magic(inner)
+            dots = _dotted(inner, above)
+            matched = [name for name in sorted(cast(list[str], fs.glob(inner))) if dots or not _dotted(name, above)]
             names = [name for name in matched if fs.isfile(name) and (_format(name) or len(matched) == 1)]
             if not names:
                 raise InputError(f"{path}: the pattern matches no {_KINDS} file")
@@ -118,6 +120,11 @@ def _before_magic(path: str) -> str:
         return path
     plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.split("/"))
     return "/".join(plain) or "/"
+
+
+def _dotted(name: str, folder: str) -> bool:
+    """Whether a part below a folder starts with a dot, which no pattern without one matches, as in shells."""
+    return any(part.startswith(".") for part in os.path.relpath(name, folder).split("/"))
 
 
 def _hidden(name: str, folder: str) -> bool:

@@ -1,9 +1,9 @@
 """The references that a worker has loaded: found, checked against what was planned, and kept warm between shards."""
 
+import logging
 import os
 import shutil
 from collections import OrderedDict
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ from service.workspace import ReferenceRecord, Workspace
 if TYPE_CHECKING:
     from scorer.reference import Reference
 
+log = logging.getLogger("winnow.references")
 _KEPT = 2  # jobs take turns, so a worker may go to and fro between two references
 
 
@@ -42,8 +43,10 @@ class References:
         import scorer.reference
         import scorer.scorer  # noqa: F401
 
-        with suppress(BadReference):  # the job that needs the device will say so
+        try:
             self.device()
+        except BadReference as error:  # a job that needs it says so too
+            log.warning("%s", error)
 
     def device(self) -> str:
         """`cpu` or `cuda`. Raises BadReference where a GPU was asked for and there is none."""

@@ -168,6 +168,9 @@ def serve(settings: Settings) -> None:
             raise InputError(f"--redis {without_password(url)} does not answer: {error}") from None
         if settings.public and not Keys(workspace.storage).needed():
             log.warning("nobody can come in yet: make a key with `winnow keys make --workspace %s`", settings.workspace)
+        for root in (*settings.corpus_root, *settings.model_root):
+            if "://" not in root and not Path(root).exists():
+                log.warning("%s: no such folder; nothing under this root can be read now", root)
         settings = settings.model_copy(update={"redis": url})
         pool = Pool(_slots(settings, jobs.queue, alone=server is not None), server)
         stack.callback(pool.stop)

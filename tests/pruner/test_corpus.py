@@ -60,6 +60,18 @@ def test_what_tools_hide_in_a_folder_is_no_corpus(tmp_path: Path) -> None:
     assert urls(tmp_path) == [str(tmp_path / "1.jsonl")]
 
 
+def test_a_pattern_matches_names_with_a_dot_in_front_only_if_it_has_one(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jsonl", "._1.jsonl", ".cache/2.jsonl", "_3.jsonl")
+    assert (
+        urls(f"{tmp_path}/**/*.jsonl")
+        == urls(f"{tmp_path}/*.jsonl")
+        == [str(tmp_path / n) for n in ("1.jsonl", "_3.jsonl")]
+    )
+    assert urls(f"{tmp_path}/.cache/*.jsonl") == urls(f"{tmp_path}/.c*/*") == [str(tmp_path / ".cache/2.jsonl")]
+    with pytest.raises(InputError, match="matches no"):
+        find_files([f"{tmp_path}/?_1.jsonl"])
+
+
 def test_urls_of_memory_and_s3(s3_url: str) -> None:
     memory = f"memory://{uuid.uuid4().hex}"
     for root in (memory, s3_url):

@@ -132,13 +132,14 @@ def test_a_service_for_others_refuses_to_start_without_roots(
 
 def test_a_service_for_others_takes_keys_and_reads_under_its_roots(tmp_path: Path, corpus: Path) -> None:
     workspace, log = tmp_path / "workspace", tmp_path / "log"
-    given = Settings(workspace=str(workspace), host="0.0.0.0", port=0, device="cpu", corpus_root=(str(corpus),))
+    given = Settings(workspace=str(workspace), host="0.0.0.0", port=0, device="cpu", corpus_root=(str(corpus), "/gone"))
     with log.open("wb") as out:
         command = child.python("from service.supervisor import main; main()")
         service = subprocess.Popen(command, env=given.environment(), stdout=out, stderr=subprocess.STDOUT)
     try:
         ready = until(lambda: re.search(r"ready at http://0\.0\.0\.0:(\d+)", log.read_text()))
         assert "nobody can come in yet" in log.read_text()
+        assert re.findall(r"(\S+): no such folder", log.read_text()) == ["/gone"]
         url = f"http://127.0.0.1:{ready[1]}"
         job = {"corpus": {"paths": [str(corpus / "part-0.parquet")]}, "reference": {"train": {"tokens": 1000}}}
         _, text = Keys(Storage(str(workspace))).make("alice", "submit")

@@ -382,3 +382,11 @@ def test_a_part_that_cannot_beat_ends_when_its_lease_is_lost(
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert reached == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
+def test_a_worker_says_as_it_starts_that_its_device_is_not_there(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    References(workspace, "cuda").warm_up()
+    assert "device cuda was asked for, and torch finds none on this machine" in caplog.text
