@@ -65,9 +65,8 @@ def batches(windows: Iterable[Window], budget: int, packed: bool, recurrent: boo
 class _Long:
     """Reads as many long windows side by side as there are lanes, a part of each in a batch.
 
-    So each is read from its beginning to its end by as few programs as do it fastest, where one alone, which would fill
-    a pack, has to be cut inside it, at the cost of a first look at each piece. Where too few are left they are read one
-    after the other.
+    Side by side the SSD cuts none of them; one alone, which would fill a pack, it has to, and looks at a piece twice.
+    Where too few are left they are read one after the other.
     """
 
     def __init__(self, budget: int, lanes: int) -> None:
