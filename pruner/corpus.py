@@ -94,13 +94,13 @@ def _expand(path: str, roots: Roots) -> Iterator[CorpusFile]:
         if fs.isfile(inner):
             names = [inner]
         elif fs.isdir(inner):
-            names = sorted(name for name in fs.find(inner) if _format(name) and not _hidden(name, inner))
+            names = sorted(name for name in fs.find(inner) if _format(name) and not _hidden(name, inner, ".", "_"))
             if not names:
                 raise InputError(f"{path}: the folder holds no {_KINDS} file")
         elif glob.has_magic(inner):
             above = _before_magic(inner)
-            dots = _dotted(inner, above)
-            matched = [name for name in sorted(cast(list[str], fs.glob(inner))) if dots or not _dotted(name, above)]
+            asked = _hidden(inner, above, ".")  # as in shells, by a pattern that has a dot in front
+            matched = [n for n in sorted(cast(list[str], fs.glob(inner))) if asked or not _hidden(n, above, ".")]
             names = [name for name in matched if fs.isfile(name) and (_format(name) or len(matched) == 1)]
             if not names:
                 raise InputError(f"{path}: the pattern matches no {_KINDS} file")
@@ -122,14 +122,9 @@ def _before_magic(path: str) -> str:
     return "/".join(plain) or "/"
 
 
-def _dotted(name: str, folder: str) -> bool:
-    """Whether a part below a folder starts with a dot, which no pattern without one matches, as in shells."""
-    return any(part.startswith(".") for part in os.path.relpath(name, folder).split("/"))
-
-
-def _hidden(name: str, folder: str) -> bool:
-    """Whether a file below a folder is one that tools put there for themselves."""
-    return any(part.startswith((".", "_")) for part in os.path.relpath(name, folder).split("/"))
+def _hidden(name: str, folder: str, *marks: str) -> bool:
+    """Whether a part of a path below a folder starts with a mark: tools put such files there for themselves."""
+    return any(part.startswith(marks) for part in os.path.relpath(name, folder).split("/"))
 
 
 def _filesystem(place: Place) -> tuple[Any, str]:

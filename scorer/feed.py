@@ -101,8 +101,7 @@ class Feed:
     def _run(self) -> None:
         try:
             reference = self._reference
-            recurrent = reference.context is None
-            for windows in batches(self._windows(), self.budget, reference.model.packed, recurrent):
+            for windows in batches(self._windows(), self.budget, reference.model.packed, reference.recurrent):
                 slot = self._free.get()
                 if slot is None or self._stopped:
                     return  # and with it the generators, that of the texts too

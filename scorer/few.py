@@ -34,7 +34,7 @@ def score_few(reference: Reference, texts: list[str], stride: int | None = None)
     lane, slot = Lane(reference, lambda: None), Slot(reference)
     windows = block.cut(reference.context, stride)
     with in_memory(reference):
-        for group in batches(windows, reference.budget, reference.model.packed, reference.context is None):
+        for group in batches(windows, reference.budget, reference.model.packed, reference.recurrent):
             batch = lay_out(group, slot, reference, reference.budget)
             found = lane.tokens(batch)
             at = 0

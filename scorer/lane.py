@@ -93,7 +93,7 @@ class Lane:
         return window_sums(nll, pack)[: len(batch.windows)]
 
     def _nll(self, batch: Batch) -> tuple[Tensor, Pack]:
-        ids, targets = batch.slot.device[0, : batch.positions], batch.slot.device[1, : batch.positions]
+        ids, targets = batch.slot.device[:, : batch.positions]
         pack = Pack.of(batch.lengths, self._device)
         windows = batch.windows
         before = State.gather([self._places.pop((w.block, w.number)) if w.carried else None for w in windows])

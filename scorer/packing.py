@@ -56,8 +56,12 @@ def batches(windows: Iterable[Window], budget: int, packed: bool, recurrent: boo
         tokens += window.length
         yield from grouped.passed(tokens)
         yield from long.passed(tokens)
-        chosen = long if recurrent and 2 * window.length > budget else grouped
-        yield from chosen.add(window, tokens)
+        if recurrent and 2 * window.length > budget:
+            yield from long.add(window, tokens)
+        elif window.length >= budget:
+            yield [window]
+        else:
+            yield from grouped.add(window, tokens)
     yield from grouped.rest()
     yield from long.rest()
 
@@ -124,9 +128,6 @@ class _Packs:
 
     def add(self, window: Window, tokens: int) -> Iterator[list[Window]]:
         """`tokens` have come, this window's among them."""
-        if window.length >= self._budget:
-            yield [window]
-            return
         fitting = [pack for pack in self._open if pack.room >= window.length]
         if fitting:
             chosen = min(fitting, key=lambda pack: pack.room)
@@ -163,18 +164,16 @@ class _Rows:
         self._gathered: list[Window] = []
         self._begun = 0  # tokens that had come with the first
 
-    def add(self, window: Window, tokens: int) -> Iterator[list[Window]]:
-        """`tokens` have come, this window's among them."""
-        if window.length >= self._budget:
-            yield [window]
-            return
+    def add(self, window: Window, tokens: int) -> Iterable[list[Window]]:
+        """`tokens` have come, this window's among them. None is due until more have passed."""
         if not self._gathered:
             self._begun = tokens
         self._gathered.append(window)
+        return ()
 
     def passed(self, tokens: int) -> Iterator[list[Window]]:
         """What is due where so many tokens have come."""
-        if tokens - self._begun > _SORTED:
+        if self._gathered and tokens - self._begun > _SORTED:
             yield from self.rest()
 
     def rest(self) -> Iterator[list[Window]]:

@@ -65,6 +65,11 @@ class Reference:
         return self.model.context
 
     @property
+    def recurrent(self) -> bool:
+        """Whether the model reads a document of any length, in parts with its state carried on."""
+        return self.context is None
+
+    @property
     def bos(self) -> int | None:
         """The id that a document starts after."""
         return self.tokenizer.bos
@@ -106,18 +111,17 @@ class Reference:
         from scorer.transformer import Transformer
 
         ids = torch.zeros(self.budget, dtype=torch.int64, device=self.device)
-        recurrent = self.context is None
         most = self.budget if self.model.packed else 1024
         sizes = {min(self.context or most, most)}
-        if recurrent and self.model.packed:
+        if self.recurrent and self.model.packed:
             sizes.add(self.budget // lanes(self.budget))
         with in_memory(self):
             if isinstance(self.model, Transformer):
                 self.model.compile(self.budget)
             for size in sizes:
                 pack = Pack.of([min(size, self.budget - at) for at in range(0, self.budget, size)], self.device)
-                _, state = self.model.nll(ids, ids, pack, keep_state=recurrent)
-                if recurrent:  # also as in the middle of documents
+                _, state = self.model.nll(ids, ids, pack, keep_state=self.recurrent)
+                if self.recurrent:  # also as in the middle of documents
                     self.model.nll(ids, ids, pack, state, keep_state=True)
             torch.cuda.synchronize(self.device)
 

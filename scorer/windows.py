@@ -24,8 +24,8 @@ class Window(NamedTuple):
     start: int
     first: int
     stop: int
-    carried: bool = False  # goes on from the model's state after the window before
-    more: bool = False  # the window after goes on from this one's
+    carried: bool = False  # a part that goes on from the model's state after the one before
+    more: bool = False  # another part goes on from this one's
 
     @property
     def length(self) -> int:

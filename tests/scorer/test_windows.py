@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.nll import IGNORED
+from kernels.ssd_tables import CHUNK, CUT
 from scorer import packing
 from scorer.encode import Encoded
 from scorer.packing import batches, halved, token_budget
@@ -99,7 +100,9 @@ def test_long_documents_lie_side_by_side() -> None:
     made = list(batches(block_of(lengths, bos=9).cut(None, None), 131_072, packed=True, recurrent=True))
     beside = [batch for batch in made if len(batch) == 22]
     assert sum(w.length for batch in beside for w in batch) > 0.75 * sum(lengths)
-    assert max(w.length for batch in beside for w in batch) == 5952  # which the SSD does not cut
+    assert max(w.length for batch in beside for w in batch) == 5952
+    assert max(w.length for batch in beside for w in batch) <= CUT.segment  # so the SSD cuts none of them
+    assert packing._CHUNK == CHUNK  # written again there, for what is imported without torch
     assert len(made) < 1.02 * sum(lengths) / 131_072 + 1
 
 
