@@ -113,6 +113,7 @@ def test_a_worker_shows_that_it_lives_in_the_middle_of_a_shard_and_when_idle(
     tmp_path: Path,
 ) -> None:
     alive = tmp_path / "alive"
+    jobs.check()  # makes the queue, or the worker may be at it when the job comes
 
     start_worker("shown", alive_file=str(alive))
     until(alive.exists)
