@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pruner.selection import Selected
-from pruner.specs import SelectionSpec
-from pruner.table import Eligible
+from pruner.select.bands import Selected
+from pruner.spec import SelectionSpec
+from pruner.tables.score_table import Eligible
 
 QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)  # percent
 BIN = 0.05  # nats, of the histogram of ln(perplexity)

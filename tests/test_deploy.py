@@ -14,12 +14,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.app import create_app
-from service.jobs import Jobs
-from service.queue import connect
-from service.redis_server import RedisServer
-from service.settings import Settings
-from service.workspace import Workspace
+from service.jobs.jobs import Jobs
+from service.queue.leases import connect
+from service.run.app import create_app
+from service.run.redis_server import RedisServer
+from service.run.settings import Settings
+from service.store.workspace import Workspace
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 CHART = DEPLOY / "helm" / "winnow"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pruner.manifest import MANIFEST
-from service.cli import COMMANDS
-from service.routes import events, explore, files, health, jobs, score, selections
-from service.settings import Settings
+from pruner.select.manifest import MANIFEST
+from service.commands.cli import COMMANDS
+from service.http.routes import events, explore, files, health, jobs, score, selections
+from service.run.settings import Settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 PARTS = (jobs, selections, files, events, explore, score, health)

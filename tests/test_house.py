@@ -53,7 +53,9 @@ def test_pruner_needs_no_torch() -> None:
 
 
 def test_the_api_process_needs_no_torch() -> None:
-    assert not {"torch", "transformers"} & modules_after("import service.app, service.supervisor, service.cli")
+    assert not {"torch", "transformers"} & modules_after(
+        "import service.run.app, service.run.supervisor, service.commands.cli"
+    )
 
 
 def test_transformers_works_with_our_kernels_on_the_path() -> None:

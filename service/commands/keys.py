@@ -11,7 +11,7 @@ from rich.table import Table
 
 from service.commands import options
 from service.commands.options import Parser
-from service.keys import ROLES, Key, Keys
+from service.http.keys import ROLES, Key, Keys
 
 
 def add_keys(parser: Parser) -> None:
@@ -37,7 +37,7 @@ def add_keys(parser: Parser) -> None:
 
 def keys(parser: Parser, args: argparse.Namespace) -> int:
     """Makes, lists or revokes keys; a service that runs notices within two seconds."""
-    from pruner.storage import Storage
+    from pruner.tables.storage import Storage
 
     if not args.workspace:
         parser.error("--workspace (or WINNOW_WORKSPACE): must be given")

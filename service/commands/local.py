@@ -12,7 +12,7 @@ from rich.console import Console
 from pruner.errors import InputError
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.show import progress_bar, scored_texts, summary
+from service.commands.output import progress_bar, scored_texts, summary
 
 
 def add_prune(parser: Parser) -> None:
@@ -33,7 +33,7 @@ def prune(parser: Parser, args: argparse.Namespace) -> int:
     """Scores a corpus and writes the selections' manifests."""
     import orjson
 
-    from service import prune as local
+    from service.work import local
 
     request = options.job_request(parser, args)
     started = time.monotonic()
@@ -73,7 +73,7 @@ def score(parser: Parser, args: argparse.Namespace) -> int:
         parser.error("--out FILE is needed for a corpus, and --tokens and --json are for the path - alone")
     if args.out.is_dir():
         parser.error(f"--out {args.out} is a folder: name a file in it")
-    from service import prune as local
+    from service.work import local
 
     request = options.job_request(parser, args)
     with progress_bar() as bar:
@@ -87,7 +87,7 @@ def _score_input(parser: Parser, args: argparse.Namespace) -> int:
     """Standard input is one text; or, if each line is a JSON object with the text field, a text a line."""
     if args.out is not None:
         parser.error("--out is for a corpus: the scores of standard input are printed")
-    from service.prune import score_texts
+    from service.work.local import score_texts
 
     texts = _texts(sys.stdin.buffer.read(), args.text_field)
     found = score_texts(options.score_request(parser, args, texts), args.device)
@@ -135,7 +135,7 @@ def add_train(parser: Parser) -> None:
 
 def train(parser: Parser, args: argparse.Namespace) -> int:
     """Trains a reference on a corpus and saves it as a Hugging Face model folder."""
-    from service import prune as local
+    from service.work import local
 
     corpus, spec = options.training(parser, args)
     with progress_bar() as bar:
@@ -153,7 +153,7 @@ def add_convert(parser: Parser) -> None:
 
 def convert(_parser: Parser, args: argparse.Namespace) -> int:
     """Makes a Hugging Face model folder of a native Mamba-2 checkpoint."""
-    from scorer.convert import convert as convert_checkpoint
+    from scorer.causal_lm.convert import convert as convert_checkpoint
 
     convert_checkpoint(args.source, args.out, args.tokenizer)
     sys.stdout.write(f"Converted: {args.out}\n")

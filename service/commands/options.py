@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
-from pruner.specs import CorpusSpec
-from service.schemas import JobRequest, Preset, ScoreRequest, TrainSpec
+from pruner.spec import CorpusSpec
+from service.contract.schemas import JobRequest, Preset, ScoreRequest, TrainSpec
 
 _PRESETS: tuple[Preset, ...] = ("tiny", "mamba2-130m", "gpt2-124m")
 _TRAIN = TrainSpec()

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from service.client import ApiError, Client
 from service.commands import options
+from service.commands.client import ApiError, Client
 from service.commands.options import Parser
-from service.commands.show import progress_bar, summary
-from service.schemas import Progress
+from service.commands.output import progress_bar, summary
+from service.contract.schemas import Progress
 
 
 def _add_server(parser: Parser) -> None:

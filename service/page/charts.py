@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from service.page.words import number, percent, perplexity, plain
+from service.page.format import number, percent, perplexity, plain
 
 # For plots outside the page, on white.
 COLOURS = """

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 
 from fastapi import Request
 
-from service.security import from_elsewhere
+from service.http.auth import from_elsewhere
 
 Form = dict[str, list[str]]
 _NUMBERS = {"tokens": int, "fraction": float, "seed": int}

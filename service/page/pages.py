@@ -10,13 +10,16 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
-from service.page import forms, manual, repeat, result
+from service.contract.schemas import ENDED
+from service.page import api_docs as manual
+from service.page import forms
+from service.page import job_view as result
+from service.page import snippets as repeat
 from service.page.api import Api, Refused, job_path
 from service.page.render import HEADERS, HERE, STATIC, page
 from service.page.report import gather, report_html
 from service.page.signin import COOKIE, own_address
 from service.page.surprisal import LEVELS, surprisal
-from service.schemas import ENDED
 
 router = APIRouter(include_in_schema=False)
 Part = Annotated[str | None, Query(max_length=20)]

@@ -10,7 +10,7 @@ from fastapi import Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import service
-from service.page import words
+from service.page import format as words
 
 HERE = Path(__file__).parent
 STATIC = {"winnow.css": "text/css", "winnow.js": "text/javascript", "icon.svg": "image/svg+xml"}

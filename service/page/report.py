@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from service.page import charts, repeat, result
+from service.page import charts
+from service.page import job_view as result
+from service.page import snippets as repeat
 from service.page.api import job_path
+from service.page.job_view import Place
 from service.page.render import HERE, text
-from service.page.result import Place
 
 _SELECTIONS = 12  # that are shown in full
 CHARACTERS = 1000  # of each sample's text

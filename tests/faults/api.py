@@ -4,10 +4,10 @@ import sys
 
 import uvicorn
 
-from service.app import create_app
-from service.jobs import Jobs
-from service.queue import connect
-from service.workspace import Workspace
+from service.jobs.jobs import Jobs
+from service.queue.leases import connect
+from service.run.app import create_app
+from service.store.workspace import Workspace
 
 if __name__ == "__main__":
     workspace, redis, port = sys.argv[1:]

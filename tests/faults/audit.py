@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from redis import Redis
 
-from service.redis_server import address
-from service.schemas import JobRequest
+from service.contract.schemas import JobRequest
+from service.run.redis_server import address
 from tests.service.pool import until
 
 # Keys that remain when every job has ended, besides those of the jobs themselves and the lists of their ids.

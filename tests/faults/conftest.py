@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from service import child
-from service.prune import prune
-from service.redis_server import RedisServer
-from service.schemas import JobRequest
-from service.settings import Settings
+from service.contract.schemas import JobRequest
+from service.run import subprocesses as child
+from service.run.redis_server import RedisServer
+from service.run.settings import Settings
+from service.work.local import prune
 from tests.faults.audit import Figures, downloads
 from tests.service.pool import train_a_step, write_corpus
 from tests.service.serving import Service
@@ -139,7 +139,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[byt
     def start(name: str, redis: str, env: dict[str, str] | None = None, **settings: Any) -> "subprocess.Popen[bytes]":
         given: dict[str, Any] = {"workspace": str(tmp_path / "workspace"), "device": "cpu", "lease_seconds": 2}
         environment = Settings(redis=redis, **(given | settings)).environment() | (env or {})
-        command = child.python(f"from service.worker import main; main({name!r})")
+        command = child.python(f"from service.work.worker import main; main({name!r})")
         started.append(child.start(command, death_signal=signal.SIGKILL, env=environment))
         return started[-1]
 

@@ -17,11 +17,11 @@ import httpx
 import pytest
 from redis import Redis, RedisError
 
-from service.jobs import Jobs
-from service.queue import connect
-from service.redis_server import RedisServer
-from service.schemas import JobRequest
-from service.workspace import Workspace
+from service.contract.schemas import JobRequest
+from service.jobs.jobs import Jobs
+from service.queue.leases import connect
+from service.run.redis_server import RedisServer
+from service.store.workspace import Workspace
 from tests.faults.audit import Figures, audit, private_redis
 from tests.service.pool import until
 from tests.service.serving import Service, gone

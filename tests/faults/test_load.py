@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from service.schemas import JobRequest
+from service.contract.schemas import JobRequest
 from tests.faults.audit import Figures, prefix, private_redis
 from tests.faults.load import Load
 from tests.service.pool import until

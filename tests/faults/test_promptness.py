@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 from redis import Redis
 
-from service.jobs import Jobs
-from service.queue import connect
-from service.redis_server import RedisServer
-from service.schemas import JobRequest
-from service.workspace import Workspace
+from service.contract.schemas import JobRequest
+from service.jobs.jobs import Jobs
+from service.queue.leases import connect
+from service.run.redis_server import RedisServer
+from service.store.workspace import Workspace
 from tests.faults.audit import Figures, audit, leases, nothing_left, private_redis, timed
 from tests.service.pool import until
 from tests.service.serving import Service

@@ -12,9 +12,9 @@ from torch import Tensor
 from kernels.conv import causal_conv1d
 from kernels.norm import gated_rms_norm, rms_norm
 from kernels.ssd import ssd_chunked
-from scorer.mamba2 import Mamba2, Mixer
-from scorer.mamba2_config import Mamba2Config
-from scorer.presets import initialise
+from scorer.causal_lm.mamba2 import Mamba2, Mixer
+from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.training.presets import initialise
 
 VOCABULARY = 50_280
 SHAPE = Mamba2Config(VOCABULARY, hidden=768, layers=24, heads=24, head_dim=64, state=128)

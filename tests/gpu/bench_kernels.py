@@ -27,8 +27,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kernels.pack import Pack
-from scorer.mamba2 import Mamba2, Mixer
-from scorer.mamba2_packed import fold
+from scorer.causal_lm.mamba2 import Mamba2, Mixer
+from scorer.causal_lm.mamba2_packed import fold
 from tests.gpu import peers
 from tests.gpu.bench_inputs import (
     ATTENTION,
@@ -101,7 +101,7 @@ def ours_layer(zxbcdt: Tensor, mixer: Mixer, pack: Pack) -> Callable[[], Unscale
 
 def ours_model(model: Mamba2, ids: Tensor, targets: Tensor, pack: Pack) -> peers.Call:
     from kernels.nll import token_nll
-    from scorer.mamba2_packed import packed_hidden
+    from scorer.causal_lm.mamba2_packed import packed_hidden
 
     return lambda: token_nll(packed_hidden(model, ids, pack)[0], model.head, targets)
 

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scorer.mamba2 import Mamba2, Mixer
+from scorer.causal_lm.mamba2 import Mamba2, Mixer
 
 Call = Callable[[], Tensor]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from scorer.presets import PRESETS
-from scorer.training_text import make_tokenizer, save_tokenizer
+from scorer.training.presets import PRESETS
+from scorer.training.text import make_tokenizer, save_tokenizer
 
 
 def sources(limit: int) -> Iterator[str]:

@@ -15,10 +15,10 @@ from kernels.norm import add_rms_norm, gated_rms_norm
 from kernels.pack import Pack
 from kernels.ssd import NO_LIMIT
 from kernels.ssd_tables import Cut
-from scorer.mamba2 import Mamba2
-from scorer.mamba2_config import Mamba2Config
-from scorer.mamba2_packed import packed_hidden
-from scorer.presets import initialise
+from scorer.causal_lm.mamba2 import Mamba2
+from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.causal_lm.mamba2_packed import packed_hidden
+from scorer.training.presets import initialise
 
 LENGTHS = [1, 65, 2, 300, 64, 127]
 CUT = Cut(segment=128, pieces=2)  # so that a document of 300 is cut

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from kernels.pack import Pack
-from scorer.feed import Batch
-from scorer.lane import Lane, window_sums
-from scorer.packing import lanes
-from scorer.reference import Dtype, Reference, load
-from scorer.scorer import score
-from scorer.train import train
+from scorer.causal_lm.reference import Dtype, Reference, load
+from scorer.engine.batch_loader import Batch
+from scorer.engine.executor import Lane, window_sums
+from scorer.engine.packing import lanes
+from scorer.engine.scoring import score
+from scorer.training.train import train
 from tests.gpu.references import make_reference, sources
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from scorer.mamba2 import Mamba2
-from scorer.mamba2_config import Mamba2Config
-from scorer.presets import PRESETS, Preset, Trainee, initialise
-from scorer.reference import Dtype, load
-from scorer.scorer import score
-from scorer.train import train
+from scorer.causal_lm.mamba2 import Mamba2
+from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.causal_lm.reference import Dtype, load
+from scorer.engine.scoring import score
+from scorer.training.presets import PRESETS, Preset, Trainee, initialise
+from scorer.training.train import train
 from tests.gpu.references import sources
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

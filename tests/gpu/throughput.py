@@ -29,11 +29,11 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pruner.plan import make_plan
-from pruner.read import read_shard
-from pruner.specs import CorpusSpec
-from scorer.reference import Reference, load
-from scorer.scorer import Scoring, score
+from pruner.corpus.plan import make_plan
+from pruner.corpus.shard_reader import read_shard
+from pruner.spec import CorpusSpec
+from scorer.causal_lm.reference import Reference, load
+from scorer.engine.scoring import Scoring, score
 from tests.gpu.references import make_reference, sources
 
 ON_GPU = torch.cuda.is_available()
@@ -172,7 +172,8 @@ def seconds_to_load(folder: Path, dtype: str) -> float:
     So Python's bytecode and what the compilers made lie on the disk.
     """
     code = (
-        f"from pathlib import Path; from scorer.reference import load; load(Path({str(folder)!r}), 'cuda', {dtype!r});"
+        f"from pathlib import Path; from scorer.causal_lm.reference import load; "
+        f"load(Path({str(folder)!r}), 'cuda', {dtype!r});"
         "import time; print(time.monotonic())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -91,7 +91,7 @@ def shot(request: pytest.FixtureRequest) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reference that was trained for a moment."""
-    from scorer.train import train
+    from scorer.training.train import train
 
     folder = tmp_path_factory.mktemp("model")
     texts = [row["text"] for row in real_texts(200)] + [sentence(seed, 40) for seed in range(50)]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, expect
 
-from service.page.words import perplexity
+from service.page.format import perplexity
 from tests.page.conftest import OpenPage
 from tests.page.serving import Serving, lines
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.page import repeat
+from service.page import snippets as repeat
 from tests.page.serving import real_texts
 
 MANIFEST = "manifest-medium-0.5.parquet"
@@ -23,7 +23,7 @@ def test_the_documents_of_a_manifest_are_written_whole(model: Path, tmp_path: Pa
     (tmp_path / "b.jsonl").write_bytes(lines["b.jsonl"])
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(lines["c.jsonl.gz"]))
     out = tmp_path / "pruned"
-    command = [sys.executable, "-m", "service.cli", "prune", *(str(tmp_path / name) for name in corpus)]
+    command = [sys.executable, "-m", "service.commands.cli", "prune", *(str(tmp_path / name) for name in corpus)]
     command += ["--reference", str(model), "--out", str(out), "--device", "cpu"]
     subprocess.run(command, check=True, timeout=120, capture_output=True)
     subprocess.run([sys.executable, "-c", repeat.documents(MANIFEST)], cwd=out, check=True, timeout=60)

@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
-from pruner.plan import read_plan, shard_digest
-from pruner.read import Block
-from pruner.scores import ShardScoresWriter
-from service import stages
-from service.app import create_app
-from service.jobs import Jobs
-from service.queue import connect
-from service.redis_server import RedisServer
-from service.schemas import JobRequest
-from service.steps import score_key
-from service.workspace import Workspace
+from pruner.corpus.plan import read_plan, shard_digest
+from pruner.corpus.shard_reader import Block
+from pruner.tables.shard_scores import ShardScoresWriter
+from service.contract.schemas import JobRequest
+from service.jobs.jobs import Jobs
+from service.jobs.steps import score_key
+from service.kinds import stages
+from service.queue.leases import connect
+from service.run.app import create_app
+from service.run.redis_server import RedisServer
+from service.store.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(not os.environ.get("WINNOW_TEST_LONG"), reason="takes a minute: make page")
 DOCUMENTS, DOMAINS, SHARDS = 1_000_000, 2_000, 20

@@ -28,7 +28,7 @@ ROWS = {  # how to ask each tool for its rows
 def downloaded(serving: Serving, scored: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder into which `winnow download` has put the job's files."""
     folder = tmp_path_factory.mktemp("downloaded")
-    command = [sys.executable, "-m", "service.cli", "download", scored["id"], "--server", serving.url]
+    command = [sys.executable, "-m", "service.commands.cli", "download", scored["id"], "--server", serving.url]
     subprocess.run([*command, "--out", str(folder)], check=True, timeout=60)
     return folder
 

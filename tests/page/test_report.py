@@ -16,7 +16,7 @@ from tests.page.serving import Serving
 
 
 def winnow(*arguments: Any) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "service.commands.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -76,7 +76,7 @@ def test_there_is_no_report_of_a_job_without_results(serving: Serving, tmp_path:
 def test_the_lines_that_repeat_a_job_do(serving: Serving, scored: dict[str, Any], tmp_path: Path) -> None:
     import shlex
 
-    from service.page.repeat import command, curl, python
+    from service.page.snippets import command, curl, python
 
     (line,) = command(scored["request"])
     words = shlex.split(line.replace("--out pruned", f"--out {tmp_path / 'kept'} --device cpu"))

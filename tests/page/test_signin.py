@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.app import create_app
-from service.jobs import Jobs
-from service.keys import Keys
+from service.http.keys import Keys
+from service.jobs.jobs import Jobs
 from service.page.signin import own_address
-from service.queue import connect
-from service.redis_server import RedisServer
-from service.workspace import Workspace
+from service.queue.leases import connect
+from service.run.app import create_app
+from service.run.redis_server import RedisServer
+from service.store.workspace import Workspace
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.jobs import Jobs
+from service.contract.schemas import JobRequest
+from service.http.routes import score
+from service.jobs.jobs import Jobs
 from service.page.api import Api
 from service.page.surprisal import LEVELS, Shaded, surprisal
-from service.queue import connect
-from service.redis_server import RedisServer
-from service.routes import score
-from service.schemas import JobRequest
-from service.workspace import Workspace
+from service.queue.leases import connect
+from service.run.app import create_app
+from service.run.redis_server import RedisServer
+from service.store.workspace import Workspace
 from tests.page.serving import Serving
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.page import forms, words
-from service.page.result import losses, warnings
+from service.page import format as words
+from service.page import forms
+from service.page.job_view import losses, warnings
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruner import apart, frames
+from pruner.corpus import sandbox as apart
+from pruner.corpus import wire as frames
+from pruner.corpus.paths import OWN, Roots
+from pruner.corpus.plan import make_plan
+from pruner.corpus.sandbox_main import MEMORY_BYTES
+from pruner.corpus.shard_reader import Block, read_shard
 from pruner.errors import InputError
-from pruner.places import OWN, Roots
-from pruner.plan import make_plan
-from pruner.read import Block, read_shard
-from pruner.reader import MEMORY_BYTES
-from pruner.specs import CorpusSpec
+from pruner.spec import CorpusSpec
 from tests.pruner.conftest import FORMATS, Rows, jsonl, parquet, zstd
 
 KNOWN = ["gzip", "parquet", "zstd"]
@@ -112,7 +113,7 @@ def test_a_reader_that_is_killed_is_started_again_and_no_row_is_lost_or_doubled(
 def readers() -> list[int]:
     """The reader processes of this one."""
     mine = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    return [int(pid) for pid in mine if "pruner.reader" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return [int(pid) for pid in mine if "pruner.corpus.sandbox_main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def test_a_reading_that_is_given_up_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -131,8 +132,8 @@ def test_a_reading_that_is_given_up_leaves_no_process_behind(tmp_path: Path) -> 
 def test_readers_end_with_the_process_that_they_read_for(tmp_path: Path, good: CorpusSpec) -> None:
     script = f"""
 import sys, time
-from pruner import apart
-from pruner.specs import CorpusSpec
+from pruner.corpus import sandbox as apart
+from pruner.spec import CorpusSpec
 apart.make_plan(CorpusSpec(paths={good.paths!r}))
 print(apart._idle[0]._process.pid, flush=True)
 time.sleep(600)
@@ -245,7 +246,7 @@ def test_a_bomb_fails_by_its_name_and_within_fixed_memory(tmp_path: Path, good: 
 
 def test_the_reader_cannot_take_more_than_its_limit() -> None:
     script = f"""
-from pruner import reader
+from pruner.corpus.files import sandbox_main as reader
 reader._limit()
 try:
     bytearray({MEMORY_BYTES + (128 << 20)})  # threads that end meanwhile leave room for their stacks

@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pruner.corpus import find_files
+from pruner.corpus.files import find_files
 from pruner.errors import InputError
 
 

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pruner import plan as plans
-from pruner.lookup import documents_at, read_text
-from pruner.plan import Plan, make_plan
-from pruner.ranks import Ranks, read_ranks
-from pruner.read import read_shard
-from pruner.results import write_results
-from pruner.scores import ShardScoresWriter
-from pruner.specs import CorpusSpec
-from pruner.storage import Storage
+from pruner.corpus import plan as plans
+from pruner.corpus.plan import Plan, make_plan
+from pruner.corpus.shard_reader import read_shard
+from pruner.select.documents import documents_at, read_text
+from pruner.select.rank_index import Ranks, read_ranks
+from pruner.spec import CorpusSpec
+from pruner.tables.job_results import write_results
+from pruner.tables.shard_scores import ShardScoresWriter
+from pruner.tables.storage import Storage
 from tests.pruner.conftest import jsonl, parquet, zstd
 
 
@@ -83,6 +83,6 @@ def test_a_text_that_is_gone_or_too_far_is_said_to_be(job: Job) -> None:
 
 
 def test_a_search_for_a_text_ends(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruner.apart._TICK_SECONDS", 0.0)
+    monkeypatch.setattr("pruner.corpus.sandbox._TICK_SECONDS", 0.0)
     last = max(job.at(0, 100), key=lambda row: row["place"])
     assert "too deep" in (job.text(last["place"], seconds=0)[1] or "")

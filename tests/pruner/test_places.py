@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pruner.corpus import find_files
+from pruner.corpus.files import find_files
+from pruner.corpus.paths import EVERYWHERE, Place, Roots, parse
 from pruner.errors import InputError
-from pruner.places import EVERYWHERE, Place, Roots, parse
 
 REFUSED = [
     "/data/../etc/passwd",

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pruner import plan as plans
+from pruner.corpus import plan as plans
+from pruner.corpus.plan import check_unchanged, make_plan, read_plan, shard_digest, write_plan
 from pruner.errors import InputError
-from pruner.plan import check_unchanged, make_plan, read_plan, shard_digest, write_plan
-from pruner.specs import CorpusSpec
-from pruner.storage import Storage
+from pruner.spec import CorpusSpec
+from pruner.tables.storage import Storage
 
 SMALL = 1 << 12
 

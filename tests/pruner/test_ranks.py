@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruner import ranks
 from pruner.errors import InputError
-from pruner.ranks import read_ranks, write_ranks
 from pruner.report import selection_report
-from pruner.selection import select
-from pruner.specs import SelectionSpec
-from pruner.storage import Storage
-from pruner.table import Eligible
+from pruner.select import rank_index as ranks
+from pruner.select.bands import select
+from pruner.select.rank_index import read_ranks, write_ranks
+from pruner.spec import SelectionSpec
+from pruner.tables.score_table import Eligible
+from pruner.tables.storage import Storage
 
 SPECS = st.builds(
     SelectionSpec,

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pruner import plan as plans
-from pruner import read
+from pruner.corpus import plan as plans
+from pruner.corpus import shard_reader as read
+from pruner.corpus.plan import make_plan
+from pruner.corpus.shard_reader import Block, read_shard
 from pruner.errors import InputError
-from pruner.plan import make_plan
-from pruner.read import Block, read_shard
-from pruner.specs import CorpusSpec
+from pruner.spec import CorpusSpec
 from tests.pruner.conftest import FORMATS, Rows, jsonl, zstd
 
 

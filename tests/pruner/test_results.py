@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pruner import plan as plans
-from pruner import table as tables
+from pruner.corpus import plan as plans
+from pruner.corpus.plan import Plan, make_plan
+from pruner.corpus.shard_reader import read_shard
 from pruner.errors import InputError
-from pruner.plan import Plan, make_plan
-from pruner.read import read_shard
-from pruner.results import check_eligible, write_report, write_results, write_selection
-from pruner.scores import ShardScoresWriter
-from pruner.specs import CorpusSpec, SelectionSpec
-from pruner.storage import Storage
-from pruner.table import Split
+from pruner.spec import CorpusSpec, SelectionSpec
+from pruner.tables import score_table as tables
+from pruner.tables.job_results import check_eligible, write_report, write_results, write_selection
+from pruner.tables.score_table import Split
+from pruner.tables.shard_scores import ShardScoresWriter
+from pruner.tables.storage import Storage
 from tests.pruner.conftest import jsonl, parquet
 
 SPLIT = Split(3, 0.2)

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pruner.read import Block
-from pruner.scores import ShardScoresWriter, read_summary
-from pruner.storage import Storage
+from pruner.corpus.shard_reader import Block
+from pruner.tables.shard_scores import ShardScoresWriter, read_summary
+from pruner.tables.storage import Storage
 
 
 def block(*texts: str | None) -> Block:

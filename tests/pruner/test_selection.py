@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pruner.selection import select
-from pruner.specs import SelectionSpec
+from pruner.select.bands import select
+from pruner.spec import SelectionSpec
 
 RATES = st.one_of(
     st.sampled_from([0.5, 0.25, 0.1, 0.145, 0.15, 1.0, 1e-9, 0.333]), st.floats(0, 1, exclude_min=True, width=32)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pruner.split import in_split
+from pruner.corpus.train_split import in_split
 
 
 def test_a_row_is_told_by_itself() -> None:

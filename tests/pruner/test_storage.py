@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pruner.errors import InputError
-from pruner.storage import Storage
+from pruner.tables.storage import Storage
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])
@@ -117,7 +117,7 @@ def half_files(root: Path) -> list[str]:
 def test_a_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     code = (
-        f"from pruner.storage import Storage\nwith Storage({str(tmp_path)!r}).create('a/b/dead') as file:\n"
+        f"from pruner.tables.storage import Storage\nwith Storage({str(tmp_path)!r}).create('a/b/dead') as file:\n"
         " file.write(b'half'); file.flush(); print(flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:

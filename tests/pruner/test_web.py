@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pruner import web
-from pruner.corpus import find_files
+from pruner.corpus import http_file as web
+from pruner.corpus.files import find_files
+from pruner.corpus.paths import Roots
 from pruner.errors import InputError
-from pruner.places import Roots
 
 BODY = b"".join(b'{"text": "line %d"}\n' % i for i in range(100_000))
 

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from scorer.mamba2 import Mamba2
-from scorer.mamba2_config import Mamba2Config
+from scorer.causal_lm.mamba2 import Mamba2
+from scorer.causal_lm.mamba2_config import Mamba2Config
 
 SMALL = Mamba2Config(vocab_size=96, hidden=32, layers=3, heads=4, head_dim=16, state=8, groups=2)
 

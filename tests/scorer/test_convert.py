@@ -10,10 +10,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from scorer import tokens
-from scorer.convert import convert
+from scorer.causal_lm.convert import convert
+from scorer.causal_lm.mamba2 import load_mamba2
 from scorer.errors import BadReference
-from scorer.mamba2 import load_mamba2
+from scorer.tokenizer import tokenizer as tokens
 from tests.scorer.mamba2_folders import SMALL, native, native_config, native_weights
 from tests.scorer.model_folders import rows_nll
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from scorer import encode
-from scorer.encode import Encoded, Encoder
+from scorer.tokenizer import backends as encode
+from scorer.tokenizer.backends import Encoded, Encoder
 from tests.scorer.model_folders import END, PROSE, add_tokenizer, byte_level
 
 SOURCE = Path(encode.__file__).read_text()
@@ -217,7 +217,7 @@ def test_a_long_document_takes_little_more_memory_than_its_text(tmp_path: Path, 
     add_tokenizer(tmp_path)
     code = f"""
 import resource, tokenizers
-from scorer.encode import Encoder
+from scorer.tokenizer.backends import Encoder
 encoder = Encoder(tokenizers.Tokenizer.from_file({str(tmp_path / "tokenizer.json")!r}))
 text = {PROSE!r} * 200_000
 encoder.{way}([text[:1_000_000]])

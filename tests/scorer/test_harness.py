@@ -16,10 +16,10 @@ import pytest
 import transformers as tf
 from tokenizers import processors
 
-from scorer.mamba2_config import Mamba2Config
-from scorer.reference import Reference, load
-from scorer.scorer import score
-from scorer.transformer import Transformer
+from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.causal_lm.reference import Reference, load
+from scorer.causal_lm.transformer import Transformer
+from scorer.engine.scoring import score
 from tests.scorer import mamba2_folders
 from tests.scorer.model_folders import END, GPT2, GROUPED, PROSE, ROWS, SHAPE, add_tokenizer, byte_level, make_folder
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from kernels.pack import Pack
 from kernels.ssd import ssd_recurrent
-from scorer.convert import convert
-from scorer.hybrid import rotate
-from scorer.mamba2 import Mamba2, load_mamba2
-from scorer.mamba2_config import parse_config
-from scorer.reference import load
-from scorer.scorer import score
+from scorer.causal_lm.convert import convert
+from scorer.causal_lm.hybrid import rotate
+from scorer.causal_lm.mamba2 import Mamba2, load_mamba2
+from scorer.causal_lm.mamba2_config import parse_config
+from scorer.causal_lm.reference import load
+from scorer.engine.scoring import score
 from tests.scorer.mamba2_folders import native_config, random_weights
 from tests.scorer.model_folders import PROSE, byte_level
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import Mamba2ForCausalLM
 
 from kernels.pack import Pack
+from scorer.causal_lm.mamba2 import Mamba2, load_mamba2
+from scorer.causal_lm.mamba2_config import Mamba2Config, is_mamba, parse_config
 from scorer.errors import BadReference
-from scorer.mamba2 import Mamba2, load_mamba2
-from scorer.mamba2_config import Mamba2Config, is_mamba, parse_config
 from tests.scorer.mamba2_folders import SMALL, hugging_face, native, native_config, native_weights, random_weights
 from tests.scorer.model_folders import rows_nll
 

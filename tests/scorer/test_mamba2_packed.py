@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from kernels.pack import Pack
-from scorer.mamba2 import Mamba2
-from scorer.mamba2_config import Mamba2Config
-from scorer.mamba2_packed import fold, packed_hidden
-from scorer.presets import initialise
-from scorer.state import State
+from scorer.causal_lm.mamba2 import Mamba2
+from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.causal_lm.mamba2_packed import fold, packed_hidden
+from scorer.causal_lm.recurrent_state import State
+from scorer.training.presets import initialise
 
 LENGTHS = [1, 5, 70, 130]
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers as tf
 
+from scorer.causal_lm.reference import inspect, load, resolve
 from scorer.errors import BadReference, OutOfMemory
-from scorer.reference import inspect, load, resolve
 from tests.scorer import mamba2_folders
 from tests.scorer.model_folders import END, GPT2, add_tokenizer, change_json, make_folder
 
@@ -95,7 +95,7 @@ def test_hashes_are_of_the_content(gpt2: Path, tmp_path: Path) -> None:
 
 def test_the_quick_look_needs_no_torch(gpt2: Path) -> None:
     code = (
-        "import sys, pathlib, scorer.reference as r; r.inspect(r.resolve(sys.argv[1]));"
+        "import sys, pathlib, scorer.causal_lm.reference as r; r.inspect(r.resolve(sys.argv[1]));"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(gpt2)]).returncode == 0
@@ -125,7 +125,7 @@ def test_a_model_that_the_device_has_no_room_for(gpt2: Path, monkeypatch: pytest
     def full(*_args: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("scorer.transformer.load_transformer", full)
+    monkeypatch.setattr("scorer.causal_lm.transformer.load_transformer", full)
     with pytest.raises(OutOfMemory, match="too little memory for this model"):
         load(gpt2)
 

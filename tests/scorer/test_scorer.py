@@ -13,11 +13,13 @@ import torch
 import transformers as tf
 
 from kernels.pack import Pack
-from scorer import feed, lane, packing
+from scorer.causal_lm.reference import Reference, load
+from scorer.causal_lm.transformer import Transformer
+from scorer.engine import batch_loader as feed
+from scorer.engine import executor as lane
+from scorer.engine import packing
+from scorer.engine.scoring import score
 from scorer.errors import BadReference, OutOfMemory
-from scorer.reference import Reference, load
-from scorer.scorer import score
-from scorer.transformer import Transformer
 from tests.scorer import mamba2_folders
 from tests.scorer.model_folders import (
     END,

@@ -8,7 +8,7 @@ import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from scorer.errors import BadReference
-from scorer.tokens import Tokenizer
+from scorer.tokenizer.tokenizer import Tokenizer
 from tests.scorer.model_folders import END, PROSE, add_tokenizer, byte_level, change_json
 
 

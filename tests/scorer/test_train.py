@@ -14,13 +14,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from scorer import presets
-from scorer import train as training
+from scorer.causal_lm.mamba2 import load_mamba2
 from scorer.errors import BadReference
-from scorer.mamba2 import load_mamba2
-from scorer.presets import PRESETS, Preset
-from scorer.train import Progress, train
-from scorer.training_text import END, Texts, make_tokenizer, pack
+from scorer.training import presets
+from scorer.training import train as training
+from scorer.training.presets import PRESETS, Preset
+from scorer.training.text import END, Texts, make_tokenizer, pack
+from scorer.training.train import Progress, train
 from tests.scorer.model_folders import rows_nll
 
 SENTENCE = "the quick brown fox jumps over a lazy dog while seven wizards brew strong potions for every queen"

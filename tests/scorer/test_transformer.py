@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from kernels.nll import IGNORED
 from kernels.pack import Pack
+from scorer.causal_lm.head import OwnHead
+from scorer.causal_lm.transformer import NO_LIMIT, Transformer, load_transformer
 from scorer.errors import BadReference
-from scorer.head import OwnHead
-from scorer.transformer import NO_LIMIT, Transformer, load_transformer
 from tests.scorer.model_folders import GPT2, GROUPED, ROWS, SHAPE, change_json, make_folder, make_model, rows_nll
 
 MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_d_state": 8, "mamba_chunk_size": 8}

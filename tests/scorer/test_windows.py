@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from kernels.nll import IGNORED
 from kernels.ssd_tables import CHUNK, CUT
-from scorer import packing
-from scorer.encode import Encoded
-from scorer.packing import batches, halved, token_budget
-from scorer.windows import Block, Window, cut
+from scorer.causal_lm.windows import Block, Window, cut
+from scorer.engine import packing
+from scorer.engine.packing import batches, halved, token_budget
+from scorer.tokenizer.backends import Encoded
 
 LENGTHS = st.lists(st.integers(0, 50), max_size=60)
 

@@ -14,16 +14,16 @@ import httpx
 import pytest
 import uvicorn
 
-from service import child
-from service.app import create_app
-from service.jobs import Jobs
-from service.queue import Queue, connect
-from service.redis_server import RedisServer
-from service.references import References
-from service.schemas import Job, JobRequest
-from service.settings import STAGES, Settings
-from service.worker import Worker
-from service.workspace import Workspace
+from service.contract.schemas import Job, JobRequest
+from service.jobs.jobs import Jobs
+from service.kinds.model_loader import References
+from service.queue.leases import Queue, connect
+from service.run import subprocesses as child
+from service.run.app import create_app
+from service.run.redis_server import RedisServer
+from service.run.settings import STAGES, Settings
+from service.store.workspace import Workspace
+from service.work.worker import Worker
 from tests.service.pool import train_a_step, until, write_corpus
 
 
@@ -131,7 +131,7 @@ def start_worker(redis_url: str, workspace: Workspace) -> Iterator[Callable[...,
         given = {"workspace": workspace.storage.url, "redis": redis_url, "device": "cpu", "lease_seconds": 2}
         env = Settings(**(given | settings)).environment()
         name = name or f"worker-{uuid.uuid4().hex[:6]}"
-        command = child.python(f"from service.worker import main; main({name!r})")
+        command = child.python(f"from service.work.worker import main; main({name!r})")
         started.append(child.start(command, death_signal=signal.SIGKILL, env=env))
         return started[-1]
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import httpx
 import uvicorn
 
-from service.access import Rules
-from service.app import create_app
-from service.jobs import Jobs
-from service.keys import Keys, Role
+from service.contract.permissions import Rules
+from service.http.keys import Keys, Role
+from service.jobs.jobs import Jobs
+from service.run.app import create_app
 from tests.service.pool import until
 
 

@@ -33,7 +33,7 @@ def write_corpus(folder: Path, files: int = 3, documents: int = 40, words: int =
 
 def train_a_step(folder: Path) -> Path:
     """A reference that was trained for a step: small, real, and quick to score with."""
-    from scorer.train import train
+    from scorer.training.train import train
 
     texts = [sentence(seed, 40) for seed in range(200)]
     train(lambda: iter(texts), "tiny", 2000, 0, folder / "model", folder / "work", "cpu", lambda *_: None)

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 
-from service import child
-from service.schemas import JobRequest
-from service.settings import Settings
+from service.contract.schemas import JobRequest
+from service.run import subprocesses as child
+from service.run.settings import Settings
 from tests.service.pool import until
 
 
@@ -21,7 +21,7 @@ class Service:
         self._log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                child.python("from service.supervisor import main; main()"),
+                child.python("from service.run.supervisor import main; main()"),
                 env=Settings(workspace=str(workspace), **(given | settings)).environment() | (env or {}),
                 stdout=out,
                 stderr=subprocess.STDOUT,

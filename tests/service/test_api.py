@@ -8,9 +8,9 @@ import httpx
 import pytest
 from redis import ConnectionError as RedisConnectionError
 
-from service.jobs import Jobs
-from service.problems import BODY_MAX
-from service.schemas import JobRequest
+from service.contract.schemas import JobRequest
+from service.http.problems import BODY_MAX
+from service.jobs.jobs import Jobs
 
 
 @pytest.fixture

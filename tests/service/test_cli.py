@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from service.cli import COMMANDS, main
+from service.commands.cli import COMMANDS, main
 from tests.scorer.mamba2_folders import native_config, native_weights
 from tests.service.pool import until, write_corpus
 
-WINNOW = [sys.executable, "-m", "service.cli"]
+WINNOW = [sys.executable, "-m", "service.commands.cli"]
 
 
 class Ran:
@@ -315,7 +315,8 @@ def test_a_service_from_the_shell(
 def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: Path) -> None:
     write_corpus(tmp_path / "large", files=20, documents=400, words=400)
     # A shell ignores Ctrl-C for background jobs, and this test may be one: the command is to have it as at a terminal.
-    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from service.cli import main"
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start += "; from service.commands.cli import main"
     arguments = ["prune", str(tmp_path / "large"), "--reference", str(reference), "--out", str(tmp_path / "out")]
     command = [sys.executable, "-c", f"{start}; sys.exit(main())", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

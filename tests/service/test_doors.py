@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pruner.storage import Storage
-from service import child
-from service.access import Rules
-from service.cli import main
-from service.jobs import Jobs
-from service.keys import Keys
-from service.schemas import JobRequest
-from service.settings import Settings
+from pruner.tables.storage import Storage
+from service.commands.cli import main
+from service.contract.permissions import Rules
+from service.contract.schemas import JobRequest
+from service.http.keys import Keys
+from service.jobs.jobs import Jobs
+from service.run import subprocesses as child
+from service.run.settings import Settings
 from tests.service.doors import bearer, client, serving
 from tests.service.pool import until
 
@@ -134,7 +134,7 @@ def test_a_service_for_others_takes_keys_and_reads_under_its_roots(tmp_path: Pat
     workspace, log = tmp_path / "workspace", tmp_path / "log"
     given = Settings(workspace=str(workspace), host="0.0.0.0", port=0, device="cpu", corpus_root=(str(corpus), "/gone"))
     with log.open("wb") as out:
-        command = child.python("from service.supervisor import main; main()")
+        command = child.python("from service.run.supervisor import main; main()")
         service = subprocess.Popen(command, env=given.environment(), stdout=out, stderr=subprocess.STDOUT)
     try:
         ready = until(lambda: re.search(r"ready at http://0\.0\.0\.0:(\d+)", log.read_text()))

@@ -11,8 +11,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from service.client import ApiError, Client
-from service.worker import Worker
+from service.commands.client import ApiError, Client
+from service.work.worker import Worker
 
 
 @pytest.fixture

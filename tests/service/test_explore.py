@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from service.jobs import Jobs
-from service.schemas import JobRequest, Progress
-from service.views import make_view, progress_of, tokens_left
-from service.worker import Worker
+from service.contract.schemas import JobRequest, Progress
+from service.jobs.jobs import Jobs
+from service.jobs.status import make_view, progress_of, tokens_left
+from service.work.worker import Worker
 from tests.service.pool import until, write_corpus
 
 SPECS = [
@@ -112,7 +112,7 @@ def test_inside_too_many_domains_only_what_is_made_is_shown(
     base = f"/v1/jobs/{pruned['id']}"
     spec = {"criterion": "medium", "rate": 0.3, "unit": "tokens", "within": "domain"}
     before = api.get(f"{base}/preview", params=spec).json()
-    monkeypatch.setattr("service.explore._DOMAINS_INSIDE_MAX", 1)
+    monkeypatch.setattr("service.jobs.explore._DOMAINS_INSIDE_MAX", 1)
     answer = api.get(f"{base}/preview", params=spec)
     assert answer.status_code == 422
     assert "make the selection to see it" in answer.json()["detail"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from service.access import Rules
-from service.jobs import Jobs
-from service.schemas import Job, JobRequest
+from service.contract.permissions import Rules
+from service.contract.schemas import Job, JobRequest
+from service.jobs.jobs import Jobs
 from tests.service.doors import bearer, serving
 from tests.service.pool import until
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from pruner.errors import InputError
-from pruner.specs import SelectionSpec
-from service.jobs import Conflict, Jobs, KeyReused, UnknownJob
-from service.schemas import JobRequest
-from service.worker import Worker
-from service.workspace import Workspace
+from pruner.spec import SelectionSpec
+from service.contract.schemas import JobRequest
+from service.jobs.jobs import Conflict, Jobs, KeyReused, UnknownJob
+from service.store.workspace import Workspace
+from service.work.worker import Worker
 
 MakeRequest = Callable[..., JobRequest]
 WorkOff = Callable[[], None]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pruner.storage import Storage
-from service.cli import main
-from service.jobs import Jobs
-from service.keys import Keys
-from service.schemas import JobRequest
+from pruner.tables.storage import Storage
+from service.commands.cli import main
+from service.contract.schemas import JobRequest
+from service.http.keys import Keys
+from service.jobs.jobs import Jobs
 from tests.service.doors import bearer, client, serving
 from tests.service.pool import until
 

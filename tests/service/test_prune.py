@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruner.errors import InputError
-from pruner.specs import CorpusSpec
-from service import prune
-from service.jobs import Jobs
-from service.schemas import JobRequest, Progress, Status
-from service.worker import Worker
+from pruner.spec import CorpusSpec
+from service.contract.schemas import JobRequest, Progress, Status
+from service.jobs.jobs import Jobs
+from service.work import local as prune
+from service.work.worker import Worker
 from tests.service.pool import until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]
@@ -78,7 +78,8 @@ def test_a_killed_prune_goes_on(make_request: MakeRequest, tmp_path: Path) -> No
     corpus = write_corpus(tmp_path / "corpus", files=3, documents=80, words=300)
     request = make_request(corpus)
     code = (
-        "import sys; from pathlib import Path; from service import prune; from service.schemas import JobRequest; "
+        "import sys; from pathlib import Path; from service.work import local as prune; "
+        "from service.contract.schemas import JobRequest; "
         "prune.prune(JobRequest.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 'cpu', lambda *_: None)"
     )
     out = tmp_path / "out"

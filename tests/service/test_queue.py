@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.queue import MAX_ATTEMPTS, MAX_ATTEMPTS_IN_A_STORM, Lease, LeaseLost, Queue
+from service.queue.leases import MAX_ATTEMPTS, MAX_ATTEMPTS_IN_A_STORM, Lease, LeaseLost, Queue
 
 ALL = ("advance", "select", "plan", "score", "train")
 LAPSED = 0.0  # a lease that is over at once

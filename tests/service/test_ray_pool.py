@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from service import child
-from service.jobs import Jobs
-from service.references import References
-from service.schemas import Job, JobRequest
-from service.settings import STAGES, Settings
-from service.worker import Worker
-from service.workspace import Workspace
+from service.contract.schemas import Job, JobRequest
+from service.jobs.jobs import Jobs
+from service.kinds.model_loader import References
+from service.run import subprocesses as child
+from service.run.settings import STAGES, Settings
+from service.store.workspace import Workspace
+from service.work.worker import Worker
 from tests.service.pool import until, write_corpus
 
 pytest.importorskip("ray", reason="Ray is not installed: make test-ray installs it and runs this")
@@ -49,7 +49,7 @@ def start_pool(cluster: Any, redis_url: str, workspace: Workspace) -> Iterator[S
             ray=cluster.address,
             workers=2,
         )
-        code = f"import service.ray_pool as pool; pool.IDLE_SECONDS = {idle_seconds}; pool.main()"
+        code = f"import service.run.ray_pool as pool; pool.IDLE_SECONDS = {idle_seconds}; pool.main()"
         started.append(child.start(child.python(code), death_signal=signal.SIGKILL, env=settings.environment()))
         return started[-1]
 
@@ -67,7 +67,7 @@ def workers(pool: "subprocess.Popen[bytes]") -> dict[int, int]:
             command, env = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
             continue
-        if b"from service.worker import main" in command and f"-{pool.pid}-".encode() in command:
+        if b"from service.work.worker import main" in command and f"-{pool.pid}-".encode() in command:
             variables = dict(pair.partition(b"=")[::2] for pair in env.split(b"\0"))
             found[int(entry.name)] = int(variables.get(b"RAY_RAYLET_PID", b"0"))
     return found

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from pruner.storage import Storage
-from service import child
-from service.jobs import Jobs, UnknownJob
-from service.retention import clean
-from service.schemas import JobRequest
-from service.settings import Keep, Settings
-from service.worker import Worker
-from service.workspace import Workspace
+from pruner.tables.storage import Storage
+from service.contract.schemas import JobRequest
+from service.jobs.jobs import Jobs, UnknownJob
+from service.run import subprocesses as child
+from service.run.retention import clean
+from service.run.settings import Keep, Settings
+from service.store.workspace import Workspace
+from service.work.worker import Worker
 from tests.service.pool import write_corpus
 
 MakeRequest = Callable[..., JobRequest]
@@ -163,7 +163,15 @@ def test_the_command(jobs: Jobs, redis_url: str, make_request: MakeRequest, work
     age(jobs, job.id, 2)
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "service.cli", "clean", "--workspace", jobs.workspace.storage.url, *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "service.commands.cli",
+            "clean",
+            "--workspace",
+            jobs.workspace.storage.url,
+            *arguments,
+        ]
         return subprocess.run(command, capture_output=True, text=True)
 
     assert run().returncode == 2
@@ -178,7 +186,9 @@ def test_a_pass_of_a_service(jobs: Jobs, redis_url: str, make_request: MakeReque
     work_off()
     age(jobs, job.id, 2)
     settings = Settings(workspace=jobs.workspace.storage.url, redis=redis_url, keep_days=1)
-    subprocess.run(child.python("from service.retention import main; main()"), env=settings.environment(), check=True)
+    subprocess.run(
+        child.python("from service.run.retention import main; main()"), env=settings.environment(), check=True
+    )
     assert (there(jobs), jobs.page().data) == (([], 0), [])
 
 

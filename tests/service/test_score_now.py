@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from scorer.errors import BadReference
-from service.access import Access, Rules
-from service.answers import find_reference
-from service.jobs import Jobs
-from service.references import References
-from service.routes import score as route
-from service.schemas import TEXTS_MAX, JobRequest, ScoreRequest
-from service.worker import Worker
+from service.contract.permissions import Access, Rules
+from service.contract.schemas import TEXTS_MAX, JobRequest, ScoreRequest
+from service.http.routes import score as route
+from service.jobs.jobs import Jobs
+from service.kinds.model_loader import References
+from service.work.score_now import find_reference
+from service.work.worker import Worker
 from tests.service.doors import bearer, client, serving
 from tests.service.pool import PROSE, until, write_corpus
 from tests.service.test_api import problem
@@ -43,8 +43,8 @@ def working(worker: Worker) -> Iterator[Worker]:
 
 def corpus_scores(reference: Path) -> list[tuple[float, int]]:
     """What a job gives the same texts."""
-    from scorer.reference import load
-    from scorer.scorer import score
+    from scorer.causal_lm.reference import load
+    from scorer.engine.scoring import score
 
     ((nll, n_tokens),) = score(load(reference), [TEXTS], on_progress=lambda *_: None)
     return list(zip(nll.tolist(), n_tokens.tolist(), strict=True))
@@ -207,7 +207,17 @@ def test_a_new_worker_is_warm_before_it_takes_a_task(
 
 
 def shell(reference: Path, text: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "service.cli", "score", "-", "--reference", str(reference), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "service.commands.cli",
+        "score",
+        "-",
+        "--reference",
+        str(reference),
+        "--device",
+        "cpu",
+    ]
     return subprocess.run([*command, *arguments], input=text, capture_output=True, text=True)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from service.jobs import Jobs
-from service.queue import LeaseLost, Queue
-from service.quotas import QuotaExceeded, Quotas
-from service.schemas import JobRequest
-from service.worker import Worker
+from service.contract.schemas import JobRequest
+from service.jobs.jobs import Jobs
+from service.jobs.quotas import QuotaExceeded, Quotas
+from service.queue.leases import LeaseLost, Queue
+from service.work.worker import Worker
 from tests.service.pool import until
 
 MakeRequest = Callable[..., JobRequest]

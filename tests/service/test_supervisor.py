@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service import child, supervisor
-from service.schemas import JobRequest
+from service.contract.schemas import JobRequest
+from service.run import subprocesses as child
+from service.run import supervisor
 from tests.service.pool import until, write_corpus
 from tests.service.serving import Service, gone
 
@@ -128,7 +129,7 @@ def test_a_workspace_has_one_service(serve: Callable[..., Service], tmp_path: Pa
     serve().ready()
     second = subprocess.run(
         child.python(
-            "from service.redis_server import RedisServer; from pathlib import Path; "
+            "from service.run.redis_server import RedisServer; from pathlib import Path; "
             f"RedisServer(Path({str(tmp_path / 'workspace' / 'redis')!r}))"
         ),
         capture_output=True,
@@ -139,7 +140,7 @@ def test_a_workspace_has_one_service(serve: Callable[..., Service], tmp_path: Pa
 
 
 def test_a_redis_whose_data_cannot_be_read_starts_empty(tmp_path: Path) -> None:
-    from service.redis_server import RedisServer
+    from service.run.redis_server import RedisServer
 
     (tmp_path / "appendonly.aof").write_bytes(b"not what Redis writes")
     server = RedisServer(tmp_path)
@@ -152,7 +153,7 @@ def test_a_redis_whose_data_cannot_be_read_starts_empty(tmp_path: Path) -> None:
 
 
 def test_a_long_path_of_a_workspace_gets_a_short_socket(tmp_path: Path) -> None:
-    from service.redis_server import RedisServer
+    from service.run.redis_server import RedisServer
 
     server = RedisServer(tmp_path / ("long" * 40))
     try:
@@ -163,7 +164,7 @@ def test_a_long_path_of_a_workspace_gets_a_short_socket(tmp_path: Path) -> None:
 
 
 def test_the_api_needs_no_torch() -> None:
-    check = "import service.supervisor, sys; sys.exit('torch' in sys.modules)"
+    check = "import service.run.supervisor, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pruner.plan import Plan, make_plan
-from pruner.read import read_shard
-from pruner.specs import CorpusSpec
-from pruner.split import in_split
-from service.training import training_texts
+from pruner.corpus.plan import Plan, make_plan
+from pruner.corpus.sample import training_texts
+from pruner.corpus.shard_reader import read_shard
+from pruner.corpus.train_split import in_split
+from pruner.spec import CorpusSpec
 
 
 @pytest.fixture

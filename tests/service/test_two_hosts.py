@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from service import child
-from service.jobs import Jobs
-from service.queue import Queue, connect
-from service.redis_server import find_program
-from service.references import References
-from service.schemas import JobRequest
-from service.settings import STAGES
-from service.worker import Worker
-from service.workspace import Workspace
+from service.contract.schemas import JobRequest
+from service.jobs.jobs import Jobs
+from service.kinds.model_loader import References
+from service.queue.leases import Queue, connect
+from service.run import subprocesses as child
+from service.run.redis_server import find_program
+from service.run.settings import STAGES
+from service.store.workspace import Workspace
+from service.work.worker import Worker
 from tests.service.pool import until, write_corpus
 
 # The store of objects, on the first host; it says so when its bucket is there.
@@ -85,14 +85,14 @@ class Hosts:
         return self._started[-1]
 
     def worker(self, host: str, name: str) -> "subprocess.Popen[bytes]":
-        return self.start(host, child.python(f"from service.worker import main; main({name!r})"), name)
+        return self.start(host, child.python(f"from service.work.worker import main; main({name!r})"), name)
 
     def said(self, log: str, words: str) -> bool:
         return words in (self._folder / log).read_text()
 
     def winnow(self, *arguments: str) -> str:
         """What a command prints on the first host."""
-        command = [_IP, "netns", "exec", self.names["a"], sys.executable, "-m", "service.cli", *arguments]
+        command = [_IP, "netns", "exec", self.names["a"], sys.executable, "-m", "service.commands.cli", *arguments]
         return subprocess.run(command, env=self._env, check=True, capture_output=True, text=True).stdout
 
 
@@ -137,7 +137,7 @@ def test_a_host_cut_off_in_the_middle_of_a_job_and_joined_again_changes_nothing(
     hosts.start("a", [find_program(), *listen, "--dir", str(tmp_path), "--save", ""], "redis")
     hosts.start("a", child.python(_STORE), "store")
     until(lambda: hosts.said("store", "ready") and socket.exists())
-    hosts.start("a", [sys.executable, "-m", "service.cli", "serve", "--workers", "0"], "serve")
+    hosts.start("a", [sys.executable, "-m", "service.commands.cli", "serve", "--workers", "0"], "serve")
     hosts.worker("b", "there")
     until(lambda: hosts.said("serve", "ready"))
     queue = Queue(client := connect(f"unix://{socket}"), _workspace_id(client))

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from kernels.pack import Pack
-from scorer.mamba2 import Mamba2
-from service import shards
-from service.jobs import Jobs
-from service.queue import MAX_ATTEMPTS, LeaseLost
-from service.references import References
-from service.schemas import Job, JobRequest
-from service.settings import STAGES
-from service.worker import Beater, Worker
-from service.workspace import Workspace
+from scorer.causal_lm.mamba2 import Mamba2
+from service.contract.schemas import Job, JobRequest
+from service.jobs.jobs import Jobs
+from service.kinds import shard_scoring as shards
+from service.kinds.model_loader import References
+from service.queue.leases import MAX_ATTEMPTS, LeaseLost
+from service.run.settings import STAGES
+from service.store.workspace import Workspace
+from service.work.worker import Beater, Worker
 from tests.service.pool import until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pruner.specs import CorpusSpec, SelectionSpec
-from service.schemas import JobRequest, Progress
-from service.settings import STAGES, Settings
-from service.workspace import Ended, JobRecord, Outcome, PlanRecord, ReferenceRecord, Workspace, digest
+from pruner.spec import CorpusSpec, SelectionSpec
+from service.contract.schemas import JobRequest, Progress
+from service.run.settings import STAGES, Settings
+from service.store.workspace import Ended, JobRecord, Outcome, PlanRecord, ReferenceRecord, Workspace, digest
 
 pytestmark = pytest.mark.every_workspace
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)

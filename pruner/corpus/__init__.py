@@ -1,0 +1,1 @@
+"""Corpora in: paths, files, plans, and the sandboxed reader."""

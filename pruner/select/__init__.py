@@ -1,0 +1,1 @@
+"""Exact selections: the index of ranks, bands, manifests."""

@@ -1,0 +1,121 @@
+"""The exact selections: which documents, ordered by perplexity, a criterion keeps at a rate."""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from pruner.spec import SelectionSpec
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The documents that a selection keeps. `kept` int64, ascending; `percentile` float64, 100 · rank / N of each.
+
+    They have the ranks [`start`, `stop`), which are None of a selection within domains: its documents are no run.
+    """
+
+    kept: np.ndarray
+    percentile: np.ndarray
+    start: int | None
+    stop: int | None
+
+
+def select(nll: np.ndarray, n_tokens: np.ndarray, spec: SelectionSpec, domains: np.ndarray | None = None) -> Selected:
+    """Selects among N documents.
+
+    nll float64 [N] and n_tokens int64 [N] in the order of (file, row); domains int [N], a code for each document, for
+    selections within a domain, whose ranks and N are then those of the document's domain. Documents are ordered by
+    nll / n_tokens, equal ones by their place in the arrays.
+    """
+    key = nll / n_tokens
+    if spec.within is None:
+        order = np.argsort(key, kind="stable")
+        bounds = np.array([0, len(key)])
+    else:
+        if domains is None:
+            raise ValueError("a selection within domains needs the documents' domains")
+        order = np.lexsort((key, domains))
+        starts = np.flatnonzero(np.diff(domains[order], prepend=domains[order][:1] - 1))
+        bounds = np.append(starts, len(key))
+    below = np.concatenate(([0], np.cumsum(n_tokens[order])))
+    kept: list[np.ndarray] = []
+    percentile: list[np.ndarray] = []
+    start, stop = 0, 0
+    for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        start, stop = band(below[first : last + 1], spec)
+        kept.append(order[first + start : first + stop])
+        percentile.append(100.0 * np.arange(start, stop) / max(1, last - first))
+    chosen, percentiles = np.concatenate(kept), np.concatenate(percentile)
+    ascending = np.argsort(chosen)
+    run = (start, stop) if spec.within is None else (None, None)
+    return Selected(chosen[ascending].astype(np.int64), percentiles[ascending], *run)
+
+
+def band(below: np.ndarray, spec: SelectionSpec) -> tuple[int, int]:
+    """Ranks [start, stop) that a selection keeps among N documents in the order of perplexity.
+
+    below int64 [N + 1]: the tokens under each rank and, last, under all, counted from any base. Only a few of them are
+    looked at, so that a table of them on disk answers at once, however many documents there are.
+    """
+    rate = Fraction(repr(spec.rate))  # the decimal that the user wrote, not its nearest binary fraction
+    if spec.unit == "documents":
+        return _documents_band(len(below) - 1, spec.criterion, rate)
+    return _tokens_band(below, spec.criterion, rate)
+
+
+def _documents_band(count: int, criterion: str, rate: Fraction) -> tuple[int, int]:
+    """Ranks [start, stop) that hold `rate` of the documents, rounded half up."""
+    keep = (2 * rate.numerator * count + rate.denominator) // (2 * rate.denominator)
+    start = {"low": 0, "medium": (count - keep) // 2, "high": count - keep}[criterion]
+    return start, start + keep
+
+
+def _tokens_band(below: np.ndarray, criterion: str, rate: Fraction) -> tuple[int, int]:
+    """Ranks [start, stop) of the longest run whose tokens do not exceed `rate` of all.
+
+    low grows from the bottom, high from the top. medium starts at the document that holds the middle token and takes
+    the neighbour on the side that has more tokens outside the band, or as many and is the lower one; when that one
+    does not fit, the other side goes on alone.
+    """
+    bottom, top = int(below[0]), int(below[-1])
+    budget = rate.numerator * (top - bottom) // rate.denominator
+    if criterion == "low":
+        return 0, int(np.searchsorted(below, bottom + budget, side="right")) - 1
+    if criterion == "high":
+        return int(np.searchsorted(below, top - budget, side="left")), len(below) - 1
+    return _medium_tokens_band(below, bottom, top, budget)
+
+
+def _medium_tokens_band(below: np.ndarray, bottom: int, top: int, budget: int) -> tuple[int, int]:
+    count = len(below) - 1
+    middle = min(int(np.searchsorted(below[1:], bottom + (top - bottom) // 2, side="right")), count - 1)
+    under, over = below[: middle + 1], below[middle:count]
+    # The order in which neighbours are taken merges two falling sequences: what is outside on the left before each
+    # step to the left, and on the right before each step to the right; where they are equal the left comes first.
+    # So the steps of the other side that come before a step, and the tokens taken by then, are a search away.
+
+    def rights_before(step: int) -> int:
+        """Steps to the right before the step-th to the left."""
+        outside = int(below[middle - step + 1]) - bottom
+        return int(np.searchsorted(over, top - outside, side="left"))
+
+    def after_left(step: int) -> int:
+        return int(below[middle + rights_before(step)] - below[middle - step])
+
+    def after_right(step: int) -> int:
+        outside = top - int(below[middle + step - 1])
+        lefts = middle + 1 - int(np.searchsorted(under, bottom + outside, side="left"))
+        return int(below[middle + step] - below[middle - lefts])
+
+    lefts = bisect_right(range(1, middle + 1), budget, key=after_left)
+    rights = bisect_right(range(1, count - middle + 1), budget, key=after_right)
+    start, stop = middle - lefts, middle + rights
+    if lefts + rights < count:
+        # The next step was too large; only the side that it was not on may have smaller ones.
+        if lefts < middle and rights_before(lefts + 1) == rights:
+            stop = int(np.searchsorted(below, below[start] + budget, side="right")) - 1
+        else:
+            start = int(np.searchsorted(below, below[stop] - budget, side="left"))
+    return start, stop

@@ -1,0 +1,1 @@
+"""Tables and the storage that they are written to."""

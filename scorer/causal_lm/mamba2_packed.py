@@ -1,0 +1,139 @@
+"""The forward pass of a Mamba-2 model over a pack of documents, on the kernels of a GPU.
+
+A norm's weight is folded into the matrix after it, when the model is loaded. What is left of it, one factor a row, is
+made of sums of squares that the kernel before leaves behind, and applied by the kernel after, on numbers that it reads
+anyway: no norm reads or writes a row of its own. The residual stream has the dtype of the products.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.conv import WIDEST, packed_conv1d
+from kernels.linear import add_linear, linear
+from kernels.norm import add_rms_norm, gated_rms_norm, row_scale, row_squares
+from kernels.pack import Pack
+from kernels.ssd import packed_ssd
+from scorer.causal_lm.recurrent_state import State
+
+if TYPE_CHECKING:
+    from scorer.causal_lm.mamba2 import Layer, Mamba2
+    from scorer.causal_lm.mamba2_config import Mamba2Config
+
+
+def takes_packs(config: Mamba2Config) -> bool:
+    """Whether the kernels take a model of this shape: no attention; heads, states and filters of their sizes."""
+    sizes = config.head_dim in (64, 128) and config.state in (16, 32, 64, 128, 256)
+    return sizes and 2 <= config.conv_kernel <= WIDEST and not config.attention_layers
+
+
+@torch.no_grad()
+def fold(tensors: dict[str, Tensor], layers: int) -> None:
+    """Moves the weights of the norms in front of matrices into these; the model computes the same function.
+
+    `tensors` are a model's, by name, and are replaced; in float32, to be rounded once.
+    """
+    for i in range(layers):
+        layer = f"backbone.layers.{i}"
+        for scale, matrix in (("norm", "mixer.in_proj"), ("mixer.norm", "mixer.out_proj")):
+            weight, factor = tensors[f"{layer}.{matrix}.weight"], tensors[f"{layer}.{scale}.weight"]
+            tensors[f"{layer}.{matrix}.weight"] = weight.float() * factor.float()
+            tensors[f"{layer}.{scale}.weight"] = torch.ones_like(factor)
+
+
+def packed_hidden(
+    model: Mamba2, ids: Tensor, pack: Pack, state: State | None = None, keep_state: bool = False
+) -> tuple[Tensor, State | None]:
+    """ids [T] int64 of the documents of `pack` -> hidden states [T, hidden] under the head, and the states after them.
+
+    The model must have been folded. `state` [S, ...] is where the documents go on from (see `State`); it is emptied, as
+    two at once would take twice the memory.
+    """
+    stream = F.embedding(ids, model.backbone.embeddings.weight)
+    squares = row_squares(stream)
+    after = State([], [])
+    layers: Any = model.backbone.layers
+    for layer in layers:
+        conv, ssd = (None, None) if state is None else (state.conv.pop(0), state.ssd.pop(0))
+        stream, squares, conv, ssd = _layer(layer, stream, squares, pack, conv, ssd, keep_state)
+        if keep_state and conv is not None and ssd is not None:
+            after.conv.append(conv)
+            after.ssd.append(ssd)
+    hidden, _ = add_rms_norm(stream, None, model.backbone.norm_f.weight, model.config.eps)
+    return hidden.to(model.head.dtype), after if keep_state else None
+
+
+def _layer(
+    layer: Layer,
+    stream: Tensor,
+    squares: Tensor,
+    pack: Pack,
+    conv: Tensor | None,
+    ssd: Tensor | None,
+    keep_state: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """stream [T, hidden] and the sums of its squares -> both after the layer, and the layer's states."""
+    mixer: Any = layer.mixer
+    c: Mamba2Config = mixer.config
+    y, y_squares, conv, ssd = _mixed(mixer, stream, row_scale(squares, c.hidden, c.eps), pack, conv, ssd, keep_state)
+    if y_squares is None:
+        stream = stream + F.linear(y, mixer.out_proj.weight, mixer.out_proj.bias)
+        squares = row_squares(stream)
+    else:
+        stream, squares = add_linear(y, mixer.out_proj.weight, stream, row_scale(y_squares, c.inner, c.eps))
+    if c.mlp:
+        stream = stream + layer.mlp(add_rms_norm(stream, None, layer.norm2.weight, c.eps)[0])
+        squares = row_squares(stream)
+    return stream, squares, conv, ssd
+
+
+def _mixed(
+    mixer: Any,
+    stream: Tensor,
+    scale: Tensor,
+    pack: Pack,
+    conv: Tensor | None,
+    ssd: Tensor | None,
+    keep_state: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """What goes into out_proj [T, inner], with the sums of its squares where it is still to be scaled; the states.
+
+    A function of its own: in_proj's output, the widest there is, is gone before the layer's is made.
+    """
+    c: Mamba2Config = mixer.config
+    width = c.groups * c.state
+    plain = c.proj_bias or c.groups > 1  # a bias is not to be scaled, and a group has a factor of its own
+    if plain:
+        x = (stream * scale[:, None]).to(stream.dtype)
+        projected, scale_after = F.linear(x, mixer.in_proj.weight, mixer.in_proj.bias), None
+    else:
+        projected, scale_after = linear(stream, mixer.in_proj.weight), scale
+    gate, xbc, dt = projected.split((c.inner, c.inner + 2 * width, c.heads), dim=1)
+    xbc, conv = packed_conv1d(
+        xbc, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, pack, conv, keep_state, scale=scale_after
+    )
+    x, b, cc = xbc.split((c.inner, width, width), dim=1)
+    gate = gate.unflatten(1, (c.heads, c.head_dim))
+    y, squares, ssd = packed_ssd(
+        x.unflatten(1, (c.heads, c.head_dim)),
+        dt,
+        -torch.exp(mixer.A_log.float()),
+        b.unflatten(1, (c.groups, c.state)),
+        cc.unflatten(1, (c.groups, c.state)),
+        pack,
+        mixer.D,
+        mixer.dt_bias,
+        c.dt_limit,
+        gate=None if plain else gate,
+        scale=scale_after,
+        initial_state=ssd,
+        keep_state=keep_state,
+    )
+    y = y.flatten(1)
+    if plain or squares is None:
+        y, squares = gated_rms_norm(y, gate.flatten(1), mixer.norm.weight, c.eps, c.inner // c.groups), None
+    return y, squares, conv, ssd

@@ -1,0 +1,1 @@
+"""The scoring loop: batches made ahead, packing, execution on a device."""

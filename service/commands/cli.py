@@ -1,0 +1,90 @@
+"""The command `winnow`. Exit status: 0 done, 1 the input or the service is at fault, 2 an argument is, 130 Ctrl-C."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import service
+from pruner.errors import InputError
+from scorer.errors import BadReference, OutOfMemory
+from service.commands.options import Parser
+
+
+class _Command(NamedTuple):
+    module: str  # of service.commands, with a function of the command's name and one that adds its arguments
+    help: str
+
+
+COMMANDS = {
+    "serve": _Command("run", "run the service: the API, its workers, a private Redis"),
+    "worker": _Command("run", "run one more worker of a pool"),
+    "pool": _Command("run", "keep a pool's workers on a Ray cluster"),
+    "keys": _Command("keys", "make, list and revoke the keys of a service"),
+    "clean": _Command("run", "remove jobs and scores that are old, or too much"),
+    "prune": _Command("local", "prune a corpus here, with no server"),
+    "train": _Command("local", "train a reference"),
+    "score": _Command("local", "score a corpus"),
+    "convert": _Command("local", "convert a native Mamba-2 checkpoint to a safetensors folder"),
+    "submit": _Command("remote", "submit a job to a service"),
+    "status": _Command("remote", "show a job, or the newest ones"),
+    "watch": _Command("remote", "follow a job until it ends"),
+    "cancel": _Command("remote", "cancel a job"),
+    "download": _Command("remote", "save a job's manifests, rejects and report"),
+    "report": _Command("remote", "save a job's report as one HTML file, and its plots"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = Parser(prog="winnow", description="Prunes pretraining corpora by the perplexity of a small model.")
+    parser.add_argument("--version", action="version", version=f"winnow {service.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    chosen = next((word for word in given if not word.startswith("-")), None)
+    run: Callable[..., int] | None = None
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help.capitalize() + ".")
+        if name == chosen:  # the others' modules stay unread, so that help is there at once
+            module = importlib.import_module(f"service.commands.{command.module}")
+            getattr(module, f"add_{name}")(sub)
+            run, chosen_parser = getattr(module, name), sub
+    args = parser.parse_args(given)
+    if run is None:
+        parser.error("name a command")
+    return _guarded(lambda: run(chosen_parser, args))
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """Runs a command; what goes wrong becomes one line."""
+    from service.commands.client import ApiError
+
+    try:
+        return run()
+    except (InputError, BadReference, OutOfMemory, ApiError) as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: be quiet about it
+        return 1
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{name}{error.strerror or error}")
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(130)  # at the interpreter's own end a library's thread that is still at work would make it an abort
+    except Exception as error:
+        if os.environ.get("WINNOW_DEBUG"):
+            raise
+        return _fail(f"unexpected {type(error).__name__}: {error}; set WINNOW_DEBUG=1 to see where, and report it")
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"winnow: {' '.join(message.split())}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

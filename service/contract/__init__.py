@@ -1,0 +1,1 @@
+"""The wire models, permissions and network rules. Imports no FastAPI and no Redis."""

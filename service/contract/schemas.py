@@ -1,0 +1,270 @@
+"""The JSON of the HTTP API: what a job is as submitted and as returned. The OpenAPI page is made of these models."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pruner.spec import CorpusSpec, SelectionSpec
+
+Preset = Literal["tiny", "mamba2-130m", "gpt2-124m"]
+Status = Literal["queued", "planning", "training", "scoring", "selecting", "succeeded", "failed", "cancelled"]
+SELECTIONS_MAX = 1000  # of a job, each of which may be as large as its corpus has documents
+TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
+ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)  # else `false` would do for 0
+
+
+class TrainSpec(_Request):
+    """A reference trained on a seeded fraction of the corpus' documents, which the selections leave out."""
+
+    preset: Preset = "tiny"
+    tokens: int = Field(
+        2_000_000,
+        ge=1_000,
+        le=1_000_000_000_000,
+        description="Tokens to train on; no text is read more than four times.",
+    )
+    fraction: float = Field(0.1, gt=0, lt=1, description="The share of the corpus' documents that trains.")
+    seed: int = Field(0, ge=0, lt=2**63)
+
+
+class ReferenceSpec(_Request):
+    """Either `model`, a local folder or hub id, or `train`."""
+
+    model: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    train: TrainSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "ReferenceSpec":
+        if (self.model is None) == (self.train is None):
+            raise ValueError("give either 'model' (a folder or hub id) or 'train' (a preset), and not both")
+        return self
+
+
+class ScoringSpec(_Request):
+    """How documents are scored. The defaults are right for nearly everyone."""
+
+    stride: int | None = Field(
+        None, ge=1, description="New tokens a window, for references with a context limit; by default no overlap."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of the matrix products; auto is bfloat16 on a GPU and float32 on a CPU."
+    )
+
+
+class JobRequest(_Request):
+    """A corpus, the reference that scores it, and the selections to make."""
+
+    corpus: CorpusSpec
+    reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
+    scoring: ScoringSpec = ScoringSpec()
+    selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=SELECTIONS_MAX)
+    priority: int = Field(
+        0, ge=-10, le=10, description="Each step doubles the job's share of the workers' time beside other jobs."
+    )
+
+    @model_validator(mode="after")
+    def _domains_need_a_field(self) -> "JobRequest":
+        if self.corpus.domain_field is None and any(s.within == "domain" for s in self.selections):
+            raise ValueError("a selection within 'domain' needs corpus.domain_field")
+        return self
+
+
+class ScoreRequest(_Request):
+    """A few texts to score now, by a `model` (a local folder or hub id) or by the reference that a `job` trained."""
+
+    texts: list[str] = Field(min_length=1, max_length=64)
+    model: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    job: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+    scoring: ScoringSpec = ScoringSpec()
+    tokens: bool = Field(False, description="Whether to give the NLL of each token.")
+
+    @model_validator(mode="after")
+    def _few_and_of_one_reference(self) -> "ScoreRequest":
+        if (self.model is None) == (self.job is None):
+            raise ValueError("give either 'model' (a folder or hub id) or 'job' (the id of one), and not both")
+        if sum(map(len, self.texts)) > TEXTS_MAX:
+            raise ValueError(f"the texts have more than {TEXTS_MAX:,} characters: submit a job for so many")
+        return self
+
+
+class ScoredToken(BaseModel):
+    """A token of a text. `nll` is null for a first token that is context only, and where it is not finite."""
+
+    id: int
+    text: str
+    nll: float | None
+
+
+class ScoredText(BaseModel):
+    """A text's score; without one, its numbers are null and `reject` says why."""
+
+    n_tokens: int | None
+    nll: float | None
+    perplexity: float | None
+    reject: str | None
+    tokens: list[ScoredToken] | None = None
+
+
+class ScoreResult(BaseModel):
+    """The scores of the texts, in their order, and what they come from."""
+
+    documents: list[ScoredText]
+    provenance: dict[str, Any]
+
+
+class Progress(BaseModel):
+    """How far a job is. It moves at least every two seconds while a worker has the job."""
+
+    documents_done: int = 0
+    documents_total: int | None = None
+    tokens_done: int = 0
+    shards_done: int = 0
+    shards_total: int = 0
+    rejects: int = 0
+    tokens_per_second: float = 0.0
+    eta_seconds: float | None = None
+    training_tokens_done: int = 0
+    training_tokens_total: int = 0
+    updated_at: datetime | None = None
+    eta_low_seconds: float | None = Field(None, description="With eta_high_seconds, between which the end may be.")
+    eta_high_seconds: float | None = None
+    shards_leased: int = Field(0, description="Shards that a worker has now.")
+    shards_failed: int = Field(0, description="Shards that wait for another attempt after an error.")
+    worker_seconds: float = Field(0.0, description="Time that training and scoring took workers, all together.")
+    gpu_seconds: float = Field(0.0, description="The part of worker_seconds that was spent on GPUs.")
+
+
+class WorkerState(BaseModel):
+    """A worker that has a task of a job."""
+
+    worker: str
+    device: str = Field(description="`cpu` or `cuda`; empty until it has loaded the reference.")
+    task: str = Field(description="`plan`, `train`, `select`, or `score:` and the shard's number.")
+    attempts: int
+    documents: int
+    tokens: int
+    claimed_at: datetime
+    seen_at: datetime = Field(description="Its last sign of life.")
+
+
+class JobWorkers(BaseModel):
+    """The workers that have tasks of a job now."""
+
+    data: list[WorkerState]
+
+
+class _Kept(BaseModel):
+    """What a selection keeps. `perplexity_min` and `perplexity_max` are null when that is nothing.
+
+    `start` and `stop` are the ranks of its documents, from 0; null within domains, where they are no run.
+    """
+
+    id: str
+    criterion: Literal["low", "medium", "high"]
+    rate: float
+    unit: Literal["documents", "tokens"]
+    within: Literal["domain"] | None
+    documents: int
+    tokens: int
+    perplexity_min: float | None
+    perplexity_max: float | None
+    start: int | None = None
+    stop: int | None = None
+
+
+class SelectionResult(_Kept):
+    """A selection that was made. `perplexity_min` and `perplexity_max` are null when it keeps nothing."""
+
+    manifest_url: str
+
+
+class Inside(BaseModel):
+    """What a selection within domains keeps of one: the ranks from `start` to before `stop` among its `documents`."""
+
+    domain: str | None
+    documents: int
+    start: int
+    stop: int
+    perplexity_min: float | None
+    perplexity_max: float | None
+
+
+class Preview(_Kept):
+    """What a selection would keep, by its counts."""
+
+    domains: list[dict[str, Any]]
+    inside: list[Inside] = Field(description="Of the largest domains, in the report's order, if it is within domains.")
+
+
+class Document(BaseModel):
+    """A scored document. `text` is its beginning, or null where `text_error` says why it cannot be read."""
+
+    rank: int = Field(description="Its place in the order of perplexity, from 0.")
+    percentile: float
+    file: str
+    row: int
+    id: str | None
+    domain: str | None
+    n_tokens: int
+    nll: float
+    perplexity: float
+    text: str | None
+    characters: int | None = Field(description="Of the whole text.")
+    text_error: str | None
+
+
+class Documents(BaseModel):
+    """Documents from a rank on, of the `documents` that have ranks: all, or those of a domain."""
+
+    documents: int
+    data: list[Document]
+
+
+class PartialHistogram(BaseModel):
+    """The histogram of ln(perplexity) of some shards. `shards` of `shards_done` have been counted."""
+
+    shards: int
+    shards_done: int
+    shards_total: int
+    documents: int
+    tokens: int
+    histogram: dict[str, Any] | None
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+
+
+class Job(BaseModel):
+    """A job as returned."""
+
+    id: str
+    status: Status
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    request: JobRequest
+    progress: Progress
+    selections: list[SelectionResult]
+    provenance: dict[str, Any]
+    error: Problem | None
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first; `next_cursor` is null on the last."""
+
+    data: list[Job]
+    next_cursor: str | None

@@ -1,0 +1,1 @@
+"""Processes: the service, its private Redis, its workers, retention, settings."""

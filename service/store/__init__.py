@@ -1,0 +1,1 @@
+"""The workspace: which file of a job or an artefact is where."""

@@ -1,0 +1,1 @@
+"""The worker: claims tasks and runs them, in a pool or in one process."""
