@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruner.spec import CorpusSpec, SelectionSpec
+from scorer.training.names import Preset
+from service.contract.names import Status
 
-Preset = Literal["tiny", "mamba2-130m", "gpt2-124m"]
-Status = Literal["queued", "planning", "training", "scoring", "selecting", "succeeded", "failed", "cancelled"]
 SELECTIONS_MAX = 1000  # of a job, each of which may be as large as its corpus has documents
 TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
-ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class _Request(BaseModel):
@@ -131,8 +130,7 @@ class Progress(BaseModel):
     training_tokens_done: int = 0
     training_tokens_total: int = 0
     updated_at: datetime | None = None
-    eta_low_seconds: float | None = Field(None, description="With eta_high_seconds, between which the end may be.")
-    eta_high_seconds: float | None = None
+    waiting_for: str | None = Field(None, description="Why no work is done on the job now, in a sentence.")
     shards_leased: int = Field(0, description="Shards that a worker has now.")
     shards_failed: int = Field(0, description="Shards that wait for another attempt after an error.")
     worker_seconds: float = Field(0.0, description="Time that training and scoring took workers, all together.")
@@ -144,7 +142,7 @@ class WorkerState(BaseModel):
 
     worker: str
     device: str = Field(description="`cpu` or `cuda`; empty until it has loaded the reference.")
-    task: str = Field(description="`plan`, `train`, `select`, or `score:` and the shard's number.")
+    task: str = Field(description="The kind of the artefact that is made, `:` and the number of the part.")
     attempts: int
     documents: int
     tokens: int

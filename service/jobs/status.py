@@ -1,118 +1,132 @@
-"""A job as users see it: `make_view` gathers what the workspace says for Redis to keep, `show_job` shows it."""
+"""A job as its readers see it: status, progress, time left, results."""
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import NamedTuple
 
-from pruner.spec import SelectionSpec
 from service.contract.schemas import Job, Progress, SelectionResult
-from service.jobs.steps import provenance
-from service.queue.leases import JobState
-from service.store.workspace import JobRecord, Outcome, Workspace
+from service.kinds import index, selection
+from service.kinds.job_files import JobFiles
+from service.kinds.provenance import provenance
+from service.queue.tasks import JobState
+from service.store.records import JobSummary, Outcome, TaskNote
 
 _BYTES_A_TOKEN = 2.5  # of text, at least, for most tokenizers and languages
+_TIMED = ("model", "scores")  # the nodes whose time on workers is shown
 
 
-def make_view(workspace: Workspace, record: JobRecord) -> dict[str, Any]:
-    """What the workspace says of a job, for Redis to show."""
-    plan = workspace.plan_record(record.id)
-    outcome = workspace.outcome(record.id)
-    results = workspace.results(record.id)
-    made: dict[str, Any] = {}
-    selections = []
-    if plan is not None:
-        made = provenance(record, plan, workspace.reference(plan))
-    if results is not None:
-        made = results["provenance"]
-        selected = workspace.selected(record.id)
-        for spec in workspace.wanted(record):
-            found = workspace.selection(record.id, spec.id) if spec.id in selected else None
-            if found is not None:
-                selections.append(_selection(record.id, spec, found).model_dump())
-    return {
-        "record": record.model_dump(mode="json"),
-        "started_at": plan.started_at.isoformat() if plan else None,
-        "documents_total": plan.documents if plan else None,
-        "shards_total": plan.shards if plan else 0,
-        "text_bytes": plan.text_bytes if plan else 0,
-        "provenance": made,
-        "selections": selections,
-        "outcome": outcome.model_dump(mode="json") if outcome else None,
-    }
-
-
-def _selection(job_id: str, spec: SelectionSpec, made: dict[str, Any]) -> SelectionResult:
-    return SelectionResult(
-        id=spec.id,
-        criterion=spec.criterion,
-        rate=spec.rate,
-        unit=spec.unit,
-        within=spec.within,
-        documents=made["documents"],
-        tokens=made["tokens"],
-        perplexity_min=made["perplexity_min"],
-        perplexity_max=made["perplexity_max"],
-        start=made.get("start"),  # an earlier version did not write them
-        stop=made.get("stop"),
-        manifest_url=f"/v1/jobs/{job_id}/selections/{spec.id}/manifest",
-    )
-
-
-def show_job(view: dict[str, Any], state: JobState | None) -> Job:
-    """A job as returned; `state` is what Redis knows, None of a job that was done without."""
-    record = JobRecord.model_validate(view["record"])
-    outcome = Outcome.model_validate(view["outcome"]) if view["outcome"] else None
+def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> Job:
+    """A job as returned; `state` is what the queue knows of it."""
+    record = job.record
+    summary = JobSummary() if state is None else JobSummary.model_validate_json(state.summary)
+    found = index.find(job) if summary.indexed else None
     return Job(
         id=record.id,
-        status=outcome.status if outcome else state.status if state else "queued",
+        status=outcome.status if outcome else "queued" if started_at(job, state) is None else summary.status,
         created_at=record.created_at,
-        started_at=outcome.started_at if outcome else started_at(state, view),
+        started_at=outcome.started_at if outcome else started_at(job, state),
         finished_at=outcome.finished_at if outcome else None,
         request=record.request,
-        progress=outcome.progress if outcome else progress_of(state, view) if state else Progress(),
-        selections=[SelectionResult.model_validate(made) for made in view["selections"]],
-        provenance=view["provenance"],
+        progress=outcome.progress if outcome else progress_of(job, state) if state else Progress(),
+        selections=selections_of(job, summary),
+        provenance=found.provenance if found else provenance(job),
         error=outcome.error if outcome else None,
     )
 
 
-def progress_of(state: JobState, view: dict[str, Any]) -> Progress:
-    """How far a job that has not ended is."""
-    train = view["record"]["request"]["reference"]["train"]
-    training_total = train["tokens"] if train else 0
-    trained = state.status in ("scoring", "selecting")
+def selections_of(job: JobFiles, summary: JobSummary) -> list[SelectionResult]:
+    """The selections that are made and in the report."""
+    shown = []
+    for spec in job.selections:
+        made = selection.find(job, spec) if spec.id in summary.selections else None
+        if made is not None:
+            url = f"/v1/jobs/{job.record.id}/selections/{spec.id}/manifest"
+            shown.append(SelectionResult.model_validate(made.public() | {"manifest_url": url}))
+    return shown
+
+
+class _Flying(NamedTuple):
+    """What is known of the tasks of one node that are under way."""
+
+    documents: int = 0
+    tokens: int = 0
+    rate: float = 0.0
+    leased: int = 0
+
+
+def progress_of(job: JobFiles, state: JobState) -> Progress:
+    """How far a job is that has not ended."""
+    summary = JobSummary.model_validate_json(state.summary)
+    train = job.record.request.reference.train
+    scored, flying = state.counters.get("scores", {}), _flying(state, "scores")
+    training_total = train.tokens if train else 0
+    trained = summary.status in ("scoring", "selecting")
     now = Progress(
-        documents_done=state.documents_done,
-        documents_total=view["documents_total"],
-        tokens_done=state.tokens_done,
-        shards_done=state.shards_done,
-        shards_total=view["shards_total"],
-        rejects=state.rejects,
-        tokens_per_second=state.tokens_per_second,
-        shards_leased=state.shards_leased,
-        shards_failed=state.shards_failed,
-        worker_seconds=state.worker_ms / 1000,
-        gpu_seconds=state.gpu_ms / 1000,
-        training_tokens_done=training_total if trained else min(state.training_tokens, training_total),
+        documents_done=scored.get("documents", 0) + flying.documents,
+        documents_total=summary.documents,
+        tokens_done=scored.get("tokens", 0) + flying.tokens,
+        shards_done=scored.get("parts", 0),
+        shards_total=summary.shards,
+        rejects=scored.get("rejects", 0),
+        shards_leased=flying.leased,
+        shards_failed=len(state.failed),
+        worker_seconds=sum(state.counters.get(node, {}).get("worker_ms", 0) for node in _TIMED) / 1000,
+        gpu_seconds=sum(state.counters.get(node, {}).get("gpu_ms", 0) for node in _TIMED) / 1000,
+        training_tokens_done=training_total if trained else min(_flying(state, "model").tokens, training_total),
         training_tokens_total=training_total,
         updated_at=_time(state.updated_at),
+        waiting_for=_waiting_for(state),
     )
-    left = tokens_left(now, state.tokens_settled, view.get("text_bytes", 0))  # an earlier version kept no size
-    if state.status == "scoring" and left is not None and state.tokens_per_second > 0:
-        now.eta_seconds = left / state.tokens_per_second
-        # Between the pace of late and that of the whole scoring, and a tenth to either side.
-        paces = [left / rate for rate in (state.tokens_per_second, state.tokens_per_second_ever) if rate > 0]
-        now.eta_low_seconds, now.eta_high_seconds = 0.9 * min(paces), 1.1 * max(paces)
+    now.tokens_per_second = flying.rate or _mean_rate(state, scored, now.tokens_done)
+    left = _tokens_left(now, scored.get("tokens", 0), summary.text_bytes)
+    if summary.status == "scoring" and left is not None and now.tokens_per_second > 0:
+        now.eta_seconds = left / now.tokens_per_second
     return now
 
 
-def tokens_left(now: Progress, settled: int, text_bytes: int) -> float | None:
-    """About how many tokens are still to be scored, or None while nothing tells.
+def _flying(state: JobState, node: str) -> _Flying:
+    notes = [
+        TaskNote.model_validate_json(lease.note) if lease.note else TaskNote()
+        for lease in state.leases
+        if lease.task.rpartition(":")[0] == node
+    ]
+    return _Flying(
+        sum(note.documents for note in notes),
+        sum(note.tokens for note in notes),
+        sum(note.tokens_per_second for note in notes),
+        len(notes),
+    )
 
-    By the shards that are done, which have `settled` tokens. While there are none, by the lower of two numbers that are
-    too high rather than too low: what the size of the text may be in tokens, and what the documents that are done had
-    for each, as the long ones come first.
+
+def _mean_rate(state: JobState, scored: Mapping[str, int], tokens: int) -> float:
+    """Tokens a second since the first shard was claimed."""
+    if not scored.get("started") or state.updated_at is None:
+        return 0.0
+    seconds = (state.updated_at - scored["started"]) / 1000
+    return (tokens - scored.get("found", 0)) / seconds if seconds > 0 else 0.0
+
+
+def _waiting_for(state: JobState) -> str | None:
+    """Why no work is done on a job that has not ended, or None."""
+    notes = [TaskNote.model_validate_json(lease.note) for lease in state.leases if lease.note]
+    if state.leases:
+        aside = len(notes) == len(state.leases) and all(note.set_aside for note in notes)
+        return "its parts are set aside while their workers do tasks of other jobs" if aside else None
+    if state.failed:
+        return f"a part waits for another attempt after an error: {state.failed[0]}"
+    for resource in state.waiting:
+        if not state.workers.get(resource):
+            return f"no worker for {resource} tasks is running: start one with `winnow worker`"
+    return "all workers are busy with other jobs" if state.waiting else None
+
+
+def _tokens_left(now: Progress, settled: int, text_bytes: int) -> float | None:
+    """About how many tokens are still to be scored, or None while it cannot be told.
+
+    By the shards that are done, which have `settled` tokens. While there are none, the lower of two estimates that are
+    rather too high: by the size of the text, and by the tokens of the documents that are done, as long ones come first.
     """
-    if settled and now.shards_total:
+    if settled and now.shards_total and now.shards_done:
         return max(0.0, settled * now.shards_total / now.shards_done - now.tokens_done)
     most = [text_bytes / _BYTES_A_TOKEN] if text_bytes else []
     if now.documents_total and now.documents_done:
@@ -120,11 +134,11 @@ def tokens_left(now: Progress, settled: int, text_bytes: int) -> float | None:
     return max(0.0, min(most) - now.tokens_done) if most else None
 
 
-def started_at(state: JobState | None, view: dict[str, Any]) -> datetime | None:
+def started_at(job: JobFiles, state: JobState | None) -> datetime | None:
     """When the job's planning began, or None while it is queued."""
-    if view["started_at"] is not None:
-        return datetime.fromisoformat(view["started_at"])
-    return _time(state.started_at) if state else None
+    if state is not None and state.started_at is not None:
+        return _time(state.started_at)
+    return job.corpus.started_at if job.corpus is not None else None
 
 
 def _time(milliseconds: int | None) -> datetime | None:

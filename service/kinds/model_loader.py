@@ -1,4 +1,4 @@
-"""The references that a worker has loaded: found, checked against what was planned, and kept warm between shards."""
+"""Loads references on a device, checks that they are the planned ones, and keeps them between tasks."""
 
 import logging
 import os
@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Literal
 
 from pruner.tables.storage import Storage
 from scorer.errors import BadReference
-from service.run.settings import Device
-from service.store.workspace import ReferenceRecord, Workspace
+from service.contract.names import Device
+from service.store.records import ModelRecord
+from service.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from scorer.causal_lm.reference import Reference
 
-log = logging.getLogger("winnow.references")
-_KEPT = 2  # jobs take turns, so a worker may go to and fro between two references
+log = logging.getLogger("winnow.models")
+_KEPT = 2  # jobs take turns, so a worker may alternate between two references
 
 
-class References:
-    """Loads references on a device; torch is imported by the first that is asked for."""
+class ModelLoader:
+    """Loads references on a device. Torch is imported with the first one."""
 
     def __init__(self, workspace: Workspace, device: Device) -> None:
         self._workspace = workspace
@@ -35,7 +36,7 @@ class References:
 
     @property
     def known_device(self) -> str:
-        """`cpu` or `cuda`, or "" while nobody has asked."""
+        """`cpu` or `cuda`, or "" while it is not known."""
         return self._device or ""
 
     def warm_up(self) -> None:
@@ -45,7 +46,7 @@ class References:
 
         try:
             self.device()
-        except BadReference as error:  # a job that needs it says so too
+        except BadReference as error:  # the task that needs it fails with it too
             log.warning("%s", error)
 
     def device(self) -> str:
@@ -61,12 +62,12 @@ class References:
             self._device = "cuda" if there and self._wanted != "cpu" else "cpu"
         return self._device
 
-    def has(self, record: ReferenceRecord, dtype: str) -> bool:
-        """Whether `get` would give it at once."""
+    def has(self, record: ModelRecord, dtype: str) -> bool:
+        """Whether a reference is loaded."""
         return (record.sha256, dtype) in self._loaded
 
-    def get(self, record: ReferenceRecord, dtype: Literal["auto", "float32", "bfloat16"]) -> "Reference":
-        """The planned reference, loaded. Raises BadReference where it cannot be or is another than was planned."""
+    def get(self, record: ModelRecord, dtype: Literal["auto", "float32", "bfloat16"]) -> "Reference":
+        """A reference, loaded. Raises BadReference where it cannot be, or is not the one that was planned."""
         import scorer.causal_lm.reference
 
         key = (record.sha256, dtype)
@@ -75,31 +76,31 @@ class References:
                 self._loaded.popitem(last=False)
             loaded = scorer.causal_lm.reference.load(find(self._workspace, record), self.device(), dtype)
             if (loaded.sha256, loaded.tokenizer_sha256) != (record.sha256, record.tokenizer_sha256):
-                raise BadReference(f"reference {record.folder} has changed since the job was planned: submit it again")
+                raise BadReference(f"reference {record.source} has changed since the job was planned: submit it again")
             self._loaded[key] = loaded
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
 
-def find(workspace: Workspace, record: ReferenceRecord) -> Path:
-    """The local folder of a planned reference, fetched if need be. Raises BadReference."""
+def find(workspace: Workspace, record: ModelRecord) -> Path:
+    """The local folder of a reference, copied from a remote workspace first. Raises BadReference."""
     import scorer.causal_lm.reference
 
     if not record.trained:
-        return scorer.causal_lm.reference.resolve(record.folder)
-    local = workspace.storage.local(record.folder)
+        return scorer.causal_lm.reference.resolve(record.source)
+    local = workspace.storage.local(record.source)
     if local is not None:
         return local
     folder = cache_folder() / "references"
     kept = Storage(str(folder))
-    for name in workspace.storage.list(record.folder):
+    for name in workspace.storage.list(record.source):
         path = f"{record.sha256}/{name}"
         if not kept.exists(path):
-            with workspace.storage.open(f"{record.folder}/{name}") as source, kept.create(path) as target:
+            with workspace.storage.open(f"{record.source}/{name}") as source, kept.create(path) as target:
                 shutil.copyfileobj(source, target)
     return folder / record.sha256
 
 
 def cache_folder() -> Path:
-    """A folder of this machine for what a remote workspace has no place for; losing it costs only time."""
+    """A cache folder on this machine; losing it costs only time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "winnow"

@@ -1,128 +1,38 @@
-"""The queue: leases on the tasks of jobs, in Redis. Its keys, and the scripts that keep its invariants: scripts.py."""
+"""The queue in Redis: leases on tasks, and the index of jobs. Keys and invariants: prelude.lua."""
 
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, cast
 
 from redis import Redis, RedisError
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from service.contract.schemas import Status
-from service.queue.scripts import SCRIPTS
+from service.contract.names import RESOURCES, Resource
+from service.queue.tasks import HeldLease, JobState, Lease, LeaseLost
 
-MAX_ATTEMPTS = 5  # claims of a task that may end in an error or a dead worker
-MAX_ATTEMPTS_IN_A_STORM = 20  # the same where workers die at the job's other tasks as often: it may not be this one
-RATE_WINDOW = 30_000  # ms over which tokens a second are counted
-_BUCKET = 2_000  # ms, as in scripts.py
-_KINDS = ("advance", "select", "plan", "score", "train")  # as in scripts.py
-_REBUILDING = 10_000  # ms in which who rebuilds says that it goes on
-_ADMITTED = 60_000  # ms in which a job that was admitted is added, or it no longer counts
-_STATUSES: tuple[Status, ...] = (
-    "queued",
-    "planning",
-    "training",
-    "scoring",
-    "selecting",
-    "succeeded",
-    "failed",
-    "cancelled",
-)
+SCRIPTS = ("add", "submit", "claim", "beat", "done", "put_back", "end")
+_REBUILDING = 10_000  # ms for which a process that rebuilds has the queue to itself after each sign of progress
+_ADMISSION_SECONDS = 30.0  # the longest that the admission of one job may hold up its owner's others
 
 
 class Rebuilding(RedisError):
-    """Redis lost its data and another process puts them back: it is as if it did not answer, for seconds."""
-
-
-class LeaseLost(Exception):
-    """The task is no longer this worker's: the lease lapsed and was taken, or the job was cancelled or has ended."""
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A task that a worker holds until its lease lapses."""
-
-    job: str
-    task: str
-    fence: int
-    attempts: int  # claims so far, this one included; those that were released do not count
-    error: str  # why the attempt before failed, or ""
-    deaths_elsewhere: int  # of workers at other tasks of the job
-
-    @property
-    def limit(self) -> int:
-        """How many attempts the task has before it is given up."""
-        return MAX_ATTEMPTS_IN_A_STORM if self.deaths_elsewhere >= self.attempts else MAX_ATTEMPTS
-
-    @property
-    def kind(self) -> str:
-        """`advance`, `plan`, `train`, `score` or `select`."""
-        return self.task.partition(":")[0]
-
-    @property
-    def shard(self) -> int:
-        """The shard's index, of a `score` task."""
-        return shard_index(self.task)
-
-
-def shard_index(task: str) -> int:
-    """The index in `score:<index>`."""
-    return int(task.partition(":")[2])
-
-
-@dataclass(frozen=True)
-class JobState:
-    """What Redis knows of a job. Times are milliseconds since 1970; in-flight work is counted in `*_done`."""
-
-    status: Status
-    view: dict[str, Any]
-    started_at: int | None
-    updated_at: int | None
-    shards_total: int
-    shards_done: int
-    documents_done: int
-    tokens_done: int
-    tokens_settled: int  # of the shards that are done
-    training_tokens: int  # read so far by the training in flight
-    rejects: int
-    tokens_per_second: float
-    tokens_per_second_ever: float  # since the first shard was claimed
-    shards_leased: int
-    shards_failed: int  # that wait for another attempt
-    worker_ms: int  # that training and shards have taken, on any device
-    gpu_ms: int
-
-
-@dataclass(frozen=True)
-class HeldLease:
-    """Who has a task. Times are milliseconds since 1970."""
-
-    worker: str
-    device: str  # "" while unknown
-    task: str
-    attempts: int
-    documents: int
-    tokens: int
-    claimed_at: int
-    seen_at: int  # the worker's last sign of life
+    """Redis lost its data and another process restores them: as if Redis did not answer, for seconds."""
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Sizes for the metrics: tasks by kind, jobs by status, live workers, and what all jobs scored."""
+    """Sizes for the metrics."""
 
-    pending: dict[str, int]
-    leased: dict[str, int]
-    jobs: dict[str, int]
+    pending: dict[Resource, int]
+    leased: dict[Resource, int]
     workers: int
-    shards_scored: int
-    documents_scored: int
-    tokens_scored: int
-    leases_lost: int  # their workers died or hung
-    leases_refused: int  # calls of workers whose lease was over: lost, or of a job that had ended
+    totals: dict[str, int]
 
 
 def without_password(url: str) -> str:
@@ -143,90 +53,106 @@ def connect(url: str) -> "Redis":
 
 
 class Queue:
-    """The verbs. All raise redis.RedisError when Redis is away."""
+    """A TaskQueue in Redis, for the jobs of one workspace. All methods raise redis.RedisError when Redis is away."""
 
     def __init__(self, redis: "Redis", workspace_id: str, lease_seconds: float = 15.0) -> None:
         self.redis: Any = redis  # its methods are typed for the synchronous and the asynchronous client at once
         self.prefix = f"winnow:{{{workspace_id}}}:"
         self.lease_ms = round(lease_seconds * 1000)
         self._me = uuid.uuid4().hex
-        self._scripts: dict[str, Callable[..., Any]] = {n: self.redis.register_script(s) for n, s in SCRIPTS.items()}
+        here = files("service.queue")
+        prelude = here.joinpath("prelude.lua").read_text()
+        self._scripts: dict[str, Callable[..., Any]] = {
+            name: self.redis.register_script(prelude + here.joinpath(f"{name}.lua").read_text()) for name in SCRIPTS
+        }
 
     def _call(self, name: str, *args: Any) -> Any:
         return self._scripts[name](keys=[self.prefix], args=args)
 
     # -- jobs
     def add(
-        self, job: str, created_at: int, view: dict[str, Any], *, owner: str | None = None, priority: int = 0
+        self, job: str, created: int, labels: Sequence[str], summary: str, owner: str | None = None, priority: int = 0
     ) -> None:
-        """Makes a job known (`created_at` in microseconds since 1970). Each step of priority doubles its share."""
-        self._call("add", job, created_at, json.dumps(view), owner or "", 2.0**priority)
+        """As TaskQueue."""
+        self._call("add", job, created, owner or "", 2.0**priority, json.dumps(labels), summary)
 
-    def admit(self, job: str, owner: str | None, limits: dict[str, int]) -> tuple[str, int] | None:
-        """Counts a job that is about to be added among its owner's, unless a limit on these is reached: which, at what.
+    def submit(
+        self,
+        job: str,
+        node: str,
+        resource: Resource,
+        parts: Sequence[range],
+        summary: str = "{}",
+        counters: Mapping[str, int] | None = None,
+    ) -> bool:
+        """As TaskQueue."""
+        bounds = [bound for part in parts for bound in (part.start, part.stop - 1)]
+        return bool(self._call("submit", job, node, resource, summary, json.dumps(counters or {}), *bounds))
 
-        Limits are those on the unfinished `jobs`, and on the `shards` and `bytes` of text that they are to score.
-        """
-        pairs = [part for pair in limits.items() for part in pair]
-        answer = self._call("admit", job, owner or "", _ADMITTED, *pairs)
-        return None if answer is None else (answer[0], int(answer[1]))
-
-    def submit(self, job: str, kind: str, count: int, view: dict[str, Any], text_bytes: int = 0) -> bool:
-        """Adds the `count` tasks of a job's next stage; False if it has them, is past it, or has ended.
-
-        `text_bytes` is what the shards have in all, those that a `train` stage comes before too.
-        """
-        shards = view.get("shards_total", 0)
-        return bool(self._call("submit", job, kind, count, json.dumps(view), text_bytes, shards))
-
-    def end(self, job: str, status: Status, view: dict[str, Any]) -> None:
-        """Ends a job and drops its tasks. For a job that has ended it only renews the view."""
-        self._call("end", job, status, json.dumps(view))
+    def end(self, job: str, labels: Sequence[str], summary: str, *, closed: bool) -> None:
+        """As TaskQueue."""
+        self._call("end", job, "closed" if closed else "open", json.dumps(labels), summary, *RESOURCES)
 
     def forget(self, job: str) -> None:
-        """Drops a job that the workspace does not know."""
-        self._call("forget", job)
+        """As TaskQueue."""
+        self._call("end", job, "gone", "[]", "", *RESOURCES)
+
+    @contextmanager
+    def admission(self, owner: str | None) -> Iterator[None]:
+        """Holds up the owner's other submissions, so that quotas are counted one job after the other."""
+        lock = self.redis.lock(f"{self.prefix}admission:{owner or ''}", timeout=_ADMISSION_SECONDS)
+        with lock:
+            yield
 
     # -- leases
-    def claim(self, worker: str, kinds: Iterable[str], wanted: tuple[str, str] = ("", "")) -> Lease | None:
-        """A lease on a task of one of these kinds, looked for in their order, least-served job first.
-
-        A `wanted` (job, task) is taken before others of its kind, if it is to be had.
-        """
-        answer = self._call("claim", worker, self.lease_ms, *wanted, *kinds)
+    def claim(self, worker: str, resources: Sequence[Resource], other_than: str = "") -> Lease | None:
+        """As TaskQueue."""
+        answer = self._call("claim", worker, self.lease_ms, other_than, *resources)
         if answer is None:
             return None
-        job, task, fence, attempts, error, elsewhere = answer
-        return Lease(job, task, int(fence), int(attempts), error, int(elsewhere))
+        job, task, resource, fence, attempts, error, elsewhere = answer
+        node, _, part = task.rpartition(":")
+        return Lease(job, node, int(part), resource, int(fence), int(attempts), error, int(elsewhere))
 
-    def next_shard(self, worker: str) -> tuple[str, str] | None:
-        """The (job, task) that this worker may well get when it next claims a shard. Nobody is kept from it."""
-        answer = self._call("next", worker, 2 * self.lease_ms)
-        return None if answer is None else (answer[0], answer[1])
+    def beat(self, lease: Lease, worked_ms: float, note: str) -> None:
+        """As TaskQueue."""
+        self._held(self._call("beat", lease.job, lease.task, lease.fence, self.lease_ms, worked_ms, note))
 
-    def beat(self, lease: Lease, documents: int = 0, tokens: int = 0, device: str = "") -> None:
-        """Holds on to a lease and tells how much of the task is done, and on what. Raises LeaseLost."""
-        self._held(self._call("beat", lease.job, lease.task, lease.fence, self.lease_ms, documents, tokens, device))
+    def done(
+        self,
+        lease: Lease,
+        worked_ms: float = 0.0,
+        follow: tuple[str, Resource] | None = None,
+        counters: Mapping[str, int] | None = None,
+        totals: str = "",
+    ) -> None:
+        """As TaskQueue."""
+        pairs = [part for pair in (counters or {}).items() for part in pair]
+        task = (lease.job, lease.task, lease.fence)
+        self._held(self._call("done", *task, worked_ms, *(follow or ("", "")), totals, *pairs))
 
-    def done(self, lease: Lease, documents: int = 0, tokens: int = 0, rejects: int = 0, fresh: bool = True) -> None:
-        """Finishes a task. `fresh` is False for scores that were there already. Raises LeaseLost."""
-        self._held(self._call("done", lease.job, lease.task, lease.fence, documents, tokens, rejects, int(fresh)))
+    def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+        """As TaskQueue."""
+        self._put_back(lease.job, lease.task, lease.fence, worked_ms, delay_seconds, error, "failed")
 
-    def fail(self, lease: Lease, error: str, delay_seconds: float = 0) -> None:
-        """Gives a task back after an error, claimable again after a while. Raises LeaseLost."""
-        self._held(self._call("put_back", lease.job, lease.task, lease.fence, round(delay_seconds * 1000), error, 0))
+    def release(self, lease: Lease, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+        """As TaskQueue."""
+        self._put_back(lease.job, lease.task, lease.fence, worked_ms, delay_seconds, "", "released")
 
-    def release(self, lease: Lease, delay_seconds: float = 0) -> None:
-        """Gives a task back unfinished, as if it had not been claimed. Raises LeaseLost."""
-        self._held(self._call("put_back", lease.job, lease.task, lease.fence, round(delay_seconds * 1000), "", 1))
-
-    def redo(self, lease: Lease) -> None:
-        """Gives up a task whose inputs are gone: the job goes on from what its files call for. Raises LeaseLost."""
-        self._held(self._call("redo", lease.job, lease.task, lease.fence))
+    def _put_back(self, job: str, task: str, fence: int, worked_ms: float, delay: float, error: str, why: str) -> None:
+        self._held(self._call("put_back", job, task, fence, worked_ms, round(delay * 1000), error, why))
 
     def reclaim(self, worker: str) -> int:
-        """Gives back what a worker that is known to be dead held; returns how many tasks."""
-        return int(self._call("reclaim", worker))
+        """Gives back the tasks of a worker that is known to be dead; how many there were."""
+        count = 0
+        for job in self._active_jobs():
+            for task, entry in self._leases(job).items():
+                if entry["worker"] == worker and entry["fence"]:
+                    self._put_back(job, task, entry["fence"], 0, 0, "", "died")
+                    count += 1
+        for resource in RESOURCES:
+            self.redis.zrem(f"{self.prefix}workers:{resource}", worker)
+        return count
 
     @staticmethod
     def _held(answer: Any) -> None:
@@ -234,65 +160,50 @@ class Queue:
             raise LeaseLost
 
     # -- reading
-    def jobs_with(self, kind: str) -> list[str]:
-        """The ids of the jobs that have tasks of this kind, least-served first."""
-        found: list[str] = self.redis.zrange(f"{self.prefix}active:{kind}", 0, -1)
-        return found
-
     def state(self, job: str) -> JobState | None:
-        """What Redis knows of a job, or None."""
+        """As TaskQueue."""
         return self.states([job])[0]
 
-    def states(self, jobs: list[str]) -> list[JobState | None]:
-        """The same of several jobs in one round trip."""
+    def states(self, jobs: Sequence[str]) -> list[JobState | None]:
+        """What is known of several jobs, in one round trip."""
+        p = self.prefix
         with self.redis.pipeline(transaction=True) as pipe:
             pipe.time()
-            pipe.hget(f"{self.prefix}clock", "ahead")
+            pipe.hget(f"{p}clock", "ahead")
+            for resource in RESOURCES:
+                pipe.zrange(f"{p}workers:{resource}", 0, -1, withscores=True)
             for job in jobs:
-                pipe.hgetall(f"{self.prefix}job:{job}")
-                pipe.hgetall(f"{self.prefix}lease:{job}")
-                pipe.hvals(f"{self.prefix}rate:{job}")
+                pipe.hgetall(f"{p}job:{job}")
+                pipe.hgetall(f"{p}lease:{job}")
+                pipe.hgetall(f"{p}count:{job}")
+                for resource in RESOURCES:
+                    pipe.exists(f"{p}ready:{resource}:{job}")
             (seconds, micros), ahead, *rows = pipe.execute()
-        now = seconds * 1000 + micros // 1000 + int(float(ahead or 0))
-        return [_state(now, *rows[i : i + 3]) for i in range(0, len(rows), 3)]
+        ahead = int(float(ahead or 0))
+        now = seconds * 1000 + micros // 1000 + ahead
+        seen = {r: dict(rows[i]) for i, r in enumerate(RESOURCES)}
+        live = {r: sum(at > now - 2 * self.lease_ms for at in workers.values()) for r, workers in seen.items()}
+        rows, width = rows[len(RESOURCES) :], 3 + len(RESOURCES)
+        return [_state(seen, live, ahead, *rows[i : i + width]) for i in range(0, len(rows), width)]
 
     def owner(self, job: str) -> str | None:
-        """Whose job it is, "" of nobody's, or None if the job is not known."""
+        """The owner of a job, "" of none, or None if the job is not known."""
         return cast("str | None", self.redis.hget(f"{self.prefix}job:{job}", "owner"))
 
-    def jobs(self) -> list[str]:
-        """The ids of all jobs, oldest first."""
-        return cast(list[str], self.redis.zrange(f"{self.prefix}jobs", 0, -1))
+    def labelled(self, label: str) -> list[str]:
+        """The ids of the jobs under a label, oldest first."""
+        return cast(list[str], self.redis.zrange(f"{self.prefix}label:{label}", 0, -1))
 
-    def leases(self, job: str) -> list[HeldLease]:
-        """The tasks of a job that a worker has, by the worker's name."""
-        entries = {task: json.loads(text) for task, text in self.redis.hgetall(f"{self.prefix}lease:{job}").items()}
-        held = {task: entry for task, entry in entries.items() if entry["fence"]}
-        names = [entry["worker"] for entry in held.values()]
-        seen = self.redis.zmscore(f"{self.prefix}workers", names) if names else []
-        ahead = int(float(self.redis.hget(f"{self.prefix}clock", "ahead") or 0))
-        found = [
-            HeldLease(
-                worker=entry["worker"],
-                device=entry.get("device", ""),
-                task=task,
-                attempts=int(entry["attempts"]),
-                documents=int(entry["documents"]),
-                tokens=int(entry["tokens"]),
-                claimed_at=int(entry["claimed"]) - ahead,
-                seen_at=int(last or entry["claimed"]) - ahead,
-            )
-            for (task, entry), last in zip(held.items(), seen, strict=True)
-        ]
-        return sorted(found, key=lambda lease: (lease.worker, lease.task))
+    def count(self, label: str) -> int:
+        """How many jobs are under a label."""
+        return int(self.redis.zcard(f"{self.prefix}label:{label}"))
 
-    def page(
-        self, limit: int, cursor: str | None, status: Status | None, owner: str | None = None
-    ) -> tuple[list[str], str | None]:
-        """Ids of up to `limit` jobs, newest first, and the cursor of the next page. ValueError for a strange cursor."""
-        key = f"{self.prefix}jobs" if status is None else f"{self.prefix}status:{status}"
-        if owner is not None:
-            key = f"{self.prefix}owner:{owner}" + ("" if status is None else f":{status}")
+    def page(self, label: str, limit: int, cursor: str | None) -> tuple[list[str], str | None]:
+        """Ids of up to `limit` jobs under a label, newest first, and the cursor of the next page.
+
+        Raises ValueError for a cursor that no page gave.
+        """
+        key = f"{self.prefix}label:{label}"
         found: list[tuple[str, float]] = []
         top = "+inf"
         if cursor is not None:
@@ -307,41 +218,48 @@ class Queue:
 
     def stats(self) -> Stats:
         """Sizes for the metrics."""
-        kinds, workers = self._call("stats", 2 * self.lease_ms)
-        with self.redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(f"{self.prefix}totals")
-            for status in _STATUSES:
-                pipe.zcard(f"{self.prefix}status:{status}")
-            totals, *counts = pipe.execute()
-        return Stats(
-            pending={kind: int(pending) for kind, pending, _ in kinds},
-            leased={kind: int(leased) for kind, _, leased in kinds},
-            jobs=dict(zip(_STATUSES, counts, strict=True)),
-            workers=int(workers),
-            shards_scored=int(totals.get("shards", 0)),
-            documents_scored=int(totals.get("documents", 0)),
-            tokens_scored=int(totals.get("tokens", 0)),
-            leases_lost=int(totals.get("lost", 0)),
-            leases_refused=int(totals.get("refused", 0)),
-        )
+        p = self.prefix
+        pending, leased = dict.fromkeys(RESOURCES, 0), dict.fromkeys(RESOURCES, 0)
+        now = self._now()
+        workers: set[str] = set()
+        for resource in RESOURCES:
+            workers.update(self.redis.zrangebyscore(f"{p}workers:{resource}", now - 2 * self.lease_ms, "+inf"))
+            for job in self.redis.zrange(f"{p}active:{resource}", 0, -1):
+                with self.redis.pipeline(transaction=False) as pipe:
+                    pipe.zrange(f"{p}ready:{resource}:{job}", 0, -1)
+                    pipe.zcount(f"{p}later:{resource}:{job}", "-inf", now)
+                    pipe.zcount(f"{p}later:{resource}:{job}", f"({now}", "+inf")
+                    ready, due, held = pipe.execute()
+                pending[resource] += due + sum(map(_range_size, ready))
+                leased[resource] += held
+        totals = {name: int(value) for name, value in self.redis.hgetall(f"{p}totals").items()}
+        return Stats(pending, leased, len(workers), totals)
 
     def holders(self) -> set[str]:
         """The names of the workers that hold a lease."""
-        jobs = {job for kind in _KINDS for job in self.redis.zrange(f"{self.prefix}active:{kind}", 0, -1)}
-        with self.redis.pipeline(transaction=False) as pipe:
-            for job in jobs:
-                pipe.hvals(f"{self.prefix}lease:{job}")
-            entries = [json.loads(text) for texts in pipe.execute() for text in texts]
+        entries = [entry for job in self._active_jobs() for entry in self._leases(job).values()]
         return {entry["worker"] for entry in entries if entry["fence"]}
+
+    def _active_jobs(self) -> set[str]:
+        return {job for r in RESOURCES for job in self.redis.zrange(f"{self.prefix}active:{r}", 0, -1)}
+
+    def _leases(self, job: str) -> dict[str, dict[str, Any]]:
+        found = self.redis.hgetall(f"{self.prefix}lease:{job}")
+        return {task: json.loads(text) for task, text in found.items()}
+
+    def _now(self) -> int:
+        seconds, micros = self.redis.time()
+        ahead = self.redis.hget(f"{self.prefix}clock", "ahead")
+        return int(seconds * 1000 + micros // 1000 + float(ahead or 0))
 
     # -- has Redis lost its data?
     def epoch(self) -> str | None:
-        """None if this data is that of the server now running; else what to give to `reconciled` after a rebuild."""
+        """None if this data is that of the server now running; else the value for `reconciled` after a rebuild."""
         run_id = str(self.redis.info("server")["run_id"])
         return None if self.redis.get(f"{self.prefix}epoch") == run_id else run_id
 
     def rebuild(self) -> None:
-        """Makes a rebuild this object's alone for a few seconds from now. Raises Rebuilding while it is another's."""
+        """Reserves the rebuild for this object, for a few seconds from now. Raises Rebuilding while another has it."""
         key = f"{self.prefix}rebuilding"
         if not self.redis.set(key, self._me, nx=True, px=_REBUILDING):
             if self.redis.get(key) != self._me:
@@ -349,48 +267,55 @@ class Queue:
             self.redis.pexpire(key, _REBUILDING)
 
     def reconciled(self, epoch: str) -> None:
-        """Notes that the queue has been rebuilt from the workspace on this server."""
+        """Notes that the queue was rebuilt from the workspace on this server."""
         with self.redis.pipeline(transaction=True) as pipe:
             pipe.set(f"{self.prefix}epoch", epoch)
             pipe.delete(f"{self.prefix}rebuilding")
             pipe.execute()
 
 
-def _state(now: int, job: dict[str, str], leases: dict[str, str], rates: list[str]) -> JobState | None:
-    if "status" not in job:
+def _range_size(member: str) -> int:
+    first, _, last = member.rpartition(":")[2].partition("-")
+    return int(last) - int(first) + 1
+
+
+def _state(
+    seen: dict[Resource, dict[str, float]],
+    live: dict[Resource, int],
+    ahead: int,
+    job: dict[str, str],
+    leases: dict[str, str],
+    counts: dict[str, str],
+    *ready: int,
+) -> JobState | None:
+    if "created" not in job:
         return None
-
-    def number(name: str) -> int:
-        return int(job.get(name) or 0)
-
-    flying = {task: json.loads(entry) for task, entry in leases.items()}
-    scoring = [entry for task, entry in flying.items() if task.startswith("score:")]
-    busy = [entry for task, entry in flying.items() if entry["fence"] and task.partition(":")[0] in ("score", "train")]
-    gpu = number("gpu_ms") + sum(now - int(entry["claimed"]) for entry in busy if entry.get("device") == "cuda")
-    cpu = number("cpu_ms") + sum(now - int(entry["claimed"]) for entry in busy if entry.get("device") != "cuda")
-    tokens_done = number("tokens_done") + sum(int(entry["tokens"]) for entry in scoring)
-    if rates:
-        recent = [rate for rate in map(json.loads, rates) if rate["bucket"] * _BUCKET > now - RATE_WINDOW]
-        elapsed = max(1.0, (now - min((rate["bucket"] * _BUCKET for rate in recent), default=now)) / 1000)
-        pace = sum(rate["tokens"] for rate in recent) / elapsed
-    else:
-        pace = number("tokens_done") / max(0.001, (number("scored_at") - number("scoring_at")) / 1000)
+    entries = {task: json.loads(text) for task, text in leases.items()}
+    counters: dict[str, dict[str, int]] = {}
+    for name, value in counts.items():
+        node, _, counter = name.rpartition("/")
+        counters.setdefault(node, {})[counter] = int(float(value))
+    held = [
+        HeldLease(
+            worker=entry["worker"],
+            task=task,
+            resource=entry["resource"],
+            attempts=int(entry["attempts"]),
+            claimed_at=int(entry["claimed"]) - ahead,
+            seen_at=int(seen[entry["resource"]].get(entry["worker"]) or entry["claimed"]) - ahead,
+            note=entry["note"],
+        )
+        for task, entry in entries.items()
+        if entry["fence"]
+    ]
     return JobState(
-        status=cast(Status, job["status"]),
-        view=json.loads(job["view"]),
-        started_at=number("started_at") or None,
-        updated_at=number("updated_at") or None,
-        shards_total=number("shards_total"),
-        shards_done=number("shards_done"),
-        documents_done=number("documents_done") + sum(int(entry["documents"]) for entry in scoring),
-        tokens_done=tokens_done,
-        tokens_settled=number("tokens_done"),
-        training_tokens=int(flying["train"]["tokens"]) if "train" in flying else 0,
-        rejects=number("rejects"),
-        tokens_per_second=max(0.0, pace),
-        tokens_per_second_ever=tokens_done / max(1.0, (now - (number("scoring_at") or now)) / 1000),
-        shards_leased=sum(bool(entry["fence"]) for entry in scoring),
-        shards_failed=sum(not entry["fence"] and bool(entry["error"]) for entry in scoring),
-        worker_ms=cpu + gpu,
-        gpu_ms=gpu,
+        created=int(job["created"]),
+        summary=job["summary"],
+        started_at=int(job["started"]) if "started" in job else None,
+        updated_at=int(job["updated"]) if "updated" in job else None,
+        counters=counters,
+        leases=sorted(held, key=lambda lease: (lease.worker, lease.task)),
+        failed=[entry["error"] for entry in entries.values() if not entry["fence"] and entry["error"]],
+        waiting=[resource for resource, there in zip(RESOURCES, ready, strict=True) if there],
+        workers=live,
     )

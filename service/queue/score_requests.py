@@ -1,70 +1,96 @@
-"""A few texts to score now: a question that the API puts into Redis, and a worker answers between two batches.
+"""Requests to score a few texts at once: the API puts them into Redis, and a worker answers between two batches.
 
-    p questions            list    JSON {id, until, request, access}, until in ms of Redis' clock; oldest first
-    p answer:<id>          list    one element, JSON: {"result": …} or {"problem": …}; gone after a minute
+    p requests             list    JSON of Envelope; oldest first
+    p answer:<id>          list    one element, JSON of Answer; gone after a minute
 
-with `p` as in scripts.py. A question that nobody took in time is dropped by the next who asks or takes. A worker that
-dies with one loses it: whoever asked is told that nobody answered, and may ask again.
+with `p` as in prelude.lua. A request that no worker took in time is dropped at the next call. A worker that dies with
+one loses it: the caller is told that no worker answered, and may ask again.
 """
 
-from __future__ import annotations
-
-import json
 import uuid
+from typing import NamedTuple
+
+from pydantic import BaseModel
 
 from service.contract.permissions import Access
 from service.contract.schemas import Problem, ScoreRequest, ScoreResult
 from service.queue.leases import Queue
 
-_WAITING_MAX = 64  # questions, beyond which no more are taken
-_KEPT_SECONDS = 60  # that an answer waits for whoever asked
+_WAITING_MAX = 64  # requests that may wait
+_KEPT_SECONDS = 60  # that an answer is kept for its caller
 
 
-class Questions:
-    """Both ends of it. All methods raise redis.RedisError when Redis is away."""
+class Envelope(BaseModel):
+    """A request on its way to a worker."""
+
+    format: int = 1
+    id: str
+    until: int  # ms of Redis' clock
+    request: ScoreRequest
+    access: Access
+
+
+class Answer(BaseModel):
+    """What comes back: one of the two."""
+
+    format: int = 1
+    result: ScoreResult | None = None
+    problem: Problem | None = None
+
+
+class Taken(NamedTuple):
+    """A request that this worker is to answer."""
+
+    id: str
+    request: ScoreRequest
+    access: Access
+
+
+class ScoreRequests:
+    """Both ends. All methods raise redis.RedisError when Redis is away."""
 
     def __init__(self, queue: Queue) -> None:
         self._redis = queue.redis
-        self._list = f"{queue.prefix}questions"
+        self._list = f"{queue.prefix}requests"
         self._answers = f"{queue.prefix}answer:"
 
-    # -- whoever asks
-    def ask(self, request: ScoreRequest, seconds: float, access: Access | None = None) -> str | None:
-        """Puts a question that is good for so long; its id, or None if too many wait."""
-        while (oldest := self._redis.lindex(self._list, 0)) is not None and json.loads(oldest)["until"] <= self._now():
+    def put(self, request: ScoreRequest, seconds: float, access: Access | None = None) -> str | None:
+        """Puts a request that waits for so long; its id, or None if too many wait."""
+        while (oldest := self._redis.lindex(self._list, 0)) is not None and not self._waits(oldest):
             self._redis.lrem(self._list, 1, oldest)
         if self._redis.llen(self._list) >= _WAITING_MAX:
             return None
-        name = uuid.uuid4().hex
-        question = {"id": name, "until": self._now() + round(seconds * 1000), "request": request.model_dump()}
-        question["access"] = (access or Access()).model_dump()
-        self._redis.rpush(self._list, json.dumps(question))
-        return name
+        until = self._now() + round(seconds * 1000)
+        envelope = Envelope(id=uuid.uuid4().hex, until=until, request=request, access=access or Access())
+        self._redis.rpush(self._list, envelope.model_dump_json())
+        return envelope.id
 
     def answer(self, name: str) -> ScoreResult | Problem | None:
-        """The answer to a question, or None while there is none."""
+        """The answer to a request, or None while there is none."""
         text = self._redis.lpop(f"{self._answers}{name}")
         if text is None:
             return None
-        answer = json.loads(text)
-        return Problem(**answer["problem"]) if "problem" in answer else ScoreResult(**answer["result"])
+        answer = Answer.model_validate_json(text)
+        return answer.problem or answer.result
 
-    # -- whoever answers
-    def take(self) -> tuple[str, ScoreRequest, Access] | None:
-        """The oldest question that is still waited for: its id, it, and what it may read; it is nobody else's now."""
+    def take(self) -> Taken | None:
+        """Takes the oldest request that still waits."""
         while (text := self._redis.lpop(self._list)) is not None:
-            question = json.loads(text)
-            if question["until"] > self._now():
-                return question["id"], ScoreRequest(**question["request"]), Access(**question["access"])
+            if self._waits(text):
+                envelope = Envelope.model_validate_json(text)
+                return Taken(envelope.id, envelope.request, envelope.access)
         return None
 
-    def give(self, name: str, answer: ScoreResult | Problem) -> None:
-        """Answers a question."""
-        kind = "problem" if isinstance(answer, Problem) else "result"
+    def give(self, name: str, found: ScoreResult | Problem) -> None:
+        """Answers a request."""
+        answer = Answer(problem=found) if isinstance(found, Problem) else Answer(result=found)
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.rpush(f"{self._answers}{name}", json.dumps({kind: answer.model_dump()}))
+            pipe.rpush(f"{self._answers}{name}", answer.model_dump_json())
             pipe.expire(f"{self._answers}{name}", _KEPT_SECONDS)
             pipe.execute()
+
+    def _waits(self, text: str) -> bool:
+        return Envelope.model_validate_json(text).until > self._now()
 
     def _now(self) -> int:
         seconds, micros = self._redis.time()

@@ -21,7 +21,7 @@ from pruner.errors import InputError
 from service.jobs.jobs import Jobs
 from service.queue.leases import Queue, connect, without_password
 from service.run.settings import Settings
-from service.run.supervisor import Pool, Slot
+from service.run.supervisor import Pool, WorkerProcess
 from service.store.workspace import Workspace
 
 log = logging.getLogger("winnow.pool")
@@ -40,7 +40,7 @@ class Member:
         # since the last digits of scores may depend on it.
         env.pop("OMP_NUM_THREADS", None)
         queue = Queue(connect(given.redis or ""), Workspace(given.workspace).id, given.lease_seconds)
-        self._pool = Pool([Slot(name, env, queue)], None)
+        self._pool = Pool([WorkerProcess(name, env, queue)], None)
         self._pool.start()
 
     def ready(self) -> str:

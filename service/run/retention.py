@@ -1,4 +1,4 @@
-"""Retention: jobs that ended long ago and scores that no job waits for go, by age and by size; and half files do."""
+"""Deletes ended jobs, unreferenced artefacts and stale partial files, by age and total size."""
 
 import logging
 import signal
@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 from redis import RedisError
 
-from service.jobs.steps import known_score_paths
+from pruner.errors import InputError
+from service.jobs.graph import Graph
+from service.kinds import KINDS
+from service.kinds.job_files import JobFiles, plan_path
+from service.kinds.node import ShardPaths
 from service.queue.leases import Queue, connect
 from service.run import subprocesses as child
 from service.run.settings import Keep, Settings
@@ -18,12 +22,13 @@ from service.store.workspace import Workspace
 log = logging.getLogger("winnow.retention")
 _PASS_SECONDS = 600.0  # between passes of a service
 _DAY = 86_400.0
-_HALF_A_JOB = 3_600.0  # seconds after which a job's folder with no job in it is what a killed service left
+_HALF_A_JOB = 3_600.0  # seconds after which a job's folder without job.json is taken for that of a killed service
+_SHARED = ("documents", "scores")  # kinds whose parts are files that jobs share
 
 
 @dataclass
 class Removed:
-    """What went, and the bytes of jobs and scores that are left."""
+    """What was removed, and the bytes of jobs and artefacts that are left."""
 
     jobs: int = 0
     scores: int = 0
@@ -34,50 +39,53 @@ class Removed:
 
 @dataclass(frozen=True)
 class _Item:
-    """An ended job, or a score file or a half training that nobody waits for: since when, in seconds since 1970."""
+    """What may be removed: since when it is of no use (seconds since 1970), its bytes, and its files and folders."""
 
     since: float
     size: int
-    path: str
+    paths: list[str]
     job: str | None = None
 
 
 def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Removed:
-    """Removes what is too old, then the oldest until the rest fits. `forget` is told of each job that went.
+    """Removes what is too old, then the oldest until the rest fits. `forget` is called for each job that was removed.
 
-    Jobs that have not ended stay, and so do the scores that they are made of. Raises OSError as the storage does.
+    Jobs that have not ended stay, with all that they are made of. An ended job goes with its results, as far as no
+    other job has the same. Raises OSError as the storage does.
     """
     removed, now = Removed(half_files=workspace.storage.sweep()), time.time()
-    needed, trained = set[str](), set[str]()
+    needed = set[str]()  # files and folders of jobs that have not ended
+    ended: list[tuple[float, str, set[str]]] = []  # since when, id, folders of the results
     items: list[_Item] = []
     for job_id in workspace.jobs():
         files = list(workspace.storage.files(workspace.folder(job_id)))
-        size = sum(file.size for file in files)
-        removed.left += size
         try:
             record, outcome = workspace.job(job_id), workspace.outcome(job_id)
-        except ValueError as error:  # one that cannot be read is left, and keeps no other from going
+            if record is None:
+                modified = max((file.modified for file in files), default=now)
+                if now - modified > _HALF_A_JOB:
+                    size = sum(file.size for file in files)
+                    items.append(_Item(0.0, size, [workspace.folder(job_id)], job_id))
+            elif outcome is None:
+                needed |= _results(JobFiles(workspace, record)) | _parts(JobFiles(workspace, record))
+            else:
+                ended.append((outcome.finished_at.timestamp(), job_id, _results(JobFiles(workspace, record))))
+        except (
+            ValueError,
+            InputError,
+            FileNotFoundError,
+        ) as error:  # one that cannot be read is left, and keeps no other from going
             log.warning("job %s cannot be read: %s", job_id, error)
-            continue
-        if record is None:
-            if now - max((file.modified for file in files), default=now) > _HALF_A_JOB:
-                items.append(_Item(0.0, size, workspace.folder(job_id), job_id))
-        elif outcome is None:
-            needed |= set(known_score_paths(workspace, record))
-            plan = workspace.plan_record(job_id)
-            trained |= {plan.trained} if plan is not None and plan.trained is not None else set()
-        else:
-            items.append(_Item(outcome.finished_at.timestamp(), size, workspace.folder(job_id), job_id))
-    for file in workspace.storage.files("scores"):
-        removed.left += file.size
-        if file.path not in needed:
-            items.append(_Item(file.modified, file.size, file.path))
-    for name in workspace.storage.list("training"):  # the state of one that was cancelled or failed is left there
-        files = list(workspace.storage.files(f"training/{name}"))
-        size = sum(file.size for file in files)
-        removed.left += size
-        if name not in trained:
-            items.append(_Item(max((file.modified for file in files), default=now), size, f"training/{name}"))
+    sizes, modified_at = _artefacts(workspace)
+    owned = set(needed)
+    for since, job_id, folders in sorted(ended, reverse=True):  # a result goes with the last job that has it
+        own = folders - owned
+        owned |= folders
+        size = sum(file.size for file in workspace.storage.files(workspace.folder(job_id)))
+        paths = [workspace.folder(job_id), *sorted(own)]
+        items.append(_Item(since, size + sum(sizes.get(path, 0) for path in own), paths, job_id))
+    items += [_Item(modified_at[path], size, [path]) for path, size in sizes.items() if path not in owned]
+    removed.left = sum(sizes.values()) + sum(file.size for file in workspace.storage.files("jobs"))
     for item in sorted(items, key=lambda item: item.since):
         old = item.since == 0.0 or (keep.days is not None and item.since < now - keep.days * _DAY)
         if old or (keep.bytes is not None and removed.left > keep.bytes):
@@ -85,35 +93,66 @@ def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Re
             removed.left -= item.size
             removed.bytes += item.size
             removed.jobs += item.job is not None
-            removed.scores += item.path.startswith("scores/")
+            removed.scores += item.paths[0].startswith("scores/")
     return removed
 
 
+def _results(job: JobFiles) -> set[str]:
+    """The folders of a job's results: all artefacts but the parts of shards, which can be made again."""
+    folders = {plan_path(job.corpus.digest).rpartition("/")[0]} if job.corpus is not None else set[str]()
+    if job.model_path is not None:
+        name = job.model_path.split("/")[1]
+        folders |= {f"model/{name}", f"training/{name}"}
+    for node in Graph(job).nodes.values():
+        if not isinstance(node.paths, ShardPaths):
+            folders |= {path.rpartition("/")[0] for path in node.paths if not path.startswith("jobs/")}
+    return folders
+
+
+def _parts(job: JobFiles) -> set[str]:
+    """The parts of shards that a job is made of."""
+    paths = [node.paths for node in Graph(job).nodes.values() if isinstance(node.paths, ShardPaths)]
+    return {path for some in paths for path in some}
+
+
+def _artefacts(workspace: Workspace) -> tuple[dict[str, int], dict[str, float]]:
+    """Bytes and last change of each artefact: a folder, or a file where jobs share the parts of a folder."""
+    sizes: dict[str, int] = {}
+    modified: dict[str, float] = {}
+    for kind in (*KINDS, "training"):
+        for file in workspace.storage.files(kind):
+            path = file.path if kind in _SHARED else "/".join(file.path.split("/")[:2])
+            sizes[path] = sizes.get(path, 0) + file.size
+            modified[path] = max(modified.get(path, 0.0), file.modified)
+    return sizes, modified
+
+
 def _remove(workspace: Workspace, item: _Item, forget: Callable[[str], None]) -> None:
-    if item.path.startswith("scores/"):
-        workspace.storage.remove(item.path)
-        return
     if item.job is not None:
         # First: a store elsewhere loses a folder file by file, and a job without its outcome would begin again.
         workspace.storage.remove(workspace.path(item.job, "job.json"))
-    workspace.storage.remove_tree(item.path)
+    for path in item.paths:
+        if path.partition("/")[0] in _SHARED:
+            workspace.storage.remove(path)
+        else:
+            workspace.storage.remove_tree(path)
     if item.job is not None:
         forget(item.job)
 
 
 class Housekeeper:
-    """A thread of a service that has its workspace cleaned now and again, by processes that leave no memory behind."""
+    """A thread of a service that starts a cleaning process now and then."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._over = threading.Event()
 
     def start(self) -> None:
-        """Starts it; it holds up no end of the process, and its own ends with it."""
+        """Starts the thread, a daemon; its processes end with this one."""
         threading.Thread(target=self._work, name="housekeeper", daemon=True).start()
 
     def stop(self) -> None:
-        """Tells it to start no other pass."""
+        """Starts no other pass."""
         self._over.set()
 
     def _work(self) -> None:

@@ -1,4 +1,4 @@
-"""`winnow serve`: the API in this process, and beside it its Redis and its workers, which it keeps and takes along."""
+"""`winnow serve`: runs the API, and supervises a private Redis and the workers (restart on exit, stop on shutdown)."""
 
 import logging
 import os
@@ -18,27 +18,27 @@ import uvicorn
 from redis import RedisError
 
 from pruner.errors import InputError
+from service.contract.names import RESOURCES
+from service.contract.quotas import Quotas
 from service.http.keys import Keys
 from service.jobs.jobs import Jobs
-from service.jobs.quotas import Quotas
 from service.kinds.model_loader import cache_folder
 from service.queue.leases import Queue, connect, without_password
 from service.run import subprocesses as child
 from service.run.app import create_app
 from service.run.redis_server import RedisServer
 from service.run.retention import Housekeeper
-from service.run.settings import STAGES, Settings, Stage
+from service.run.settings import Settings
 from service.store.workspace import Workspace, digest
 
 log = logging.getLogger("winnow.serve")
 _LOOK_SECONDS = 0.2  # between looks at the children
 _PAUSE_SECONDS = 1.0  # between the starts of one worker
 _STOP_SECONDS = 3.0  # for a worker to end the batch at hand
-_LIGHT: tuple[Stage, ...] = ("select", "plan")
 
 
-class Slot:
-    """A place in the pool: a worker process, and another when it dies."""
+class WorkerProcess:
+    """A worker process, started again when it dies."""
 
     def __init__(self, name: str, env: dict[str, str], queue: Queue) -> None:
         self._name = name
@@ -48,8 +48,8 @@ class Slot:
         self._start_at = 0.0
         self._clean = False  # what a worker of this name held was given back
 
-    def keep(self) -> None:
-        """Starts the worker unless it is there. What a dead one held is given back at once."""
+    def ensure(self) -> None:
+        """Starts the worker unless it runs. The tasks of a dead one are given back at once."""
         if self._process is not None:
             if self._process.poll() is None:
                 return
@@ -60,7 +60,7 @@ class Slot:
             self._clean = True
         if time.monotonic() < self._start_at:
             return
-        command = child.python(f"from service.work.worker import main; main({self._name!r})")
+        command = child.python(f"from service.run.worker_process import main; main({self._name!r})")
         self._process = child.start(command, death_signal=signal.SIGKILL, env=self._env)
         self._start_at = time.monotonic() + _PAUSE_SECONDS
         self._clean = False
@@ -77,13 +77,13 @@ class Slot:
 
 
 class Pool:
-    """The children: Redis, if it is ours, and the workers. A thread starts them, starts again what dies, and ends them.
+    """The child processes: a private Redis, if there is one, and the workers. A thread starts, restarts and stops them.
 
-    One thread from first to last, as the kernel takes the end of the thread that started a child for its parent's.
+    One thread does all of it, as the kernel takes the end of the thread that started a child for the parent's end.
     """
 
-    def __init__(self, slots: list[Slot], redis: RedisServer | None) -> None:
-        self._slots = slots
+    def __init__(self, workers: list[WorkerProcess], redis: RedisServer | None) -> None:
+        self._workers = workers
         self._redis = redis
         self._over = threading.Event()
         self._last = threading.Event()
@@ -109,18 +109,18 @@ class Pool:
                 if self._redis is not None and not self._redis.running:
                     log.warning("Redis ended and is started again")
                     self._redis.start()
-                for slot in self._slots:
-                    slot.keep()
+                for worker in self._workers:
+                    worker.ensure()
                 if self._redis is not None:
                     self._redis.mind_the_disk()
             except (RedisError, InputError, OSError) as error:
                 log.warning("cannot look after the workers: %s", error)
             self._over.wait(_LOOK_SECONDS)
         deadline = time.monotonic() + _STOP_SECONDS
-        for slot in self._slots:
-            slot.terminate()
-        for slot in self._slots:
-            slot.stop(deadline)
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.stop(deadline)
         self._last.wait()
         if self._redis is not None:
             self._redis.stop()
@@ -167,12 +167,14 @@ def serve(settings: Settings) -> None:
         except RedisError as error:
             raise InputError(f"--redis {without_password(url)} does not answer: {error}") from None
         if settings.public and not Keys(workspace.storage).needed():
-            log.warning("nobody can come in yet: make a key with `winnow keys make --workspace %s`", settings.workspace)
+            log.warning(
+                "no request is accepted yet: make a key with `winnow keys make --workspace %s`", settings.workspace
+            )
         for root in (*settings.corpus_root, *settings.model_root):
             if "://" not in root and not Path(root).exists():
                 log.warning("%s: no such folder; nothing under this root can be read now", root)
         settings = settings.model_copy(update={"redis": url})
-        pool = Pool(_slots(settings, jobs.queue, alone=server is not None), server)
+        pool = Pool(_workers(settings, jobs.queue, alone=server is not None), server)
         stack.callback(pool.stop)
         pool.start()
         housekeeper = Housekeeper(settings)
@@ -187,20 +189,20 @@ def serve(settings: Settings) -> None:
         _Server(config, lambda: _say(f"Winnow is ready at {address}"), pool.terminate).run(sockets=[listener])
 
 
-def _slots(settings: Settings, queue: Queue, *, alone: bool) -> list[Slot]:
+def _workers(settings: Settings, queue: Queue, *, alone: bool) -> list[WorkerProcess]:
     """A light worker, and the scoring ones: one a GPU, else one."""
     gpus = _gpus() if settings.device != "cpu" else []
     count = settings.workers if settings.workers is not None else max(1, len(gpus))
     # On a Redis of our own the names are the same at each start, so that what a killed service held is given back.
     owner = "serve" if alone else f"serve-{socket.gethostname()}-{os.getpid()}"
-    light = settings.model_copy(update={"stages": _LIGHT}).environment()
-    slots = [Slot(f"{owner}-light", light, queue)]
+    light = settings.model_copy(update={"resources": ("light",)}).environment()
+    workers = [WorkerProcess(f"{owner}-light", light, queue)]
     for number in range(count):
-        env = settings.model_copy(update={"stages": STAGES}).environment()
+        env = settings.model_copy(update={"resources": RESOURCES}).environment()
         if gpus:
             env["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-        slots.append(Slot(f"{owner}-{number}", env, queue))
-    return slots
+        workers.append(WorkerProcess(f"{owner}-{number}", env, queue))
+    return workers
 
 
 def _gpus() -> list[str]:

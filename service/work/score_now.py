@@ -1,4 +1,4 @@
-"""Scores the few texts of a question: what a worker does with one, and `winnow score -` without a service."""
+"""Scores the texts of a score request: in a worker, and for `winnow score -` without a service."""
 
 from __future__ import annotations
 
@@ -9,38 +9,39 @@ from pruner.tables.shard_scores import NO_TOKEN, NON_FINITE
 from scorer.errors import BadReference, OutOfMemory
 from service.contract.permissions import Access
 from service.contract.schemas import Problem, ScoredText, ScoredToken, ScoreRequest, ScoreResult
-from service.kinds.model_loader import References
-from service.kinds.stages import inspect_reference
-from service.store.workspace import ReferenceRecord, Workspace
+from service.kinds.job_files import JobFiles
+from service.kinds.model import identify
+from service.kinds.model_loader import ModelLoader
+from service.store.records import ModelRecord
+from service.store.workspace import Workspace
 
 
-def answer(
-    workspace: Workspace, references: References, request: ScoreRequest, access: Access
-) -> ScoreResult | Problem:
-    """Scores the texts of a question."""
+def answer(workspace: Workspace, models: ModelLoader, request: ScoreRequest, access: Access) -> ScoreResult | Problem:
+    """The result for a request, or the problem with it."""
     try:
-        return score_now(references, find_reference(workspace, request, access), request)
+        return score_now(models, find_reference(workspace, request, access), request)
     except BadReference as error:
         return Problem(title="The texts cannot be scored", status=422, detail=str(error))
     except (OutOfMemory, FileNotFoundError) as error:
         return Problem(title="The texts cannot be scored", status=503, detail=str(error))
 
 
-def find_reference(workspace: Workspace, request: ScoreRequest, access: Access) -> ReferenceRecord:
-    """The reference that a question names. Raises BadReference."""
+def find_reference(workspace: Workspace, request: ScoreRequest, access: Access) -> ModelRecord:
+    """The reference that a request names. Raises BadReference."""
     if request.job is None:
-        return inspect_reference(access.model or request.model or "", access)
-    if workspace.job(request.job) is None:
+        return identify(access.model or request.model or "", access)
+    record = workspace.job(request.job)
+    if record is None:
         raise BadReference(f"there is no job {request.job}")
-    reference = workspace.known_reference(request.job)
+    reference = JobFiles(workspace, record).model
     if reference is None:
         raise BadReference(f"job {request.job} has no reference: it is there when the job scores")
     return reference
 
 
-def score_now(references: References, reference: ReferenceRecord, request: ScoreRequest) -> ScoreResult:
+def score_now(models: ModelLoader, reference: ModelRecord, request: ScoreRequest) -> ScoreResult:
     """Scores the texts of a request. Raises BadReference, and OutOfMemory."""
-    loaded = references.get(reference, request.scoring.dtype)
+    loaded = models.get(reference, request.scoring.dtype)
     from scorer.engine.score_texts import TextScore, score_few
 
     def show(text: str, score: TextScore) -> ScoredText:

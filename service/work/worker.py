@@ -1,383 +1,254 @@
-"""One worker of the pool: claims a task, does the stage, says so, until it is told to stop."""
+"""The worker: claims tasks and runs them until it is told to stop. `winnow prune` runs the same on a LocalQueue."""
 
 import logging
-import os
-import signal
-import socket
-import threading
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from queue import SimpleQueue
-from types import FrameType
+from typing import Any, NamedTuple
 
 from redis import RedisError
 
 from pruner.errors import InputError
 from scorer.errors import BadReference
+from service.contract.names import Resource
 from service.contract.schemas import Problem
-from service.jobs.jobs import Jobs
-from service.kinds import stages
-from service.kinds.model_loader import References
-from service.kinds.shard_scoring import Begun
-from service.queue.leases import Lease, LeaseLost, connect, shard_index, without_password
-from service.run.settings import Settings
-from service.store.workspace import JobRecord, Workspace
-from service.work import score_now as answers
+from service.jobs.graph import find_node
+from service.jobs.lifecycle import ADVANCE, Lifecycle
+from service.kinds import KINDS
+from service.kinds.job_files import JobFiles
+from service.kinds.model_loader import ModelLoader
+from service.kinds.node import Busy, Counts, InputsGone, Task
+from service.queue.tasks import Lease, LeaseLost
+from service.store.records import JobRecord
+from service.work.heartbeat import Heartbeat, LeaseBeat, Stopping, TaskEnded
 
 log = logging.getLogger("winnow.worker")
-_IDLE_SECONDS = 0.2  # between looks at an empty queue
-_AWAY_SECONDS = 1.0  # between tries while Redis or the workspace is away
+_AWAY_SECONDS = 5.0  # before a job is failed again whose workspace takes nothing now
 _BUSY_SECONDS = 2.0  # before a reference that another worker trains is looked for again
-_BLOCKED_SECONDS = 3600.0  # the longest that a stage may hold its lease without a sign of progress
-_NICE = 10  # of a worker beside the API, which is to answer at once on the same cores
-_LEAVE_SECONDS = 2.3  # that a worker has for its batch when it is told to stop
-_RELEASE_SECONDS = 0.3  # and then to give its task back
+_BETWEEN_SECONDS = 0.25  # between two looks at other jobs' tasks while a task runs
+_SERVE_SECONDS = 600.0  # in which a score request, with the loading of its model, or a look at a job must end
+_ASIDE_MAX = 2  # tasks that may be set aside at a time, each with its model in memory
 
 
-class Stopping(BaseException):
-    """The worker was told to stop: its task goes back. No library is to catch it by the way."""
+class _Next(NamedTuple):
+    """The task that was claimed ahead, whose reading may have begun."""
 
-
-class _Interrupted(BaseException):
-    """What `interrupt` raises; it becomes LeaseLost. Again, no library is to catch it, or the work would go on."""
-
-
-class Beater:
-    """Beats a lease while a stage works on it; raises LeaseLost or Stopping there when the stage must end."""
-
-    def __init__(self, worker: "Worker", lease: Lease) -> None:
-        self._worker = worker
-        self._lease = lease
-        self._seconds = min(0.5, worker.jobs.queue.lease_ms / 4000)
-        self._next = 0.0
-        self._done = (0, 0)
-
-    def __call__(self, documents: int, tokens: int) -> None:
-        """Called between batches: how many documents and tokens of the task are done."""
-        if self._worker.stopping:
-            raise Stopping
-        moved = (documents, tokens) != self._done
-        self._done = (documents, tokens)
-        if time.monotonic() >= self._next:
-            self._beat()
-            if moved and self._lease.kind == "score":  # between two batches, not in the middle of one
-                with suppress(RedisError):
-                    self._worker.answer(self)
-            self._next = time.monotonic() + self._seconds
-
-    @contextmanager
-    def blocking(self) -> Iterator[None]:
-        """Beats from a thread around a part that cannot; for a bounded time, so that a hung one loses its lease."""
-        over, lost = threading.Event(), threading.Event()
-        worker = self._worker
-
-        def beat() -> None:
-            deadline = time.monotonic() + _BLOCKED_SECONDS
-            while not over.wait(self._seconds) and time.monotonic() < deadline:
-                try:
-                    self._beat()
-                except LeaseLost:
-                    lost.set()
-                    worker.interrupt()
-                    return
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            with worker.interruptible():
-                yield
-        except _Interrupted:
-            raise LeaseLost from None
-        finally:
-            over.set()
-            thread.join()
-        if lost.is_set():
-            raise LeaseLost
-
-    def _beat(self) -> None:
-        self._worker.show_life()
-        # While Redis is away the work goes on: the lease is still there when it comes back, or this one is refused.
-        with suppress(RedisError):
-            self._worker.jobs.queue.beat(self._lease, *self._done, self._worker.device)
+    lease: Lease
+    held: ExitStack  # renews the lease
+    prepared: Any
 
 
 class Worker:
-    """Works on the tasks of the stages it is for. `name` is unique among living workers.
+    """Runs tasks of some resource classes. `name` is unique among living workers.
 
-    `alive` is a file that it touches at every step, for a probe to see that it does not hang.
+    With `alone` it has a queue to itself: errors are raised, where a worker of a pool gives the task back or fails the
+    job. `between` is called between two pieces of a task's work; `alive` is a file that it touches at every heartbeat.
     """
 
     def __init__(
-        self, jobs: Jobs, references: References, kinds: tuple[str, ...], name: str, alive: Path | None = None
+        self,
+        lifecycle: Lifecycle,
+        models: ModelLoader,
+        resources: Sequence[Resource],
+        name: str,
+        *,
+        alone: bool = False,
+        between: Callable[[], None] = lambda: None,
+        alive: Path | None = None,
     ) -> None:
-        self.jobs = jobs
         self.stopping = False
-        self._references = references
-        self._kinds = ("advance", *kinds)
-        self._name = name
-        self._alive = alive
-        self._interruptible = False
-        self._ahead: tuple[tuple[str, str], Begun] | None = None  # a shard whose reading has begun, by job and task
-        self._lease: Lease | None = None
-        self._told: SimpleQueue[None] = SimpleQueue()  # the only lock that a signal handler may take
-        self._over = threading.Event()
-
-    def show_life(self) -> None:
-        """Touches the file for probes."""
-        if self._alive is not None:
-            self._alive.touch()
-
-    def listen(self) -> None:
-        """Takes SIGTERM and SIGINT as `stop`, and the signal by which `interrupt` reaches the thread that works."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.stop)
-        signal.signal(signal.SIGUSR1, self._lost)
-
-    @property
-    def device(self) -> str:
-        """What it runs references on: `cpu` or `cuda`, or "" while it has run none."""
-        return self._references.known_device
-
-    def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
-        """Ends `run` after the batch at hand. A signal handler: it runs in the thread that works."""
-        self.stopping = True
-        self._told.put(None)
-        if self._interruptible:
-            self._interruptible = False
-            raise Stopping
-
-    def interrupt(self) -> None:
-        """Ends, from another thread, an interruptible part whose lease is lost, if the worker listens."""
-        if callable(signal.getsignal(signal.SIGUSR1)):
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-
-    def _lost(self, _signal: int, _frame: FrameType | None) -> None:
-        if self._interruptible:
-            self._interruptible = False
-            raise _Interrupted
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """A part that `stop` may end wherever it is: what it writes appears whole or not at all."""
-        self._interruptible = True
-        try:
-            if self.stopping:
-                raise Stopping
-            yield
-        finally:
-            self._interruptible = False
-
-    def warm_up(self) -> None:
-        """Loads what the first task will need, as far as can be told, so that no lease waits for it."""
-        if not {"score", "train"} & set(self._kinds):
-            return
-        try:
-            with self.interruptible():
-                self._references.warm_up()
-                for job in self.jobs.queue.jobs_with("score")[:1]:
-                    stages.load_reference(self.jobs.workspace, job, self._references)
-        except Stopping:
-            pass
-        except Exception as error:  # the task that needs it will say so, under its lease
-            log.info("not warm: %s", error)
-
-    def run(self) -> None:
-        """Works until it is stopped."""
-        threading.Thread(target=self._leave_in_time, daemon=True).start()
-        self.warm_up()
-        while not self.stopping:
-            self.show_life()
-            try:
-                if not self.once():
-                    time.sleep(_IDLE_SECONDS)
-            except Stopping:
-                break
-            except (RedisError, OSError) as error:
-                # A lease that is held lapses by itself.
-                log.warning("waiting for Redis and the workspace: %s", error)
-                time.sleep(_AWAY_SECONDS)
-        self._take_ahead(None)
-        self._over.set()
-        self._told.put(None)
-
-    def _leave_in_time(self) -> None:
-        """Ends the process where what it is at, a batch or a Redis that hangs, does not end when it is stopped."""
-        self._told.get()
-        if self._over.wait(_LEAVE_SECONDS):
-            return
-        if (lease := self._lease) is not None:
-            thread = threading.Thread(target=self._release, args=(lease,), daemon=True)
-            thread.start()
-            thread.join(_RELEASE_SECONDS)
-        os._exit(0)
-
-    def _release(self, lease: Lease) -> None:
-        with suppress(LeaseLost, RedisError):
-            self.jobs.queue.release(lease)
-
-    def answer(self, beater: Beater | None = None) -> bool:
-        """Answers a question, if one waits. In the middle of a task, `beater` holds on to its lease meanwhile."""
-        if "score" not in self._kinds or (asked := self.jobs.questions.take()) is None:
-            return False
-        name, request, access = asked
-        failed: Exception | None = None
-        with beater.blocking() if beater is not None else self.interruptible():
-            try:
-                found = answers.answer(self.jobs.workspace, self._references, request, access)
-            except Exception as error:
-                log.warning("texts could not be scored", exc_info=True)
-                failed, detail = error, " ".join(f"the worker failed: {type(error).__name__}: {error}".split())
-                found = Problem(title="The texts cannot be scored", status=500, detail=detail)
-            self.jobs.questions.give(name, found)
-        if failed is not None and self._references.on_gpu:
-            raise SystemExit(1) from failed  # a CUDA error stays with its process
-        return True
+        self.models = models
+        self._lifecycle, self._queue = lifecycle, lifecycle.queue
+        self._resources, self._name, self._alone = tuple(resources), name, alone
+        self._between_tasks = between
+        self.heartbeat = Heartbeat(
+            self._queue, lambda: models.known_device, lambda: self.stopping, self._between, alive
+        )
+        self._next: _Next | None = None
+        self._aside = 0
+        self._looked = float("-inf")
 
     def once(self) -> bool:
-        """Answers a question or does a task, if there is one for it."""
-        if self.answer():
-            return True
-        self.jobs.check()
-        wanted = ("", "") if self._ahead is None else self._ahead[0]
-        self._lease = lease = self.jobs.queue.claim(self._name, self._kinds, wanted)
-        if lease is None:
-            self._take_ahead(None)
+        """Runs a task, if there is one."""
+        self._between_tasks()
+        if self._next is not None:
+            # Short tasks go first: what others wait for is rarely behind a shard.
+            light = [resource for resource in self._resources if resource != self._next.lease.resource]
+            lease = self._queue.claim(self._name, light) if light else None
+            if lease is None:
+                ahead, self._next = self._next, None
+                ahead.held.close()
+                self._work(ahead.lease, ahead.prepared)
+                return True
         else:
-            self._work(lease)
-            self._lease = None
-        return lease is not None
+            lease = self._queue.claim(self._name, self._resources)
+        if lease is None:
+            return False
+        self._work(lease)
+        return True
 
-    def _look_ahead(self) -> None:
-        """Begins to read the shard that will probably be the next, for a job whose reference is loaded already.
+    def release_ahead(self) -> None:
+        """Gives back the task that was claimed ahead, if there is one."""
+        ahead, self._next = self._next, None
+        if ahead is not None:
+            ahead.held.close()
+            if ahead.prepared is not None:
+                ahead.prepared.close()
+            with suppress(LeaseLost, RedisError):
+                self._queue.release(ahead.lease)
 
-        That needs no lease: it writes nothing, and if another worker gets the shard, a few batches were read in vain.
-        """
-        self._take_ahead(None)  # of a shard that began again with less memory
-        try:
-            found = self.jobs.queue.next_shard(self._name)
-            record = None if found is None else self.jobs.workspace.job(found[0])
-            if found is not None and record is not None:
-                begun = stages.begin(self.jobs.workspace, record, shard_index(found[1]), self._references)
-                self._ahead = None if begun is None else (found, begun)
-        except Exception as error:  # whoever claims the shard will be told
-            log.info("nothing is read ahead: %s", error)
-
-    def _take_ahead(self, lease: Lease | None) -> Begun | None:
-        """What has begun, if it is the lease's shard; anything else ends."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is None:
-            return None
-        if lease is not None and ahead[0] == (lease.job, lease.task):
-            return ahead[1]
-        ahead[1].close()
-        return None
-
-    def _work(self, lease: Lease) -> None:
-        queue = self.jobs.queue
+    # -- one task
+    def _work(self, lease: Lease, prepared: Any = None) -> None:
+        """Runs a task to its end; what goes wrong becomes a retry, or the end of its job."""
         try:
             if lease.attempts > lease.limit:
                 self._give_up(lease, _broken(lease, lease.error))
-                return
-            record = self.jobs.workspace.job(lease.job)
-            if record is None:
-                queue.forget(lease.job)
             else:
-                queue.done(lease, *self._do(lease, record))
-        except LeaseLost:
-            log.info("%s of job %s is no longer ours", lease.task, lease.job)
+                self._run(lease, prepared)
+        except (LeaseLost, TaskEnded):
+            log.info("%s of job %s: the lease is lost", lease.task, lease.job)
         except Stopping:
             with suppress(LeaseLost):
-                queue.release(lease)
-        except stages.ScoresGone:
+                self._queue.release(lease)
+        except (InputsGone, FileNotFoundError) as error:
+            if self._alone:
+                raise
+            log.info("%s of job %s: an input is gone: %s", lease.task, lease.job, error)
             with suppress(LeaseLost):
-                queue.redo(lease)
-        except stages.Busy:
+                if isinstance(error, InputsGone):
+                    self._queue.done(lease, follow=ADVANCE)
+                else:
+                    self._retry(lease, _one_line(error))
+        except Busy:
             with suppress(LeaseLost):
-                queue.release(lease, _BUSY_SECONDS)
-        except SystemExit:  # for a question that failed on the way, which is no fault of this task's
+                self._queue.release(lease, _BUSY_SECONDS)
+        except SystemExit:  # a score request failed meanwhile, which is no fault of this task
             with suppress(LeaseLost, RedisError):
-                queue.release(lease)
+                self._queue.release(lease)
             raise
         except (InputError, BadReference) as error:
+            if self._alone:
+                raise
             self._give_up(lease, Problem(title="The job cannot be done", status=422, detail=str(error)))
         except RedisError:
             raise
         except Exception as error:
+            if self._alone:
+                raise
             log.warning("%s of job %s, attempt %d", lease.task, lease.job, lease.attempts, exc_info=True)
-            self._retry(lease, " ".join(f"{type(error).__name__}: {error}".split()))
-            if self._references.on_gpu:
+            self._retry(lease, _one_line(error))
+            if self.models.on_gpu:
                 raise SystemExit(1) from error  # a CUDA error stays with its process; a new one starts clean
 
-    def _do(self, lease: Lease, record: JobRecord) -> stages.Counts:
-        """Does a task's stage."""
-        workspace, beater = self.jobs.workspace, Beater(self, lease)
-        if lease.kind == "advance":
-            self.jobs.advance(lease.job)
-        elif lease.kind == "plan":
-            with beater.blocking():
-                stages.plan(workspace, record)
-        elif lease.kind == "train":
-            stages.train(workspace, record, self._references, beater)
-        elif lease.kind == "score":
-            begun = self._take_ahead(lease)
-            return stages.score(workspace, record, lease.shard, self._references, beater, begun, self._look_ahead)
-        else:
-            with beater.blocking():
-                stages.select(workspace, record)
-            self.jobs.refresh(lease.job)
-        return stages.Counts()
+    def _run(self, lease: Lease, prepared: Any) -> None:
+        record = self._lifecycle.workspace.job(lease.job)
+        if record is None:
+            if prepared is not None:
+                prepared.close()
+            self._queue.forget(lease.job)
+            return
+        follow, counts = None, Counts()
+        with self.heartbeat.hold(lease) as beat:
+            if lease.node == ADVANCE[0]:
+                with beat.allow(_SERVE_SECONDS):
+                    self._lifecycle.advance(lease.job)
+            else:
+                task = self._task(lease, record, beat, prepared)
+                follow = ADVANCE
+                counts = Counts() if task is None else KINDS[task.node.kind].run(task)
+        worked = beat.book()
+        timed = {"worker_ms": beat.worked_ms} | ({"gpu_ms": beat.worked_ms} if self.models.on_gpu else {})
+        totals = lease.node.partition("/")[0] if counts.fresh else ""
+        shards = {"shards": 1} if counts.counters else {}
+        self._queue.done(lease, worked, follow, {**counts.counters, **shards, **timed}, totals)
 
+    def _task(self, lease: Lease, record: JobRecord, beat: LeaseBeat, prepared: Any) -> Task | None:
+        """What a lease stands for; None if the job has no such part any more."""
+        job = JobFiles(self._lifecycle.workspace, record)
+        node = find_node(job, lease.node)
+        if node is None or lease.part >= len(node.paths):
+            return None
+        return Task(job, node, lease.part, beat, self.models, self._look_ahead, prepared)
+
+    # -- between two pieces of a task
+    def _between(self, beat: LeaseBeat, moved: bool) -> None:
+        """Serves others while a task runs: score requests, and tasks of jobs that were served less."""
+        if time.monotonic() - self._looked < _BETWEEN_SECONDS:
+            return
+        if self._alone or moved:  # else it is in the middle of a batch
+            with beat.allow(_SERVE_SECONDS):
+                self._between_tasks()
+        if moved and not self._alone and self._aside < _ASIDE_MAX:
+            self._serve_others(beat)
+        self._looked = time.monotonic()
+
+    def _serve_others(self, beat: LeaseBeat) -> None:
+        """Sets the task aside, its state kept in memory, while jobs that were served less have tasks."""
+        lease = None
+        with suppress(RedisError):
+            lease = self._queue.claim(self._name, self._resources, other_than=beat.lease.job)
+        if lease is None:
+            return
+        self._aside += 1
+        try:
+            with beat.aside():
+                while lease is not None and not self.stopping:
+                    self._work(lease)
+                    lease = self._queue.claim(self._name, self._resources, other_than=beat.lease.job)
+                if lease is not None:
+                    self._queue.release(lease)
+        except RedisError as error:  # the task that was set aside goes on
+            log.warning("tasks of other jobs wait for Redis: %s", error)
+        finally:
+            self._aside -= 1
+
+    def _look_ahead(self) -> None:
+        """Claims the next task while the last batches of this one run, and begins to read it."""
+        if self._next is not None or self._aside or self.stopping:
+            return
+        try:
+            lease = self._queue.claim(self._name, ["gpu"])
+        except RedisError:
+            return
+        if lease is None:
+            return
+        held, prepared = ExitStack(), None
+        beat = held.enter_context(self.heartbeat.hold(lease))
+        held.enter_context(beat.aside())
+        try:
+            record = self._lifecycle.workspace.job(lease.job)
+            task = None if record is None else self._task(lease, record, beat, None)
+            prepare = None if task is None else getattr(KINDS[task.node.kind], "prepare", None)
+            prepared = prepare(task) if prepare is not None and lease.attempts <= lease.limit else None
+        except Exception as error:  # it is met again when the task runs
+            log.info("nothing is read ahead: %s", error)
+        self._next = _Next(lease, held, prepared)
+
+    # -- failures
     def _retry(self, lease: Lease, error: str) -> None:
         if lease.attempts >= lease.limit:
             self._give_up(lease, _broken(lease, error))
             return
         with suppress(LeaseLost):
-            self.jobs.queue.fail(lease, error, delay_seconds=0.25 * 2**lease.attempts)
+            self._queue.fail(lease, error, delay_seconds=0.25 * 2**lease.attempts)
 
     def _give_up(self, lease: Lease, problem: Problem) -> None:
         log.warning("job %s failed: %s", lease.job, problem.detail)
-        try:
-            self.jobs.queue.beat(lease)
-            self.jobs.fail(lease.job, problem)
-            self.jobs.queue.done(lease)  # of a job that had ended before: its other tasks stay
-        except LeaseLost:
-            pass
-        except OSError:  # the workspace takes nothing now: the task waits, and this is said again
-            with suppress(LeaseLost):
-                self.jobs.queue.fail(lease, "", delay_seconds=_AWAY_SECONDS * 5)
+        with suppress(LeaseLost):
+            try:
+                self._queue.beat(lease, 0.0, "")
+                if self._lifecycle.fail(lease.job, problem) == "succeeded":  # a later selection; other tasks stay
+                    self._queue.done(lease, follow=ADVANCE)
+            except OSError:  # the workspace takes nothing now: the task waits, and the job is failed again
+                self._queue.fail(lease, "", delay_seconds=_AWAY_SECONDS)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _broken(lease: Lease, error: str) -> Problem:
     status = 507 if "No space left" in error else 500
     detail = f"{lease.task.replace(':', ' ')} was tried {lease.limit} times; the last time: {error}"
     return Problem(title="The job cannot go on", status=status, detail=detail)
-
-
-def run(settings: Settings, name: str | None = None) -> None:
-    """`winnow worker`: works until SIGTERM or SIGINT. Raises InputError for settings that are wrong."""
-    if settings.redis is None:
-        raise InputError("a worker needs the Redis of its service: give --redis URL")
-    try:
-        redis = connect(settings.redis)
-    except ValueError as error:
-        raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
-    workspace = Workspace(settings.workspace)
-    worker = Worker(
-        Jobs(workspace, redis, settings.lease_seconds),
-        References(workspace, settings.device),
-        settings.stages,
-        name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
-        Path(settings.alive_file) if settings.alive_file is not None else None,
-    )
-    worker.listen()
-    worker.run()
-
-
-def main(name: str) -> None:
-    """A worker that `winnow serve` starts: its settings are in the environment."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-    os.nice(_NICE)
-    run(Settings(), name)

@@ -9,7 +9,9 @@ from starlette.exceptions import HTTPException
 from service.http.dependencies import JobId, JobsOf
 from service.http.downloads import MEDIA_TYPES, send_file
 from service.http.problems import responses
+from service.jobs.downloads import download
 from service.jobs.jobs import Jobs, not_there
+from service.kinds import index, selection
 
 router = APIRouter(tags=["files"])
 Format = Literal["parquet", "jsonl"]
@@ -27,14 +29,16 @@ def _answers(*formats: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _file(jobs: Jobs, job_id: str, name: str) -> dict[str, Any]:
-    """What is known of a file of a job. Raises UnknownJob, and Conflict where it is not there."""
-    job = jobs.get(job_id)
-    path = jobs.workspace.path(job_id, "downloads.json")
-    if not jobs.workspace.storage.exists(path):
-        raise not_there(job.status, name)
-    about: dict[str, Any] = jobs.workspace.storage.read_json(path)[name]
-    return about
+def _table(request: Request, jobs: Jobs, job_id: str, table: str, kind: Format) -> Response:
+    """A table of a job's index. Raises UnknownJob, and Conflict where it is not there."""
+    job, files = jobs.files(job_id)
+    name = f"{table}.{kind}"
+    try:
+        folder = index.folder(files)
+        about = download(jobs.workspace.storage, folder, table, kind)
+    except FileNotFoundError:
+        raise not_there(job.status, name) from None
+    return send_file(request, jobs.workspace.storage, f"{folder}/{name}", about, name)
 
 
 @router.head("/v1/jobs/{job_id}/selections/{selection_id}/manifest", include_in_schema=False)
@@ -51,24 +55,22 @@ def manifest(
     format: Format = "parquet",  # noqa: A002
 ) -> Response:
     """The documents that a selection keeps."""
-    job = jobs.get(job_id)
-    made = jobs.workspace.selection(job_id, selection_id)
-    if made is None:
-        if selection_id in {spec.id for spec in job.request.selections}:
-            raise not_there(job.status, selection_id)
+    job, files = jobs.files(job_id)
+    spec = next((spec for spec in files.selections if spec.id == selection_id), None)
+    if spec is None:
         raise HTTPException(404, f"job {job_id} has no selection {selection_id}")
-    path = jobs.workspace.selection_path(job_id, selection_id, f"manifest.{format}")
-    about = made["files"][f"manifest.{format}"]
-    return send_file(request, jobs.workspace.storage, path, about, f"manifest-{selection_id}.{format}")
+    if selection.find(files, spec) is None:
+        raise not_there(job.status, selection_id)
+    storage, folder = jobs.workspace.storage, selection.folder(files, spec)
+    about = download(storage, folder, "manifest", format)
+    return send_file(request, storage, f"{folder}/manifest.{format}", about, f"manifest-{selection_id}.{format}")
 
 
 @router.head("/v1/jobs/{job_id}/rejects", include_in_schema=False)
 @router.get("/v1/jobs/{job_id}/rejects", responses=_answers("parquet", "jsonl"), response_class=Response)
 def rejects(job_id: JobId, request: Request, jobs: JobsOf, format: Format = "parquet") -> Response:  # noqa: A002
     """The documents without a score, and why."""
-    name = f"rejects.{format}"
-    about = _file(jobs, job_id, name)
-    return send_file(request, jobs.workspace.storage, jobs.workspace.path(job_id, name), about, name)
+    return _table(request, jobs, job_id, "rejects", format)
 
 
 @router.head("/v1/jobs/{job_id}/scores", include_in_schema=False)
@@ -80,20 +82,17 @@ def scores(
     format: Literal["parquet"] = "parquet",  # noqa: A002
 ) -> Response:
     """Every document's score."""
-    name = f"scores.{format}"
-    about = _file(jobs, job_id, name)
-    return send_file(request, jobs.workspace.storage, jobs.workspace.path(job_id, name), about, name)
+    return _table(request, jobs, job_id, "scores", format)
 
 
 @router.head("/v1/jobs/{job_id}/report", include_in_schema=False)
 @router.get("/v1/jobs/{job_id}/report", responses=responses(404, 409), response_class=Response)
 def report(job_id: JobId, jobs: JobsOf, request: Request) -> Response:
     """Counts, quantiles and histogram of perplexity, and the domains before and after each selection."""
-    job = jobs.get(job_id)
-    try:
-        body = jobs.workspace.storage.read_bytes(jobs.workspace.path(job_id, "report.json"))
-    except FileNotFoundError:
-        raise not_there(job.status, "report") from None
+    job, path = jobs.get(job_id), jobs.report_path(job_id)
+    if path is None:
+        raise not_there(job.status, "report")
+    body = jobs.workspace.storage.read_bytes(path)
     etag = f'"{hashlib.sha256(body).hexdigest()}"'
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers={"ETag": etag})

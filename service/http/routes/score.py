@@ -23,10 +23,10 @@ async def score(request: ScoreRequest, jobs: JobsOf, caller: CallerOf, rules: Ru
     if request.job is not None:
         await run_in_threadpool(own_job, request.job, jobs, caller)
         await run_in_threadpool(jobs.get, request.job)
-    name = await run_in_threadpool(jobs.questions.ask, request, WAIT_SECONDS, access)
+    name = await run_in_threadpool(jobs.score_requests.put, request, WAIT_SECONDS, access)
     deadline = time.monotonic() + WAIT_SECONDS
     while name is not None and time.monotonic() < deadline:
-        answer = await run_in_threadpool(jobs.questions.answer, name)
+        answer = await run_in_threadpool(jobs.score_requests.answer, name)
         if isinstance(answer, Problem):
             raise ProblemRaised(answer)
         if answer is not None:

@@ -1,0 +1,163 @@
+"""The life of a job on any queue: it advances as its artefacts are made, and ends. Truth is in the workspace."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+
+from service.contract.names import ENDED, Resource, Status
+from service.contract.schemas import Job, Problem, Progress
+from service.jobs.graph import Graph, Ready
+from service.jobs.status import progress_of, show_job, started_at
+from service.kinds import index, scores, selection
+from service.kinds.job_files import JobFiles
+from service.kinds.node import ShardPaths
+from service.queue.tasks import JobState, TaskQueue, ranges
+from service.store.records import Ended, JobRecord, JobSummary, Outcome
+from service.store.workspace import Workspace
+
+ADVANCE: tuple[str, Resource] = ("advance", "light")  # the task that looks at a job again, after each node
+_READERS = 16  # threads that read what earlier runs have made
+
+
+class Lifecycle:
+    """All that moves a job on. Raises what the queue and the workspace raise."""
+
+    def __init__(self, workspace: Workspace, queue: TaskQueue) -> None:
+        self.workspace = workspace
+        self.queue = queue
+
+    def advance(self, job_id: str) -> None:
+        """Submits what the workspace says comes next, or ends the job. Doing it again changes nothing."""
+        record = self.workspace.job(job_id)
+        if record is None:
+            self.queue.forget(job_id)
+            return
+        outcome = self.workspace.outcome(job_id)
+        status = outcome.status if outcome else None
+        created, empty = _micros(record.created_at), JobSummary().model_dump_json()
+        self.queue.add(job_id, created, labels(record, status), empty, record.owner, record.request.priority)
+        graph = Graph(JobFiles(self.workspace, record))
+        summary = self._summary(graph, status).model_dump_json()
+        if status is not None:
+            self.queue.end(job_id, labels(record, status), summary, closed=status != "succeeded")
+        if status in (None, "succeeded"):
+            ready = graph.ready()
+            for found in ready:
+                self._submit(graph.job, found, summary)
+            if not ready and status is None:
+                self.end(job_id, "succeeded")
+
+    def end(self, job_id: str, status: Ended, problem: Problem | None = None) -> Ended:
+        """Ends a job on storage, then in the queue, unless it has ended; the status that stands."""
+        record = self.workspace.job(job_id)
+        if record is None:
+            self.queue.forget(job_id)
+            return status
+        job, outcome = JobFiles(self.workspace, record), self.workspace.outcome(job_id)
+        if outcome is None:
+            state = self.queue.state(job_id)
+            outcome = self.workspace.end(
+                job_id,
+                Outcome(
+                    status=status,
+                    started_at=started_at(job, state),
+                    finished_at=_now(),
+                    progress=_final_progress(job, state, status),
+                    error=problem,
+                ),
+            )
+        summary = self._summary(Graph(job), outcome.status).model_dump_json()
+        closed = outcome.status != "succeeded"
+        self.queue.end(job_id, labels(record, outcome.status), summary, closed=closed)
+        self._sweep(job)
+        return outcome.status
+
+    def fail(self, job_id: str, problem: Problem) -> Ended:
+        """Ends a job with the reason. One that has succeeded loses a later selection that cannot be made."""
+        ended = self.end(job_id, "failed", problem)
+        record = self.workspace.job(job_id)
+        if ended == "succeeded" and record is not None:
+            job = JobFiles(self.workspace, record)
+            for spec in job.selections:
+                if selection.find(job, spec) is None:
+                    self.workspace.unwant(job_id, spec.id)
+        return ended
+
+    def show(self, record: JobRecord, state: JobState | None) -> Job:
+        """A job as returned."""
+        ended = state is None or JobSummary.model_validate_json(state.summary).status in ENDED
+        path = self.workspace.path(record.id, "outcome.json")
+        outcome = self.workspace.recall(Outcome, path, record.created_at) if ended else None
+        return show_job(JobFiles(self.workspace, record), outcome, state)
+
+    def _submit(self, job: JobFiles, ready: Ready, summary: str) -> None:
+        node, missing = ready
+        counters = {"total": len(node.paths), "parts": len(node.paths) - len(missing)}
+        if counters["parts"] and node.kind == "scores":
+            counters |= self._counted(node.paths, set(missing))
+        self.queue.submit(job.record.id, node.name, node.resource, ranges(missing), summary, counters)
+
+    def _counted(self, paths: ShardPaths, missing: set[int]) -> dict[str, int]:
+        """The counters of the parts that are there, made by an earlier run or another job."""
+        there = [path for part, path in enumerate(paths) if part not in missing]
+        counters: Counter[str] = Counter()
+        with ThreadPoolExecutor(_READERS) as pool:  # workspaces may be far away
+            for found in pool.map(lambda path: scores.counters(self.workspace.storage, path), there):
+                counters.update(found)
+        return dict(counters) | {"found": counters["tokens"]}
+
+    def _summary(self, graph: Graph, status: Status | None) -> JobSummary:
+        corpus, job_id = graph.job.corpus, graph.job.record.id
+        report = graph.nodes.get("report")
+        if report is not None and not graph.missing(report):
+            made = {"report": report.paths[0], "selections": [spec.id for spec in graph.job.selections]}
+        else:  # the report of before stays until another selection is made
+            state = self.queue.state(job_id)
+            before = JobSummary() if state is None else JobSummary.model_validate_json(state.summary)
+            made = {"report": before.report, "selections": before.selections}
+        return JobSummary(
+            status=status or graph.status,
+            documents=corpus.documents if corpus else None,
+            shards=corpus.shards if corpus else 0,
+            text_bytes=corpus.text_bytes if corpus else 0,
+            indexed="index" in graph.nodes and not graph.missing(graph.nodes["index"]),
+            **made,
+        )
+
+    def _sweep(self, job: JobFiles) -> None:
+        """Removes what killed workers left of a job."""
+        folders = {self.workspace.folder(job.record.id)}
+        for node in Graph(job).nodes.values():
+            paths = node.paths
+            folders.add(paths.folder if isinstance(paths, ShardPaths) else paths[0].rpartition("/")[0])
+        for folder in folders:
+            self.workspace.storage.sweep(folder)
+
+
+def labels(record: JobRecord, ended: Status | None) -> list[str]:
+    """The labels under which the queue lists a job."""
+    return [label(owner, word) for owner in (None, record.owner or "") for word in ("all", ended or "open")]
+
+
+def label(owner: str | None, word: str) -> str:
+    """`all`, `open` or the status of ended jobs; of one owner, "" for jobs without, or of all."""
+    return word if owner is None else f"owner:{owner}:{word}"
+
+
+def _final_progress(job: JobFiles, state: JobState | None, status: Ended) -> Progress:
+    now = progress_of(job, state) if state is not None else Progress()
+    now.updated_at, now.eta_seconds, now.waiting_for = _now(), None, None
+    found = index.find(job) if status == "succeeded" else None
+    if found is None:
+        return now
+    counts = found.counts
+    done = {"documents_done": counts.documents, "tokens_done": counts.tokens, "rejects": counts.rejects}
+    return now.model_copy(update=done | {"shards_done": found.shards, "shards_total": found.shards})
+
+
+def _micros(when: datetime) -> int:
+    return round(when.timestamp() * 1_000_000)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,53 @@
+"""Kind `corpus`: the plan of a job's corpus, one part. The plan lies under its digest, the job's record names it."""
+
+import os
+from collections.abc import Iterator
+from datetime import datetime, timezone
+
+from pruner.corpus.paths import is_below
+from pruner.corpus.plan import Plan, write_plan
+from pruner.corpus.sandbox import make_plan
+from pruner.errors import InputError
+from service.kinds.job_files import JobFiles, plan_path
+from service.kinds.node import Counts, Node, Task
+from service.store.records import CorpusRecord
+from service.store.workspace import Workspace
+
+
+def nodes(job: JobFiles) -> Iterator[Node]:
+    """The job's plan."""
+    yield Node("corpus", "light", "planning", [job.corpus_path])
+
+
+def run(task: Task) -> Counts:
+    """Lists the files, reads their footers and cuts them into shards. Raises InputError."""
+    started, record = datetime.now(timezone.utc), task.job.record
+    plan = make_plan(record.request.corpus, record.access.roots, task.beat)
+    _refuse_own_files(task.job.workspace, plan)
+    refusal = record.quotas.too_large(len(plan.shards), plan.text_bytes)
+    if refusal is not None:
+        raise InputError(refusal)
+    with task.beat.allow(120):
+        path = plan_path(plan.digest)
+        if not task.storage.exists(path):
+            write_plan(task.storage, path, plan)
+    found = CorpusRecord(
+        started_at=started,
+        digest=plan.digest,
+        documents=plan.documents,
+        shards=len(plan.shards),
+        text_bytes=plan.text_bytes,
+    )
+    task.job.workspace.write(task.path, found)
+    return Counts(fresh=True)
+
+
+def _refuse_own_files(workspace: Workspace, plan: Plan) -> None:
+    """Raises InputError for a corpus in the workspace, which holds the results of all owners."""
+    local = workspace.storage.local("")
+    home = os.path.realpath(local) if local is not None else workspace.storage.url.partition("://")[2]
+    for file in plan.files:
+        if ("://" in file.url) == (local is None):
+            real = os.path.realpath(file.url) if local is not None else file.url.partition("://")[2]
+            if is_below(real, home):
+                raise InputError(f"{file.url}: lies in the service's workspace, which no job may read")

@@ -1,0 +1,75 @@
+"""Kind `index`: all scores of a job in the order of its corpus, and what selections and previews need, one part."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pruner.select.index import IndexCounts, write_index
+
+from pruner.corpus.train_split import Split
+from pruner.tables.records import Record
+from service.kinds import documents, scores
+from service.kinds.job_files import JobFiles
+from service.kinds.node import Counts, InputsGone, Node, Task
+from service.kinds.provenance import provenance
+from service.store.records import ModelRecord
+from service.store.workspace import digest
+
+VERSION = 1
+_SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
+
+
+class IndexRecord(Record):
+    """`index/<key>/index.json`: written when the tables and the arrays beside it are there."""
+
+    counts: IndexCounts
+    shards: int
+    provenance: dict[str, Any]
+
+
+def key(job: JobFiles, model: ModelRecord) -> str:
+    """The digest of the scores, the documents and the split. Raises FileNotFoundError for a job without a plan."""
+    if job.corpus is None:
+        raise FileNotFoundError("the job's plan is not in the workspace")
+    train = job.record.request.reference.train
+    split = None if train is None else [train.seed, train.fraction]
+    inputs = [job.corpus.digest, scores.paths(job, model).folder, documents.paths(job).folder]
+    return digest("index", VERSION, *inputs, split)
+
+
+def folder(job: JobFiles) -> str:
+    """Where the index lies. Raises FileNotFoundError for a job that has no scores to come yet."""
+    if job.model is None:
+        raise FileNotFoundError("the job's reference is not in the workspace")
+    return f"index/{key(job, job.model)}"
+
+
+def nodes(job: JobFiles) -> Iterator[Node]:
+    """The index of a job whose scores can be named."""
+    if job.corpus is not None and job.model is not None:
+        yield Node("index", "light", "selecting", [f"{folder(job)}/index.json"], needs=("scores", "documents"))
+
+
+def run(task: Task) -> Counts:
+    """Joins the shards' parts. Raises InputError for a corpus without documents, InputsGone."""
+    job, train = task.job, task.job.record.request.reference.train
+    if job.model is None:
+        raise InputsGone("the reference")
+    split = Split(train.seed, train.fraction) if train is not None else None
+    parts = documents.paths(job), scores.paths(job, job.model)
+    try:
+        with task.beat.allow(_SILENCE_SECONDS):
+            counts, scorers = write_index(task.storage, folder(job), job.plan, *parts, split, task.beat)
+    except FileNotFoundError as error:
+        raise InputsGone(str(error)) from None
+    about = provenance(job) | {"scorers": [json.loads(text) for text in scorers]}
+    record = IndexRecord(counts=counts, shards=len(job.plan.shards), provenance=about)
+    job.workspace.write(task.path, record)
+    return Counts(fresh=True)
+
+
+def find(job: JobFiles) -> IndexRecord | None:
+    """The index of a job, or None while it is not there."""
+    if job.model is None or job.corpus is None:
+        return None
+    return job.workspace.recall(IndexRecord, f"{folder(job)}/index.json")

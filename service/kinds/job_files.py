@@ -1,0 +1,70 @@
+"""A job and what is known of its artefacts: the records that its files hold, read once a process."""
+
+from functools import cached_property, lru_cache
+
+from pruner.corpus.plan import Plan, read_plan
+from pruner.spec import SelectionSpec
+from pruner.tables.storage import Storage
+from service.store.records import CorpusRecord, JobRecord, ModelRecord
+from service.store.workspace import Workspace, digest
+
+TRAINER = 3  # version of the kind `model`: raised when a change of the code changes trained references
+_PLANS = 4  # that a process keeps; one of 200,000 shards takes some 100 MB
+
+
+class JobFiles:
+    """A job as the kinds of artefacts see it."""
+
+    def __init__(self, workspace: Workspace, record: JobRecord) -> None:
+        self.workspace = workspace
+        self.record = record
+
+    @cached_property
+    def corpus(self) -> CorpusRecord | None:
+        """What planning found, or None while it has not ended."""
+        record = self.record
+        return self.workspace.recall(CorpusRecord, self.corpus_path, record.created_at)
+
+    @property
+    def corpus_path(self) -> str:
+        """The file of the corpus record."""
+        return self.workspace.path(self.record.id, "corpus.json")
+
+    @property
+    def plan(self) -> Plan:
+        """The corpus' files and shards. Raises FileNotFoundError where they are not there."""
+        if self.corpus is None:
+            raise FileNotFoundError("the job's plan is not in the workspace")
+        return _plan(self.workspace.storage, plan_path(self.corpus.digest))
+
+    @cached_property
+    def model(self) -> ModelRecord | None:
+        """The reference, or None while it is not known or not trained."""
+        path = self.model_path
+        return None if path is None else self.workspace.recall(ModelRecord, path, self.record.created_at)
+
+    @property
+    def model_path(self) -> str | None:
+        """The file of the model record, or None while that cannot be told."""
+        train = self.record.request.reference.train
+        if train is None:
+            return self.workspace.path(self.record.id, "model.json")
+        if self.corpus is None:
+            return None
+        key = digest("model", TRAINER, self.corpus.digest, train.model_dump())
+        return f"model/{key}/model.json"
+
+    @cached_property
+    def selections(self) -> list[SelectionSpec]:
+        """The selections that the job is to make."""
+        return self.workspace.wanted(self.record)
+
+
+def plan_path(digest: str) -> str:
+    """The file of a plan."""
+    return f"corpus/{digest}/plan.parquet"
+
+
+@lru_cache(maxsize=_PLANS)
+def _plan(storage: Storage, path: str) -> Plan:
+    return read_plan(storage, path)

@@ -1,0 +1,123 @@
+"""Nodes of a job's graph, kinds of artefacts, and the tasks that make their parts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pruner.corpus.plan import Plan
+from pruner.tables.storage import Storage
+from service.contract.names import Resource, Status
+
+if TYPE_CHECKING:
+    from service.kinds.job_files import JobFiles
+    from service.kinds.model_loader import ModelLoader
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artefact of a job: done when all its part files exist. `name` is its kind, or `<kind>/<which>`."""
+
+    name: str
+    resource: Resource
+    status: Status  # of the job while this node is made
+    paths: Sequence[str]  # the part files
+    needs: tuple[str, ...] = ()  # names of the nodes that must be done before
+
+    @property
+    def kind(self) -> str:
+        """The name of its kind."""
+        return self.name.partition("/")[0]
+
+    def missing(self, storage: Storage) -> list[int]:
+        """The parts whose files are not there, ascending."""
+        if len(self.paths) == 1:
+            return [] if storage.exists(self.paths[0]) else [0]
+        there: dict[str, set[str]] = {}
+        absent = []
+        for part, path in enumerate(self.paths):
+            folder, _, name = path.rpartition("/")
+            if folder not in there:
+                there[folder] = set(storage.list(folder))
+            if name not in there[folder]:
+                absent.append(part)
+        return absent
+
+
+class ShardPaths(Sequence[str]):
+    """A file for each shard of a plan, in a folder that jobs over the same shards share."""
+
+    def __init__(self, folder: str, plan: Plan) -> None:
+        self.folder = folder
+        self._shards = plan.shards
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getitem__(self, part: Any) -> Any:
+        return f"{self.folder}/{self._shards[part].digest}.parquet"
+
+
+class InputsGone(Exception):
+    """A file that the task needs was there and has been removed: it must be made again."""
+
+
+class Busy(Exception):
+    """Another process of this machine makes the same part: look again later."""
+
+
+class Counts(NamedTuple):
+    """What a task adds to the counters of its node; `fresh` if the part was not there before."""
+
+    counters: Mapping[str, int] = MappingProxyType({})
+    fresh: bool = False
+
+
+class Beat(Protocol):
+    """Signs of life of a task. Both may raise, to end the task."""
+
+    def __call__(self, documents: int = 0, tokens: int = 0) -> None:
+        """Between two pieces of work: how much of the task is done. Other tasks may run inside this call."""
+
+    def allow(self, seconds: float) -> AbstractContextManager[None]:
+        """Lets more time than a lease's length pass between two signs of life inside the block."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass
+class Task:
+    """What the run of a part is given."""
+
+    job: "JobFiles"
+    node: Node
+    part: int
+    beat: Beat
+    models: "ModelLoader"
+    read_ahead: Any = field(default=_nothing)  # called once when all input is read: the next task may be prepared
+    prepared: Any = None  # what `prepare` of its kind returned
+
+    @property
+    def path(self) -> str:
+        """The part's file."""
+        return self.node.paths[self.part]
+
+    @property
+    def storage(self) -> Storage:
+        """The workspace's storage."""
+        return self.job.workspace.storage
+
+
+class Kind(Protocol):
+    """A kind of artefact: a module of service.kinds. A kind may also have `prepare(task)`, see scores.py."""
+
+    def nodes(self, job: "JobFiles") -> Iterable[Node]:
+        """The nodes of this kind in a job's graph, as far as they can be named by what is done."""
+
+    def run(self, task: Task) -> Counts:
+        """Makes a part. It may run again at any time, and in two processes at once: its file appears whole, and the
+        same. Raises InputError or BadReference where the user is at fault.
+        """

@@ -1,0 +1,36 @@
+"""Kind `report`: counts, quantiles and histograms of a job's scores, and its selections beside them, one part."""
+
+from collections.abc import Iterator
+
+from pruner.report import write_report
+from service.kinds import index, selection
+from service.kinds.job_files import JobFiles
+from service.kinds.node import Counts, InputsGone, Node, Task
+from service.store.workspace import digest
+
+VERSION = 1
+
+
+def path(job: JobFiles) -> str:
+    """The report of a job's scores and present selections."""
+    made = [selection.folder(job, spec) for spec in job.selections]
+    return f"report/{digest('report', VERSION, index.folder(job), made)}/report.json"
+
+
+def nodes(job: JobFiles) -> Iterator[Node]:
+    """The report of a job that has selections."""
+    if job.corpus is not None and job.model is not None and job.selections:
+        needs = tuple(f"selection/{spec.id}" for spec in job.selections)
+        yield Node("report", "light", "selecting", [path(job)], needs=("index", *needs))
+
+
+def run(task: Task) -> Counts:
+    """Writes the report. Raises InputsGone where a selection is not there."""
+    job, found = task.job, index.find(task.job)
+    made = [selection.find(job, spec) for spec in job.selections]
+    if found is None or None in made:
+        raise InputsGone("a selection")
+    contexts = [scorer["context"] for scorer in found.provenance["scorers"] if scorer.get("context")]
+    there = [record for record in made if record is not None]
+    write_report(task.storage, index.folder(job), task.path, there, min(contexts, default=None))
+    return Counts(fresh=True)

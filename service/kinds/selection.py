@@ -1,0 +1,52 @@
+"""Kind `selection`: the manifest of the documents that a selection keeps, one part for each selection."""
+
+from collections.abc import Iterator
+
+from pruner.select.index import check_eligible
+
+from pruner.select.manifest import SelectionRecord, write_selection
+from pruner.spec import SelectionSpec
+from service.kinds import index
+from service.kinds.job_files import JobFiles
+from service.kinds.node import Counts, InputsGone, Node, Task
+from service.store.workspace import digest
+
+VERSION = 1
+
+
+def folder(job: JobFiles, spec: SelectionSpec) -> str:
+    """Where a selection lies. Raises FileNotFoundError for a job that has no scores to come yet."""
+    return f"selection/{digest('selection', VERSION, index.folder(job), spec.model_dump())}"
+
+
+def path(job: JobFiles, spec: SelectionSpec) -> str:
+    """A selection's record, written when its manifest is there."""
+    return f"{folder(job, spec)}/selection.json"
+
+
+def nodes(job: JobFiles) -> Iterator[Node]:
+    """The selections of a job whose index can be named."""
+    if job.corpus is not None and job.model is not None:
+        for spec in job.selections:
+            yield Node(f"selection/{spec.id}", "light", "selecting", [path(job, spec)], needs=("index",))
+
+
+def run(task: Task) -> Counts:
+    """Writes the manifest. Raises InputError where there is nothing to select from, InputsGone."""
+    job, found = task.job, index.find(task.job)
+    name = task.node.name.partition("/")[2]
+    spec = next((spec for spec in job.selections if spec.id == name), None)
+    if spec is None or found is None:
+        raise InputsGone(name)
+    about = found.provenance | {"selection": spec.model_dump()}
+    check_eligible(task.storage, index.folder(job), found.counts)
+    with task.beat.allow(60):
+        write_selection(task.storage, index.folder(job), folder(job, spec), spec, about, task.beat)
+    return Counts(fresh=True)
+
+
+def find(job: JobFiles, spec: SelectionSpec) -> SelectionRecord | None:
+    """A selection of a job, or None while it is not made."""
+    if job.model is None or job.corpus is None:
+        return None
+    return job.workspace.recall(SelectionRecord, path(job, spec))

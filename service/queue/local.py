@@ -1,0 +1,121 @@
+"""The queue of one process: a TaskQueue in memory, for commands that need no server."""
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from service.contract.names import RESOURCES, Resource
+from service.queue.tasks import HeldLease, JobState, Lease, LeaseLost
+
+
+class LocalQueue:
+    """A TaskQueue for one worker and one job at a time. Nothing lapses: the worker is this process."""
+
+    def __init__(self) -> None:
+        self.lease_ms = 15_000
+        self._fence = 0
+        self._summaries: dict[str, tuple[int, str]] = {}
+        self._tasks: dict[Resource, deque[tuple[str, str, int]]] = {r: deque() for r in RESOURCES}  # job, node, part
+        self._left: dict[tuple[str, str], int] = {}
+        self._counters: dict[str, dict[str, dict[str, int]]] = {}
+        self._held: dict[int, tuple[Lease, int, str]] = {}  # by fence: since when (ms), note
+
+    def add(
+        self, job: str, created: int, labels: Sequence[str], summary: str, owner: str | None = None, priority: int = 0
+    ) -> None:
+        """As TaskQueue."""
+        self._summaries.setdefault(job, (created, summary))
+
+    def submit(
+        self,
+        job: str,
+        node: str,
+        resource: Resource,
+        parts: Sequence[range],
+        summary: str = "{}",
+        counters: Mapping[str, int] | None = None,
+    ) -> bool:
+        """As TaskQueue."""
+        if self._left.get((job, node)):
+            return False
+        self._summaries[job] = (self._summaries[job][0], summary)
+        self._counters.setdefault(job, {}).setdefault(node, {}).update(counters or {})
+        self._left[job, node] = sum(map(len, parts))
+        self._tasks[resource].extend((job, node, part) for some in parts for part in some)
+        return True
+
+    def end(self, job: str, labels: Sequence[str], summary: str, *, closed: bool) -> None:
+        """As TaskQueue."""
+        self._summaries[job] = (self._summaries[job][0], summary)
+        if closed:
+            self._drop(job)
+
+    def forget(self, job: str) -> None:
+        """As TaskQueue."""
+        self._summaries.pop(job, None)
+        self._drop(job)
+
+    def _drop(self, job: str) -> None:
+        for resource, tasks in self._tasks.items():
+            self._tasks[resource] = deque(task for task in tasks if task[0] != job)
+
+    def claim(self, worker: str, resources: Sequence[Resource], other_than: str = "") -> Lease | None:
+        """As TaskQueue; there is no other job."""
+        for resource in resources:
+            if self._tasks[resource] and not other_than:
+                job, node, part = self._tasks[resource].popleft()
+                self._fence += 1
+                lease = Lease(job, node, part, resource, self._fence, attempts=1, error="", deaths_elsewhere=0)
+                self._held[self._fence] = (lease, _now(), "")
+                self._counters.setdefault(job, {}).setdefault(node, {}).setdefault("started", _now())
+                return lease
+        return None
+
+    def beat(self, lease: Lease, worked_ms: float, note: str) -> None:
+        """As TaskQueue."""
+        if lease.fence not in self._held:
+            raise LeaseLost
+        self._held[lease.fence] = (lease, self._held[lease.fence][1], note)
+
+    def done(
+        self,
+        lease: Lease,
+        worked_ms: float = 0.0,
+        follow: tuple[str, Resource] | None = None,
+        counters: Mapping[str, int] | None = None,
+        totals: str = "",
+    ) -> None:
+        """As TaskQueue."""
+        if self._held.pop(lease.fence, None) is None:
+            raise LeaseLost
+        counted = self._counters[lease.job][lease.node]
+        for name, value in ({"parts": 1} | dict(counters or {})).items():
+            counted[name] = counted.get(name, 0) + value
+        self._left[lease.job, lease.node] -= 1
+        if not self._left[lease.job, lease.node] and follow is not None:
+            self.submit(lease.job, *follow, [range(lease.fence, lease.fence + 1)], self._summaries[lease.job][1])
+
+    def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+        """As TaskQueue, with no delay."""
+        self.release(lease)
+
+    def release(self, lease: Lease, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+        """As TaskQueue, with no delay."""
+        if self._held.pop(lease.fence, None) is None:
+            raise LeaseLost
+        self._tasks[lease.resource].appendleft((lease.job, lease.node, lease.part))
+
+    def state(self, job: str) -> JobState | None:
+        """As TaskQueue."""
+        if job not in self._summaries:
+            return None
+        created, summary = self._summaries[job]
+        leases = [
+            HeldLease("here", lease.task, lease.resource, 1, since, _now(), note)
+            for lease, since, note in list(self._held.values())
+        ]
+        return JobState(created, summary, created // 1000, _now(), self._counters.get(job, {}), leases)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,47 @@
+"""`winnow worker`, and the workers that `winnow serve` starts: a PoolWorker made from the settings."""
+
+import logging
+import os
+import socket
+import uuid
+from pathlib import Path
+
+from scorer.process import tune_process
+
+from pruner.errors import InputError
+from service.jobs.jobs import Jobs
+from service.kinds.model_loader import ModelLoader
+from service.queue.leases import connect, without_password
+from service.run.settings import Settings
+from service.store.workspace import Workspace
+from service.work.pool_worker import PoolWorker
+
+_NICE = 10  # of a worker beside the API, which must answer at once on the same cores
+
+
+def run(settings: Settings, name: str | None = None) -> None:
+    """Works until SIGTERM or SIGINT. Raises InputError for settings that are wrong."""
+    if settings.redis is None:
+        raise InputError("a worker needs the Redis of its service: give --redis URL")
+    try:
+        redis = connect(settings.redis)
+    except ValueError as error:
+        raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
+    tune_process()
+    workspace = Workspace(settings.workspace)
+    worker = PoolWorker(
+        Jobs(workspace, redis, settings.lease_seconds),
+        ModelLoader(workspace, settings.device),
+        settings.resources,
+        name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+        Path(settings.alive_file) if settings.alive_file is not None else None,
+    )
+    worker.listen()
+    worker.run()
+
+
+def main(name: str) -> None:
+    """A worker that `winnow serve` starts: its settings are in the environment."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
+    os.nice(_NICE)
+    run(Settings(), name)

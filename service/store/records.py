@@ -1,0 +1,89 @@
+"""The records that a workspace stores about jobs: pydantic models, each with the version of its format."""
+
+from datetime import datetime
+from typing import Literal
+
+from pruner.spec import SelectionSpec
+from pruner.tables.records import Record
+from service.contract.names import Status
+from service.contract.permissions import Access
+from service.contract.quotas import Quotas
+from service.contract.schemas import JobRequest, Problem, Progress
+
+Ended = Literal["succeeded", "failed", "cancelled"]
+
+
+class JobRecord(Record):
+    """`jobs/<id>/job.json`: the accepted request, written before the job is answered and never changed."""
+
+    id: str
+    created_at: datetime
+    request: JobRequest
+    owner: str | None = None  # id of the key that submitted it; None on a service without keys
+    access: Access = Access()
+    quotas: Quotas = Quotas()  # those of the owner when the job was accepted
+    scores_only: bool = False  # no selections and no report
+
+
+class Outcome(Record):
+    """`jobs/<id>/outcome.json`: how the job ended. The first one written stands."""
+
+    status: Ended
+    started_at: datetime | None
+    finished_at: datetime
+    progress: Progress
+    error: Problem | None = None
+
+
+class WantedSelection(Record):
+    """`jobs/<id>/selections/<selection id>.json`: a selection that was asked for later."""
+
+    spec: SelectionSpec
+
+
+class CorpusRecord(Record):
+    """`jobs/<id>/corpus.json`: the plan of the job's corpus, which lies under its digest in `corpus/`."""
+
+    started_at: datetime  # of the planning
+    digest: str
+    documents: int | None  # None while some file has no row counts
+    shards: int
+    text_bytes: int  # about
+
+
+class ModelRecord(Record):
+    """The identity of a reference: `jobs/<id>/model.json` of a named one, `model/<key>/model.json` of a trained one."""
+
+    source: str  # what the user named, or the folder of the workspace that holds a trained one
+    trained: bool
+    sha256: str
+    tokenizer_sha256: str
+
+
+class JobSummary(Record):
+    """What the queue keeps of a job for its readers."""
+
+    status: Status = "queued"
+    documents: int | None = None
+    shards: int = 0
+    text_bytes: int = 0
+    indexed: bool = False
+    report: str | None = None  # the file of the latest report
+    selections: list[str] = []  # the ids of the selections in it
+
+
+class TaskNote(Record):
+    """What a worker says with a heartbeat."""
+
+    device: str = ""  # `cpu`, `cuda`, or "" while unknown
+    documents: int = 0
+    tokens: int = 0
+    tokens_per_second: float = 0.0
+    set_aside: bool = False  # while the worker does a task of another job
+
+
+class WorkspaceRecord(Record):
+    """`workspace.json`: a name made once for this workspace, whatever path each machine reaches it by."""
+
+    format: Literal[2] = 2  # type: ignore[assignment]  # 0.1.0 wrote no format
+    id: str
