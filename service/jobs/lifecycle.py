@@ -1,6 +1,7 @@
 """The life of a job on any queue: it advances as its artefacts are made, and ends. Truth is in the workspace."""
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
@@ -97,7 +98,7 @@ class Lifecycle:
             counters |= self._counted(node.paths, set(missing))
         self.queue.submit(job.record.id, node.name, node.resource, ranges(missing), summary, counters)
 
-    def _counted(self, paths: ShardPaths, missing: set[int]) -> dict[str, int]:
+    def _counted(self, paths: Sequence[str], missing: set[int]) -> dict[str, int]:
         """The counters of the parts that are there, made by an earlier run or another job."""
         there = [path for part, path in enumerate(paths) if part not in missing]
         counters: Counter[str] = Counter()
@@ -108,20 +109,22 @@ class Lifecycle:
 
     def _summary(self, graph: Graph, status: Status | None) -> JobSummary:
         corpus, job_id = graph.job.corpus, graph.job.record.id
+        path: str | None
         report = graph.nodes.get("report")
         if report is not None and not graph.missing(report):
-            made = {"report": report.paths[0], "selections": [spec.id for spec in graph.job.selections]}
+            path, selections = report.paths[0], tuple(spec.id for spec in graph.job.selections)
         else:  # the report of before stays until another selection is made
             state = self.queue.state(job_id)
             before = JobSummary() if state is None else JobSummary.model_validate_json(state.summary)
-            made = {"report": before.report, "selections": before.selections}
+            path, selections = before.report, before.selections
         return JobSummary(
             status=status or graph.status,
             documents=corpus.documents if corpus else None,
             shards=corpus.shards if corpus else 0,
             text_bytes=corpus.text_bytes if corpus else 0,
             indexed="index" in graph.nodes and not graph.missing(graph.nodes["index"]),
-            **made,
+            report=path,
+            selections=selections,
         )
 
     def _sweep(self, job: JobFiles) -> None:

@@ -69,7 +69,7 @@ class JobSummary(Record):
     text_bytes: int = 0
     indexed: bool = False
     report: str | None = None  # the file of the latest report
-    selections: list[str] = []  # the ids of the selections in it
+    selections: tuple[str, ...] = ()  # the ids of the selections in it
 
 
 class TaskNote(Record):
