@@ -70,11 +70,7 @@ def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Re
                 needed |= _results(JobFiles(workspace, record)) | _parts(JobFiles(workspace, record))
             else:
                 ended.append((outcome.finished_at.timestamp(), job_id, _results(JobFiles(workspace, record))))
-        except (
-            ValueError,
-            InputError,
-            FileNotFoundError,
-        ) as error:  # one that cannot be read is left, and keeps no other from going
+        except (ValueError, InputError, FileNotFoundError) as error:  # it is left, and others are removed
             log.warning("job %s cannot be read: %s", job_id, error)
     sizes, modified_at = _artefacts(workspace)
     owned = set(needed)

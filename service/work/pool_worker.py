@@ -58,8 +58,7 @@ class PoolWorker:
         while not self.worker.stopping:
             self.worker.heartbeat.show_life()
             try:
-                self._jobs.check()
-                if not self.worker.once():
+                if not self.once():
                     time.sleep(_IDLE_SECONDS)
             except Stopping:
                 break
@@ -70,6 +69,11 @@ class PoolWorker:
         self.worker.release_ahead()
         self._over.set()
         self._told.put(None)
+
+    def once(self) -> bool:
+        """Rebuilds Redis if it has lost its data, and runs a task, if there is one."""
+        self._jobs.check()
+        return self.worker.once()
 
     def _warm_up(self) -> None:
         """Loads what the first task will probably need, so that no lease waits for it."""

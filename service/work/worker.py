@@ -240,7 +240,7 @@ class Worker:
                 self._queue.beat(lease, 0.0, "")
                 if self._lifecycle.fail(lease.job, problem) == "succeeded":  # a later selection; other tasks stay
                     self._queue.done(lease, follow=ADVANCE)
-            except OSError:  # the workspace takes nothing now: the task waits, and the job is failed again
+            except (OSError, InputError):  # the workspace takes nothing now, or the job's file is damaged: again later
                 self._queue.fail(lease, "", delay_seconds=_AWAY_SECONDS)
 
 
