@@ -19,7 +19,7 @@ class JobFiles:
         self.workspace = workspace
         self.record = record
 
-    @cached_property
+    @property
     def corpus(self) -> CorpusRecord | None:
         """What planning found, or None while it has not ended."""
         record = self.record
@@ -37,7 +37,7 @@ class JobFiles:
             raise FileNotFoundError("the job's plan is not in the workspace")
         return _plan(self.workspace.storage, plan_path(self.corpus.digest))
 
-    @cached_property
+    @property
     def model(self) -> ModelRecord | None:
         """The reference, or None while it is not known or not trained."""
         path = self.model_path

@@ -45,16 +45,20 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
     end it. Raises InputError or BadReference.
     """
     with _workspace(out / ".winnow") as workspace:
-        record = _record(workspace, request)
-        files, job = _run(workspace, record, device, on_progress)
-        target, folder = Storage(str(out)), index.folder(files)
+        record, target = _record(workspace, request), Storage(str(out))
+        files = JobFiles(workspace, record)
+        try:
+            job = _run(files, device, on_progress)
+        except InputError:  # of a corpus of rejects the tables say why
+            if index.find(files) is not None:
+                _copy_tables(files, target)
+            raise
         for other in [*_clear(workspace, files, out), files]:
             for spec in other.selections:
                 if selection.find(other, spec) is not None:
                     manifest = f"{selection.folder(other, spec)}/manifest.parquet"
                     _copy(workspace, manifest, target, f"manifest-{spec.id}.parquet")
-        _copy(workspace, f"{folder}/rejects.parquet", target, "rejects.parquet")
-        _copy(workspace, f"{folder}/scores.parquet", target, "scores/scores.parquet")
+        _copy_tables(files, target)
         _copy(workspace, report.path(files), target, "report.json")
         if files.model is not None and files.model.trained:
             for name in workspace.storage.list(files.model.source):
@@ -68,7 +72,8 @@ def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
     """Scores a corpus into the Parquet file `out`, with no selection. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
     with _workspace(work) as workspace:
-        files, job = _run(workspace, _record(workspace, request, scores_only=True), device, on_progress)
+        files = JobFiles(workspace, _record(workspace, request, scores_only=True))
+        job = _run(files, device, on_progress)
         _copy(workspace, f"{index.folder(files)}/scores.parquet", Storage(str(out.parent)), out.name)
     shutil.rmtree(work)
     return job.progress
@@ -113,9 +118,9 @@ def train(
     return trained
 
 
-def _run(workspace: Workspace, record: JobRecord, device: Device, on_progress: OnProgress) -> tuple[JobFiles, Job]:
+def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
     """Runs a job to its end by a worker on a queue of its own."""
-    queue = LocalQueue()
+    workspace, record, queue = files.workspace, files.record, LocalQueue()
     lifecycle = Lifecycle(workspace, queue)
     told_at = float("-inf")
 
@@ -135,7 +140,7 @@ def _run(workspace: Workspace, record: JobRecord, device: Device, on_progress: O
             pass
     finally:
         worker.release_ahead()
-    return JobFiles(workspace, record), lifecycle.show(record, queue.state(record.id))
+    return lifecycle.show(record, queue.state(record.id))
 
 
 def _write_html(files: JobFiles, job: Job, out: Path) -> None:
@@ -199,6 +204,12 @@ def _record(workspace: Workspace, request: JobRequest, *, scores_only: bool = Fa
     record = JobRecord(id=name, created_at=datetime.now(timezone.utc), request=request, scores_only=scores_only)
     workspace.create_job(record)
     return workspace.job(name) or record
+
+
+def _copy_tables(files: JobFiles, target: Storage) -> None:
+    folder = index.folder(files)
+    _copy(files.workspace, f"{folder}/rejects.parquet", target, "rejects.parquet")
+    _copy(files.workspace, f"{folder}/scores.parquet", target, "scores/scores.parquet")
 
 
 def _copy(workspace: Workspace, path: str, target: Storage, name: str) -> None:

@@ -139,7 +139,7 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[byt
     def start(name: str, redis: str, env: dict[str, str] | None = None, **settings: Any) -> "subprocess.Popen[bytes]":
         given: dict[str, Any] = {"workspace": str(tmp_path / "workspace"), "device": "cpu", "lease_seconds": 2}
         environment = Settings(redis=redis, **(given | settings)).environment() | (env or {})
-        command = child.python(f"from service.work.worker import main; main({name!r})")
+        command = child.python(f"from service.run.worker_process import main; main({name!r})")
         started.append(child.start(command, death_signal=signal.SIGKILL, env=environment))
         return started[-1]
 

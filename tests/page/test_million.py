@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
+from service.jobs.steps import score_key
 
 from pruner.corpus.plan import read_plan, shard_digest
 from pruner.corpus.shard_reader import Block
 from pruner.tables.shard_scores import ShardScoresWriter
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
-from service.jobs.steps import score_key
 from service.kinds import stages
 from service.queue.leases import connect
 from service.run.app import create_app

@@ -14,16 +14,17 @@ import httpx
 import pytest
 import uvicorn
 
+from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import References
+from service.kinds.model_loader import ModelLoader
 from service.queue.leases import Queue, connect
 from service.run import subprocesses as child
 from service.run.app import create_app
 from service.run.redis_server import RedisServer
-from service.run.settings import STAGES, Settings
+from service.run.settings import Settings
 from service.store.workspace import Workspace
-from service.work.worker import Worker
+from service.work.pool_worker import PoolWorker
 from tests.service.pool import train_a_step, until, write_corpus
 
 
@@ -106,13 +107,13 @@ def jobs(workspace: Workspace, redis: Any) -> Jobs:
 
 
 @pytest.fixture
-def worker(jobs: Jobs) -> Worker:
+def worker(jobs: Jobs) -> PoolWorker:
     """A worker in this process, for tests that need no second one."""
-    return Worker(jobs, References(jobs.workspace, "cpu"), STAGES, "here")
+    return PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "here")
 
 
 @pytest.fixture
-def work_off(worker: Worker) -> Callable[[], None]:
+def work_off(worker: PoolWorker) -> Callable[[], None]:
     """Does tasks until none is claimable."""
 
     def work() -> None:
@@ -131,7 +132,7 @@ def start_worker(redis_url: str, workspace: Workspace) -> Iterator[Callable[...,
         given = {"workspace": workspace.storage.url, "redis": redis_url, "device": "cpu", "lease_seconds": 2}
         env = Settings(**(given | settings)).environment()
         name = name or f"worker-{uuid.uuid4().hex[:6]}"
-        command = child.python(f"from service.work.worker import main; main({name!r})")
+        command = child.python(f"from service.run.worker_process import main; main({name!r})")
         started.append(child.start(command, death_signal=signal.SIGKILL, env=env))
         return started[-1]
 

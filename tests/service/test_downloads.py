@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.commands.client import ApiError, Client
-from service.work.worker import Worker
+from service.work.pool_worker import PoolWorker
+from tests.service.artefacts import manifest_path
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_wrong_formats_and_missing_files(api: httpx.Client, pruned: dict[str, An
 
 
 def test_a_job_that_only_has_rejects_gives_them(
-    api: httpx.Client, worker: Worker, make_request: Any, tmp_path: Path
+    api: httpx.Client, worker: PoolWorker, make_request: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": ""}\n[]\n')
     job = api.post("/v1/jobs", json=make_request(tmp_path / "a.jsonl").model_dump(mode="json")).json()["id"]
@@ -170,7 +171,7 @@ def test_the_client_saves_what_was_sent(client: Client, url: str, content: bytes
 def test_the_client_refuses_a_damaged_file(
     client: Client, url: str, pruned: dict[str, Any], jobs: Any, tmp_path: Path
 ) -> None:
-    path = jobs.workspace.selection_path(pruned["id"], "medium-0.5", "manifest.parquet")
+    path = manifest_path(jobs.workspace, pruned["id"])
     data = bytearray(jobs.workspace.storage.read_bytes(path))
     data[50] ^= 1
     jobs.workspace.storage.write_bytes(path, bytes(data))

@@ -11,7 +11,7 @@ import pytest
 from service.contract.schemas import JobRequest, Progress
 from service.jobs.jobs import Jobs
 from service.jobs.status import make_view, progress_of, tokens_left
-from service.work.worker import Worker
+from service.work.pool_worker import PoolWorker
 from tests.service.pool import until, write_corpus
 
 SPECS = [
@@ -139,7 +139,7 @@ def test_a_document_whose_file_is_gone_is_still_listed(
 
 
 def test_the_histogram_grows_with_the_shards_and_ends_as_the_report_has_it(
-    api: httpx.Client, make_request: Callable[..., JobRequest], worker: Worker, work_off: Callable[[], None]
+    api: httpx.Client, make_request: Callable[..., JobRequest], worker: PoolWorker, work_off: Callable[[], None]
 ) -> None:
     job = api.post("/v1/jobs", json=make_request().model_dump(mode="json")).json()["id"]
     url = f"/v1/jobs/{job}/histogram"

@@ -12,7 +12,8 @@ from pruner.spec import SelectionSpec
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Conflict, Jobs, KeyReused, UnknownJob
 from service.store.workspace import Workspace
-from service.work.worker import Worker
+from service.work.pool_worker import PoolWorker
+from tests.service.artefacts import results
 
 MakeRequest = Callable[..., JobRequest]
 WorkOff = Callable[[], None]
@@ -43,10 +44,8 @@ def test_a_job_goes_from_request_to_manifest(jobs: Jobs, make_request: MakeReque
     [made] = job.selections
     assert (made.id, made.documents) == ("medium-0.5", 60)
     assert made.manifest_url == f"/v1/jobs/{job.id}/selections/medium-0.5/manifest"
-    for name in ("manifest.parquet", "manifest.jsonl"):
-        assert jobs.workspace.storage.exists(jobs.workspace.selection_path(job.id, made.id, name))
-    for name in ("scores.parquet", "rejects.parquet", "rejects.jsonl", "report.json"):
-        assert jobs.workspace.storage.exists(jobs.workspace.path(job.id, name))
+    names = {"scores.parquet", "rejects.parquet", "report.json", "medium-0.5/manifest.parquet"}
+    assert set(results(jobs.workspace, job)) == names
 
 
 def test_provenance_names_no_time_host_path_or_job(
@@ -100,7 +99,7 @@ def test_pages(jobs: Jobs, make_request: MakeRequest) -> None:
 
 @pytest.mark.parametrize("tasks", range(0, 12, 2))
 def test_redis_can_be_lost_at_any_moment(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, work_off: WorkOff, tasks: int
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, work_off: WorkOff, tasks: int
 ) -> None:
     job, _ = jobs.create(make_request())
     for _ in range(tasks):
@@ -114,7 +113,7 @@ def test_redis_can_be_lost_at_any_moment(
 
 @pytest.mark.every_workspace
 def test_a_recovery_while_the_job_goes_on_changes_nothing(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker
 ) -> None:
     job, _ = jobs.create(make_request())
     while worker.once():
@@ -127,16 +126,16 @@ def test_a_recovery_while_the_job_goes_on_changes_nothing(
 def test_an_equal_job_reuses_the_scores(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
     first, _ = jobs.create(make_request())
     work_off()
-    scored = jobs.queue.stats().shards_scored
+    scored = jobs.queue.stats().totals.get("scores/shards", 0)
     second, _ = jobs.create(make_request(selections=[{"criterion": "low", "rate": 0.1}]))
     work_off()
-    assert jobs.queue.stats().shards_scored == scored == 3
+    assert jobs.queue.stats().totals.get("scores/shards", 0) == scored == 3
     again = jobs.get(second.id)
     assert again.progress.tokens_done == jobs.get(first.id).progress.tokens_done
     assert again.selections[0].documents == 12
 
 
-def test_cancelling(jobs: Jobs, make_request: MakeRequest, worker: Worker, work_off: WorkOff) -> None:
+def test_cancelling(jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, work_off: WorkOff) -> None:
     job, _ = jobs.create(make_request())
     for _ in range(3):
         worker.once()
@@ -210,11 +209,12 @@ def test_a_selection_within_domains_needs_a_domain_field(
     ],
 )
 def test_what_the_user_got_wrong_fails_the_job_at_once(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, corpus: Path, changes: dict[str, Any], reason: str
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, corpus: Path, changes: dict[str, Any], reason: str
 ) -> None:
     given = json.loads(json.dumps(changes).replace("{corpus}", str(corpus)))
     job, _ = jobs.create(make_request(**given))
     assert worker.once()
+    worker.once()
     failed = jobs.get(job.id)
     assert failed.status == "failed"
     assert failed.error is not None

@@ -15,7 +15,8 @@ from pruner.spec import CorpusSpec
 from service.contract.schemas import JobRequest, Progress, Status
 from service.jobs.jobs import Jobs
 from service.work import local as prune
-from service.work.worker import Worker
+from service.work.pool_worker import PoolWorker
+from tests.service.artefacts import manifest_path, table_path
 from tests.service.pool import until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]
@@ -26,7 +27,9 @@ def nothing(_status: Status, _progress: Progress) -> None:
     pass
 
 
-def test_prune_gives_the_services_bytes(jobs: Jobs, worker: Worker, make_request: MakeRequest, tmp_path: Path) -> None:
+def test_prune_gives_the_services_bytes(
+    jobs: Jobs, worker: PoolWorker, make_request: MakeRequest, tmp_path: Path
+) -> None:
     selections = [{"criterion": "medium", "rate": 0.5}, {"criterion": "low", "rate": 0.2, "unit": "tokens"}]
     request = make_request(reference=TRAIN, selections=selections)
     job, _ = jobs.create(request)
@@ -36,10 +39,10 @@ def test_prune_gives_the_services_bytes(jobs: Jobs, worker: Worker, make_request
     out = tmp_path / "out"
     pruned = prune.prune(request, out, "cpu", nothing)
     for made in served.selections:
-        path = jobs.workspace.selection_path(job.id, made.id, "manifest.parquet")
+        path = manifest_path(jobs.workspace, job.id, made.id)
         assert (out / f"manifest-{made.id}.parquet").read_bytes() == jobs.workspace.storage.read_bytes(path)
     for name, at in (("scores.parquet", "scores/scores.parquet"), ("rejects.parquet", "rejects.parquet")):
-        assert (out / at).read_bytes() == jobs.workspace.storage.read_bytes(jobs.workspace.path(job.id, name))
+        assert (out / at).read_bytes() == jobs.workspace.storage.read_bytes(table_path(jobs.workspace, job.id, name))
     assert pruned.provenance == served.provenance
     assert [(s.id, s.documents) for s in pruned.selections] == [(s.id, s.documents) for s in served.selections]
     assert pruned.progress.documents_done == served.progress.documents_done == 120
@@ -105,7 +108,8 @@ def test_scores_only(make_request: MakeRequest, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
     table = pq.read_table(tmp_path / "scores.parquet")
     assert table.num_rows == done.documents_done == 120
-    assert table.column_names == ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "training", "reject"]
+    columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", "training", "reject"]
+    assert sorted(table.column_names) == sorted(columns)
 
 
 def test_of_a_corpus_of_rejects_the_tables_are_left(make_request: MakeRequest, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_failed_task_waits_before_it_is_claimable(queue: Queue) -> None:
     start(queue, "a", 1)
     queue.fail(claim(queue), "later", delay_seconds=60)
     assert queue.claim("w", ALL) is None
-    assert queue.stats().leased["score"] == 1
+    assert queue.stats().leased["gpu"] == 1
 
 
 def test_a_dead_workers_tasks_come_back_at_once(queue: Queue) -> None:
@@ -309,7 +309,7 @@ def test_many_workers_finish_every_task_once(queue: Queue) -> None:
     finished: list[tuple[str, str]] = []
 
     def work(name: str) -> None:
-        while (lease := queue.claim(name, ("score",))) is not None:
+        while (lease := queue.claim(name, ["gpu"])) is not None:
             if lease.attempts == 1 and lease.shard % 7 == 0:
                 queue.fail(lease, "once")
                 continue

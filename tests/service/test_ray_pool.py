@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import References
+from service.kinds.model_loader import ModelLoader
 from service.run import subprocesses as child
-from service.run.settings import STAGES, Settings
+from service.run.settings import Settings
 from service.store.workspace import Workspace
-from service.work.worker import Worker
+from service.work.pool_worker import PoolWorker
+from tests.service.artefacts import manifest_path
 from tests.service.pool import until, write_corpus
 
 pytest.importorskip("ray", reason="Ray is not installed: make test-ray installs it and runs this")
@@ -86,14 +88,12 @@ def test_a_node_killed_in_the_middle_of_a_job_changes_nothing(
     request = make_request(write_corpus(tmp_path / "corpus", files=4, documents=100, words=300))
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     expected, _ = alone.create(request)
-    worker = Worker(alone, References(alone.workspace, "cpu"), STAGES, "alone")
+    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
     while worker.once():
         pass
 
     def manifest(jobs: Jobs, job: Job) -> bytes:
-        return jobs.workspace.storage.read_bytes(
-            jobs.workspace.selection_path(job.id, "medium-0.5", "manifest.parquet")
-        )
+        return jobs.workspace.storage.read_bytes(manifest_path(jobs.workspace, job.id))
 
     lost = cluster.add_node(num_cpus=1, object_store_memory=100 << 20, node_ip_address="127.0.0.3")
     pool = start_pool()
@@ -127,5 +127,5 @@ def test_workers_go_when_idle_come_with_work_and_give_it_back_on_sigterm(
     assert pool.wait(30) == 0
     assert not workers(pool)
     assert jobs.queue.holders() == set()
-    leases = [jobs.queue.claim("next", ("score",)) for _ in range(2)]
+    leases = [jobs.queue.claim("next", ["gpu"]) for _ in range(2)]
     assert [lease.attempts for lease in leases if lease is not None] == [1, 1]  # given back, not lost

@@ -18,7 +18,8 @@ from service.run import subprocesses as child
 from service.run.retention import clean
 from service.run.settings import Keep, Settings
 from service.store.workspace import Workspace
-from service.work.worker import Worker
+from service.work.pool_worker import PoolWorker
+from tests.service.artefacts import files_of
 from tests.service.pool import write_corpus
 
 MakeRequest = Callable[..., JobRequest]
@@ -74,7 +75,9 @@ def test_the_oldest_goes_first_until_the_rest_fits(
     for number in range(4):
         made.append(jobs.create(make_request(write_corpus(tmp_path / str(number), files=1)))[0].id)
         work_off()
-    size = sum(file.size for folder in ("jobs", "scores") for file in jobs.workspace.storage.files(folder))
+    size = sum(file.size for file in jobs.workspace.storage.files("")) - jobs.workspace.storage.size(
+        "workspace.json"
+    
     removed = clean(jobs.workspace, Keep(bytes=size // 2), jobs.queue.forget)
     kept, scores = there(jobs)
     assert kept == sorted(made[-len(kept) :])
@@ -86,7 +89,7 @@ def test_the_oldest_goes_first_until_the_rest_fits(
 
 
 def test_a_job_at_work_keeps_its_scores(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, work_off: WorkOff
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, work_off: WorkOff
 ) -> None:
     job, _ = jobs.create(make_request())
     while jobs.get(job.id).progress.shards_done < 2:
@@ -94,11 +97,11 @@ def test_a_job_at_work_keeps_its_scores(
     removed = clean(jobs.workspace, Keep(days=1e-9, bytes=0), jobs.queue.forget)
     assert (removed.jobs, removed.scores) == (0, 0)
     work_off()
-    assert jobs.queue.stats().shards_scored == 3
+    assert jobs.queue.stats().totals.get("scores/shards", 0) == 3
 
 
 def test_scores_that_went_before_they_were_joined_are_made_again(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, work_off: WorkOff
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, work_off: WorkOff
 ) -> None:
     job, _ = jobs.create(make_request())
     while jobs.get(job.id).status != "selecting":
@@ -108,19 +111,18 @@ def test_scores_that_went_before_they_were_joined_are_made_again(
     work_off()
     ended = jobs.get(job.id)
     assert (ended.status, ended.progress.documents_done) == ("succeeded", 120)
-    assert jobs.queue.stats().shards_scored == 4
+    assert jobs.queue.stats().totals.get("scores/shards", 0) == 4
 
 
-def test_what_a_cancelled_training_left_goes(jobs: Jobs, make_request: MakeRequest, worker: Worker) -> None:
+def test_what_a_cancelled_training_left_goes(jobs: Jobs, make_request: MakeRequest, worker: PoolWorker) -> None:
     job, _ = jobs.create(make_request(reference={"train": {"tokens": 1000}}))
     while jobs.get(job.id).status != "training":
         worker.once()
-    plan = jobs.workspace.plan_record(job.id)
-    assert plan is not None
-    for name in (plan.trained, "other"):
+    trained = (files_of(jobs.workspace, job.id).model_path or "").split("/")[1]
+    for name in (trained, "other"):
         jobs.workspace.storage.write_bytes(f"training/{name}/state/step", bytes(100))
     clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget)
-    assert jobs.workspace.storage.list("training") == [plan.trained]
+    assert jobs.workspace.storage.list("training") == [trained]
     jobs.cancel(job.id)
     removed = clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget)
     assert (removed.jobs, removed.scores, removed.left) == (1, 0, 0)

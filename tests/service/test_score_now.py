@@ -19,9 +19,9 @@ from service.contract.permissions import Access, Rules
 from service.contract.schemas import TEXTS_MAX, JobRequest, ScoreRequest
 from service.http.routes import score as route
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import References
+from service.kinds.model_loader import ModelLoader
+from service.work.pool_worker import PoolWorker
 from service.work.score_now import find_reference
-from service.work.worker import Worker
 from tests.service.doors import bearer, client, serving
 from tests.service.pool import PROSE, until, write_corpus
 from tests.service.test_api import problem
@@ -32,7 +32,7 @@ TEXTS = [PROSE, "a token and no more", ""]
 
 
 @pytest.fixture
-def working(worker: Worker) -> Iterator[Worker]:
+def working(worker: PoolWorker) -> Iterator[Worker]:
     """A worker at work in a thread beside."""
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -81,7 +81,9 @@ def test_tokens_make_up_the_text_and_its_score(api: httpx.Client, reference: Pat
             assert sum(token["nll"] for token in document["tokens"]) == pytest.approx(document["nll"])
 
 
-def test_by_the_reference_of_a_job(api: httpx.Client, pruned: dict[str, Any], working: Worker, reference: Path) -> None:
+def test_by_the_reference_of_a_job(
+    api: httpx.Client, pruned: dict[str, Any], working: PoolWorker, reference: Path
+) -> None:
     by_job = api.post("/v1/score", json={"texts": TEXTS, "job": pruned["id"]}).json()
     by_model = api.post("/v1/score", json={"texts": TEXTS, "model": str(reference)}).json()
     assert by_job == by_model
@@ -180,7 +182,7 @@ def test_too_many_questions_are_a_problem(api: httpx.Client, jobs: Jobs, referen
 
 def test_a_worker_that_only_plans_leaves_questions_to_others(jobs: Jobs, reference: Path) -> None:
     jobs.questions.ask(ScoreRequest(texts=["a"], model=str(reference)), 60)
-    planner = Worker(jobs, References(jobs.workspace, "cpu"), ("plan", "select"), "planner")
+    planner = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), ("plan", "select"), "planner")
     assert not planner.once()
     assert jobs.questions.take() is not None
 
@@ -195,15 +197,15 @@ def test_a_stopped_worker_ends_whatever_it_was_asked(jobs: Jobs, start_worker: S
 
 
 def test_a_new_worker_is_warm_before_it_takes_a_task(
-    jobs: Jobs, worker: Worker, make_request: Callable[..., JobRequest], tmp_path: Path
+    jobs: Jobs, worker: PoolWorker, make_request: Callable[..., JobRequest], tmp_path: Path
 ) -> None:
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus")))
     while jobs.get(job.id).status != "scoring":
         worker.once()
-    references = References(jobs.workspace, "cpu")
-    Worker(jobs, references, ("score",), "new").warm_up()
+    references = ModelLoader(jobs.workspace, "cpu")
+    PoolWorker(jobs, references, ("score",), "new").warm_up()
     assert len(references._loaded) == 1
-    assert jobs.queue.stats().leased["score"] == 0
+    assert jobs.queue.stats().leased["gpu"] == 0
 
 
 def shell(reference: Path, text: str, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -8,11 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+from service.contract.quotas import QuotaExceeded, Quotas
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
-from service.jobs.quotas import QuotaExceeded, Quotas
 from service.queue.leases import LeaseLost, Queue
-from service.work.worker import Worker
+from service.work.pool_worker import PoolWorker
+from tests.service.artefacts import files_of
 from tests.service.pool import until
 
 MakeRequest = Callable[..., JobRequest]
@@ -158,12 +159,12 @@ def test_an_owner_has_so_many_unfinished_jobs(jobs: Jobs, make_request: MakeRequ
 
 @pytest.mark.parametrize("quota", ["shards", "bytes"])
 def test_shards_and_bytes_count_until_they_are_scored(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, quota: str
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, quota: str
 ) -> None:
     job, _ = jobs.create(make_request(), owner="ann")
     while jobs.get(job.id).status != "scoring":
         worker.once()
-    plan = jobs.workspace.plan_record(job.id)
+    plan = files_of(jobs.workspace, job.id).corpus
     assert plan is not None
     jobs = limited(jobs, **{quota: {"shards": plan.shards, "bytes": plan.text_bytes}[quota]})
     with pytest.raises(QuotaExceeded, match=f"{plan.shards if quota == 'shards' else plan.text_bytes:,} "):
@@ -178,7 +179,7 @@ def test_shards_and_bytes_count_until_they_are_scored(
     assert {jobs.get(other.id).status for other in (job, second, third)} == {"succeeded"}
 
 
-def test_a_job_counts_while_its_reference_is_trained(jobs: Jobs, make_request: MakeRequest, worker: Worker) -> None:
+def test_a_job_counts_while_its_reference_is_trained(jobs: Jobs, make_request: MakeRequest, worker: PoolWorker) -> None:
     job, _ = jobs.create(make_request(reference={"train": {"tokens": 1000}}), owner="ann")
     while jobs.get(job.id).status != "training":
         worker.once()

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
+from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import References
+from service.kinds.model_loader import ModelLoader
 from service.queue.leases import Queue, connect
 from service.run import subprocesses as child
 from service.run.redis_server import find_program
-from service.run.settings import STAGES
 from service.store.workspace import Workspace
-from service.work.worker import Worker
+from service.work.pool_worker import PoolWorker
+from tests.service.artefacts import manifest_path
 from tests.service.pool import until, write_corpus
 
 # The store of objects, on the first host; it says so when its bucket is there.
@@ -85,7 +86,7 @@ class Hosts:
         return self._started[-1]
 
     def worker(self, host: str, name: str) -> "subprocess.Popen[bytes]":
-        return self.start(host, child.python(f"from service.work.worker import main; main({name!r})"), name)
+        return self.start(host, child.python(f"from service.run.worker_process import main; main({name!r})"), name)
 
     def said(self, log: str, words: str) -> bool:
         return words in (self._folder / log).read_text()
@@ -126,10 +127,10 @@ def test_a_host_cut_off_in_the_middle_of_a_job_and_joined_again_changes_nothing(
     )
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     undisturbed, _ = alone.create(request)
-    worker = Worker(alone, References(alone.workspace, "cpu"), STAGES, "alone")
+    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
     while worker.once():
         pass
-    path = alone.workspace.selection_path(undisturbed.id, "medium-0.3", "manifest.parquet")
+    path = manifest_path(alone.workspace, undisturbed.id, "medium-0.3")
     expected = alone.workspace.storage.read_bytes(path)
 
     socket = tmp_path / "redis.sock"

@@ -4,9 +4,7 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,15 @@ import torch
 
 from kernels.pack import Pack
 from scorer.causal_lm.mamba2 import Mamba2
+from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds import shard_scoring as shards
-from service.kinds.model_loader import References
-from service.queue.leases import MAX_ATTEMPTS, LeaseLost
-from service.run.settings import STAGES
+from service.kinds import scores
+from service.kinds.model_loader import ModelLoader
+from service.queue.tasks import MAX_ATTEMPTS
 from service.store.workspace import Workspace
-from service.work.worker import Beater, Worker
+from service.work.pool_worker import PoolWorker
+from tests.service.artefacts import results
 from tests.service.pool import until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]
@@ -36,16 +35,6 @@ LONG = 120  # documents a shard of the long corpus
 def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards that take several batches each."""
     return write_corpus(tmp_path_factory.mktemp("long"), files=2, documents=LONG, words=400)
-
-
-def results(workspace: Workspace, job: Job) -> dict[str, bytes]:
-    """Every file a user can download, by name."""
-    names = ["scores.parquet", "rejects.parquet", "rejects.jsonl", "report.json"]
-    paths = {name: workspace.path(job.id, name) for name in names}
-    for made in job.selections:
-        for name in ("manifest.parquet", "manifest.jsonl"):
-            paths[f"{made.id}/{name}"] = workspace.selection_path(job.id, made.id, name)
-    return {name: workspace.storage.read_bytes(path) for name, path in paths.items()}
 
 
 def in_flight(jobs: Jobs, job_id: str) -> bool:
@@ -79,7 +68,7 @@ def test_two_workers_give_the_bytes_of_one(
     request = make_request(selections=selections)
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     job, _ = alone.create(request)
-    worker = Worker(alone, References(alone.workspace, "cpu"), STAGES, "alone")
+    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
     while worker.once():
         pass
     expected = results(alone.workspace, alone.get(job.id))
@@ -87,7 +76,7 @@ def test_two_workers_give_the_bytes_of_one(
     start_worker()
     job, _ = jobs.create(request)
     assert results(workspace, wait_for(job.id, "succeeded")) == expected
-    assert len(expected) == 16
+    assert len(expected) == 9
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_shard_back(
@@ -98,8 +87,8 @@ def test_a_worker_that_is_told_to_stop_gives_its_shard_back(
     until(lambda: in_flight(jobs, job.id))
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
-    assert jobs.queue.stats().leased["score"] == 0
-    lease = jobs.queue.claim("next", ("score",))
+    assert jobs.queue.stats().leased["gpu"] == 0
+    lease = jobs.queue.claim("next", ["gpu"])
     assert lease is not None
     assert lease.attempts == 1
 
@@ -153,27 +142,27 @@ def test_a_hung_worker_loses_its_shard_and_is_refused_when_it_wakes(
 
 
 def test_a_shard_that_kills_its_workers_fails_the_job(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, wait_for: WaitFor
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, wait_for: WaitFor
 ) -> None:
     job, _ = jobs.create(make_request())
     while jobs.get(job.id).status != "scoring":
         worker.once()
     for attempt in range(MAX_ATTEMPTS):
-        lease = jobs.queue.claim(f"victim-{attempt}", ("score",))
+        lease = jobs.queue.claim(f"victim-{attempt}", ["gpu"])
         assert lease is not None
-        assert lease.task == "score:0"
+        assert lease.task == "scores:0"
         jobs.queue.reclaim(f"victim-{attempt}")
     worker.once()
     failed = wait_for(job.id, "failed")
     assert failed.error is not None
     assert failed.error.status == 500
-    assert "score 0 was tried 5 times" in failed.error.detail
+    assert "scores 0 was tried 5 times" in failed.error.detail
     assert "victim-4 died" in failed.error.detail
 
 
 @pytest.mark.parametrize("change", ["grown", "touched", "removed"])
 def test_a_corpus_that_changes_after_planning_fails_the_job_and_names_the_file(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, wait_for: WaitFor, tmp_path: Path, change: str
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, wait_for: WaitFor, tmp_path: Path, change: str
 ) -> None:
     folder = write_corpus(tmp_path / "corpus", files=2)
     job, _ = jobs.create(make_request(folder))
@@ -194,7 +183,7 @@ def test_a_corpus_that_changes_after_planning_fails_the_job_and_names_the_file(
 
 
 def test_a_reference_that_changes_after_planning_fails_the_job(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, wait_for: WaitFor, reference: Path, tmp_path: Path
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, wait_for: WaitFor, reference: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "model"
     copy.mkdir()
@@ -217,7 +206,7 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_what_was_scored(
     redis: Any, make_request: MakeRequest, small_disk: Path, tmp_path: Path
 ) -> None:
     jobs = Jobs(Workspace(str(small_disk / "workspace")), redis)
-    worker = Worker(jobs, References(jobs.workspace, "cpu"), STAGES, "here")
+    worker = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "here")
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3, documents=500, words=6)))
     while jobs.get(job.id).progress.shards_done < 1:
         worker.once()
@@ -233,36 +222,36 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_what_was_scored(
     while worker.once():
         pass
     assert jobs.get(again.id).status == "succeeded"
-    assert jobs.queue.stats().shards_scored == 3
+    assert jobs.queue.stats().totals.get("scores/shards", 0) == 3
 
 
 def test_the_next_shard_is_read_while_the_last_batches_run(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    whole = shards.read_shard
+    whole = scores.read_shard
 
     def watched(plan: Any, shard: Any, *more: Any) -> Any:
         read.append(shard.index)
         return whole(plan, shard, *more)
 
-    monkeypatch.setattr(shards, "read_shard", watched)
+    monkeypatch.setattr(scores, "read_shard", watched)
     threads = threading.active_count()
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=4)))
     while jobs.get(job.id).progress.shards_done < 1:
         worker.once()
     until(lambda: read == [0, 1])
-    assert jobs.queue.stats().leased["score"] == 0  # it is nobody's yet
+    assert jobs.queue.stats().leased["gpu"] == 1  # claimed ahead
     other, _ = jobs.create(make_request(write_corpus(tmp_path / "other", files=1)))
     while worker.once():
         pass
     assert jobs.get(job.id).status == jobs.get(other.id).status == "succeeded"
-    assert sorted(read) == [0, 0, 1, 2, 3]  # the other's, and each once
+    assert sorted(read) == [0, 0, 1, 2, 3]  # of the other job, and each once
     until(lambda: threading.active_count() <= threads)
 
 
 def test_a_shard_that_was_read_for_nothing_is_dropped(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, tmp_path: Path
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, tmp_path: Path
 ) -> None:
     threads = threading.active_count()
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3)))
@@ -280,7 +269,7 @@ def test_a_shard_that_was_read_for_nothing_is_dropped(
 def test_too_little_memory_halves_the_budget_and_begins_the_shard_again(
     jobs: Jobs,
     make_request: MakeRequest,
-    worker: Worker,
+    worker: PoolWorker,
     long_corpus: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -325,13 +314,13 @@ def test_a_killed_training_goes_on_and_its_documents_are_left_out(
 
 
 def test_equal_jobs_share_one_trained_reference(
-    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, worker: Worker
+    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, worker: PoolWorker
 ) -> None:
     equal = [jobs.create(make_request(reference=TRAIN))[0].id for _ in range(2)]
     start_worker()
     start_worker()
     hashes = {wait_for(job, "succeeded").provenance["reference"]["sha256"] for job in equal}
-    assert len(hashes) == len(jobs.workspace.storage.list("references")) == 1
+    assert len(hashes) == len(jobs.workspace.storage.list("model")) == 1
     later, _ = jobs.create(make_request(reference=TRAIN))
     while jobs.get(later.id).status != "succeeded":
         worker.once()
@@ -343,17 +332,17 @@ def test_a_workspace_that_is_no_folder(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     jobs = Jobs(Workspace(f"memory://{tmp_path.name}"), redis)
-    worker = Worker(jobs, References(jobs.workspace, "cpu"), STAGES, "here")
+    worker = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "here")
     job, _ = jobs.create(make_request(reference=TRAIN))
     while worker.once():
         pass
     ended = jobs.get(job.id)
     assert (ended.status, ended.error) == ("succeeded", None)
-    assert len(results(jobs.workspace, ended)) == 6
+    assert len(results(jobs.workspace, ended)) == 4
 
 
 def test_no_document_of_the_corpus_is_text_enough(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker, tmp_path: Path
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, tmp_path: Path
 ) -> None:
     (tmp_path / "none.jsonl").write_text('{"text": null}\n{"text": ""}\n' + '{"text": 3}\n' * 3)
     job, _ = jobs.create(make_request(corpus={"paths": [str(tmp_path / "none.jsonl")]}))
@@ -364,30 +353,9 @@ def test_no_document_of_the_corpus_is_text_enough(
     assert "not text" in failed.error.detail
 
 
-def test_a_part_that_cannot_beat_ends_when_its_lease_is_lost(
-    jobs: Jobs, make_request: MakeRequest, worker: Worker
-) -> None:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    job, _ = jobs.create(make_request())
-    lease = jobs.queue.claim("here", ("plan",))
-    assert lease is not None
-    jobs.cancel(job.id)
-    reached: list[str] = []
-    worker.listen()
-    try:
-        with pytest.raises(LeaseLost), Beater(worker, lease).blocking():
-            with suppress(Exception):  # as a library may that tries something
-                time.sleep(60)
-            reached.append("the end")
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    assert reached == []
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_a_worker_says_as_it_starts_that_its_device_is_not_there(
     workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    References(workspace, "cuda").warm_up()
+    ModelLoader(workspace, "cuda").warm_up()
     assert "device cuda was asked for, and torch finds none on this machine" in caplog.text

@@ -7,9 +7,11 @@ import pytest
 from pydantic import ValidationError
 
 from pruner.spec import CorpusSpec, SelectionSpec
+from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest, Progress
-from service.run.settings import STAGES, Settings
-from service.store.workspace import Ended, JobRecord, Outcome, PlanRecord, ReferenceRecord, Workspace, digest
+from service.run.settings import Settings
+from service.store.records import Ended, JobRecord, Outcome
+from service.store.workspace import Workspace, digest
 
 pytestmark = pytest.mark.every_workspace
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -47,15 +49,6 @@ def test_the_first_outcome_stands(workspace: Workspace) -> None:
     assert workspace.storage.list("jobs/a") == ["job.json", "outcome.json"]
 
 
-def test_the_first_trained_reference_of_a_name_stands(workspace: Workspace) -> None:
-    first, second = (ReferenceRecord(folder=f, trained=True, sha256=f, tokenizer_sha256=f) for f in ("a", "b"))
-    plan = PlanRecord(started_at=NOW, documents=None, shards=1, reference=None, trained="name")
-    assert workspace.reference(plan) is None
-    workspace.add_trained("name", first)
-    workspace.add_trained("name", second)
-    assert workspace.reference(plan) == first
-
-
 def test_selections_asked_for_later_follow_those_of_the_request(workspace: Workspace) -> None:
     workspace.create_job(RECORD)
     for spec in (SelectionSpec(criterion="low", rate=0.1), SelectionSpec(criterion="high", rate=0.1), SelectionSpec()):
@@ -70,20 +63,20 @@ def test_digests_tell_values_and_their_borders_apart() -> None:
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WINNOW_LEASE_SECONDS", "3.5")
-    monkeypatch.setenv("WINNOW_STAGES", "plan, select")
+    monkeypatch.setenv("WINNOW_RESOURCES", "gpu, light")
     settings = Settings(workspace="/w")
-    assert (settings.lease_seconds, settings.stages, settings.redis) == (3.5, ("select", "plan"), None)
+    assert (settings.lease_seconds, settings.resources, settings.redis) == (3.5, ("light", "gpu"), None)
 
 
 def test_a_workers_environment_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WINNOW_REDIS", "redis://not-this-one")
-    settings = Settings(workspace="/w", redis=None, workers=3, device="cpu", stages=STAGES)
+    settings = Settings(workspace="/w", redis=None, workers=3, device="cpu", resources=RESOURCES)
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("WINNOW_REDIS")
     assert Settings() == settings
 
 
-def test_an_unknown_stage_is_refused() -> None:
+def test_an_unknown_resource_is_refused() -> None:
     with pytest.raises(ValidationError):
-        Settings.model_validate({"stages": "plan,dance"})
+        Settings.model_validate({"resources": "light,dance"})
