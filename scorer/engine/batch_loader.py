@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kernels.nll import IGNORED
+from kernels.pack import IGNORED
 from scorer.causal_lm.reference import Reference
-from scorer.causal_lm.windows import Block, Window
 from scorer.engine.packing import batches
+from scorer.engine.windows import Block, Window
 from scorer.tokenizer.backends import Encoded
 
 _SLOTS = 4  # batches that are laid out, on the device, or on the way between

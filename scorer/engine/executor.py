@@ -14,8 +14,8 @@ from torch import Tensor
 from kernels.pack import Pack
 from scorer.causal_lm.recurrent_state import State
 from scorer.causal_lm.reference import Reference
-from scorer.causal_lm.windows import Block
 from scorer.engine.batch_loader import Batch
+from scorer.engine.windows import Block
 
 Sums = NDArray[np.float64]
 Result = TypeVar("Result")

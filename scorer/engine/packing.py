@@ -10,37 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from scorer.causal_lm.windows import Window
+from scorer.causal_lm.budget import long_documents_per_pack
+from scorer.engine.windows import Window
 
-_GPU_TOKENS = 65_536
-_GPU_TOKENS_RECURRENT = 131_072  # launched from Python, layer by layer, a batch must outlast its launching
-_CPU_TOKENS = (256, 4_096)
-_CPU_WORK = 2 * 10**11  # parameters x tokens of a batch: about a second on two cores
-_LEAST = 1_024  # tokens, below which no budget is halved
 _PASSED = 1 << 22  # tokens that may pass an open pack by: its documents' blocks, and all after them, wait for it
 _PASSED_LONG = 1 << 24  # the same for a long document that waits for others
-_PART = 5952  # tokens: 22 fill a GPU's budget, and the SSD reads one without a cut (see `kernels.ssd_tables`)
 _CHUNK = 64  # of the SSD's kernels: parts are multiples of it, so that these cut them as the whole
 _OPEN = 8  # packs that are filled at the same time: with them next to nothing is left empty
 _SORTED = 1 << 20  # tokens that are gathered to be sorted by length
-
-
-def token_budget(on_gpu: bool, parameters: int, recurrent: bool) -> int:
-    """Positions of a batch, padding included, by a fixed rule. On a CPU few enough for a batch to take a second."""
-    if on_gpu:
-        return _GPU_TOKENS_RECURRENT if recurrent else _GPU_TOKENS
-    low, high = _CPU_TOKENS
-    return max(low, min(high, 1 << (_CPU_WORK // max(1, parameters)).bit_length() - 1))
-
-
-def halved(budget: int) -> int | None:
-    """The budget to try where one is too much for the memory; None when it is not the budget's fault any more."""
-    return budget // 2 if budget // 2 >= _LEAST else None
-
-
-def lanes(budget: int) -> int:
-    """How many long documents lie side by side in a pack of a recurrent model."""
-    return max(1, budget // _PART)
 
 
 def batches(windows: Iterable[Window], budget: int, packed: bool, recurrent: bool) -> Iterator[list[Window]]:
@@ -50,7 +27,7 @@ def batches(windows: Iterable[Window], budget: int, packed: bool, recurrent: boo
     in parts, in several batches, each of which goes on from the state after the one before.
     """
     grouped: _Packs | _Rows = _Packs(budget) if packed else _Rows(budget)
-    long = _Long(budget, lanes(budget) if packed else 1)
+    long = _Long(budget, long_documents_per_pack(budget) if packed else 1)
     tokens = 0
     for window in windows:
         tokens += window.length

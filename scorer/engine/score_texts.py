@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorer.causal_lm.reference import Reference, in_memory
-from scorer.causal_lm.windows import Block
 from scorer.engine.batch_loader import Slot, lay_out
 from scorer.engine.executor import Lane
 from scorer.engine.packing import batches
+from scorer.engine.windows import Block
 
 
 @dataclass(frozen=True)

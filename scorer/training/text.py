@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from scorer.errors import BadReference
+from scorer.tokenizer.tokenizer import END_OF_TEXT
 
-END = "<|endoftext|>"  # id 0: stands before every document, and is both BOS and EOS
 _PIECE = 50_000  # characters handed to the tokenizer at once, so that a huge document holds nothing up
 _BATCH = 500_000  # characters tokenized between two beats
 _TEXT_PER_TOKEN = 5_000  # characters that a tokenizer learns from, at most, for each token of its vocabulary
@@ -57,7 +57,7 @@ def make_tokenizer(texts: Texts, vocabulary: int, path: Path, beat: Callable[[],
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         min_frequency=2,
-        special_tokens=[END],
+        special_tokens=[END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -98,7 +98,7 @@ def make_tokenizer(texts: Texts, vocabulary: int, path: Path, beat: Callable[[],
 
 
 def pack(texts: Texts, tokenizer: Tokenizer, tokens: int, path: Path, beat: Callable[[], None]) -> NDArray[np.uint16]:
-    """The texts as one run of tokens, END before each document, at most `tokens` + 1 of them, kept in a file at `path`.
+    """The texts as one run of at most `tokens` + 1 tokens, END_OF_TEXT before each document, kept in a file at `path`.
 
     Read back as a memory map of uint16; a file that is there already is used as it is.
     """
@@ -137,8 +137,8 @@ def save_tokenizer(tokenizer_file: Path, folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END,
-        "eos_token": END,
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
         "unk_token": None,
         "clean_up_tokenization_spaces": False,
     }

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from kernels.pack import Pack
+from scorer.causal_lm.budget import long_documents_per_pack
 from scorer.causal_lm.reference import Dtype, Reference, load
 from scorer.engine.batch_loader import Batch
 from scorer.engine.executor import Lane, window_sums
-from scorer.engine.packing import lanes
 from scorer.engine.scoring import score
 from scorer.training.train import train
 from tests.gpu.references import make_reference, sources
@@ -158,7 +158,7 @@ def test_long_documents_side_by_side_score_as_alone(tmp_path: Path, tokenizer: P
     starts = range(0, len(everything) - 320_000, 160_000)
     texts = [everything[at : at + 260_000 + 9_000 * (i % 7)] for i, at in enumerate(starts)]
     long = reference.tokenizer.encode(texts).lengths > reference.budget // 2
-    assert long.sum() > lanes(reference.budget)
+    assert long.sum() > long_documents_per_pack(reference.budget)
     beside = per_token(reference, texts)
     alone = np.concatenate([per_token(reference, [text]) for text in texts])
     assert np.abs(beside - alone).max() < 2e-3

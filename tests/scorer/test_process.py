@@ -10,6 +10,7 @@ TORCH_FREE = [
     "scorer.process",
     "scorer.tokenizer.backends",
     "scorer.tokenizer.tokenizer",
+    "scorer.causal_lm.budget",
     "scorer.causal_lm.checkpoint",
     "scorer.causal_lm.mamba2_config",
     "scorer.causal_lm.reference",

@@ -16,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scorer.causal_lm.mamba2 import load_mamba2
 from scorer.errors import BadReference
+from scorer.tokenizer.tokenizer import END_OF_TEXT as END
 from scorer.training import presets
 from scorer.training import train as training
 from scorer.training.presets import PRESETS, Preset
-from scorer.training.text import END, Texts, make_tokenizer, pack
+from scorer.training.text import Texts, make_tokenizer, pack
 from scorer.training.train import Progress, train
 from tests.scorer.model_folders import rows_nll
 

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.nll import IGNORED
+from kernels.pack import IGNORED
 from kernels.ssd_tables import CHUNK, CUT
-from scorer.causal_lm.windows import Block, Window, cut
+from scorer.causal_lm import budget as budgets
+from scorer.causal_lm.budget import halved, token_budget
 from scorer.engine import packing
-from scorer.engine.packing import batches, halved, token_budget
+from scorer.engine.packing import batches
+from scorer.engine.windows import Block, Window, cut
 from scorer.tokenizer.backends import Encoded
 
 LENGTHS = st.lists(st.integers(0, 50), max_size=60)
@@ -75,7 +77,7 @@ def test_long_documents_of_a_recurrent_model_are_carried_on(
     part, passed = data.draw(st.sampled_from([64, 128, 5952])), data.draw(st.sampled_from([2000, 1 << 24]))
     block = block_of(lengths, bos=9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_PART", part)
+        patch.setattr(budgets, "_PART", part)
         patch.setattr(packing, "_PASSED_LONG", passed)
         made = list(batches(block.cut(None, None), budget, packed, recurrent=True))
     at = [0] * len(lengths)
@@ -131,7 +133,7 @@ def test_batches_hold_every_window_once_within_the_budget(packed: bool, lengths:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_batches_do_not_depend_on_blocks(packed: bool, recurrent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_PART", 64)
+    monkeypatch.setattr(budgets, "_PART", 64)
     lengths = np.random.default_rng(0).integers(0, 300, 500).tolist()
 
     def batches_of(sizes: int) -> list[list[tuple[list[int], list[int]]]]:
