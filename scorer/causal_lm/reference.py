@@ -115,7 +115,7 @@ class Reference:
         sizes = {min(self.context or most, most)}
         if self.recurrent and self.model.packed:
             sizes.add(self.budget // long_documents_per_pack(self.budget))
-        with in_memory(self):
+        with memory_errors(self):
             if isinstance(self.model, Transformer):
                 self.model.compile(self.budget)
             for size in sizes:
@@ -141,8 +141,8 @@ class Reference:
 
 
 @contextmanager
-def in_memory(reference: Reference) -> Iterator[None]:
-    """What does not fit into the device's memory inside is raised as OutOfMemory."""
+def memory_errors(reference: Reference) -> Iterator[None]:
+    """Raises torch's out-of-memory errors inside as OutOfMemory, naming the reference and its budget."""
     import torch
 
     try:

@@ -1,7 +1,6 @@
 """One shard of a job from its rows to its score file: reading may begin before the shard is anybody's."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -48,11 +47,10 @@ class Begun:
         self._workspace, self._corpus, self._roots = workspace, record.request.corpus, record.access.roots
         self._closed = False
         self._made, self._shard, self._path = shard_of(workspace, record, index)
-        self._waiting: deque[tuple[Block, Any]] = deque()
         self._beat: Beat | None = None
         self._then: Callable[[], None] | None = None
         self._scores = score_blocks(
-            loaded, self._texts(), stride=record.request.scoring.stride, on_progress=self._on_progress
+            loaded, self._blocks(), stride=record.request.scoring.stride, on_progress=self._on_progress
         )
 
     @property
@@ -74,8 +72,7 @@ class Begun:
         about: dict[str, Any] = {}
         try:
             with ShardScoresWriter(self._workspace.storage, self._path, about) as writer:
-                for nll, tokens in self._scores:
-                    block, there = self._waiting.popleft()
+                for (block, there), nll, tokens in self._scores:
                     writer.append(block, *_spread(there, tokens, nll))
                 about.update(self.loaded.provenance())  # as it is in the end: a tokenizer may have been left
         except OutOfMemory:
@@ -84,13 +81,12 @@ class Begun:
         log.info("%s: %d tokens in %d batches, %.2f %% waste", self._path, done.tokens, done.batches, 100 * done.waste)
         return True
 
-    def _texts(self) -> Iterator[list[str]]:
+    def _blocks(self) -> Iterator[tuple[list[str], tuple[Block, Any]]]:
         for block in read_shard(self._made, self._shard, self._corpus, self._roots, self._end_if_closed):
             there = [text is not None for text in block.texts]
             given = [text for text in block.texts if text is not None]
             block.texts = [None] * block.rows  # only the scores are waited for
-            self._waiting.append((block, np.array(there, dtype=bool)))
-            yield given
+            yield given, (block, np.array(there, dtype=bool))
 
     def _end_if_closed(self) -> None:
         """Ends a reading that waits for what nobody wants any more."""
@@ -100,7 +96,7 @@ class Begun:
     def _on_progress(self, documents: int, tokens: int) -> None:
         if self._beat is not None:
             self._beat(documents, tokens)
-        if self._then is not None and self._scores.read_ahead:
+        if self._then is not None and self._scores.all_loaded:
             then, self._then = self._then, None
             then()
 

@@ -134,9 +134,9 @@ def timed(work: Callable[[], tuple[int, str]]) -> Measured:
 
 
 # -- ours
-def scored(reference: Reference, blocks: Iterable[list[str]]) -> Scoring:
+def scored(reference: Reference, blocks: Iterable[list[str]]) -> Scoring[None]:
     """All of it, scored."""
-    run = score(reference, blocks, on_progress=lambda *_: None)
+    run = score(reference, ((texts, None) for texts in blocks), on_progress=lambda *_: None)
     for _ in run:
         pass
     return run

@@ -14,6 +14,7 @@ TORCH_FREE = [
     "scorer.causal_lm.checkpoint",
     "scorer.causal_lm.mamba2_config",
     "scorer.causal_lm.reference",
+    "scorer.training.names",
 ]
 
 
