@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = -100  # the target of a position that is not scored
+from kernels.pack import IGNORED
+
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _KERNEL_CHANNELS = 16  # their number is a multiple of this
 _CPU_LOGITS = 1 << 21  # logits held at a time on a CPU: 8 MiB in float32, near its caches

@@ -17,8 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.nll import IGNORED
-from kernels.pack import LOG2_E
+from kernels.pack import IGNORED, LOG2_E
 
 PART = 1024  # vocabulary entries that share a maximum and a sum
 LOWEST = -1e30  # below any logit, and finite: a part whose entries are all -inf adds 0, not NaN

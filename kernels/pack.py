@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Table = NDArray[np.int32]
+IGNORED = -100  # the target of a position that is not scored
 LOG2_E = 1.4426950408889634  # kernels compute exponentials and logarithms in base 2
 
 

@@ -16,9 +16,9 @@ from scorer.causal_lm.checkpoint import WEIGHTS, read_config, read_object, read_
 from scorer.causal_lm.mamba2 import canonical
 from scorer.causal_lm.mamba2_config import parse_config
 from scorer.errors import BadReference
+from scorer.tokenizer.tokenizer import END_OF_TEXT
 
 _NATIVE_WEIGHTS = "pytorch_model.bin"
-_END = "<|endoftext|>"  # as in GPT-NeoX's tokenizer, with which state-spaces trained its models
 
 
 def convert(source: Path, out: Path, tokenizer: Path | None = None) -> None:
@@ -87,7 +87,7 @@ def _tokenizer_settings(folder: Path | None, vocabulary: Tokenizer) -> dict[str,
     """The tokenizer_config.json of `folder`, or else one that names the special tokens that are known."""
     if folder and (path := folder / "tokenizer_config.json").is_file():
         return read_object(path)
-    end = _END if vocabulary.token_to_id(_END) is not None else None
+    end = END_OF_TEXT if vocabulary.token_to_id(END_OF_TEXT) is not None else None
     ends: dict[str, Any] = {"bos_token": end, "eos_token": end}
     if folder and (path := folder / "special_tokens_map.json").is_file():
         named = read_object(path)

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.nll import IGNORED, token_nll
+from kernels.nll import token_nll
+from kernels.pack import IGNORED
 
 _LOGITS = 1 << 24  # logits held at a time where the head is the model's own: 64 MiB in float32
 _LOUD = 1024.0  # hidden states are multiplied by this, to make a cap on logits show

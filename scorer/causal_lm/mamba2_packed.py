@@ -7,7 +7,7 @@ anyway: no norm reads or writes a row of its own. The residual stream has the dt
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,9 @@ from kernels.linear import add_linear, linear
 from kernels.norm import add_rms_norm, gated_rms_norm, row_scale, row_squares
 from kernels.pack import Pack
 from kernels.ssd import packed_ssd
+from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.causal_lm.mamba2_layers import Backbone, Layer
 from scorer.causal_lm.recurrent_state import State
-
-if TYPE_CHECKING:
-    from scorer.causal_lm.mamba2 import Layer, Mamba2
-    from scorer.causal_lm.mamba2_config import Mamba2Config
 
 
 def takes_packs(config: Mamba2Config) -> bool:
@@ -46,25 +44,25 @@ def fold(tensors: dict[str, Tensor], layers: int) -> None:
 
 
 def packed_hidden(
-    model: Mamba2, ids: Tensor, pack: Pack, state: State | None = None, keep_state: bool = False
+    backbone: Backbone, ids: Tensor, pack: Pack, state: State | None = None, keep_state: bool = False
 ) -> tuple[Tensor, State | None]:
     """ids [T] int64 of the documents of `pack` -> hidden states [T, hidden] under the head, and the states after them.
 
     The model must have been folded. `state` [S, ...] is where the documents go on from (see `State`); it is emptied, as
     two at once would take twice the memory.
     """
-    stream = F.embedding(ids, model.backbone.embeddings.weight)
+    stream = F.embedding(ids, backbone.embeddings.weight)
     squares = row_squares(stream)
     after = State([], [])
-    layers: Any = model.backbone.layers
+    layers: Any = backbone.layers
     for layer in layers:
         conv, ssd = (None, None) if state is None else (state.conv.pop(0), state.ssd.pop(0))
         stream, squares, conv, ssd = _layer(layer, stream, squares, pack, conv, ssd, keep_state)
         if keep_state and conv is not None and ssd is not None:
             after.conv.append(conv)
             after.ssd.append(ssd)
-    hidden, _ = add_rms_norm(stream, None, model.backbone.norm_f.weight, model.config.eps)
-    return hidden.to(model.head.dtype), after if keep_state else None
+    hidden, _ = add_rms_norm(stream, None, backbone.norm_f.weight, backbone.config.eps)
+    return hidden, after if keep_state else None
 
 
 def _layer(

@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from scorer.causal_lm.budget import halved, long_documents_per_pack, token_budget
 from scorer.causal_lm.checkpoint import read_config, weight_files
 from scorer.causal_lm.mamba2_config import is_mamba, parse_config
-from scorer.engine.packing import halved, lanes, token_budget
 from scorer.errors import BadReference, OutOfMemory, one_line
 from scorer.fingerprint import reference_sha256, tokenizer_sha256
 from scorer.tokenizer.tokenizer import Tokenizer, check_vocabulary, read_fast
@@ -114,8 +114,8 @@ class Reference:
         most = self.budget if self.model.packed else 1024
         sizes = {min(self.context or most, most)}
         if self.recurrent and self.model.packed:
-            sizes.add(self.budget // lanes(self.budget))
-        with in_memory(self):
+            sizes.add(self.budget // long_documents_per_pack(self.budget))
+        with memory_errors(self):
             if isinstance(self.model, Transformer):
                 self.model.compile(self.budget)
             for size in sizes:
@@ -141,8 +141,8 @@ class Reference:
 
 
 @contextmanager
-def in_memory(reference: Reference) -> Iterator[None]:
-    """What does not fit into the device's memory inside is raised as OutOfMemory."""
+def memory_errors(reference: Reference) -> Iterator[None]:
+    """Raises torch's out-of-memory errors inside as OutOfMemory, naming the reference and its budget."""
     import torch
 
     try:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from kernels.pack import Pack
 from scorer.causal_lm import packed_attention as packed_body
 from scorer.causal_lm.head import Head, choose_head, cross_entropy
+from scorer.causal_lm.padding import pad, unpad
 from scorer.causal_lm.recurrent_state import State
-from scorer.engine.padding import pad, unpad
 from scorer.errors import BadReference, one_line
 
 # Windows of a model whose config names no limit (ALiBi, for one): its memory may grow with the square of them.

@@ -1,4 +1,4 @@
-"""Runs batches through a model, on a CPU or on a GPU: inputs in, the NLL of each window out."""
+"""Runs batches through a model on a CPU or a GPU: token ids in, the NLL of each window out."""
 
 from __future__ import annotations
 
@@ -13,117 +13,122 @@ from torch import Tensor
 
 from kernels.pack import Pack
 from scorer.causal_lm.recurrent_state import State
-from scorer.causal_lm.reference import Reference
-from scorer.causal_lm.windows import Block
+from scorer.causal_lm.reference import Reference, memory_errors
 from scorer.engine.batch_loader import Batch
+from scorer.engine.windows import TokenizedBlock
 
 Sums = NDArray[np.float64]
 Result = TypeVar("Result")
 
 _GRAIN = 2.0**-30  # nats; sums of its multiples are exact up to 2^23 nats
-_TICK_SECONDS = 0.5
-_LEAVE_SECONDS = 10.0  # for a batch to end: a thread left in foreign code makes an ending process abort
+_WAIT_SECONDS = 0.5  # between two calls of `while_running`
+_CLOSE_SECONDS = 10.0  # for a running batch to end: a thread left in torch may abort the process at exit
 
 
 def window_sums(nll: Tensor, pack: Pack) -> Tensor:
     """The sum over each document of a pack: nll [T] float32 -> [S] float64.
 
-    Of the NLL to the nearest 2^-30 nats: such sums are exact, so it does not show in which order tokens are added, on
-    which device, or from how many windows.
+    The NLL of a token is rounded to a multiple of 2^-30 nats. Sums of these are exact: they do not depend on the order
+    of adding, the device or the number of windows.
     """
     grains = (nll.double() / _GRAIN).round() * _GRAIN
     return torch.segment_reduce(grains, "sum", offsets=pack.cu_seqlens.long(), unsafe=True)
 
 
-class Lane:
-    """Runs batches one after the other, and keeps the states of documents that go on in later ones.
+class Executor:
+    """Runs the batches of one scoring in order, and keeps the states of documents that continue in later batches.
 
-    On a GPU nothing is waited for until the sums are asked for: inputs travel on a stream of their own, and the host
-    may be a batch ahead. Nobody is told that a batch goes on: if it hangs, others are to notice. On a CPU a batch is
-    done when it is started, and `meanwhile` is called while it runs.
+    On a GPU `submit` waits for nothing: inputs are copied on a stream of their own, and the host may be a batch ahead.
+    On a CPU the batch is done when `submit` returns.
     """
 
-    def __init__(self, reference: Reference, meanwhile: Callable[[], None]) -> None:
-        self._model = reference.model
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
         self._device = reference.device
-        self._meanwhile = meanwhile
-        self._places: dict[tuple[Block, int], tuple[State, int]] = {}  # of a window that goes on: a state, and its row
-        self.ahead = 0  # batches that may be started before the sums of one are asked for
-        self._copies: Any = None
+        # For a window that another part continues: the state after it, and its row there.
+        self._states: dict[tuple[TokenizedBlock, int], tuple[State, int]] = {}
+        self.batches_ahead = 0  # batches to submit before the sums of the oldest are asked for
+        self._copy_stream: Any = None
         if reference.device.startswith("cuda"):
-            self.ahead = 1
-            self._copies = torch.cuda.Stream(reference.device)
-            # The slots may lie where work that nobody waited for, of a shard that was given up, still writes.
-            self._copies.wait_stream(torch.cuda.current_stream(reference.device))
+            self.batches_ahead = 1
+            self._copy_stream = torch.cuda.Stream(reference.device)
+            # The buffers' memory may still be used by kernels of an earlier scoring that was given up.
+            self._copy_stream.wait_stream(torch.cuda.current_stream(reference.device))
 
-    def start(self, batch: Batch) -> Callable[[], Sums]:
-        """Starts a batch; what is returned gives the sums of its windows [W] when they are there."""
-        if self._copies is not None:
-            return self._on_gpu(batch)
-        sums = beside(lambda: self._sums(batch), self._meanwhile).numpy()
+    def submit(self, batch: Batch, while_running: Callable[[], None]) -> Callable[[], Sums]:
+        """Starts a batch. The function returned waits for it and gives the NLL of its windows, [W] float64.
+
+        On a CPU the model runs in another thread, and `while_running` is called twice a second in this one. On a GPU it
+        is not called: nothing shall report progress for a GPU that hangs. Raises OutOfMemory.
+        """
+        if self._copy_stream is not None:
+            return self._submit_to_gpu(batch)
+        sums = _run_in_thread(lambda: self._sums(batch), while_running).numpy()
         return lambda: sums
 
-    def tokens(self, batch: Batch) -> NDArray[np.float32]:
-        """The NLL of each position of a batch [T], waited for."""
-        batch.slot.device.copy_(batch.slot.host)
-        nll: NDArray[np.float32] = self._nll(batch)[0].cpu().numpy()
+    def position_nll(self, batch: Batch) -> NDArray[np.float32]:
+        """Runs a batch and waits: the NLL of each position [T], 0 where nothing is scored. Raises OutOfMemory."""
+        batch.buffer.device.copy_(batch.buffer.host)
+        with memory_errors(self._reference):
+            nll: NDArray[np.float32] = self._nll(batch)[0].cpu().numpy()
         return nll
 
-    def _on_gpu(self, batch: Batch) -> Callable[[], Sums]:
+    def _submit_to_gpu(self, batch: Batch) -> Callable[[], Sums]:
         size = batch.positions
-        with torch.cuda.stream(self._copies):
-            for host, device in zip(batch.slot.host, batch.slot.device, strict=True):
+        with torch.cuda.stream(self._copy_stream):
+            for host, device in zip(batch.buffer.host, batch.buffer.device, strict=True):
                 device[:size].copy_(host[:size], non_blocking=True)
-        torch.cuda.current_stream(self._device).wait_stream(self._copies)
+        torch.cuda.current_stream(self._device).wait_stream(self._copy_stream)
         sums = self._sums(batch)
         host = torch.empty(len(sums), dtype=sums.dtype, pin_memory=True)
         host.copy_(sums, non_blocking=True)
-        there = torch.cuda.Event(blocking=True)  # whoever waits for it sleeps
-        there.record()
+        copied = torch.cuda.Event(blocking=True)  # a thread that waits for it sleeps and does not spin
+        copied.record()
 
-        def ask() -> Sums:
-            there.synchronize()
+        def wait_for_sums() -> Sums:
+            copied.synchronize()
             return host.numpy()
 
-        return ask
+        return wait_for_sums
 
     def _sums(self, batch: Batch) -> Tensor:
-        """The sums of a batch's windows [W] float64, on the device."""
-        nll, pack = self._nll(batch)
-        return window_sums(nll, pack)[: len(batch.windows)]
+        """The NLL of a batch's windows [W] float64, on the device."""
+        with memory_errors(self._reference):
+            nll, pack = self._nll(batch)
+            return window_sums(nll, pack)[: len(batch.windows)]
 
     def _nll(self, batch: Batch) -> tuple[Tensor, Pack]:
-        ids, targets = batch.slot.device[:, : batch.positions]
+        ids, targets = batch.buffer.device[:, : batch.positions]
         pack = Pack.of(batch.lengths, self._device)
         windows = batch.windows
-        before = State.gather([self._places.pop((w.block, w.number)) if w.carried else None for w in windows])
-        nll, after = self._model.nll(ids, targets, pack, before, keep_state=any(w.more for w in windows))
+        before = State.gather([self._states.pop((w.block, w.number)) if w.carried else None for w in windows])
+        nll, after = self._reference.model.nll(ids, targets, pack, before, keep_state=any(w.more for w in windows))
         if after is not None:
-            self._places |= {(w.block, w.number): (after, i) for i, w in enumerate(windows) if w.more}
+            self._states |= {(w.block, w.number): (after, i) for i, w in enumerate(windows) if w.more}
         return nll, pack
 
 
-def beside(call: Callable[[], Result], meanwhile: Callable[[], None]) -> Result:
-    """The result of a call that may take long, made in a thread beside; `meanwhile` is called twice a second."""
-    done: list[Result] = []
-    failed: list[BaseException] = []
-    over = threading.Event()  # Thread.join that a signal interrupts may take a thread that runs for one that has ended
+def _run_in_thread(call: Callable[[], Result], while_running: Callable[[], None]) -> Result:
+    """The result of a call that runs in a thread of its own; `while_running` is called here twice a second."""
+    results: list[Result] = []
+    errors: list[BaseException] = []
+    ended = threading.Event()  # not Thread.join: interrupted by a signal, it may take a running thread for an ended one
 
     def run() -> None:
         try:
-            done.append(call())
-        except BaseException as error:  # raised again by the caller's thread
-            failed.append(error)
+            results.append(call())
+        except BaseException as error:  # raised again below
+            errors.append(error)
         finally:
-            over.set()
+            ended.set()
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=run, name="executor", daemon=True).start()
     try:
-        while not over.wait(_TICK_SECONDS):
-            meanwhile()
+        while not ended.wait(_WAIT_SECONDS):
+            while_running()
     except BaseException:
-        over.wait(_LEAVE_SECONDS)
+        ended.wait(_CLOSE_SECONDS)
         raise
-    if failed:
-        raise failed[0]
-    return done[0]
+    if errors:
+        raise errors[0]
+    return results[0]

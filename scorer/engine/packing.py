@@ -1,8 +1,8 @@
 """Groups windows into batches by a fixed rule: the same windows in the same order always give the same batches.
 
-A batch is a pack: windows one after the other, without padding. A model that takes packs reads them as they are, so
-they are filled to the budget; any other reads the windows as rows padded to the longest, so a batch has windows of like
-length. A window that is longer than the budget is a batch alone, except for a recurrent model, which reads it in parts.
+A batch is a pack: windows one after the other, without padding. A model that reads packs gets packs filled to the
+budget. Any other model reads the windows as rows padded to the longest, so its batches have windows of like length. A
+window that is longer than the budget is a batch alone, except for a recurrent model, which reads it in parts.
 """
 
 from __future__ import annotations
@@ -10,90 +10,68 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from scorer.causal_lm.windows import Window
+from scorer.causal_lm.budget import long_documents_per_pack
+from scorer.engine.windows import Window
 
-_GPU_TOKENS = 65_536
-_GPU_TOKENS_RECURRENT = 131_072  # launched from Python, layer by layer, a batch must outlast its launching
-_CPU_TOKENS = (256, 4_096)
-_CPU_WORK = 2 * 10**11  # parameters x tokens of a batch: about a second on two cores
-_LEAST = 1_024  # tokens, below which no budget is halved
-_PASSED = 1 << 22  # tokens that may pass an open pack by: its documents' blocks, and all after them, wait for it
-_PASSED_LONG = 1 << 24  # the same for a long document that waits for others
-_PART = 5952  # tokens: 22 fill a GPU's budget, and the SSD reads one without a cut (see `kernels.ssd_tables`)
-_CHUNK = 64  # of the SSD's kernels: parts are multiples of it, so that these cut them as the whole
-_OPEN = 8  # packs that are filled at the same time: with them next to nothing is left empty
-_SORTED = 1 << 20  # tokens that are gathered to be sorted by length
-
-
-def token_budget(on_gpu: bool, parameters: int, recurrent: bool) -> int:
-    """Positions of a batch, padding included, by a fixed rule. On a CPU few enough for a batch to take a second."""
-    if on_gpu:
-        return _GPU_TOKENS_RECURRENT if recurrent else _GPU_TOKENS
-    low, high = _CPU_TOKENS
-    return max(low, min(high, 1 << (_CPU_WORK // max(1, parameters)).bit_length() - 1))
-
-
-def halved(budget: int) -> int | None:
-    """The budget to try where one is too much for the memory; None when it is not the budget's fault any more."""
-    return budget // 2 if budget // 2 >= _LEAST else None
-
-
-def lanes(budget: int) -> int:
-    """How many long documents lie side by side in a pack of a recurrent model."""
-    return max(1, budget // _PART)
+# Waiting limits, in tokens that come after a window: its document's block, and all blocks after it, wait for it.
+_PACK_WAIT = 1 << 22
+_LONG_WAIT = 1 << 24
+_ROWS_WAIT = 1 << 20
+_OPEN_PACKS = 8  # packs that are filled at the same time: with 8, next to nothing is left empty
+_CHUNK = 64  # tokens of a chunk of the SSD kernels: parts are multiples of it, so they are chunked as the whole is
 
 
 def batches(windows: Iterable[Window], budget: int, packed: bool, recurrent: bool) -> Iterator[list[Window]]:
-    """Batches of up to `budget` positions, those of a batch in the order they lie in.
+    """Batches of up to `budget` positions; the windows of a batch are in the order in which they are laid out.
 
-    Each window is in exactly one, but those of a `recurrent` model that are longer than half the budget: they are read
-    in parts, in several batches, each of which goes on from the state after the one before.
+    Each window is in exactly one batch, except windows of a `recurrent` model that are longer than half the budget.
+    These are read in parts, in several batches; each part starts from the state after the one before.
     """
-    grouped: _Packs | _Rows = _Packs(budget) if packed else _Rows(budget)
-    long = _Long(budget, lanes(budget) if packed else 1)
-    tokens = 0
+    short: _PackFiller | _RowSorter = _PackFiller(budget) if packed else _RowSorter(budget)
+    long = _LongWindows(budget, long_documents_per_pack(budget) if packed else 1)
+    seen = 0  # tokens so far
     for window in windows:
-        tokens += window.length
-        yield from grouped.passed(tokens)
-        yield from long.passed(tokens)
+        seen += window.length
+        yield from short.flush_overdue(seen)
+        yield from long.flush_overdue(seen)
         if recurrent and 2 * window.length > budget:
-            yield from long.add(window, tokens)
+            yield from long.add(window, seen)
         elif window.length >= budget:
             yield [window]
         else:
-            yield from grouped.add(window, tokens)
-    yield from grouped.rest()
-    yield from long.rest()
+            yield from short.add(window, seen)
+    yield from short.flush()
+    yield from long.flush()
 
 
-class _Long:
-    """Reads as many long windows side by side as there are lanes, a part of each in a batch.
+class _LongWindows:
+    """Reads a fixed number of long windows side by side, a part of each in a batch.
 
-    Side by side the SSD cuts none of them; one alone, which would fill a pack, it has to, and looks at a piece twice.
-    Where too few are left they are read one after the other.
+    Side by side, no part is so long that the SSD kernels have to cut it. A single part that fills a pack they cut into
+    segments, and read each twice. Windows that are left over are read one after the other.
     """
 
-    def __init__(self, budget: int, lanes: int) -> None:
+    def __init__(self, budget: int, side_by_side: int) -> None:
         self._budget = budget
-        self._lanes = lanes
-        self._open: list[tuple[Window, int]] = []  # what is left of each, and the tokens that had come with it
+        self._side_by_side = side_by_side
+        self._open: list[tuple[Window, int]] = []  # what is left of each window, and `seen` when it came
 
-    def add(self, window: Window, tokens: int) -> Iterator[list[Window]]:
-        """`tokens` have come, this window's among them."""
-        self._open.append((window, tokens))
-        size = _whole_chunks(self._budget // self._lanes)
-        while len(self._open) == self._lanes:
-            split = [(window.split(size), begun) for window, begun in self._open]
-            self._open = [(rest, begun) for (_, rest), begun in split if rest is not None]
+    def add(self, window: Window, seen: int) -> Iterator[list[Window]]:
+        """`seen` tokens have come, this window's included."""
+        self._open.append((window, seen))
+        size = _whole_chunks(self._budget // self._side_by_side)
+        while len(self._open) == self._side_by_side:
+            split = [(window.split(size), came) for window, came in self._open]
+            self._open = [(rest, came) for (_, rest), came in split if rest is not None]
             yield [part for (part, _), _ in split]
 
-    def passed(self, tokens: int) -> Iterator[list[Window]]:
-        """What is due where so many tokens have come."""
-        if self._open and tokens - self._open[0][1] > _PASSED_LONG:
-            yield from self.rest()
+    def flush_overdue(self, seen: int) -> Iterator[list[Window]]:
+        """Flushes if the first window has waited longer than its limit."""
+        if self._open and seen - self._open[0][1] > _LONG_WAIT:
+            yield from self.flush()
 
-    def rest(self) -> Iterator[list[Window]]:
-        """All that is left."""
+    def flush(self) -> Iterator[list[Window]]:
+        """Batches of all that is left."""
         batch: list[Window] = []
         room = self._budget
         for window, _ in self._open:
@@ -111,73 +89,73 @@ class _Long:
 
 
 @dataclass(eq=False)
-class _Pack:
-    """One that is being filled."""
+class _OpenPack:
+    """A pack that is being filled."""
 
     windows: list[Window]
     room: int  # positions that are left
-    begun: int  # tokens that had come with it
+    opened: int  # `seen` when the first window came
 
 
-class _Packs:
-    """Best fit into a few open packs; where a window fits into none, the fullest is done, and so is one left behind."""
+class _PackFiller:
+    """Best fit into a few open packs. A window that fits into none closes the fullest; an overdue pack is closed."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._open: list[_Pack] = []  # in the order in which they were begun
+        self._open: list[_OpenPack] = []  # in the order in which they were opened
 
-    def add(self, window: Window, tokens: int) -> Iterator[list[Window]]:
-        """`tokens` have come, this window's among them."""
+    def add(self, window: Window, seen: int) -> Iterator[list[Window]]:
+        """`seen` tokens have come, this window's included."""
         fitting = [pack for pack in self._open if pack.room >= window.length]
         if fitting:
             chosen = min(fitting, key=lambda pack: pack.room)
         else:
-            if len(self._open) == _OPEN:
-                yield self._done(min(self._open, key=lambda pack: pack.room))
-            chosen = _Pack([], self._budget, tokens)
+            if len(self._open) == _OPEN_PACKS:
+                yield self._close(min(self._open, key=lambda pack: pack.room))
+            chosen = _OpenPack([], self._budget, seen)
             self._open.append(chosen)
         chosen.windows.append(window)
         chosen.room -= window.length
         if not chosen.room:
-            yield self._done(chosen)
+            yield self._close(chosen)
 
-    def passed(self, tokens: int) -> Iterator[list[Window]]:
-        """What is due where so many tokens have come."""
-        if self._open and tokens - self._open[0].begun > _PASSED:
-            yield self._done(self._open[0])
+    def flush_overdue(self, seen: int) -> Iterator[list[Window]]:
+        """Closes the oldest pack if it has waited longer than its limit."""
+        if self._open and seen - self._open[0].opened > _PACK_WAIT:
+            yield self._close(self._open[0])
 
-    def rest(self) -> Iterator[list[Window]]:
-        """All that is left."""
+    def flush(self) -> Iterator[list[Window]]:
+        """Batches of all that is left."""
         while self._open:
-            yield self._done(self._open[0])
+            yield self._close(self._open[0])
 
-    def _done(self, pack: _Pack) -> list[Window]:
+    def _close(self, pack: _OpenPack) -> list[Window]:
         self._open.remove(pack)
         return _longest_first(pack.windows)
 
 
-class _Rows:
-    """Windows of like length, those of equal length in order; rows x longest stay in the budget."""
+class _RowSorter:
+    """Batches of windows of like length, equal ones in order; rows times the longest stay within the budget."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._gathered: list[Window] = []
-        self._begun = 0  # tokens that had come with the first
+        self._opened = 0  # `seen` when the first window came
 
-    def add(self, window: Window, tokens: int) -> Iterable[list[Window]]:
-        """`tokens` have come, this window's among them. None is due until more have passed."""
+    def add(self, window: Window, seen: int) -> Iterable[list[Window]]:
+        """`seen` tokens have come, this window's included. Gives no batch: `flush_overdue` does."""
         if not self._gathered:
-            self._begun = tokens
+            self._opened = seen
         self._gathered.append(window)
         return ()
 
-    def passed(self, tokens: int) -> Iterator[list[Window]]:
-        """What is due where so many tokens have come."""
-        if self._gathered and tokens - self._begun > _SORTED:
-            yield from self.rest()
+    def flush_overdue(self, seen: int) -> Iterator[list[Window]]:
+        """Flushes if the first window has waited longer than its limit."""
+        if self._gathered and seen - self._opened > _ROWS_WAIT:
+            yield from self.flush()
 
-    def rest(self) -> Iterator[list[Window]]:
-        """All that is left."""
+    def flush(self) -> Iterator[list[Window]]:
+        """Batches of all that is left."""
         batch: list[Window] = []
         for window in _longest_first(self._gathered):
             if batch and (len(batch) + 1) * batch[0].length > self._budget:
@@ -190,9 +168,10 @@ class _Rows:
 
 
 def _whole_chunks(size: int) -> int:
+    """The size rounded down to whole chunks, but not to none."""
     return size // _CHUNK * _CHUNK or size
 
 
 def _longest_first(windows: list[Window]) -> list[Window]:
-    """The long ones first, so that none is left for the end of a kernel; equal ones in order."""
+    """The longest first, so that no long window is left for the end of a kernel; equal ones in order."""
     return sorted(windows, key=lambda window: -window.length)

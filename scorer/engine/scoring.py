@@ -1,131 +1,133 @@
-"""The scoring loop: blocks of documents in, the NLL and the number of scored tokens of each out.
+"""The scoring loop: blocks of documents in, the NLL and the number of scored tokens of each document out.
 
-A thread beside reads, tokenizes and packs ahead (feed.py), the model runs on its device (lane.py), and the sums come
-back a batch later. Memory is bounded by a few blocks' text and a few batches' tokens. The scores depend on nothing but
-the documents in their order, the reference, its budget and the stride: not on how they are cut into blocks.
+A thread reads, tokenizes and packs ahead (batch_loader.py), the model runs on its device (executor.py), and the sums
+come back a batch later. Memory is bounded by a few blocks' text and a few batches' tokens. The scores depend on nothing
+but the documents in their order, the reference, its budget and the stride; not on how documents are cut into blocks.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.causal_lm.reference import Reference, in_memory
-from scorer.engine.batch_loader import Batch, Feed
-from scorer.engine.executor import Lane, Sums
+from scorer.causal_lm.reference import Reference
+from scorer.engine.batch_loader import Batch, BatchLoader, Tag
+from scorer.engine.executor import Executor, Sums
 
 OnProgress = Callable[[int, int], None]
-Scores = tuple[NDArray[np.float64], NDArray[np.int64]]
-
-_READERS = 2
+Scores = tuple[Tag, NDArray[np.float64], NDArray[np.int64]]
 
 
 def score(
     reference: Reference,
-    texts: Iterable[list[str]],
+    blocks: Iterable[tuple[list[str], Tag]],
     *,
     on_progress: OnProgress,
     stride: int | None = None,
-    readers: int = _READERS,
-) -> Scoring:
-    """For each block of D texts: nll float64 [D] in nats, n_tokens int64 [D].
+) -> Scoring[Tag]:
+    """Scores blocks of (D texts, tag): gives (tag, nll float64 [D] in nats, n_tokens int64 [D]) for each, in order.
 
-    `nll` is the sum over a document's scored tokens, NaN where it has none; one that is not finite is left so. `stride`
-    is the number of new tokens in each later window of a model with a context limit, by default all but the first id.
-    `on_progress(documents, tokens)` is told what is done since the start after each batch, and twice a second while
-    texts are read and tokenized or a CPU is at a batch; it may raise to abort. `texts` is iterated in another thread,
-    from now on and some blocks ahead of the scores; up to `readers` + 1 blocks are tokenized at the same time, which
-    changes no score. Whoever does not iterate to the end calls `close`.
+    `nll` is the sum over a document's scored tokens, NaN if it has none; a sum that is not finite is given as it is.
+    `stride` is the number of new tokens in each later window of a model with a context limit, by default all but the
+    first id of the window.
 
-    Raises BadReference for a stride that does not fit the model; iterating raises OutOfMemory where the device's memory
-    is too small for the reference's budget.
+    `blocks` is iterated in another thread, from now on and some blocks ahead of the scores. A caller that does not
+    iterate to the end calls `close`.
+
+    `on_progress(documents, tokens)` gets the counts done so far. It is called in the thread that iterates, after each
+    batch, and twice a second while that thread waits for texts or, on a CPU, for a batch that runs in another thread.
+    It is called with torch's modes, streams and settings as the caller has them, so it may run other work, another
+    scoring or a training, for any time: neither changes the other's results. It may raise to abort.
+
+    Raises BadReference for a stride that does not fit the model; iterating raises OutOfMemory if the device's memory is
+    too small for the reference's budget, and what `blocks` raises.
     """
     reference.check_stride(stride)
-    return Scoring(reference, texts, on_progress, stride, readers)
+    return Scoring(reference, blocks, on_progress, stride)
 
 
-class Scoring:
-    """An iterator over the scores of blocks, and the counts of what it has done so far. Reading has begun."""
+class Scoring(Generic[Tag]):
+    """An iterator over the scores of blocks, with counts of what is done. Reading has begun when it is made."""
 
     def __init__(
         self,
         reference: Reference,
-        texts: Iterable[list[str]],
+        blocks: Iterable[tuple[list[str], Tag]],
         on_progress: OnProgress,
         stride: int | None,
-        readers: int,
     ) -> None:
         self.documents = 0
         self.tokens = 0  # scored
         self.batches = 0
-        self.read = 0  # positions of windows
-        self.computed = 0  # positions, padding included
+        self.window_positions = 0
+        self.computed_positions = 0  # padding included
         self._reference = reference
         self._on_progress = on_progress
-        self._feed = Feed(reference, texts, stride, readers)
-        self._scores = self._run(self._feed)
+        self._loader = BatchLoader(reference, blocks, stride)
+        self._scores = self._run()
 
-    def __iter__(self) -> Iterator[Scores]:
+    def __iter__(self) -> Iterator[Scores[Tag]]:
         return self._scores
 
     @property
     def waste(self) -> float:
         """The share of the computed positions that were padding."""
-        return 1 - self.read / max(1, self.computed)
+        return 1 - self.window_positions / max(1, self.computed_positions)
 
     @property
-    def read_ahead(self) -> bool:
-        """Whether all is read, tokenized and packed, so that another's reading may begin."""
-        return self._feed.ended
+    def all_loaded(self) -> bool:
+        """Whether every text is read, tokenized and packed, so that another scoring's reading may begin."""
+        return self._loader.all_loaded
 
     @property
     def budget(self) -> int:
-        """The reference's when reading began."""
-        return self._feed.budget
+        """The reference's budget when reading began."""
+        return self._loader.budget
 
     def close(self) -> None:
         """Ends reading and scoring, wherever they are."""
         self._scores.close()
-        self._feed.close()
+        self._loader.close()
 
-    def _run(self, feed: Feed) -> Generator[Scores, None, None]:
-        lane = Lane(self._reference, self._tell)
-        flying: deque[tuple[Batch, Callable[[], Sums]]] = deque()
+    def _run(self) -> Generator[Scores[Tag], None, None]:
+        executor = Executor(self._reference)
+        running: deque[tuple[Batch, Callable[[], Sums]]] = deque()
         try:
-            with in_memory(self._reference):
-                while (batch := feed.get(self._tell)) is not None:
-                    flying.append((batch, lane.start(batch)))
-                    if len(flying) > lane.ahead:
-                        yield from self._settle(feed, *flying.popleft())
-                while flying:
-                    yield from self._settle(feed, *flying.popleft())
-                yield from self._ended(feed)
-            self._tell()
+            while (batch := self._loader.next_batch(self._report)) is not None:
+                running.append((batch, executor.submit(batch, self._report)))
+                if len(running) > executor.batches_ahead:
+                    yield from self._finish(*running.popleft())
+            while running:
+                yield from self._finish(*running.popleft())
+            yield from self._complete_blocks()
+            self._report()
         finally:
-            feed.close()
+            self._loader.close()
 
-    def _settle(self, feed: Feed, batch: Batch, ask: Callable[[], Sums]) -> Iterator[Scores]:
-        """Takes a batch's sums, and gives the blocks that wait for nothing more."""
-        sums = ask().tolist()
-        for window, nll in zip(batch.windows, sums, strict=True):
-            self.documents += window.block.settle(window, nll)
+    def _finish(self, batch: Batch, wait_for_sums: Callable[[], Sums]) -> Iterator[Scores[Tag]]:
+        """Waits for a batch, adds its sums to their documents, and gives the blocks that are now complete."""
+        for window, nll in zip(batch.windows, wait_for_sums().tolist(), strict=True):
+            self.documents += window.block.add(window, nll)
             self.tokens += window.stop - window.first
-            self.read += window.length
+            self.window_positions += window.length
         packed = self._reference.model.packed
-        self.computed += batch.positions if packed else len(batch.lengths) * int(batch.lengths.max())
+        self.computed_positions += batch.positions if packed else len(batch.lengths) * int(batch.lengths.max())
         self.batches += 1
-        feed.release(batch)
-        self._tell()
-        yield from self._ended(feed)
+        self._loader.release(batch)
+        self._report()
+        yield from self._complete_blocks()
 
-    def _ended(self, feed: Feed) -> Iterator[Scores]:
-        while feed.blocks and not feed.blocks[0].waiting:
-            block = feed.blocks.popleft()
+    def _complete_blocks(self) -> Iterator[Scores[Tag]]:
+        """The scores of the first blocks, as far as they are complete."""
+        blocks = self._loader.blocks
+        while blocks and blocks[0][1].complete:
+            tag, block = blocks.popleft()
             self.documents += int((block.n_tokens == 0).sum())
-            yield block.scores()
+            yield tag, block.scores(), block.n_tokens
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         self._on_progress(self.documents, self.tokens)

@@ -14,8 +14,8 @@ import tokenizers
 from scorer.errors import BadReference, one_line
 from scorer.fingerprint import VOCABULARIES
 from scorer.tokenizer.backends import Encoded, Encoder
-from scorer.training.text import END
 
+END_OF_TEXT = "<|endoftext|>"  # of GPT-NeoX's tokenizer, with which state-spaces trained, and of those trained here
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -134,7 +134,7 @@ def _bos(folder: Path, auto: Any, id_of: Callable[[str], int | None]) -> int | N
     """
     told = any((folder / name).is_file() for name in _SETTINGS)
     if "model_type" not in _read_json(folder / "config.json") and not told:
-        return id_of(END)  # a native state-spaces folder says nothing of tokens; `convert` takes the same
+        return id_of(END_OF_TEXT)  # a native state-spaces folder says nothing of tokens; `convert` takes the same
     names = [auto.bos_token, auto.eos_token] if auto is not None else _named(folder)
     found = (id_of(name) for name in names if name is not None)
     return next((index for index in found if index is not None), None)

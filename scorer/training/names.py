@@ -1,4 +1,4 @@
-"""The names of the presets, without torch."""
+"""The names of the references that can be trained. Imports no torch, so that an API can check a name."""
 
 from typing import Literal, get_args
 

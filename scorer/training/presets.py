@@ -1,4 +1,4 @@
-"""The references that can be trained: their shapes, their training settings, and how their weights start."""
+"""How each preset is made and trained: its shape, its first weights and its training settings."""
 
 from __future__ import annotations
 
@@ -12,46 +12,47 @@ from torch import Tensor, nn
 
 from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.training.names import Preset
 
 
 @dataclass(frozen=True)
-class Trainee:
-    """A model about to be trained: `hidden` maps ids [B, T] to states [B, T, D], whose logits are states @ head.T."""
+class TrainingModel:
+    """A model to train. `hidden` maps ids [B, T] to hidden states [B, T, D]; their logits are hidden @ head.T."""
 
     model: nn.Module
     hidden: Callable[[Tensor], Tensor]
-    head: Tensor
-    config: dict[str, Any]  # as saved in config.json
+    head: Tensor  # [V, D]
+    config: dict[str, Any]  # what config.json is to say
 
 
 @dataclass(frozen=True)
-class Preset:
-    """How a reference is made and trained. Batches count sequences; the model sees `micro_*` of them at a time."""
+class Recipe:
+    """How a reference is made and trained. A batch is run `micro_cpu` or `micro_gpu` sequences at a time."""
 
-    build: Callable[[int], Trainee]  # from the number of vocabulary rows
+    build: Callable[[int], TrainingModel]  # from the number of rows of the vocabulary
     vocabulary: int  # tokens that the tokenizer may learn
-    sequence: int  # tokens
-    batch: int
+    sequence: int  # tokens of a sequence
+    batch: int  # sequences of an optimizer step
     micro_cpu: int
     micro_gpu: int
     learning_rate: float
 
 
-def _mamba2(hidden: int, layers: int, inner: int, state: int, tied: bool = True) -> Callable[[int], Trainee]:
-    def build(rows: int) -> Trainee:
+def _mamba2(hidden: int, layers: int, inner: int, state: int, tied: bool = True) -> Callable[[int], TrainingModel]:
+    def build(rows: int) -> TrainingModel:
         config = Mamba2Config(
             vocab_size=rows, hidden=hidden, layers=layers, heads=inner // 64, head_dim=64, state=state, tied=tied
         )
         model = Mamba2(config)
         initialise(model)
-        return Trainee(model, lambda ids: model(ids)[0], model.head, config.to_json())
+        return TrainingModel(model, lambda ids: model(ids)[0], model.head, config.to_json())
 
     return build
 
 
 @torch.no_grad()
 def initialise(model: Mamba2) -> None:
-    """Starts the weights as state-spaces' training code does; what is not named here has torch's own start.
+    """Sets the first weights as state-spaces' training code does; a parameter that is not named here keeps torch's.
 
     Decay rates A uniform in [1, 16], time steps log-uniform in [0.001, 0.1], D one, output projections scaled down by
     the square root of the depth, embeddings normal with deviation 0.02.
@@ -70,8 +71,8 @@ def initialise(model: Mamba2) -> None:
             p.normal_(0, 0.02)
 
 
-def _gpt2(hidden: int, layers: int, heads: int) -> Callable[[int], Trainee]:
-    def build(rows: int) -> Trainee:
+def _gpt2(hidden: int, layers: int, heads: int) -> Callable[[int], TrainingModel]:
+    def build(rows: int) -> TrainingModel:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         shape = {"vocab_size": rows, "n_embd": hidden, "n_layer": layers, "n_head": heads}
@@ -79,7 +80,7 @@ def _gpt2(hidden: int, layers: int, heads: int) -> Callable[[int], Trainee]:
         config = GPT2Config(**shape, **dropout, bos_token_id=0, eos_token_id=0, use_cache=False)
         model = GPT2LMHeadModel(config)
         saved = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": config.n_positions}
-        return Trainee(
+        return TrainingModel(
             model,
             lambda ids: model.transformer(input_ids=ids).last_hidden_state,
             model.lm_head.weight,
@@ -89,10 +90,10 @@ def _gpt2(hidden: int, layers: int, heads: int) -> Callable[[int], Trainee]:
     return build
 
 
-PRESETS = {
+RECIPES: dict[Preset, Recipe] = {
     # Sized so that its default two million tokens take about a minute and a half on two cores. Two layers take a third
     # longer for one per cent fewer bits a byte on held-out text; smaller vocabularies save less than they lose.
-    "tiny": Preset(
+    "tiny": Recipe(
         _mamba2(hidden=256, layers=1, inner=256, state=32, tied=False),
         vocabulary=4096,
         sequence=512,
@@ -102,7 +103,7 @@ PRESETS = {
         learning_rate=4e-3,
     ),
     # The shape of state-spaces/mamba2-130m.
-    "mamba2-130m": Preset(
+    "mamba2-130m": Recipe(
         _mamba2(hidden=768, layers=24, inner=1536, state=128),
         vocabulary=50_304,
         sequence=1024,
@@ -112,7 +113,7 @@ PRESETS = {
         learning_rate=1.2e-3,
     ),
     # The shape of GPT-2's smallest model, without dropout.
-    "gpt2-124m": Preset(
+    "gpt2-124m": Recipe(
         _gpt2(hidden=768, layers=12, heads=12),
         vocabulary=50_304,
         sequence=1024,

@@ -1,4 +1,4 @@
-"""Trains a reference on text and saves it as a Hugging Face model folder; a killed training goes on where it was.
+"""Trains a reference on text and saves it as a Hugging Face model folder; a killed training resumes.
 
 The same texts, preset, token count and seed give the same weights on one machine, killed or not. Knows no corpus.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 import time
 import warnings
@@ -25,77 +24,78 @@ from torch import Tensor
 from kernels.nll import mean_nll
 from scorer.causal_lm.checkpoint import WEIGHTS
 from scorer.errors import BadReference
-from scorer.training.presets import PRESETS, Preset, Trainee
-from scorer.training.text import Texts, make_tokenizer, pack, save_tokenizer
+from scorer.training.names import Preset
+from scorer.training.presets import RECIPES, Recipe, TrainingModel
+from scorer.training.tokens import Texts, save_tokenizer, tokenize, train_tokenizer
 
 # Up to four times, repeated text teaches nearly as much as new (Muennighoff et al., https://arxiv.org/abs/2305.16264).
-# After eight, a tiny reference of 57,000 tokens was twice as perplexed by new text as after four: it learns by heart.
+# After eight passes a tiny reference of 57,000 tokens had twice the perplexity on new text that it had after four.
 _PASSES = 4
-_SAVE_SECONDS = 20.0  # between checkpoints, at least, and 20 times what writing one takes
+_SAVE_SECONDS = 20.0  # between two checkpoints, at least, and 20 times what writing one takes
 _WARM_UP = 0.05  # share of the steps
 _WEIGHT_DECAY = 0.1
 _BETAS = (0.9, 0.95)
 _CLIP = 1.0
 _LOSS_STEPS = 50  # that the reported loss averages over, roughly
 
-Progress = Callable[[int, int, float | None], None]
+OnProgress = Callable[[int, int, float | None], None]
 
 
 def train(
-    texts: Texts, preset: str, tokens: int, seed: int, folder: Path, work: Path, device: str, on_progress: Progress
+    texts: Texts, preset: Preset, tokens: int, seed: int, folder: Path, work: Path, device: str, on_progress: OnProgress
 ) -> int:
-    """Trains the preset of that name on `tokens` tokens of the texts, repeats included, and saves it in `folder`.
+    """Trains a preset on `tokens` tokens of the texts, repeats included, and saves it in `folder`.
 
-    `texts` gives the documents afresh at each call, always the same ones in the same order; a second thread reads it
-    while the tokenizer is made. The first `tokens` tokens of them are used, in a seeded order, and again in another
-    where they are fewer: give a mixed sample, not file after file. Texts are read four times at most; the number of
-    tokens that were is returned.
+    `texts` gives an iterator over the documents at each call, always the same ones in the same order; a second thread
+    reads it while the tokenizer learns. The first `tokens` tokens are used, in a seeded order; if there are fewer, they
+    are used again in another order, four times at most. So give a mixed sample, not file after file. Returns the number
+    of tokens trained on.
 
-    `work` holds what a later call needs to go on (tokenizer, tokens, weights, optimizer). It belongs to these texts and
+    `work` holds what a resumed call needs (tokenizer, tokens, weights, optimizer). It belongs to these texts and
     settings alone, and the caller removes it afterwards. `device` is "cpu" (float32) or "cuda" (bfloat16 products).
 
     `on_progress(tokens done, tokens in all, loss or None before the first step)` is called about every second or after
-    each small batch, whichever is later, and may raise to abort.
+    each small batch, whichever is later, and may raise to abort. It is called with torch's modes, settings and random
+    state as the caller has them, so it may run other work, such as a scoring: neither changes the other's results.
 
-    Raises BadReference where there is no text, or where the loss is no longer a number.
+    Raises BadReference if there is no text, or if the loss becomes infinite or NaN.
     """
     work.mkdir(parents=True, exist_ok=True)
-    plan = PRESETS[preset]
+    recipe = RECIPES[preset]
 
     def beat() -> None:
         on_progress(0, tokens, None)
 
-    tokenizer = make_tokenizer(texts, plan.vocabulary, work / "tokenizer.json", beat)
-    packed = pack(texts, tokenizer, tokens, work / "tokens.bin", beat)
-    tokens = min(tokens, _PASSES * len(packed))
+    tokenizer = train_tokenizer(texts, recipe.vocabulary, work / "tokenizer.json", beat)
+    data = tokenize(texts, tokenizer, tokens, work / "tokens.bin", beat)
+    tokens = min(tokens, _PASSES * len(data))
     rows = -(-tokenizer.get_vocab_size() // 16) * 16  # padded for the matrix units of GPUs
     beat()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        trainee = plan.build(rows)
+        torch.default_generator.manual_seed(seed)  # the CPU's only: weights are drawn there
+        made = recipe.build(rows)
     beat()
     settings: dict[str, int | str] = {"preset": preset, "tokens": tokens, "seed": seed, "vocabulary": rows}
-    with _deterministic(device):
-        loss = _Run(trainee, plan, packed, settings, work / "checkpoint.safetensors", device).go(on_progress)
-    _save(trainee, {**settings, "distinct_tokens": len(packed), "loss": loss}, work / "tokenizer.json", folder)
+    loss = _Training(made, recipe, data, settings, work / "checkpoint.safetensors", device).run(on_progress)
+    _save(made, {**settings, "distinct_tokens": len(data), "loss": loss}, work / "tokenizer.json", folder)
     return tokens
 
 
-class _Run:
-    """One training from its last checkpoint to its end."""
+class _Training:
+    """One training, from its last checkpoint to its end."""
 
     def __init__(
         self,
-        trainee: Trainee,
-        plan: Preset,
-        packed: NDArray[np.uint16],
+        made: TrainingModel,
+        recipe: Recipe,
+        data: NDArray[np.uint16],
         settings: dict[str, int | str],
         checkpoint: Path,
         device: str,
     ) -> None:
-        self.trainee, self.plan, self.packed, self.device = trainee, plan, packed, device
+        self.made, self.recipe, self.data, self.device = made, recipe, data, device
         self.settings, self.checkpoint = settings, checkpoint
-        self.model = trainee.model.to(device).train()
+        self.model = made.model.to(device).train()
         self.parameters = dict(self.model.named_parameters())
         matrices = [p for p in self.parameters.values() if p.dim() == 2]
         others = [p for p in self.parameters.values() if p.dim() != 2]  # norms, biases, convolutions, decay rates
@@ -106,13 +106,13 @@ class _Run:
         )
         self.loss = 0.0
         self.tokens, self.seed = int(settings["tokens"]), int(settings["seed"])
-        self.sequence = min(plan.sequence, len(packed) - 1)
-        self.rows = (len(packed) - 1) // self.sequence
-        self.steps = -(-self.tokens // (plan.batch * self.sequence))
-        self.micro = plan.micro_gpu if device.startswith("cuda") else plan.micro_cpu
+        self.sequence = min(recipe.sequence, len(data) - 1)
+        self.rows = (len(data) - 1) // self.sequence
+        self.steps = -(-self.tokens // (recipe.batch * self.sequence))
+        self.micro = recipe.micro_gpu if device.startswith("cuda") else recipe.micro_cpu
 
-    def go(self, on_progress: Progress) -> float:
-        """Takes the steps that are left. Returns a running mean of the loss, nats a token, the same resumed or not."""
+    def run(self, on_progress: OnProgress) -> float:
+        """Takes the steps that are left. Returns a running mean of the loss in nats a token, the same if resumed."""
         saved_at, save_took = time.monotonic(), 0.0
         for step in range(self._restore(), self.steps):
             loss = self._step(step, on_progress)
@@ -126,9 +126,9 @@ class _Run:
                 save_took = saved_at - now
         return self.loss
 
-    def _step(self, step: int, on_progress: Progress) -> float:
+    def _step(self, step: int, on_progress: OnProgress) -> float:
         """One step of the optimizer on `batch` sequences, a few at a time. Returns their mean loss."""
-        rate = self.plan.learning_rate * self._schedule(step)
+        rate = self.recipe.learning_rate * self._schedule(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self._batch(step)
@@ -136,53 +136,55 @@ class _Run:
         for start in range(0, len(batch), self.micro):
             part = batch[start : start + self.micro].to(self.device)
             share = len(part) / len(batch)
-            loss += self._backward(part, share)
+            with _deterministic(self.device):
+                loss += self._backward(part, share)
             done = (step * len(batch) + start + len(part)) * self.sequence
             on_progress(min(done, self.tokens), self.tokens, loss.item() * len(batch) / (start + len(part)))
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), _CLIP)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with _deterministic(self.device):
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), _CLIP)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         return loss.item()
 
     def _backward(self, sequences: Tensor, share: float) -> Tensor:
         """Adds the gradients of `share` times the mean NLL of sequences [B, T+1]; returns that value."""
         narrow = self.device.startswith("cuda")
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=narrow):
-            hidden = self.trainee.hidden(sequences[:, :-1])
+            hidden = self.made.hidden(sequences[:, :-1])
         hidden = hidden.bfloat16() if narrow else hidden
-        loss = share * mean_nll(hidden.flatten(0, 1), self.trainee.head, sequences[:, 1:].flatten())
+        loss = share * mean_nll(hidden.flatten(0, 1), self.made.head, sequences[:, 1:].flatten())
         loss.backward()
         return loss.detach()
 
     def _batch(self, step: int) -> Tensor:
-        """The step's sequences [batch, T+1] int64: rows of the packed tokens, in a new seeded order each epoch."""
-        first = step * self.plan.batch
-        wanted = range(first, first + self.plan.batch)
+        """The step's sequences [batch, T+1] int64: rows of the tokens, in a new seeded order each epoch."""
+        first = step * self.recipe.batch
+        wanted = range(first, first + self.recipe.batch)
         orders = {e: self._order(e) for e in {i // self.rows for i in wanted}}
         starts = [int(orders[i // self.rows][i % self.rows]) * self.sequence for i in wanted]
-        return torch.from_numpy(np.stack([self.packed[s : s + self.sequence + 1] for s in starts]).astype(np.int64))
+        return torch.from_numpy(np.stack([self.data[s : s + self.sequence + 1] for s in starts]).astype(np.int64))
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.rows)
 
     def _schedule(self, step: int) -> float:
-        """Linear warm-up, then a cosine to nothing."""
+        """The factor of the learning rate: linear warm-up, then a cosine to zero."""
         warm = max(1, round(_WARM_UP * self.steps))
         if step < warm:
             return (step + 1) / warm
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / (self.steps - warm)))
 
     def _store(self, step: int) -> None:
-        """Writes weights and optimizer after `step` steps, whole or not at all."""
+        """Writes weights and optimizer state after `step` steps, the whole file or none."""
         tensors = {f"weight.{name}": p.detach() for name, p in self.parameters.items()}
         for name, p in self.parameters.items():
             tensors |= {f"{key}.{name}": value for key, value in self.optimizer.state[p].items()}
-        beside = self.checkpoint.with_suffix(".part")
-        save_file(tensors, beside, {"step": str(step), "loss": repr(self.loss), "settings": json.dumps(self.settings)})
-        beside.replace(self.checkpoint)
+        partial = self.checkpoint.with_suffix(".part")
+        save_file(tensors, partial, {"step": str(step), "loss": repr(self.loss), "settings": json.dumps(self.settings)})
+        partial.replace(self.checkpoint)
 
     def _restore(self) -> int:
-        """Goes back to the last checkpoint of the same settings, if there is one. Returns the steps that were taken."""
+        """Loads the last checkpoint of the same settings, if there is one. Returns the number of steps taken."""
         if not self.checkpoint.exists():
             return 0
         with safe_open(self.checkpoint, "pt") as stored:
@@ -202,28 +204,32 @@ class _Run:
 
 @contextlib.contextmanager
 def _deterministic(device: str) -> Iterator[None]:
-    """On a GPU, asks torch for its deterministic kernels; on a CPU they are so already."""
+    """Inside, torch takes its deterministic kernels on a GPU; afterwards its settings are as before.
+
+    On a CPU its kernels are deterministic anyway. cuBLAS is so on one stream, whatever its workspace, so the warning
+    that CUBLAS_WORKSPACE_CONFIG is not set is ignored.
+    """
     if not device.startswith("cuda"):
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled()
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*deterministic.*")
             yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
-def _save(trainee: Trainee, training: dict[str, float | int | str], tokenizer_file: Path, folder: Path) -> None:
-    """Writes the model folder; config.json comes last, without which no reader takes the folder for a model."""
+def _save(made: TrainingModel, training: dict[str, float | int | str], tokenizer_file: Path, folder: Path) -> None:
+    """Writes the model folder; config.json last, because a folder without it is not taken for a model."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: p.detach().float().cpu().contiguous() for name, p in trainee.model.named_parameters()}
+    weights = {name: p.detach().float().cpu().contiguous() for name, p in made.model.named_parameters()}
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     save_tokenizer(tokenizer_file, folder)
-    shutil.copymode(folder / "tokenizer.json", folder / WEIGHTS)  # else nobody but its owner may read it
+    shutil.copymode(folder / "tokenizer.json", folder / WEIGHTS)  # safetensors makes files that only the owner reads
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
-    config = trainee.config | {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "dtype": "float32"}
+    config = made.config | {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -42,7 +42,7 @@ def find_reference(workspace: Workspace, request: ScoreRequest, access: Access) 
 def score_now(models: ModelLoader, reference: ModelRecord, request: ScoreRequest) -> ScoreResult:
     """Scores the texts of a request. Raises BadReference, and OutOfMemory."""
     loaded = models.get(reference, request.scoring.dtype)
-    from scorer.engine.score_texts import TextScore, score_few
+    from scorer.engine.score_texts import TextScore, score_texts
 
     def show(text: str, score: TextScore) -> ScoredText:
         nll = float(score.nll.sum())
@@ -61,7 +61,7 @@ def score_now(models: ModelLoader, reference: ModelRecord, request: ScoreRequest
         nll = [value if np.isfinite(value) else None for value in score.nll.tolist()]
         return ids, [loaded.tokenizer.decode(index) for index in ids], unscored + nll
 
-    scores = score_few(loaded, request.texts, request.scoring.stride)
+    scores = score_texts(loaded, request.texts, request.scoring.stride)
     documents = [show(text, score) for text, score in zip(request.texts, scores, strict=True)]
     return ScoreResult(documents=documents, provenance=loaded.provenance())
 

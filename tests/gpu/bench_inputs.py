@@ -12,8 +12,9 @@ from torch import Tensor
 from kernels.conv import causal_conv1d
 from kernels.norm import gated_rms_norm, rms_norm
 from kernels.ssd import ssd_chunked
-from scorer.causal_lm.mamba2 import Mamba2, Mixer
+from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.causal_lm.mamba2_layers import Mixer
 from scorer.training.presets import initialise
 
 VOCABULARY = 50_280

@@ -27,7 +27,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kernels.pack import Pack
-from scorer.causal_lm.mamba2 import Mamba2, Mixer
+from scorer.causal_lm.mamba2 import Mamba2
+from scorer.causal_lm.mamba2_layers import Mixer
 from scorer.causal_lm.mamba2_packed import fold
 from tests.gpu import peers
 from tests.gpu.bench_inputs import (
@@ -103,7 +104,7 @@ def ours_model(model: Mamba2, ids: Tensor, targets: Tensor, pack: Pack) -> peers
     from kernels.nll import token_nll
     from scorer.causal_lm.mamba2_packed import packed_hidden
 
-    return lambda: token_nll(packed_hidden(model, ids, pack)[0], model.head, targets)
+    return lambda: token_nll(packed_hidden(model.backbone, ids, pack)[0], model.head, targets)
 
 
 def ours_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> peers.Call:

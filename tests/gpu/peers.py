@@ -27,7 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scorer.causal_lm.mamba2 import Mamba2, Mixer
+from scorer.causal_lm.mamba2 import Mamba2
+from scorer.causal_lm.mamba2_layers import Mixer
 
 Call = Callable[[], Tensor]
 

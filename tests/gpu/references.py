@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from scorer.training.presets import PRESETS
-from scorer.training.text import make_tokenizer, save_tokenizer
+from scorer.training.names import Preset
+from scorer.training.presets import RECIPES
+from scorer.training.tokens import save_tokenizer, train_tokenizer
 
 
 def sources(limit: int) -> Iterator[str]:
@@ -22,14 +23,14 @@ def sources(limit: int) -> Iterator[str]:
             return
 
 
-def make_reference(preset: str, folder: Path, tokenizer: Path) -> Path:
+def make_reference(preset: Preset, folder: Path, tokenizer: Path) -> Path:
     """A model folder of the preset's shape; `tokenizer` is the file of one, made here if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = make_tokenizer(lambda: sources(4_000_000), 8192, tokenizer, lambda: None)
+    learned = train_tokenizer(lambda: sources(4_000_000), 8192, tokenizer, lambda: None)
     torch.manual_seed(0)
-    trainee = PRESETS[preset].build(-(-made.get_vocab_size() // 16) * 16)
-    weights = {name: p.detach().clone().contiguous() for name, p in trainee.model.named_parameters()}
+    made = RECIPES[preset].build(-(-learned.get_vocab_size() // 16) * 16)
+    weights = {name: p.detach().clone().contiguous() for name, p in made.model.named_parameters()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     save_tokenizer(tokenizer, folder)
-    (folder / "config.json").write_text(json.dumps(trainee.config | {"bos_token_id": 0, "eos_token_id": 0}))
+    (folder / "config.json").write_text(json.dumps(made.config | {"bos_token_id": 0, "eos_token_id": 0}))
     return folder

@@ -53,7 +53,7 @@ def whole_model(pack: Pack) -> None:
     ids = torch.randint(500, (pack.tokens,), device="cuda")
     state = None
     for _ in range(2):
-        hidden, state = packed_hidden(model, ids, pack, state, keep_state=True)
+        hidden, state = packed_hidden(model.backbone, ids, pack, state, keep_state=True)
         assert token_nll(hidden, model.head, ids).isfinite().all()
 
 

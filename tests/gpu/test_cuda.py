@@ -7,18 +7,19 @@ import pytest
 import torch
 
 from kernels.pack import Pack
+from scorer.causal_lm.budget import long_documents_per_pack
 from scorer.causal_lm.reference import Dtype, Reference, load
+from scorer.engine import batch_loader
 from scorer.engine.batch_loader import Batch
-from scorer.engine.executor import Lane, window_sums
-from scorer.engine.packing import lanes
+from scorer.engine.executor import Executor, window_sums
 from scorer.engine.scoring import score
+from scorer.training.names import PRESETS, Preset
 from scorer.training.train import train
 from tests.gpu.references import make_reference, sources
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
-PRESETS = ["tiny", "mamba2-130m", "gpt2-124m"]
 TEXTS = [*[text[:3000] for text in sources(200_000) if text][:12], "x", "", "a <|endoftext|> b"]
 
 
@@ -34,7 +35,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def per_token(reference: Reference, texts: list[str]) -> np.ndarray:
     """NLL a token of the texts that have any."""
-    ((nll, n_tokens),) = score(reference, [texts], on_progress=lambda *_: None)
+    ((_, nll, n_tokens),) = score(reference, [(texts, None)], on_progress=lambda *_: None)
     return (nll / np.maximum(n_tokens, 1))[n_tokens > 0]
 
 
@@ -65,15 +66,14 @@ def test_the_same_block_gives_the_same_bits(folder: Path) -> None:
     assert per_token(reference, TEXTS).tobytes() == per_token(reference, TEXTS).tobytes()
 
 
-def test_readers_and_what_came_before_change_no_bit(folder: Path) -> None:
+def test_tokenizing_threads_and_earlier_scorings_change_no_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = load(folder, "cuda")
     texts = [text[:20_000] for text in sources(3_000_000) if text]
 
-    def bits(readers: int, size: int) -> bytes:
-        blocks = [texts[i : i + size] for i in range(0, len(texts), size)]
-        return b"".join(
-            nll.tobytes() for nll, _ in score(reference, blocks, on_progress=lambda *_: None, readers=readers)
-        )
+    def bits(tokenizing: int, size: int) -> bytes:
+        monkeypatch.setattr(batch_loader, "_TOKENIZING", tokenizing)
+        blocks = [(texts[i : i + size], None) for i in range(0, len(texts), size)]
+        return b"".join(nll.tobytes() for _, nll, _ in score(reference, blocks, on_progress=lambda *_: None))
 
     first = bits(1, len(texts))
     per_token(reference, TEXTS)
@@ -105,9 +105,9 @@ def test_budgets_change_no_bit_of_a_document_that_fits(tmp_path: Path, tokenizer
 
 def test_nothing_is_waited_for_in_a_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = load(folder, "cuda")
-    sums = Lane._sums
+    sums = Executor._sums
 
-    def watched(self: Lane, batch: Batch) -> torch.Tensor:
+    def watched(self: Executor, batch: Batch) -> torch.Tensor:
         torch.cuda.set_sync_debug_mode("error")
         try:
             return sums(self, batch)
@@ -115,7 +115,7 @@ def test_nothing_is_waited_for_in_a_batch(folder: Path, monkeypatch: pytest.Monk
             torch.cuda.set_sync_debug_mode("default")
 
     per_token(reference, TEXTS)  # what is compiled is compiled
-    monkeypatch.setattr(Lane, "_sums", watched)
+    monkeypatch.setattr(Executor, "_sums", watched)
     per_token(reference, TEXTS)
 
 
@@ -158,7 +158,7 @@ def test_long_documents_side_by_side_score_as_alone(tmp_path: Path, tokenizer: P
     starts = range(0, len(everything) - 320_000, 160_000)
     texts = [everything[at : at + 260_000 + 9_000 * (i % 7)] for i, at in enumerate(starts)]
     long = reference.tokenizer.encode(texts).lengths > reference.budget // 2
-    assert long.sum() > lanes(reference.budget)
+    assert long.sum() > long_documents_per_pack(reference.budget)
     beside = per_token(reference, texts)
     alone = np.concatenate([per_token(reference, [text]) for text in texts])
     assert np.abs(beside - alone).max() < 2e-3
@@ -166,7 +166,7 @@ def test_long_documents_side_by_side_score_as_alone(tmp_path: Path, tokenizer: P
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_few_steps_of_training(preset: str, tmp_path: Path) -> None:
+def test_a_few_steps_of_training(preset: Preset, tmp_path: Path) -> None:
     losses: list[float] = []
 
     def on_progress(_done: int, _total: int, loss: float | None) -> None:

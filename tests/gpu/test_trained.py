@@ -11,7 +11,7 @@ from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_config import Mamba2Config
 from scorer.causal_lm.reference import Dtype, load
 from scorer.engine.scoring import score
-from scorer.training.presets import PRESETS, Preset, Trainee, initialise
+from scorer.training.presets import RECIPES, Recipe, TrainingModel, initialise
 from scorer.training.train import train
 from tests.gpu.references import sources
 
@@ -20,11 +20,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 STEPS = 250
 
 
-def build(rows: int) -> Trainee:
+def build(rows: int) -> TrainingModel:
     config = Mamba2Config(rows, hidden=512, layers=8, heads=16, head_dim=64, state=128)
     model = Mamba2(config)
     initialise(model)
-    return Trainee(model, lambda ids: model(ids)[0], model.head, config.to_json())
+    return TrainingModel(model, lambda ids: model(ids)[0], model.head, config.to_json())
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -32,8 +32,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def test_bfloat16_keeps_scores_and_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Preset(build, vocabulary=8192, sequence=1024, batch=16, micro_cpu=1, micro_gpu=16, learning_rate=2e-3)
-    monkeypatch.setitem(PRESETS, "small", plan)
+    recipe = Recipe(build, vocabulary=8192, sequence=1024, batch=16, micro_cpu=1, micro_gpu=16, learning_rate=2e-3)
+    monkeypatch.setitem(RECIPES, "small", recipe)
     texts = [text for text in sources(60_000_000) if text]
     seen, unseen = texts[::2], texts[1::2]
     losses: list[float] = []
@@ -46,7 +46,8 @@ def test_bfloat16_keeps_scores_and_their_order(tmp_path: Path, monkeypatch: pyte
     assert np.mean(losses[-20:]) < losses[0] / 2  # it has learnt something
 
     def per_token(dtype: Dtype) -> np.ndarray:
-        ((nll, n_tokens),) = score(load(tmp_path / "out", "cuda", dtype), [unseen], on_progress=lambda *_: None)
+        reference = load(tmp_path / "out", "cuda", dtype)
+        ((_, nll, n_tokens),) = score(reference, [(unseen, None)], on_progress=lambda *_: None)
         return (nll / np.maximum(n_tokens, 1))[n_tokens > 1]
 
     wide, narrow = per_token("float32"), per_token("bfloat16")

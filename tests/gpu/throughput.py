@@ -4,6 +4,7 @@ Prints a table. `--corpus` names files of real text (by default Python's own sou
 tokenizer.json (by default a small one is made), `--megabytes` how much text is read; the slow peers read a part of it.
 Weights are random: they change no speed.
 """
+# ruff: noqa: E402  (tune_process comes before torch)
 
 import argparse
 import itertools
@@ -22,7 +23,9 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import scorer  # noqa: F401  before torch, as workers have it: it sets what torch reads when it is loaded
+from scorer.process import tune_process
+
+tune_process()  # before torch is imported, as a worker does
 
 # isort: split
 import torch
@@ -131,9 +134,9 @@ def timed(work: Callable[[], tuple[int, str]]) -> Measured:
 
 
 # -- ours
-def scored(reference: Reference, blocks: Iterable[list[str]]) -> Scoring:
+def scored(reference: Reference, blocks: Iterable[list[str]]) -> Scoring[None]:
     """All of it, scored."""
-    run = score(reference, blocks, on_progress=lambda *_: None)
+    run = score(reference, ((texts, None) for texts in blocks), on_progress=lambda *_: None)
     for _ in run:
         pass
     return run
@@ -172,7 +175,8 @@ def seconds_to_load(folder: Path, dtype: str) -> float:
     So Python's bytecode and what the compilers made lie on the disk.
     """
     code = (
-        f"from pathlib import Path; from scorer.causal_lm.reference import load; "
+        "from scorer.process import tune_process; tune_process();"
+        "from pathlib import Path; from scorer.causal_lm.reference import load; "
         f"load(Path({str(folder)!r}), 'cuda', {dtype!r});"
         "import time; print(time.monotonic())"
     )

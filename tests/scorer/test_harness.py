@@ -71,8 +71,8 @@ def rolling(lm: Any, texts: list[str]) -> list[float]:
 
 
 def winnow(reference: Reference, texts: list[str], stride: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    (scores,) = score(reference, [texts], on_progress=lambda *_: None, stride=stride)
-    return scores
+    ((_, nll, n_tokens),) = score(reference, [(texts, None)], on_progress=lambda *_: None, stride=stride)
+    return nll, n_tokens
 
 
 def digits(count: int) -> str:

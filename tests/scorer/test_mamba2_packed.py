@@ -34,7 +34,7 @@ def test_a_pack_is_its_documents_alone(groups: int, bias: bool, mlp: int) -> Non
     )
     plain, folded = models(config)
     ids = torch.randint(50, (sum(LENGTHS),))
-    hidden, _ = packed_hidden(folded, ids, Pack.of(LENGTHS, "cpu"))
+    hidden, _ = packed_hidden(folded.backbone, ids, Pack.of(LENGTHS, "cpu"))
     alone = torch.cat([plain(document[None])[0][0] for document in ids.split(LENGTHS)])
     torch.testing.assert_close(hidden, alone, rtol=1e-4, atol=1e-4)
 
@@ -45,7 +45,7 @@ def test_a_document_goes_on_from_its_state() -> None:
     ids = torch.randint(50, (150,))
     state, parts = None, []
     for part in ids.split([1, 66, 83]):
-        hidden, state = packed_hidden(folded, part, Pack.of([len(part)], "cpu"), state, keep_state=True)
+        hidden, state = packed_hidden(folded.backbone, part, Pack.of([len(part)], "cpu"), state, keep_state=True)
         parts.append(hidden)
     torch.testing.assert_close(torch.cat(parts), plain(ids[None])[0][0], rtol=1e-4, atol=1e-4)
 
@@ -60,7 +60,7 @@ def test_documents_go_on_beside_others_that_begin_and_end() -> None:
         parts = [documents[d][at[d] : at[d] + size] for d, size in sizes.items()]
         before = State.gather([places[d] for d in sizes])
         pack = Pack.of(list(sizes.values()), "cpu")
-        hidden, after = packed_hidden(folded, torch.cat(parts), pack, before, keep_state=True)
+        hidden, after = packed_hidden(folded.backbone, torch.cat(parts), pack, before, keep_state=True)
         for row, (d, part) in enumerate(zip(sizes, hidden.split(list(sizes.values())), strict=True)):
             found[d].append(part)
             at[d] += len(part)

@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scorer.causal_lm.mamba2 import load_mamba2
 from scorer.errors import BadReference
+from scorer.tokenizer.tokenizer import END_OF_TEXT as END
 from scorer.training import presets
 from scorer.training import train as training
-from scorer.training.presets import PRESETS, Preset
-from scorer.training.text import END, Texts, make_tokenizer, pack
-from scorer.training.train import Progress, train
+from scorer.training.names import PRESETS
+from scorer.training.presets import RECIPES, Recipe
+from scorer.training.tokens import Texts, tokenize, train_tokenizer
+from scorer.training.train import OnProgress, train
 from tests.scorer.model_folders import rows_nll
 
 SENTENCE = "the quick brown fox jumps over a lazy dog while seven wizards brew strong potions for every queen"
@@ -39,7 +41,7 @@ def texts() -> Iterator[str]:
         yield " ".join(words)
 
 
-SMALL = Preset(
+SMALL = Recipe(
     presets._mamba2(hidden=64, layers=2, inner=64, state=8, tied=False),
     vocabulary=300,
     sequence=64,
@@ -59,14 +61,14 @@ def quiet(done: int, total: int, loss: float | None) -> None:
 
 def run(
     folder: Path,
-    plan: Preset = SMALL,
+    plan: Recipe = SMALL,
     tokens: int = TOKENS,
     seed: int = 0,
-    progress: Progress = quiet,
+    progress: OnProgress = quiet,
     of: Texts = texts,
 ) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PRESETS, "tiny", plan)
+        patch.setitem(RECIPES, "tiny", plan)
         train(of, "tiny", tokens, seed, folder / "model", folder / "work", "cpu", progress)
     return folder / "model"
 
@@ -139,13 +141,13 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("plan", [SMALL, GPT2], ids=["mamba2", "gpt2"])
 def test_a_killed_training_ends_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Preset
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Recipe
 ) -> None:
     monkeypatch.setattr(training, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(time, "monotonic", itertools.count().__next__)  # a checkpoint after every few steps
     seen: list[int] = []
 
-    def die_at(limit: float) -> Progress:
+    def die_at(limit: float) -> OnProgress:
         def progress(done: int, total: int, loss: float | None) -> None:
             seen.append(done)
             if done >= limit:
@@ -185,19 +187,19 @@ def test_progress_rises_to_the_total(tmp_path: Path) -> None:
 
 def test_every_document_starts_after_an_end_and_its_text_is_data(tmp_path: Path) -> None:
     documents = ["the fox", "", f"a {END} b", "\ud800 lone", "word " * 30_000]
-    tokenizer = make_tokenizer(lambda: documents, 300, tmp_path / "tokenizer.json", lambda: None)
-    packed = pack(lambda: documents, tokenizer, 10**6, tmp_path / "tokens.bin", lambda: None)
+    tokenizer = train_tokenizer(lambda: documents, 300, tmp_path / "tokenizer.json", lambda: None)
+    packed = tokenize(lambda: documents, tokenizer, 10**6, tmp_path / "tokens.bin", lambda: None)
     assert packed.dtype.name == "uint16"
     starts = [i for i, token in enumerate(packed) if token == 0] + [len(packed)]
     found = [tokenizer.decode(packed[i + 1 : j].tolist()) for i, j in itertools.pairwise(starts)]
     assert found == ["the fox", f"a {END} b", "? lone", "word " * 30_000]
-    cut = pack(lambda: documents, tokenizer, 10, tmp_path / "cut.bin", lambda: None)
+    cut = tokenize(lambda: documents, tokenizer, 10, tmp_path / "cut.bin", lambda: None)
     assert cut.tolist() == packed[:11].tolist()
 
 
 def test_the_tokenizer_is_the_same_each_time(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        make_tokenizer(texts, 400, tmp_path / name, lambda: None)
+        train_tokenizer(texts, 400, tmp_path / name, lambda: None)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -215,7 +217,7 @@ def test_an_abort_stops_the_reading_of_text(tmp_path: Path) -> None:
         raise Killed
 
     with pytest.raises(Killed):
-        make_tokenizer(endless, 10**6, tmp_path / "tokenizer.json", beat)
+        train_tokenizer(endless, 10**6, tmp_path / "tokenizer.json", beat)
     assert ended.wait(30)
     assert list(tmp_path.iterdir()) == []
 
@@ -238,10 +240,11 @@ def test_a_failing_source_of_text_fails_the_training(tmp_path: Path) -> None:
 
 
 def test_the_presets_have_the_published_shapes() -> None:
+    assert tuple(RECIPES) == PRESETS
     with torch.device("meta"):
         sizes = {
             name: sum(p.numel() for p in plan.build(plan.vocabulary).model.parameters())
-            for name, plan in PRESETS.items()
+            for name, plan in RECIPES.items()
         }
     assert 1e6 < sizes["tiny"] < 5e6
     assert 125e6 < sizes["mamba2-130m"] < 135e6

@@ -9,8 +9,7 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
-from kernels.nll import IGNORED
-from kernels.pack import Pack
+from kernels.pack import IGNORED, Pack
 from scorer.causal_lm.head import OwnHead
 from scorer.causal_lm.transformer import NO_LIMIT, Transformer, load_transformer
 from scorer.errors import BadReference

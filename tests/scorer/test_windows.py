@@ -7,20 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.nll import IGNORED
+from kernels.pack import IGNORED
 from kernels.ssd_tables import CHUNK, CUT
-from scorer.causal_lm.windows import Block, Window, cut
+from scorer.causal_lm import budget as budgets
+from scorer.causal_lm.budget import halved, token_budget
 from scorer.engine import packing
-from scorer.engine.packing import batches, halved, token_budget
+from scorer.engine.packing import batches
+from scorer.engine.windows import TokenizedBlock, Window, window_spans
 from scorer.tokenizer.backends import Encoded
 
 LENGTHS = st.lists(st.integers(0, 50), max_size=60)
 
 
-def block_of(lengths: list[int], bos: int | None = None) -> Block:
+def block_of(lengths: list[int], bos: int | None = None) -> TokenizedBlock:
     """Documents whose ids count on from 10, and from the last of the one before."""
     edges = np.cumsum([10, *lengths])
-    return Block(Encoded.of([range(a, b) for a, b in pairwise(edges.tolist())]), bos)
+    return TokenizedBlock(Encoded.of([range(a, b) for a, b in pairwise(edges.tolist())]), bos)
 
 
 def filled(window: Window) -> tuple[list[int], list[int]]:
@@ -30,27 +32,27 @@ def filled(window: Window) -> tuple[list[int], list[int]]:
 
 
 def test_a_document_of_one_window_more_or_less() -> None:
-    assert list(cut(7, 8, None)) == [(0, 0, 7)]
-    assert list(cut(6, 8, None)) == [(0, 0, 6)]
-    assert list(cut(8, 8, None)) == [(0, 0, 7), (7, 7, 8)]
-    assert list(cut(14, 8, None)) == [(0, 0, 7), (7, 7, 14)]
+    assert list(window_spans(7, 8, None)) == [(0, 0, 7)]
+    assert list(window_spans(6, 8, None)) == [(0, 0, 6)]
+    assert list(window_spans(8, 8, None)) == [(0, 0, 7), (7, 7, 8)]
+    assert list(window_spans(14, 8, None)) == [(0, 0, 7), (7, 7, 14)]
 
 
 def test_no_limit_is_one_window_and_no_target_is_none() -> None:
-    assert list(cut(1000, None, None)) == [(0, 0, 1000)]
-    assert list(cut(1000, None, 10)) == [(0, 0, 1000)]
-    assert list(cut(0, 8, None)) == list(cut(0, None, None)) == []
+    assert list(window_spans(1000, None, None)) == [(0, 0, 1000)]
+    assert list(window_spans(1000, None, 10)) == [(0, 0, 1000)]
+    assert list(window_spans(0, 8, None)) == list(window_spans(0, None, None)) == []
 
 
 def test_a_stride_gives_later_windows_context() -> None:
-    assert list(cut(10, 5, 2)) == [(0, 0, 4), (2, 4, 6), (4, 6, 8), (6, 8, 10)]
-    assert list(cut(9, 5, 3)) == [(0, 0, 4), (3, 4, 7), (6, 7, 9)]
+    assert list(window_spans(10, 5, 2)) == [(0, 0, 4), (2, 4, 6), (4, 6, 8), (6, 8, 10)]
+    assert list(window_spans(9, 5, 3)) == [(0, 0, 4), (3, 4, 7), (6, 7, 9)]
 
 
 @given(st.integers(0, 200), st.integers(2, 40), st.data())
 def test_every_target_is_scored_once(targets: int, context: int, data: st.DataObject) -> None:
     stride = data.draw(st.none() | st.integers(1, context - 1))
-    spans = list(cut(targets, context, stride))
+    spans = list(window_spans(targets, context, stride))
     assert [i for _, first, stop in spans for i in range(first, stop)] == list(range(targets))
     assert all(start <= first < stop <= start + context - 1 for start, first, stop in spans)
 
@@ -75,8 +77,8 @@ def test_long_documents_of_a_recurrent_model_are_carried_on(
     part, passed = data.draw(st.sampled_from([64, 128, 5952])), data.draw(st.sampled_from([2000, 1 << 24]))
     block = block_of(lengths, bos=9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "_PART", part)
-        patch.setattr(packing, "_PASSED_LONG", passed)
+        patch.setattr(budgets, "_PART", part)
+        patch.setattr(packing, "_LONG_WAIT", passed)
         made = list(batches(block.cut(None, None), budget, packed, recurrent=True))
     at = [0] * len(lengths)
     for batch in made:
@@ -108,12 +110,12 @@ def test_long_documents_lie_side_by_side() -> None:
 
 def test_scores_are_sums_in_the_order_of_the_text() -> None:
     block = block_of([3, 0, 7], bos=9)
-    windows = list(block.cut(4, None))
-    ended = [block.settle(w, float(10**w.number)) for w in reversed(windows)]
-    assert ended == [0, 0, 1, 1]
-    nll, n_tokens = block.scores()
-    assert np.array_equal(nll, [1, np.nan, 1110], equal_nan=True)
-    assert n_tokens.tolist() == [3, 0, 7]
+    windows = block.cut(4, None)
+    assert not block.complete
+    assert [block.add(w, float(10**w.number)) for w in reversed(windows)] == [False, False, True, True]
+    assert block.complete
+    assert np.array_equal(block.scores(), [1, np.nan, 1110], equal_nan=True)
+    assert block.n_tokens.tolist() == [3, 0, 7]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -131,7 +133,7 @@ def test_batches_hold_every_window_once_within_the_budget(packed: bool, lengths:
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_batches_do_not_depend_on_blocks(packed: bool, recurrent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_PART", 64)
+    monkeypatch.setattr(budgets, "_PART", 64)
     lengths = np.random.default_rng(0).integers(0, 300, 500).tolist()
 
     def batches_of(sizes: int) -> list[list[tuple[list[int], list[int]]]]:
@@ -140,7 +142,7 @@ def test_batches_do_not_depend_on_blocks(packed: bool, recurrent: bool, monkeypa
         for start in range(0, len(lengths), sizes):
             part = lengths[start : start + sizes]
             edges = np.cumsum([at, *part])
-            block = Block(Encoded.of([range(a, b) for a, b in pairwise(edges.tolist())]), 9)
+            block = TokenizedBlock(Encoded.of([range(a, b) for a, b in pairwise(edges.tolist())]), 9)
             windows += block.cut(None if recurrent else 40, None)
             at = int(edges[-1])
         return [[filled(w) for w in batch] for batch in batches(windows, 256, packed, recurrent)]
@@ -157,7 +159,7 @@ def test_next_to_nothing_of_a_pack_is_left_empty() -> None:
 
 def test_no_window_waits_for_the_end_of_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the blocks of a shard of long documents stay in memory behind one that fits to no other."""
-    monkeypatch.setattr(packing, "_PASSED", 1000)
+    monkeypatch.setattr(packing, "_PACK_WAIT", 1000)
     windows = block_of([51] * 8 + [60] * 500, bos=9).cut(None, None)
     made = list(batches(windows, 100, packed=True, recurrent=False))
     assert set(range(8)) <= {w.number for batch in made[:60] for w in batch}

@@ -32,7 +32,7 @@ TEXTS = [PROSE, "a token and no more", ""]
 
 
 @pytest.fixture
-def working(worker: PoolWorker) -> Iterator[Worker]:
+def working(worker: PoolWorker) -> Iterator[PoolWorker]:
     """A worker at work in a thread beside."""
     thread = threading.Thread(target=worker.run)
     thread.start()
@@ -46,7 +46,7 @@ def corpus_scores(reference: Path) -> list[tuple[float, int]]:
     from scorer.causal_lm.reference import load
     from scorer.engine.scoring import score
 
-    ((nll, n_tokens),) = score(load(reference), [TEXTS], on_progress=lambda *_: None)
+    ((_, nll, n_tokens),) = score(load(reference), [(TEXTS, None)], on_progress=lambda *_: None)
     return list(zip(nll.tolist(), n_tokens.tolist(), strict=True))
 
 

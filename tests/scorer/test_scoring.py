@@ -15,9 +15,7 @@ import transformers as tf
 from kernels.pack import Pack
 from scorer.causal_lm.reference import Reference, load
 from scorer.causal_lm.transformer import Transformer
-from scorer.engine import batch_loader as feed
-from scorer.engine import executor as lane
-from scorer.engine import packing
+from scorer.engine import batch_loader, executor, packing
 from scorer.engine.scoring import score
 from scorer.errors import BadReference, OutOfMemory
 from tests.scorer import mamba2_folders
@@ -43,8 +41,8 @@ def silent(_documents: int, _tokens: int) -> None:
 
 
 def score_one_block(reference: Reference, texts: list[str], **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    (scores,) = score(reference, [texts], on_progress=silent, **options)
-    return scores
+    ((_, nll, n_tokens),) = score(reference, [(texts, None)], on_progress=silent, **options)
+    return nll, n_tokens
 
 
 def mamba2(folder: Path, **special: str) -> Any:
@@ -168,9 +166,10 @@ def test_the_same_shard_gives_the_same_bits(kind: str, request: pytest.FixtureRe
     texts = [PROSE * n for n in range(1, 30)]
     first = score_one_block(reference, texts)[0]
     score_one_block(reference, ["something else"])
-    again = [nll for nll, _ in score(reference, [texts[:7], [], texts[7:]], on_progress=silent)]
-    assert [len(nll) for nll in again] == [7, 0, 22]
-    assert first.tobytes() == np.concatenate(again).tobytes()
+    blocks = [(texts[:7], "a"), ([], "b"), (texts[7:], "c")]
+    again = list(score(reference, blocks, on_progress=silent))
+    assert [(tag, len(nll)) for tag, nll, _ in again] == [("a", 7), ("b", 0), ("c", 22)]
+    assert first.tobytes() == np.concatenate([nll for _, nll, _ in again]).tobytes()
 
 
 def test_a_long_document_goes_through_in_pieces(recurrent: Reference) -> None:
@@ -181,7 +180,7 @@ def test_a_long_document_goes_through_in_pieces(recurrent: Reference) -> None:
     stream = torch.from_numpy(np.concatenate(([0], ids)))
     whole = float(recurrent.model.nll(stream[:-1], stream[1:], Pack.of([len(ids)], "cpu"))[0].double().sum())
     told: list[tuple[int, int]] = []
-    ((nll, n_tokens),) = score(recurrent, [[text, "a"]], on_progress=lambda *done: told.append(done))
+    ((_, nll, n_tokens),) = score(recurrent, [([text, "a"], None)], on_progress=lambda *done: told.append(done))
     assert n_tokens.tolist() == [len(ids), 1]
     assert nll[0] / len(ids) == pytest.approx(whole / len(ids), abs=1e-5)
     assert len(told) >= 3
@@ -191,17 +190,17 @@ def test_a_long_document_goes_through_in_pieces(recurrent: Reference) -> None:
 def test_progress_counts_up_to_everything(gpt2: Reference) -> None:
     told: list[tuple[int, int]] = []
     small = dataclasses.replace(gpt2, budget=64)
-    counts = [n for _, n in score(small, [TEXTS, TEXTS], on_progress=lambda *done: told.append(done))]
+    counts = [n for _, _, n in score(small, [(TEXTS, 0), (TEXTS, 1)], on_progress=lambda *done: told.append(done))]
     assert told[-1] == (2 * len(TEXTS), int(sum(n.sum() for n in counts)))
     assert len(told) > 12
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(told))
 
 
 def test_what_takes_long_is_told_of_meanwhile(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (feed, lane):
-        monkeypatch.setattr(module, "_TICK_SECONDS", 1e-4)
+    for module in (batch_loader, executor):
+        monkeypatch.setattr(module, "_WAIT_SECONDS", 1e-4)
     told: list[tuple[int, int]] = []
-    list(score(gpt2, [[PROSE * 300]], on_progress=lambda *done: told.append(done)))
+    list(score(gpt2, [([PROSE * 300], None)], on_progress=lambda *done: told.append(done)))
     assert len(told) > len(set(told)) > 1
 
 
@@ -211,18 +210,18 @@ def test_progress_may_stop_it(gpt2: Reference) -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        list(score(gpt2, [TEXTS], on_progress=stop))
+        list(score(gpt2, [(TEXTS, None)], on_progress=stop))
 
 
 def test_a_reader_that_hangs_is_not_covered_for(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a worker whose disk has gone would keep its shard for ever."""
-    monkeypatch.setattr(feed, "_TICK_SECONDS", 1e-3)
-    monkeypatch.setattr(feed, "_SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(batch_loader, "_WAIT_SECONDS", 1e-3)
+    monkeypatch.setattr(batch_loader, "_HUNG_SECONDS", 0.0)
     asked, told = threading.Event(), list[tuple[int, int]]()
 
-    def blocks() -> Iterator[list[str]]:
+    def blocks() -> Iterator[tuple[list[str], None]]:
         asked.wait(0.1)
-        yield [PROSE]
+        yield [PROSE], None
 
     list(score(gpt2, blocks(), on_progress=lambda *done: told.append(done)))
     assert (0, 0) not in told
@@ -230,16 +229,16 @@ def test_a_reader_that_hangs_is_not_covered_for(gpt2: Reference, monkeypatch: py
 
 def test_reading_goes_no_further_ahead_than_a_few_batches(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that memory is that of a few blocks and batches, whatever the shard."""
-    monkeypatch.setattr(packing, "_SORTED", 100)
+    monkeypatch.setattr(packing, "_ROWS_WAIT", 100)
     taken: list[int] = []
 
-    def blocks() -> Iterator[list[str]]:
+    def blocks() -> Iterator[tuple[list[str], None]]:
         for i in range(1000):
             taken.append(i)
-            yield [PROSE]
+            yield [PROSE], None
 
     scores = iter(score(dataclasses.replace(gpt2, budget=32), blocks(), on_progress=silent))
-    for done, _ in enumerate(scores):
+    for done, _scores in enumerate(scores):
         assert len(taken) < done + 50
         if done == 100:
             break
@@ -248,7 +247,7 @@ def test_reading_goes_no_further_ahead_than_a_few_batches(gpt2: Reference, monke
 
 
 def test_the_reader_ends_when_scoring_ends_early(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_SORTED", 100)
+    monkeypatch.setattr(packing, "_ROWS_WAIT", 100)
 
     def stop(_documents: int, tokens: int) -> None:
         if tokens:
@@ -256,13 +255,13 @@ def test_the_reader_ends_when_scoring_ends_early(gpt2: Reference, monkeypatch: p
 
     before = threading.active_count()
     with pytest.raises(InterruptedError):
-        list(score(gpt2, ([PROSE] for _ in range(100_000)), on_progress=stop))
+        list(score(gpt2, (([PROSE], None) for _ in range(100_000)), on_progress=stop))
     assert threading.active_count() <= before + 1
 
 
 def test_what_reading_raises_is_raised(gpt2: Reference) -> None:
-    def blocks() -> Iterator[list[str]]:
-        yield [PROSE]
+    def blocks() -> Iterator[tuple[list[str], None]]:
+        yield [PROSE], None
         raise OSError("the disk has gone")
 
     with pytest.raises(OSError, match="the disk has gone"):
@@ -272,7 +271,7 @@ def test_what_reading_raises_is_raised(gpt2: Reference) -> None:
 def test_a_twenty_megabyte_document_is_told_of_while_it_is_read(
     recurrent: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_TICK_SECONDS", 1e-2)
+    monkeypatch.setattr(batch_loader, "_WAIT_SECONDS", 1e-2)
 
     class Enough(Exception):
         pass
@@ -286,13 +285,15 @@ def test_a_twenty_megabyte_document_is_told_of_while_it_is_read(
 
     text = PROSE * (20_000_000 // len(PROSE))
     with pytest.raises(Enough):
-        list(score(recurrent, [[text]], on_progress=stop_at_the_first_batch))
+        list(score(recurrent, [([text], None)], on_progress=stop_at_the_first_batch))
     assert told[0] == (0, 0)
     assert told[-1][0] == 0
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "packed", "recurrent"])
-def test_blocks_readers_and_what_came_before_change_no_bit(kind: str, request: pytest.FixtureRequest) -> None:
+def test_blocks_tokenizing_threads_and_earlier_scorings_change_no_bit(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reference = request.getfixturevalue("gpt2" if kind == "packed" else kind)
     if kind == "packed":
         model = Transformer(make_model(tf.GPT2Config(**GPT2)), packs=True)
@@ -301,9 +302,12 @@ def test_blocks_readers_and_what_came_before_change_no_bit(kind: str, request: p
     reference = dataclasses.replace(reference, budget=256)
     texts = [PROSE[n % 50 :] * (n % 7) for n in range(150)] + ["long " * 400]
 
-    def bits(size: int, readers: int) -> bytes:
-        blocks = [texts[i : i + size] for i in range(0, len(texts), size)]
-        return b"".join(nll.tobytes() for nll, _ in score(reference, blocks, on_progress=silent, readers=readers))
+    def bits(size: int, tokenizing: int) -> bytes:
+        monkeypatch.setattr(batch_loader, "_TOKENIZING", tokenizing)
+        blocks = [(texts[i : i + size], i) for i in range(0, len(texts), size)]
+        found = list(score(reference, blocks, on_progress=silent))
+        assert [tag for tag, _, _ in found] == [tag for _, tag in blocks]
+        return b"".join(nll.tobytes() for _, nll, _ in found)
 
     first = bits(len(texts), 1)
     score_one_block(reference, ["something else"] * 9)
@@ -325,16 +329,16 @@ def test_budgets_change_no_score_but_for_rounding(kind: str, request: pytest.Fix
         assert np.nanmax(np.abs(nll - found[0]) / np.maximum(n_tokens, 1)) < 1e-5
 
 
-def test_waste_is_the_padding_of_rows_and_of_full_packs(gpt2: Reference) -> None:
+def test_waste_is_the_padding_of_rows_and_of_full_packs(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["x" * 10, "x" * 5, "x"]
-    rows = score(gpt2, [texts], on_progress=silent)
+    rows = score(gpt2, [(texts, None)], on_progress=silent)
     list(rows)
-    assert (rows.read, rows.computed, rows.batches) == (16, 30, 1)
+    assert (rows.window_positions, rows.computed_positions, rows.batches) == (16, 30, 1)
     model = Transformer(make_model(tf.GPT2Config(**GPT2)), packs=True)
     model.full_packs = True
-    packs = score(dataclasses.replace(gpt2, model=model, budget=100), [texts], on_progress=silent)
-    (nll, _), (wanted, _) = *packs, score_one_block(gpt2, texts)
-    assert (packs.read, packs.computed, packs.waste) == (16, 100, 0.84)
+    packs = score(dataclasses.replace(gpt2, model=model, budget=100), [(texts, None)], on_progress=silent)
+    (_, nll, _), (wanted, _) = *packs, score_one_block(gpt2, texts)
+    assert (packs.window_positions, packs.computed_positions, packs.waste) == (16, 100, 0.84)
     np.testing.assert_allclose(nll, wanted, atol=1e-4)
 
 
