@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = next((word for word in given if not word.startswith("-")), None)
     run: Callable[..., int] | None = None
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=command.help.capitalize() + ".")
+        sub = commands.add_parser(name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.")
         if name == chosen:  # the others' modules stay unread, so that help is there at once
             module = importlib.import_module(f"service.commands.{command.module}")
             getattr(module, f"add_{name}")(sub)

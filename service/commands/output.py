@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from service.contract.names import Status
 from service.contract.schemas import Progress as JobProgress
-from service.contract.schemas import ScoredText, Status
+from service.contract.schemas import ScoredText
 
 _ROWS_MAX = 24  # domains in a table
 _LINE_SECONDS = 5.0  # between lines where there is no terminal

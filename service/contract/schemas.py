@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruner.spec import CorpusSpec, SelectionSpec
+from service.contract.names import Status
 
 Preset = Literal["tiny", "mamba2-130m", "gpt2-124m"]
-Status = Literal["queued", "planning", "training", "scoring", "selecting", "succeeded", "failed", "cancelled"]
 SELECTIONS_MAX = 1000  # of a job, each of which may be as large as its corpus has documents
 TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
-ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "cancelled"})
 
 
 class _Request(BaseModel):

@@ -37,9 +37,9 @@ class QueueCollector(Collector):
             ("pending", "Tasks that wait for a worker", stats.pending),
             ("leased", "Tasks that a worker has", stats.leased),
         ):
-            gauge = GaugeMetricFamily(f"winnow_tasks_{name}", text, labels=["stage"])
-            for stage, count in counts.items():
-                gauge.add_metric([stage], count)
+            gauge = GaugeMetricFamily(f"winnow_tasks_{name}", text, labels=["resource"])
+            for resource, count in counts.items():
+                gauge.add_metric([resource], count)
             yield gauge
         jobs = GaugeMetricFamily("winnow_jobs", "Jobs by status", labels=["status"])
         for status, count in stats.jobs.items():

@@ -12,6 +12,7 @@ from redis import Redis
 
 from pruner.errors import InputError
 from pruner.spec import SelectionSpec
+from service.contract.names import Status
 from service.contract.permissions import Access
 from service.contract.schemas import (
     SELECTIONS_MAX,
@@ -22,7 +23,6 @@ from service.contract.schemas import (
     Problem,
     Progress,
     SelectionResult,
-    Status,
     WorkerState,
 )
 from service.jobs.quotas import Quotas

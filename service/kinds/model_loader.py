@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pruner.tables.storage import Storage
 from scorer.errors import BadReference
-from service.run.settings import Device
+from service.contract.names import Device
 from service.store.workspace import ReferenceRecord, Workspace
 
 if TYPE_CHECKING:

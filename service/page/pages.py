@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
-from service.contract.schemas import ENDED
+from service.contract.names import ENDED, STATUSES
 from service.page import api_docs as manual
 from service.page import forms
 from service.page import job_view as result
@@ -24,7 +24,6 @@ from service.page.surprisal import LEVELS, surprisal
 router = APIRouter(include_in_schema=False)
 Part = Annotated[str | None, Query(max_length=20)]
 _JOBS_A_PAGE = 20
-_STATUSES = ("queued", "planning", "training", "scoring", "selecting", "succeeded", "failed", "cancelled")
 _CHARACTERS = 2000  # of a document that are shown with others
 _CHARACTERS_ALONE = 100_000  # of one that is shown alone
 _CHARACTERS_SCORED = 20_000  # of one whose tokens are shaded
@@ -102,7 +101,7 @@ async def jobs(request: Request, cursor: str | None = None, status: str | None =
         older=older if found["next_cursor"] else None,
         first=cursor is None,
         wanted=status,
-        statuses=_STATUSES,
+        statuses=STATUSES,
         running=any(job["status"] not in ENDED for job in found["data"]),
     )
 

@@ -11,7 +11,7 @@ from redis import Redis, RedisError
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from service.contract.schemas import Status
+from service.contract.names import Status
 from service.queue.scripts import SCRIPTS
 
 MAX_ATTEMPTS = 5  # claims of a task that may end in an error or a dead worker

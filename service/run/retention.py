@@ -12,7 +12,7 @@ from redis import RedisError
 from service.jobs.steps import known_score_paths
 from service.queue.leases import Queue, connect
 from service.run import subprocesses as child
-from service.run.settings import Keep, Settings
+from service.run.settings import RetentionPolicy, Settings
 from service.store.workspace import Workspace
 
 log = logging.getLogger("winnow.retention")
@@ -42,7 +42,7 @@ class _Item:
     job: str | None = None
 
 
-def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Removed:
+def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], None]) -> Removed:
     """Removes what is too old, then the oldest until the rest fits. `forget` is told of each job that went.
 
     Jobs that have not ended stay, and so do the scores that they are made of. Raises OSError as the storage does.
@@ -129,7 +129,7 @@ def main() -> None:
     workspace = Workspace(settings.workspace)
     queue = Queue(connect(settings.redis or ""), workspace.id)
     try:
-        removed = clean(workspace, settings.keep, queue.forget)
+        removed = clean(workspace, settings.retention, queue.forget)
         if removed.jobs or removed.scores:
             log.warning("removed %d jobs and %d score files", removed.jobs, removed.scores)
     except (RedisError, OSError, ValueError) as error:

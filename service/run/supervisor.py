@@ -18,6 +18,7 @@ import uvicorn
 from redis import RedisError
 
 from pruner.errors import InputError
+from service.contract.names import RESOURCES
 from service.http.keys import Keys
 from service.jobs.jobs import Jobs
 from service.jobs.quotas import Quotas
@@ -27,14 +28,13 @@ from service.run import subprocesses as child
 from service.run.app import create_app
 from service.run.redis_server import RedisServer
 from service.run.retention import Housekeeper
-from service.run.settings import STAGES, Settings, Stage
+from service.run.settings import Settings
 from service.store.workspace import Workspace, digest
 
 log = logging.getLogger("winnow.serve")
 _LOOK_SECONDS = 0.2  # between looks at the children
 _PAUSE_SECONDS = 1.0  # between the starts of one worker
 _STOP_SECONDS = 3.0  # for a worker to end the batch at hand
-_LIGHT: tuple[Stage, ...] = ("select", "plan")
 
 
 class Slot:
@@ -112,7 +112,7 @@ class Pool:
                 for slot in self._slots:
                     slot.keep()
                 if self._redis is not None:
-                    self._redis.mind_the_disk()
+                    self._redis.handle_full_disk()
             except (RedisError, InputError, OSError) as error:
                 log.warning("cannot look after the workers: %s", error)
             self._over.wait(_LOOK_SECONDS)
@@ -193,10 +193,10 @@ def _slots(settings: Settings, queue: Queue, *, alone: bool) -> list[Slot]:
     count = settings.workers if settings.workers is not None else max(1, len(gpus))
     # On a Redis of our own the names are the same at each start, so that what a killed service held is given back.
     owner = "serve" if alone else f"serve-{socket.gethostname()}-{os.getpid()}"
-    light = settings.model_copy(update={"stages": _LIGHT}).environment()
+    light = settings.model_copy(update={"resources": ("light",)}).environment()
     slots = [Slot(f"{owner}-light", light, queue)]
     for number in range(count):
-        env = settings.model_copy(update={"stages": STAGES}).environment()
+        env = settings.model_copy(update={"resources": RESOURCES}).environment()
         if gpus:
             env["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
         slots.append(Slot(f"{owner}-{number}", env, queue))

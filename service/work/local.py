@@ -17,13 +17,13 @@ from pruner.errors import InputError
 from pruner.select.rank_index import read_ranks
 from pruner.spec import CorpusSpec, SelectionSpec
 from pruner.tables.storage import Storage
-from service.contract.schemas import Job, JobRequest, Preset, Progress, ScoreRequest, ScoreResult, Status
+from service.contract.names import Device, Status
+from service.contract.schemas import Job, JobRequest, Preset, Progress, ScoreRequest, ScoreResult
 from service.jobs.status import make_view, show_job, tokens_left
 from service.jobs.steps import known_score_paths, next_step
 from service.kinds import stages
 from service.kinds.model_loader import References
 from service.kinds.shard_scoring import Begun, plan_of
-from service.run.settings import Device
 from service.store.workspace import JobRecord, Outcome, Workspace, digest
 from service.work.score_now import score_now
 

@@ -27,6 +27,8 @@ from service.run.settings import Settings
 from service.store.workspace import JobRecord, Workspace
 from service.work import score_now as answers
 
+_STAGES = {"light": ("select", "plan"), "gpu": ("score", "train")}
+STAGES = _STAGES["light"] + _STAGES["gpu"]
 log = logging.getLogger("winnow.worker")
 _IDLE_SECONDS = 0.2  # between looks at an empty queue
 _AWAY_SECONDS = 1.0  # between tries while Redis or the workspace is away
@@ -368,7 +370,7 @@ def run(settings: Settings, name: str | None = None) -> None:
     worker = Worker(
         Jobs(workspace, redis, settings.lease_seconds),
         References(workspace, settings.device),
-        settings.stages,
+        tuple(stage for resource in settings.resources for stage in _STAGES[resource]),
         name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
         Path(settings.alive_file) if settings.alive_file is not None else None,
     )

@@ -21,9 +21,9 @@ from service.queue.leases import Queue, connect
 from service.run import subprocesses as child
 from service.run.app import create_app
 from service.run.redis_server import RedisServer
-from service.run.settings import STAGES, Settings
+from service.run.settings import Settings
 from service.store.workspace import Workspace
-from service.work.worker import Worker
+from service.work.worker import STAGES, Worker
 from tests.service.pool import train_a_step, until, write_corpus
 
 

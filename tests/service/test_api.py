@@ -194,7 +194,7 @@ def test_cancelling(api: httpx.Client, body: dict[str, Any], pruned: dict[str, A
 def test_one_more_selection_without_scoring_again(
     api: httpx.Client, pruned: dict[str, Any], start_worker: Callable[..., Any]
 ) -> None:
-    start_worker(stages=("select",))  # no stage that could score
+    start_worker(resources=("light",))  # none that could score
     url = f"/v1/jobs/{pruned['id']}/selections"
     made = api.post(url, json={"criterion": "low", "rate": 0.25})
     assert made.status_code == 201

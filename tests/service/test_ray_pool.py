@@ -13,9 +13,9 @@ from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds.model_loader import References
 from service.run import subprocesses as child
-from service.run.settings import STAGES, Settings
+from service.run.settings import Settings
 from service.store.workspace import Workspace
-from service.work.worker import Worker
+from service.work.worker import STAGES, Worker
 from tests.service.pool import until, write_corpus
 
 pytest.importorskip("ray", reason="Ray is not installed: make test-ray installs it and runs this")

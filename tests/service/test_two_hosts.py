@@ -19,9 +19,8 @@ from service.kinds.model_loader import References
 from service.queue.leases import Queue, connect
 from service.run import subprocesses as child
 from service.run.redis_server import find_program
-from service.run.settings import STAGES
 from service.store.workspace import Workspace
-from service.work.worker import Worker
+from service.work.worker import STAGES, Worker
 from tests.service.pool import until, write_corpus
 
 # The store of objects, on the first host; it says so when its bucket is there.

@@ -20,9 +20,8 @@ from service.jobs.jobs import Jobs
 from service.kinds import shard_scoring as shards
 from service.kinds.model_loader import References
 from service.queue.leases import MAX_ATTEMPTS, LeaseLost
-from service.run.settings import STAGES
 from service.store.workspace import Workspace
-from service.work.worker import Beater, Worker
+from service.work.worker import STAGES, Beater, Worker
 from tests.service.pool import until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from pruner.spec import CorpusSpec, SelectionSpec
 from service.contract.schemas import JobRequest, Progress
-from service.run.settings import STAGES, Settings
+from service.run.settings import Settings
 from service.store.workspace import Ended, JobRecord, Outcome, PlanRecord, ReferenceRecord, Workspace, digest
 
 pytestmark = pytest.mark.every_workspace
@@ -70,20 +70,20 @@ def test_digests_tell_values_and_their_borders_apart() -> None:
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WINNOW_LEASE_SECONDS", "3.5")
-    monkeypatch.setenv("WINNOW_STAGES", "plan, select")
+    monkeypatch.setenv("WINNOW_RESOURCES", "gpu, light")
     settings = Settings(workspace="/w")
-    assert (settings.lease_seconds, settings.stages, settings.redis) == (3.5, ("select", "plan"), None)
+    assert (settings.lease_seconds, settings.resources, settings.redis) == (3.5, ("light", "gpu"), None)
 
 
 def test_a_workers_environment_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WINNOW_REDIS", "redis://not-this-one")
-    settings = Settings(workspace="/w", redis=None, workers=3, device="cpu", stages=STAGES)
+    settings = Settings(workspace="/w", redis=None, workers=3, device="cpu", resources=("light",))
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("WINNOW_REDIS")
     assert Settings() == settings
 
 
-def test_an_unknown_stage_is_refused() -> None:
+def test_an_unknown_resource_is_refused() -> None:
     with pytest.raises(ValidationError):
-        Settings.model_validate({"stages": "plan,dance"})
+        Settings.model_validate({"resources": "light,heavy"})
