@@ -18,7 +18,7 @@ from service.page import snippets as repeat
 from service.page.api import Api, Refused, job_path
 from service.page.render import HEADERS, HERE, STATIC, page
 from service.page.report import gather, report_html
-from service.page.signin import COOKIE, own_address
+from service.page.signin import COOKIE, local_address
 from service.page.surprisal import LEVELS, surprisal
 
 router = APIRouter(include_in_schema=False)
@@ -70,7 +70,7 @@ async def docs(request: Request) -> Response:
 @_shown
 async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002
     """The form that takes a key."""
-    return page("signin.html", next=own_address(next), wrong=COOKIE in request.cookies)
+    return page("signin.html", next=local_address(next), wrong=COOKIE in request.cookies)
 
 
 @router.post("/signin")
@@ -78,7 +78,7 @@ async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002
 async def signed_in(request: Request) -> Response:
     """Keeps a key in the browser."""
     form = await forms.posted(request)
-    key, there = forms.first(form, "key"), own_address(forms.first(form, "next"))
+    key, there = forms.first(form, "key"), local_address(forms.first(form, "next"))
     if not (key.isascii() and key.isprintable()):  # no cookie can hold it, and no key reads so
         return page("signin.html", 422, next=there, wrong=True)
     answer = RedirectResponse(there, 303, HEADERS)

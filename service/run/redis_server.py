@@ -120,9 +120,7 @@ def find_program() -> str:
         program = Path(wheel.origin).parent / "bin" / "redis-server"
         if os.access(program, os.X_OK):
             return str(program)
-    raise InputError(
-        "no Redis server found: install redis-server or valkey-server, or give the URL of one with --redis"
-    )
+    raise InputError("no Redis server found: install redis-server or valkey-server, or give a URL with --redis")
 
 
 def _socket_path(folder: Path) -> Path:

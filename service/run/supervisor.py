@@ -166,7 +166,7 @@ def serve(settings: Settings) -> None:
             jobs.check()
         except RedisError as error:
             raise InputError(f"--redis {without_password(url)} does not answer: {error}") from None
-        if settings.public and not Keys(workspace.storage).needed():
+        if settings.public and not Keys(workspace.storage).required():
             log.warning("nobody can come in yet: make a key with `winnow keys make --workspace %s`", settings.workspace)
         for root in (*settings.corpus_root, *settings.model_root):
             if "://" not in root and not Path(root).exists():

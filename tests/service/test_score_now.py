@@ -22,7 +22,7 @@ from service.jobs.jobs import Jobs
 from service.kinds.model_loader import References
 from service.work.score_now import find_reference
 from service.work.worker import Worker
-from tests.service.doors import bearer, client, serving
+from tests.service.api_server import bearer, client, serving
 from tests.service.pool import PROSE, until, write_corpus
 from tests.service.test_api import problem
 from tests.service.test_worker import StartWorker, in_flight, long_corpus
@@ -146,7 +146,7 @@ def test_the_model_is_one_that_jobs_may_name_and_the_job_the_callers(
         ({"texts": ["a"] * 65, "model": "x"}, "texts"),
         ({"texts": [1], "model": "x"}, "texts.0"),
         ({"texts": ["a"], "job": "../x"}, "job"),
-        ({"texts": ["a"], "model": "x", "wat": 1}, "no such field"),
+        ({"texts": ["a"], "model": "x", "wat": 1}, "not a known field"),
     ],
 )
 def test_what_is_no_request_is_a_problem(api: httpx.Client, body: dict[str, Any], says: str) -> None:
