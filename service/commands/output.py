@@ -21,10 +21,10 @@ _LINE_SECONDS = 5.0  # between two lines without a terminal
 def console(*, stderr: bool = False) -> Console:
     """A console that prints all text as it is, without markup, emoji codes and highlighting.
 
-    Text of users, such as paths and domains, may contain markup. Without a terminal, lines are 160 characters wide.
+    Text of users, such as paths and domains, may look like markup. Without a terminal, lines are hardly ever wrapped.
     """
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if terminal else 160, markup=False, emoji=False, highlight=False)
+    return Console(stderr=stderr, width=None if terminal else 1000, markup=False, emoji=False, highlight=False)
 
 
 class ProgressBar:

@@ -38,4 +38,4 @@ def explain(error: Mapping[str, Any], name: str) -> str:
     if message is not None:
         return f"{name} {message.format(**error.get('ctx', {}))}".strip()
     said = str(error["msg"]).removeprefix("Value error, ")
-    return f"{name}: {said}" if name else said
+    return f"{name}{' ' if said.startswith('must ') else ': '}{said}" if name else said

@@ -127,7 +127,9 @@ def done(
     return alice, job
 
 
-def test_a_job_and_its_files_are_visible_to_its_owner_only(locked: str, jobs: Jobs, done: tuple[dict[str, str], str]) -> None:
+def test_a_job_and_its_files_are_visible_to_its_owner_only(
+    locked: str, jobs: Jobs, done: tuple[dict[str, str], str]
+) -> None:
     alice, job = done
     bob, admin = bearer(jobs, "submit"), bearer(jobs, "admin")
     key_of_alice = alice["Authorization"].split("_")[1]

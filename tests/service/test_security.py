@@ -120,14 +120,12 @@ def test_a_public_address_needs_roots() -> None:
         assert not Settings(workspace="w", host=host).public
 
 
-def test_a_public_service_does_not_start_without_roots(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_public_service_does_not_start_without_roots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["serve", "--workspace", str(tmp_path), "--host", "0.0.0.0", "--port", "0"])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--corpus-root (or WINNOW_CORPUS_ROOT): must be given where --host" in line
+    assert "--corpus-root (or WINNOW_CORPUS_ROOT) must be given where --host" in line
 
 
 def test_a_public_service_requires_keys_and_reads_its_roots_only(tmp_path: Path, corpus: Path) -> None:
@@ -207,9 +205,7 @@ def test_jobs_outside_the_roots_are_refused(closed: httpx.Client, corpus: Path) 
     assert closed.get("/v1/jobs").json()["data"] == []
 
 
-def test_a_job_fails_on_a_link_to_outside_the_roots(
-    jobs: Jobs, corpus: Path, tmp_path: Path, work_off: Work
-) -> None:
+def test_a_job_fails_on_a_link_to_outside_the_roots(jobs: Jobs, corpus: Path, tmp_path: Path, work_off: Work) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link.parquet").symlink_to(corpus / "part-0.parquet")
     with serving(jobs, Rules(corpus_roots=(str(tmp_path / "root"),))) as url, client(url) as api:
