@@ -1,4 +1,4 @@
-"""The command `winnow`. Exit status: 0 done, 1 the input or the service is at fault, 2 an argument is, 130 Ctrl-C."""
+"""The command `winnow`. Exit status: 0 done, 1 error in the input or the service, 2 wrong argument, 130 Ctrl-C."""
 
 import importlib
 import os
@@ -14,51 +14,51 @@ from service.commands.options import Parser
 
 
 class _Command(NamedTuple):
-    module: str  # of service.commands, with a function of the command's name and one that adds its arguments
+    module: str  # module in service.commands with the functions `<name>` and `add_<name>` (adds its arguments)
     help: str
 
 
 COMMANDS = {
-    "serve": _Command("run", "run the service: the API, its workers, a private Redis"),
+    "serve": _Command("run", "run the service: the API, its workers and a private Redis"),
     "worker": _Command("run", "run one more worker of a pool"),
-    "pool": _Command("run", "keep a pool's workers on a Ray cluster"),
-    "keys": _Command("keys", "make, list and revoke the keys of a service"),
-    "clean": _Command("run", "remove jobs and scores that are old, or too much"),
-    "prune": _Command("local", "prune a corpus here, with no server"),
+    "pool": _Command("run", "run the workers of a pool on a Ray cluster"),
+    "keys": _Command("keys", "make, list and revoke API keys"),
+    "clean": _Command("run", "remove old jobs and scores, by age or total size"),
+    "prune": _Command("local", "prune a corpus on this machine, without a service"),
     "train": _Command("local", "train a reference"),
     "score": _Command("local", "score a corpus"),
-    "convert": _Command("local", "convert a native Mamba-2 checkpoint to a safetensors folder"),
+    "convert": _Command("local", "convert a native Mamba-2 checkpoint to a model folder"),
     "submit": _Command("remote", "submit a job to a service"),
-    "status": _Command("remote", "show a job, or the newest ones"),
+    "status": _Command("remote", "show a job, or list the newest jobs"),
     "watch": _Command("remote", "follow a job until it ends"),
     "cancel": _Command("remote", "cancel a job"),
-    "download": _Command("remote", "save a job's manifests, rejects and report"),
-    "report": _Command("remote", "save a job's report as one HTML file, and its plots"),
+    "download": _Command("remote", "save the manifests, rejects and report of a job"),
+    "report": _Command("remote", "save the report of a job as an HTML file, and its plots"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; its exit status."""
+    """Runs one command and returns its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = Parser(prog="winnow", description="Prunes pretraining corpora by the perplexity of a small model.")
+    parser = Parser(prog="winnow", description="Prune pretraining corpora by the perplexity of a small language model.")
     parser.add_argument("--version", action="version", version=f"winnow {service.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     chosen = next((word for word in given if not word.startswith("-")), None)
     run: Callable[..., int] | None = None
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=command.help.capitalize() + ".")
-        if name == chosen:  # the others' modules stay unread, so that help is there at once
+        sub = commands.add_parser(name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.")
+        if name == chosen:  # only this module is imported, so that help is fast
             module = importlib.import_module(f"service.commands.{command.module}")
             getattr(module, f"add_{name}")(sub)
             run, chosen_parser = getattr(module, name), sub
     args = parser.parse_args(given)
     if run is None:
-        parser.error("name a command")
-    return _guarded(lambda: run(chosen_parser, args))
+        parser.error("give a command")
+    return _run_guarded(lambda: run(chosen_parser, args))
 
 
-def _guarded(run: Callable[[], int]) -> int:
-    """Runs a command; what goes wrong becomes one line."""
+def _run_guarded(run: Callable[[], int]) -> int:
+    """Runs a command; an error becomes one line on standard error and exit status 1."""
     from service.commands.client import ApiError
 
     try:
@@ -66,7 +66,7 @@ def _guarded(run: Callable[[], int]) -> int:
     except (InputError, BadReference, OutOfMemory, ApiError) as error:
         return _fail(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: be quiet about it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has ended
         return 1
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
@@ -74,11 +74,11 @@ def _guarded(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         with suppress(OSError):
             sys.stdout.flush()
-        os._exit(130)  # at the interpreter's own end a library's thread that is still at work would make it an abort
+        os._exit(130)  # a normal exit can abort in a library's running thread
     except Exception as error:
         if os.environ.get("WINNOW_DEBUG"):
             raise
-        return _fail(f"unexpected {type(error).__name__}: {error}; set WINNOW_DEBUG=1 to see where, and report it")
+        return _fail(f"unexpected {type(error).__name__}: {error}; set WINNOW_DEBUG=1 for the traceback, and report it")
 
 
 def _fail(message: str) -> int:

@@ -1,4 +1,4 @@
-"""The HTTP API from Python, as the command line uses it."""
+"""A client of the HTTP API, for the command line."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ from typing import Any
 
 import httpx
 
-_AWAY_SECONDS = 1.0  # between tries to reach the service again
-_TRIES = 30  # to reach it again while watching
+_RETRY_SECONDS = 1.0
+_RETRIES_MAX = 30  # in a row, after a connection was lost while watching
 
 
 class ApiError(Exception):
-    """The service refused, failed or cannot be reached. The message is one line."""
+    """The service refused a request, failed or cannot be reached. The message is one line."""
 
 
 class Client:
-    """A connection to a service. Every method raises ApiError."""
+    """A client of one service. Every method raises ApiError."""
 
     def __init__(self, server: str, key: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else None
@@ -38,7 +38,7 @@ class Client:
         self._http.close()
 
     def submit(self, request: dict[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
-        """Submits a job; the job."""
+        """Submits a job and returns it."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
         return self._json("POST", "/v1/jobs", json=request, headers=headers)
 
@@ -52,11 +52,11 @@ class Client:
         return page
 
     def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancels a job; the job."""
+        """Cancels a job and returns it."""
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
     def get(self, path: str, params: dict[str, Any]) -> dict[str, Any]:
-        """What a GET answers; parameters that are None stay away."""
+        """The JSON of a GET; parameters that are None are left out."""
         return self._json("GET", path, params={name: value for name, value in params.items() if value is not None})
 
     def report(self, job_id: str) -> dict[str, Any]:
@@ -64,32 +64,32 @@ class Client:
         return self._json("GET", f"/v1/jobs/{job_id}/report")
 
     def events(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """The job as it goes on, last when it has ended; through lost connections, once there was one."""
-        tries, answered = 0, False
+        """The job after each change, until it has ended. Reconnects if a connection is lost."""
+        retries, connected = 0, False
         while True:
             try:
                 with self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=10) as answer:
                     _check(answer)
-                    answered = True
+                    connected = True
                     for line in answer.iter_lines():
                         if line.startswith("data:"):
                             job = json.loads(line[5:])
-                            tries = 0
+                            retries = 0
                             yield job
                             if job["finished_at"] is not None:
                                 return
             except httpx.TransportError as error:
-                if tries == _TRIES or not answered:
+                if retries == _RETRIES_MAX or not connected:
                     raise self._unreachable(error) from None
-            tries += 1
-            time.sleep(_AWAY_SECONDS)
+            retries += 1
+            time.sleep(_RETRY_SECONDS)
 
     def download(self, path: str, target: Path, on_bytes: Callable[[int], None] = lambda _: None) -> None:
-        """Saves a file, whole and as its ETag says; `on_bytes` is told how many more bytes are there."""
-        beside = target.with_name(f".{target.name}.part")
+        """Saves a file and checks its SHA-256 against the ETag. Calls `on_bytes` with the size of each chunk."""
+        partial = target.with_name(f".{target.name}.part")
         digest = hashlib.sha256()
         try:
-            with self._http.stream("GET", path) as answer, beside.open("wb") as file:
+            with self._http.stream("GET", path) as answer, partial.open("wb") as file:
                 _check(answer)
                 for piece in answer.iter_bytes():
                     file.write(piece)
@@ -97,12 +97,12 @@ class Client:
                     on_bytes(len(piece))
             expected = answer.headers.get("etag", "").strip('"')
             if expected and digest.hexdigest() != expected:
-                raise ApiError(f"{target.name} arrived damaged: download it again")
-            beside.replace(target)
+                raise ApiError(f"{target.name}: the SHA-256 of the download is wrong: download it again")
+            partial.replace(target)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
         finally:
-            beside.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
 
     def _json(self, method: str, path: str, **given: Any) -> dict[str, Any]:
         try:
@@ -124,4 +124,4 @@ def _check(answer: httpx.Response) -> None:
     try:
         raise ApiError(str(answer.json()["detail"]))
     except (ValueError, KeyError, TypeError):
-        raise ApiError(f"{answer.request.url} answered {answer.status_code}, which is no Winnow") from None
+        raise ApiError(f"{answer.request.url} answered {answer.status_code} and is not a Winnow service") from None

@@ -1,4 +1,4 @@
-"""The command that makes, lists and revokes the keys of a workspace."""
+"""`winnow keys`: makes, lists and revokes the API keys of a workspace."""
 
 import argparse
 import json
@@ -6,10 +6,9 @@ import os
 import sys
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from service.commands import options
+from service.commands import options, output
 from service.commands.options import Parser
 from service.http.keys import ROLES, Key, Keys
 
@@ -17,52 +16,60 @@ from service.http.keys import ROLES, Key, Keys
 def add_keys(parser: Parser) -> None:
     """`winnow keys`."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
-    make = actions.add_parser("make", help="make a key and print it, this once")
-    make.add_argument("name", metavar="NAME", help="who or what the key is for")
-    make.add_argument("--role", choices=ROLES, required=True, help="read own jobs, submit too, or all jobs of all")
-    make.add_argument("--owner", metavar="ID", help="id of a key whose jobs this one sees (default: its own)")
-    shown = actions.add_parser("list", help="list the keys in force")
+    make = actions.add_parser("make", help="make a key and print it; it cannot be shown again")
+    make.add_argument("name", metavar="NAME", help="name of the key's user or purpose")
+    make.add_argument(
+        "--role",
+        choices=ROLES,
+        required=True,
+        help="read: see own jobs; submit: also make and cancel them; admin: all jobs",
+    )
+    make.add_argument(
+        "--owner", metavar="ID", help="id of the key that owns the jobs it sees and makes (default: its own id)"
+    )
+    listed = actions.add_parser("list", help="list the valid keys")
     revoke = actions.add_parser("revoke", help="revoke a key")
-    revoke.add_argument("key", metavar="ID", help="the key's id, as `winnow keys list` shows it")
-    for action in (make, shown, revoke):
+    revoke.add_argument("key", metavar="ID", help="id of the key, see `winnow keys list`")
+    for action in (make, listed, revoke):
         action.add_argument(
             "--workspace",
             metavar="DIR",
             default=os.environ.get("WINNOW_WORKSPACE"),
-            help="folder or URL of the service's workspace",
+            help="folder or URL of the workspace (default: the variable WINNOW_WORKSPACE)",
         )
-    for action in (make, shown):
+    for action in (make, listed):
         options.add_json(action)
 
 
 def keys(parser: Parser, args: argparse.Namespace) -> int:
-    """Makes, lists or revokes keys; a service that runs notices within two seconds."""
+    """Makes, lists or revokes keys; a running service applies it within two seconds."""
     from pruner.tables.storage import Storage
 
     if not args.workspace:
-        parser.error("--workspace (or WINNOW_WORKSPACE): must be given")
+        parser.error("--workspace (or WINNOW_WORKSPACE) must be given")
     store = Keys(Storage(args.workspace))
     if args.action == "make":
-        key, text = store.make(args.name, args.role, args.owner)
-        sys.stdout.write((json.dumps(_shown(key) | {"key": text}) if args.json else text) + "\n")
-        sys.stderr.write(f"Key {key.id} of {key.name}, role {key.role}. It is kept nowhere: note it now.\n")
+        key, text = store.create(args.name, args.role, args.owner)
+        sys.stdout.write((json.dumps(_public(key) | {"key": text}) if args.json else text) + "\n")
+        note = "The key is not stored and cannot be shown again: save it now."
+        sys.stderr.write(f"Key {key.id} ({key.name}, role {key.role}). {note}\n")
     elif args.action == "list":
         _list(store.all(), as_json=args.json)
     else:
         revoked = store.revoke(args.key)
-        sys.stdout.write(f"Key {revoked.id} of {revoked.name} opens nothing any more.\n")
+        sys.stdout.write(f"Key {revoked.id} ({revoked.name}) is revoked.\n")
     return 0
 
 
-def _list(found: list[Key], *, as_json: bool) -> None:
+def _list(listed: list[Key], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps([_shown(key) for key in found]) + "\n")
+        sys.stdout.write(json.dumps([_public(key) for key in listed]) + "\n")
         return
-    table = Table("id", "name", "role", "owner", "made", box=None)
-    for key in found:
+    table = Table("id", "name", "role", "owner", "created", box=None)
+    for key in listed:
         table.add_row(key.id, key.name, key.role, key.owner, key.created_at.isoformat()[:19].replace("T", " "))
-    Console().print(table)
+    output.console().print(table)
 
 
-def _shown(key: Key) -> dict[str, Any]:
+def _public(key: Key) -> dict[str, Any]:
     return key.model_dump(mode="json", exclude={"salt", "sha256"})

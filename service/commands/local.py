@@ -7,12 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from pruner.errors import InputError
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import progress_bar, scored_texts, summary
+from service.commands.output import console, progress_bar, scored_texts, summary
 
 
 def add_prune(parser: Parser) -> None:
@@ -45,10 +43,10 @@ def prune(parser: Parser, args: argparse.Namespace) -> int:
         answer = {"selections": [made.model_dump() for made in job.selections], "report": report, "seconds": seconds}
         sys.stdout.write(orjson.dumps(answer).decode() + "\n")
         return 0
-    wide = Console(width=None if sys.stdout.isatty() else 160)
+    screen = console()
     for part in summary(report, seconds):
-        wide.print(part, highlight=False)
-    wide.print(f"Results in {args.out}", highlight=False, soft_wrap=True)
+        screen.print(part)
+    screen.print(f"Results in {args.out}", soft_wrap=True)
     return 0
 
 

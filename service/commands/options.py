@@ -1,42 +1,43 @@
-"""Arguments that commands share, and the job request that they make."""
+"""Command line arguments that several commands share, and the requests that are built from them."""
 
 import argparse
 import os
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from pruner.spec import CorpusSpec
+from service.contract.names import DEVICES
 from service.contract.schemas import JobRequest, Preset, ScoreRequest, TrainSpec
+from service.contract.validation import explain
 
-_PRESETS: tuple[Preset, ...] = ("tiny", "mamba2-130m", "gpt2-124m")
 _TRAIN = TrainSpec()
 Request = TypeVar("Request", bound=BaseModel)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line that says what to do, with exit status 2."""
+    """A parser that reports an error in one line and exits with status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Ends the program."""
+        """Exits with status 2."""
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
 def rate(text: str) -> float:
-    """A share in (0, 1]."""
+    """Parses a number in (0, 1]."""
     value = _float(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no rate: give a number over 0 and at most 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: use a number over 0 and at most 1")
     return value
 
 
 def fraction(text: str) -> float:
-    """A share in (0, 1)."""
+    """Parses a number in (0, 1)."""
     value = _float(text)
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no fraction: give a number over 0 and under 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction: use a number over 0 and under 1")
     return value
 
 
@@ -48,50 +49,50 @@ def _float(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A number over 0; 2e6 and 2_000_000 are the same."""
+    """Parses a whole number over 0, such as 2000000, 2_000_000 or 2e6."""
     try:
         value = int(float(text)) if "e" in text.lower() else int(text)
     except (ValueError, OverflowError):
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number over 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
     return value
 
 
 def device(text: str) -> str:
-    """The name of a kind of device; argparse checks a default by its type alone."""
-    if text not in ("auto", "cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"{text!r} is none: give auto, cpu or cuda, here or as WINNOW_DEVICE")
+    """Parses the name of a device. As a type and not as choices: argparse checks a default by its type only."""
+    if text not in DEVICES:
+        raise argparse.ArgumentTypeError(f"unknown device {text!r}: use auto, cpu or cuda (or set WINNOW_DEVICE)")
     return text
 
 
 def target(text: str) -> Path:
-    """A file or folder to write."""
+    """Parses the path of a file or folder to write."""
     if not text:
-        raise argparse.ArgumentTypeError("it is empty: name a file or a folder")
+        raise argparse.ArgumentTypeError("the path is empty: name a file or a folder")
     return Path(text)
 
 
 def server(text: str) -> str:
-    """The address of a service."""
+    """Parses the URL of a service."""
     try:
         parts = urlsplit(text)
-        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
-    except ValueError:  # no port, or no address in brackets
-        known = False
-    if not known:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address of a service: give one like http://127.0.0.1:8000")
+        valid = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:  # a wrong port or IPv6 address
+        valid = False
+    if not valid:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the URL of a service: use one such as http://127.0.0.1:8000")
     return text
 
 
 def corpus_path(text: str) -> str:
-    """A path or URL of a corpus; in a local one `..` is followed, as no job follows it."""
+    """Parses a path or URL of a corpus. Resolves `..` in local paths, because jobs refuse it."""
     local = "://" not in text and ".." in text.split("/")
-    return os.path.abspath(os.path.expanduser(text)) if local else text  # noqa: PTH100, PTH111 (links stay)
+    return os.path.abspath(os.path.expanduser(text)) if local else text  # noqa: PTH100, PTH111 (links are not resolved)
 
 
 def add_corpus(parser: argparse.ArgumentParser) -> None:
-    """Where the documents are."""
+    """Adds the corpus and its fields."""
     parser.add_argument(
         "paths", nargs="+", type=corpus_path, metavar="PATH", help="files, folders, globs or URLs of .parquet or .jsonl"
     )
@@ -101,31 +102,38 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    """How a reference is trained."""
-    parser.add_argument("--preset", choices=_PRESETS, help=f"reference to train (default: {_TRAIN.preset})")
+    """Adds the options of training a reference."""
+    parser.add_argument("--preset", choices=get_args(Preset), help=f"reference to train (default: {_TRAIN.preset})")
     parser.add_argument(
-        "--tokens", type=count, help=f"tokens to train on, of a text four times at most (default: {_TRAIN.tokens:,})"
+        "--tokens",
+        type=count,
+        help=f"tokens to train on; each text is read at most four times (default: {_TRAIN.tokens:,})",
     )
-    parser.add_argument("--seed", type=int, help=f"of the split and the training (default: {_TRAIN.seed})")
+    parser.add_argument("--seed", type=int, help=f"seed of the split and the training (default: {_TRAIN.seed})")
 
 
 def add_reference(parser: argparse.ArgumentParser) -> None:
-    """Which reference scores, or how one is trained for it."""
-    parser.add_argument("--reference", metavar="MODEL", help="model folder or hub id; without it one is trained")
+    """Adds the reference, or the options of training one."""
+    parser.add_argument("--reference", metavar="MODEL", help="model folder or hub id (default: train one)")
     add_training(parser)
     parser.add_argument(
-        "--fraction", type=fraction, help=f"share of the documents that trains (default: {_TRAIN.fraction})"
+        "--fraction", type=fraction, help=f"share of the documents to train on (default: {_TRAIN.fraction})"
     )
 
 
 def add_scoring(parser: argparse.ArgumentParser) -> None:
-    """How documents are scored."""
-    parser.add_argument("--stride", type=count, metavar="TOKENS", help="new tokens a window (default: no overlap)")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of matrix products")
+    """Adds the scoring options."""
+    parser.add_argument("--stride", type=count, metavar="TOKENS", help="new tokens per window (default: no overlap)")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="data type of matrix products (default: %(default)s)",
+    )
 
 
 def add_selections(parser: argparse.ArgumentParser) -> None:
-    """Which selections are made: every criterion at every rate."""
+    """Adds the selections: every criterion at every rate."""
     choices = ("low", "medium", "high")
     parser.add_argument(
         "--select", action="append", choices=choices, help="criterion, repeatable (default: medium)", dest="criteria"
@@ -138,21 +146,27 @@ def add_selections(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Where a reference runs."""
+    """Adds the device."""
     default = os.environ.get("WINNOW_DEVICE", "auto")
-    parser.add_argument("--device", type=device, default=default, metavar="auto|cpu|cuda", help="default: %(default)s")
+    parser.add_argument(
+        "--device",
+        type=device,
+        default=default,
+        metavar="auto|cpu|cuda",
+        help="device of the reference (default: %(default)s)",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Output for scripts."""
-    parser.add_argument("--json", action="store_true", help="print JSON for a script")
+    """Adds --json."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> JobRequest:
-    """The request that the arguments make; ends the program where they cannot go together."""
+    """The job request of the arguments; exits with status 2 if they are wrong or contradict each other."""
     training = _training(args)
     if args.reference is not None and training:
-        parser.error(f"--{next(iter(training))} trains a reference and --reference names one: give either")
+        parser.error(f"--{next(iter(training))} trains a reference and --reference names one: use only one of them")
     body: dict[str, Any] = {
         "corpus": _corpus(args),
         "reference": {"train": training} if args.reference is None else {"model": args.reference},
@@ -170,7 +184,7 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
 
 
 def training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[CorpusSpec, TrainSpec]:
-    """What `winnow train` is to read and to train; ends the program where it cannot be."""
+    """The corpus and the training options of `winnow train`; exits with status 2 if they are wrong."""
     return _valid(parser, CorpusSpec, _corpus(args)), _valid(parser, TrainSpec, _training(args))
 
 
@@ -179,13 +193,13 @@ def _corpus(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _training(args: argparse.Namespace) -> dict[str, Any]:
-    """What was given of how a reference is trained."""
-    names = ("preset", "tokens", "fraction", "seed")  # of which a command may not have all
+    """The training options that were given."""
+    names = ("preset", "tokens", "fraction", "seed")  # not all commands have all of them
     return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def score_request(parser: argparse.ArgumentParser, args: argparse.Namespace, texts: list[str]) -> ScoreRequest:
-    """The request to score texts now; ends the program where there are too many."""
+    """The request to score texts at once; exits with status 2 if it is wrong, such as too many texts."""
     scoring = {"stride": args.stride, "dtype": args.dtype}
     body = {"texts": texts, "model": args.reference, "scoring": scoring, "tokens": args.each_token}
     return _valid(parser, ScoreRequest, body)
@@ -196,5 +210,4 @@ def _valid(parser: argparse.ArgumentParser, kind: type[Request], body: dict[str,
         return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        parser.error(f"{field}: {first['msg']}".removeprefix(": ").replace("Value error, ", ""))
+        parser.error(explain(first, ".".join(str(part) for part in first["loc"])))

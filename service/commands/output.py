@@ -1,5 +1,6 @@
-"""What the commands show: a progress bar while a job runs, and tables of what came of it."""
+"""Terminal output of the commands: a progress bar while a job runs, and tables of its results."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,34 +10,44 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from service.contract.names import Status
 from service.contract.schemas import Progress as JobProgress
-from service.contract.schemas import ScoredText, Status
+from service.contract.schemas import ScoredText
 
-_ROWS_MAX = 24  # domains in a table
-_LINE_SECONDS = 5.0  # between lines where there is no terminal
+_DOMAINS_MAX = 24  # rows of the table
+_LINE_SECONDS = 5.0  # between two lines without a terminal
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that prints all text as it is, without markup, emoji codes and highlighting.
+
+    Text of users, such as paths and domains, may look like markup. Without a terminal, lines are hardly ever wrapped.
+    """
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else 1000, markup=False, emoji=False, highlight=False)
 
 
 class ProgressBar:
-    """One line on a terminal that moves with the job; without a terminal, a line now and then."""
+    """A progress bar on a terminal; without a terminal, a line every few seconds."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._said_at = time.monotonic()
+    def __init__(self, screen: Console) -> None:
+        self._screen = screen
+        self._printed_at = time.monotonic()
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description:<10}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
-            console=console,
+            console=screen,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not screen.is_terminal,
         )
         self._task = self._bar.add_task("queued", total=None, note="")
 
     def __call__(self, status: Status, progress: JobProgress) -> None:
-        """Shows how far the job is."""
+        """Shows the status and progress of the job."""
         if status == "training":
             done, total = progress.training_tokens_done, progress.training_tokens_total or None
             note = f"{done:,} of {total or 0:,} tokens" if done else "reading text"
@@ -49,21 +60,21 @@ class ProgressBar:
         else:
             done, total, note = 0, None, ""
         self._bar.update(self._task, description=status, completed=done, total=total, note=note)
-        if not self._console.is_terminal and time.monotonic() - self._said_at >= _LINE_SECONDS:
-            self._console.print(f"{status}: {note}" if note else status, highlight=False, soft_wrap=True)
-            self._said_at = time.monotonic()
+        if not self._screen.is_terminal and time.monotonic() - self._printed_at >= _LINE_SECONDS:
+            self._screen.print(f"{status}: {note}" if note else status, soft_wrap=True)
+            self._printed_at = time.monotonic()
 
 
 @contextmanager
 def progress_bar() -> Iterator[ProgressBar]:
-    """A progress bar on standard error, gone at the end."""
-    bar = ProgressBar(Console(stderr=True))
+    """A progress bar on standard error that is erased at the end."""
+    bar = ProgressBar(console(stderr=True))
     with bar._bar:
         yield bar
 
 
 def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table | str]:
-    """A scored job in a few lines: counts, then the selections, then each domain's share before and after."""
+    """The results of a job, to print on a `console`: counts, the selections, and the domains if there are several."""
     rejects, eligible = report["rejects"], report["eligible"]
     line = f"{report['documents']:,} documents, {report['tokens']:,} tokens scored"
     if report["training"]:
@@ -87,12 +98,12 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
 
 
 def scored_texts(documents: list[ScoredText]) -> Iterator[str]:
-    """Lines that show the scores of texts, and of their tokens where those are there."""
+    """Lines with the scores of texts, and of their tokens if they were asked for."""
     for number, document in enumerate(documents, 1):
         if document.nll is None:
             yield f"text {number}: no score ({document.reject})"
         else:
-            perplexity = "beyond all numbers" if document.perplexity is None else f"{document.perplexity:,.2f}"
+            perplexity = "infinite" if document.perplexity is None else f"{document.perplexity:,.2f}"
             yield f"text {number}: {document.n_tokens:,} tokens, nll {document.nll:,.2f}, perplexity {perplexity}"
         for token in document.tokens or []:
             nll = "" if token.nll is None else f"{token.nll:.3f}"
@@ -106,24 +117,24 @@ def _numbers(made: dict[str, Any], whole: dict[str, Any], low: float | None, hig
 
 
 def _domains(report: dict[str, Any]) -> Table:
-    """Shares of each domain in documents / tokens, before and in each selection."""
+    """A table of each domain's share of documents and tokens, before and in each selection."""
     table = Table(title="Domains: share of documents / of tokens", title_justify="left")
     table.add_column("domain")
     table.add_column("before", justify="right")
     for made in report["selections"]:
         table.add_column(made["id"], justify="right")
     columns = [report["domains"], *(made["domains"] for made in report["selections"])]
-    for row in list(zip(*columns, strict=True))[:_ROWS_MAX]:
-        table.add_row(_domain(row[0]), *(f"{d['documents_share']:.1%} / {d['tokens_share']:.1%}" for d in row))
-    if len(report["domains"]) > _ROWS_MAX:
-        table.caption = f"the {_ROWS_MAX} largest of {len(report['domains'])} domains; the report has the others"
+    for row in list(zip(*columns, strict=True))[:_DOMAINS_MAX]:
+        table.add_row(_domain_name(row[0]), *(f"{d['documents_share']:.1%} / {d['tokens_share']:.1%}" for d in row))
+    if len(report["domains"]) > _DOMAINS_MAX:
+        table.caption = f"the {_DOMAINS_MAX} largest of {len(report['domains'])} domains; all are in the report"
     return table
 
 
-def _domain(row: dict[str, Any]) -> str:
+def _domain_name(row: dict[str, Any]) -> str:
     if "others" in row:
         return f"({row['others']:,} smaller domains)"
-    return "(none)" if row["domain"] is None else str(row["domain"]).replace("[", "\\[")
+    return "(none)" if row["domain"] is None else str(row["domain"])
 
 
 def _duration(seconds: float) -> str:

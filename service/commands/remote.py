@@ -1,4 +1,4 @@
-"""The commands that speak to a service: submit, status, watch, cancel, download."""
+"""The commands that call the API of a service: submit, status, watch, cancel, download, report."""
 
 import argparse
 import asyncio
@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from service.commands import options
 from service.commands.client import ApiError, Client
 from service.commands.options import Parser
-from service.commands.output import progress_bar, summary
+from service.commands.output import console, progress_bar, summary
 from service.contract.schemas import Progress
 
 
@@ -25,10 +24,10 @@ def _add_server(parser: Parser) -> None:
         type=options.server,
         default=default,
         metavar="URL",
-        help="address of the service (default: %(default)s)",
+        help="URL of the service (default: %(default)s)",
     )
     parser.add_argument(
-        "--key", default=os.environ.get("WINNOW_KEY"), help="key of the service (default: the variable WINNOW_KEY)"
+        "--key", default=os.environ.get("WINNOW_KEY"), help="API key (default: the variable WINNOW_KEY)"
     )
     options.add_json(parser)
 
@@ -39,17 +38,26 @@ def add_submit(parser: Parser) -> None:
     options.add_reference(parser)
     options.add_scoring(parser)
     options.add_selections(parser)
-    parser.add_argument("--priority", type=int, default=0, metavar="N", help="-10 to 10: each step doubles its share")
     parser.add_argument(
-        "--idempotency-key", type=_key, metavar="KEY", help="the same key and request give the same job"
+        "--priority",
+        type=int,
+        default=0,
+        metavar="N",
+        help="-10 to 10; each step doubles the job's share of the workers (default: 0)",
     )
-    parser.add_argument("--watch", action="store_true", help="go on as `winnow watch`")
+    parser.add_argument(
+        "--idempotency-key",
+        type=_idempotency_key,
+        metavar="KEY",
+        help="repeating a request with its key returns the same job",
+    )
+    parser.add_argument("--watch", action="store_true", help="then follow the job as `winnow watch` does")
     _add_server(parser)
 
 
-def _key(text: str) -> str:
+def _idempotency_key(text: str) -> str:
     if not (0 < len(text) <= 255 and text.isascii() and text.isprintable()):
-        raise argparse.ArgumentTypeError("it is no key: give 1 to 255 ASCII characters")
+        raise argparse.ArgumentTypeError("not an idempotency key: use 1 to 255 printable ASCII characters")
     return text
 
 
@@ -70,12 +78,12 @@ def submit(parser: Parser, args: argparse.Namespace) -> int:
 
 def add_status(parser: Parser) -> None:
     """`winnow status`."""
-    parser.add_argument("job", nargs="?", metavar="JOB", help="a job's id; without one, the newest jobs")
+    parser.add_argument("job", nargs="?", metavar="JOB", help="id of a job (default: list the newest jobs)")
     _add_server(parser)
 
 
 def status(_parser: Parser, args: argparse.Namespace) -> int:
-    """Shows a job, or the newest jobs."""
+    """Shows a job, or lists the newest jobs."""
     with Client(args.server, args.key) as client:
         if args.job is not None:
             job = client.job(args.job)
@@ -85,23 +93,32 @@ def status(_parser: Parser, args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(jobs) + "\n")
         return 0
-    table = Table("job", "status", "documents", "tokens", "submitted", box=None)
-    for job in jobs:
-        done = job["progress"]
-        when = job["created_at"][:19].replace("T", " ")
-        table.add_row(job["id"], job["status"], f"{done['documents_done']:,}", f"{done['tokens_done']:,}", when)
-    Console().print(table)
+    console().print(_job_table(jobs))
     return 0
+
+
+def _job_table(jobs: list[dict[str, Any]]) -> Table:
+    """A row per job; the column with the reason only if a job has failed."""
+    failed = any(job["error"] for job in jobs)
+    table = Table("job", "status", "corpus", "documents", "tokens", "submitted", *(["error"] * failed), box=None)
+    for job in jobs:
+        first, *others = job["request"]["corpus"]["paths"]
+        corpus = f"{first} and {len(others):,} more" if others else first
+        progress, submitted = job["progress"], job["created_at"][:19].replace("T", " ")
+        counts = f"{progress['documents_done']:,}", f"{progress['tokens_done']:,}"
+        reason = [job["error"]["detail"] if job["error"] else ""] * failed
+        table.add_row(job["id"], job["status"], corpus, *counts, submitted, *reason)
+    return table
 
 
 def add_watch(parser: Parser) -> None:
     """`winnow watch`."""
-    parser.add_argument("job", metavar="JOB", help="a job's id")
+    parser.add_argument("job", metavar="JOB", help="id of a job")
     _add_server(parser)
 
 
 def watch(_parser: Parser, args: argparse.Namespace) -> int:
-    """Follows a job until it ends; fails if the job did."""
+    """Follows a job until it ends. Raises ApiError if the job failed or was cancelled."""
     with Client(args.server, args.key) as client:
         return _watch(client, args.job, args)
 
@@ -121,17 +138,26 @@ def cancel(_parser: Parser, args: argparse.Namespace) -> int:
 
 def add_download(parser: Parser) -> None:
     """`winnow download`."""
-    parser.add_argument("job", metavar="JOB", help="a job's id")
+    parser.add_argument("job", metavar="JOB", help="id of a job")
     parser.add_argument(
-        "--out", type=options.target, default=Path(), metavar="DIR", help="folder to save in (default: here)"
+        "--out",
+        type=options.target,
+        default=Path(),
+        metavar="DIR",
+        help="folder of the files (default: the current one)",
     )
-    parser.add_argument("--format", choices=("parquet", "jsonl"), default="parquet", help="of manifests and rejects")
-    parser.add_argument("--scores", action="store_true", help="every document's score too")
+    parser.add_argument(
+        "--format",
+        choices=("parquet", "jsonl"),
+        default="parquet",
+        help="format of manifests and rejects (default: %(default)s)",
+    )
+    parser.add_argument("--scores", action="store_true", help="also save the score of every document")
     _add_server(parser)
 
 
 def download(_parser: Parser, args: argparse.Namespace) -> int:
-    """Saves a job's manifests, rejects and report, each checked against its hash."""
+    """Saves a job's manifests, rejects and report, and checks each against its SHA-256."""
     with Client(args.server, args.key) as client:
         job = client.job(args.job)
         base = f"/v1/jobs/{job['id']}"
@@ -142,7 +168,7 @@ def download(_parser: Parser, args: argparse.Namespace) -> int:
         files[f"rejects.{args.format}"] = f"{base}/rejects?format={args.format}"
         if args.scores:
             files["scores.parquet"] = f"{base}/scores"
-        files["report.json"] = f"{base}/report"  # last: a job that failed may have the others
+        files["report.json"] = f"{base}/report"  # last: a failed job may have the other files but no report
         args.out.mkdir(parents=True, exist_ok=True)
         for name, url in files.items():
             client.download(url, args.out / name)
@@ -155,19 +181,19 @@ def download(_parser: Parser, args: argparse.Namespace) -> int:
 
 def add_report(parser: Parser) -> None:
     """`winnow report`."""
-    parser.add_argument("job", metavar="JOB", help="a job's id")
+    parser.add_argument("job", metavar="JOB", help="id of a job")
     parser.add_argument(
         "--out",
         required=True,
         type=options.target,
         metavar="FILE",
-        help="HTML file; its plots go into a folder beside it",
+        help="HTML file; the plots are saved in a folder beside it",
     )
     _add_server(parser)
 
 
 def report(_parser: Parser, args: argparse.Namespace) -> int:
-    """Saves the report of a scored job as one HTML file, and its plots as SVG and PNG."""
+    """Saves the report of a job as one HTML file, and its plots as SVG and PNG."""
     from service.page.report import gather, write_report
 
     with Client(args.server, args.key) as client:
@@ -175,14 +201,14 @@ def report(_parser: Parser, args: argparse.Namespace) -> int:
         async def get(path: str, **params: Any) -> Any:
             return client.get(path, params)
 
-        material = asyncio.run(gather(get, args.job))
-    written = write_report(args.out, material, args.server)
+        data = asyncio.run(gather(get, args.job))
+    written = write_report(args.out, data, args.server)
     if args.json:
         sys.stdout.write(json.dumps([str(path) for path in written]) + "\n")
         return 0
     sys.stdout.write("".join(f"{path}\n" for path in written))
     if not any(path.suffix == ".png" for path in written):
-        sys.stdout.write("For the plots as PNG too: pip install 'winnow[report]'\n")
+        sys.stdout.write("To save the plots as PNG too: pip install 'winnow[report]'\n")
     return 0
 
 
@@ -198,9 +224,9 @@ def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
     if args.json:
         _print(args, job, "")
         return 0
-    wide = Console(width=None if sys.stdout.isatty() else 160)
+    screen = console()
     for part in summary(client.report(job_id)):
-        wide.print(part, highlight=False)
+        screen.print(part)
     return 0
 
 
@@ -217,5 +243,5 @@ def _line(job: dict[str, Any]) -> str:
 
 
 def _absolute(path: str) -> str:
-    """A local path as the service can find it, whatever folder it runs in."""
-    return path if "://" in path else os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (`..` goes, links stay)
+    """A local path made absolute, as the service may run in another folder; a URL unchanged."""
+    return path if "://" in path else os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (links are not resolved)

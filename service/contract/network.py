@@ -1,10 +1,10 @@
-"""Facts about network addresses that settings and authentication share."""
+"""Tests of network addresses, shared by the settings and the authentication."""
 
 import ipaddress
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, as a user writes it, is reached from this machine alone."""
+    """Whether a host name or IP address, as a user writes it, is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

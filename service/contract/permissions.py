@@ -1,7 +1,4 @@
-"""What a service's jobs may read: corpora under roots, models by name or under roots. Decided when a job is accepted.
-
-A job takes what it may read along in its record, so that every worker of the pool holds to it.
-"""
+"""Which corpora and models a job may read: decided when the job is accepted, stored in its record for the workers."""
 
 import os
 import re
@@ -14,64 +11,69 @@ from pruner.errors import InputError
 from scorer.errors import BadReference
 from service.contract.schemas import JobRequest
 
-_NAMED = re.compile(r"([\w.-]+)=(.+)")
+_MODEL_OPTION = re.compile(r"([\w.-]+)=(.+)")
 
 
 class Access(BaseModel):
-    """What a job may read. None: all that the user may whose process it runs in."""
+    """What one job may read. A field that is None allows all that the operating system's user may read."""
 
     model_config = ConfigDict(frozen=True)
 
     corpus_roots: tuple[str, ...] | None = None
     model_roots: tuple[str, ...] | None = None
-    model: str | None = None  # the folder or hub id that the name of a configured model stands for
+    model: str | None = None  # folder or hub id, if the request named a model of the service's settings
 
     @property
     def roots(self) -> Roots:
-        """Where its corpus may lie."""
+        """The corpus roots, parsed."""
         return Roots(self.corpus_roots)
 
     def check_model(self, folder: Path) -> None:
-        """Raises BadReference unless a local folder, and each file in it, is really under a root."""
+        """Raises BadReference if a model folder or a file in it is a link to outside the model roots."""
         if self.model_roots is None or self.model is not None:
             return
         roots = [os.path.realpath(root) for root in self.model_roots]
         for path in (folder, *folder.iterdir()):
             real = os.path.realpath(path)
-            if not any(real == root or real.startswith(root.rstrip("/") + "/") for root in roots):
-                raise BadReference(f"reference {path}: a link in it leads out of the model roots of this service")
+            if not any(_is_below(real, root) for root in roots):
+                raise BadReference(f"reference {path}: a link points outside the model roots of this service")
 
 
 class Rules(BaseModel):
-    """What a service was told that its jobs may read."""
+    """What the jobs of a service may read, from its settings."""
 
     model_config = ConfigDict(frozen=True)
 
     corpus_roots: tuple[str, ...] = EVERYWHERE
     model_roots: tuple[str, ...] | None = None  # None: any folder, and any model of the hub
-    models: dict[str, str] = {}  # by name: the folder or hub id
+    models: dict[str, str] = {}  # name -> folder or hub id
 
-    def admit(self, request: JobRequest) -> Access:
-        """What a job of this request may read. Raises InputError if it asks for more."""
+    def access_for(self, request: JobRequest) -> Access:
+        """What the job of a request may read. Raises InputError if the request names anything else."""
         roots = Roots(self.corpus_roots)
         for path in request.corpus.paths:
             roots.admit(path)
-        return self.admit_model(request.reference.model).model_copy(update={"corpus_roots": self.corpus_roots})
+        return self.access_to_model(request.reference.model).model_copy(update={"corpus_roots": self.corpus_roots})
 
-    def admit_model(self, named: str | None) -> Access:
-        """What may be read of a model that a call names, and no corpus. Raises InputError for one that is not there."""
-        if named is not None and named in self.models:
-            return Access(corpus_roots=(), model_roots=self.model_roots, model=self.models[named])
-        if named is not None and self.model_roots is not None:
-            path = os.path.abspath(os.path.expanduser(named))  # noqa: PTH100, PTH111 (no link is followed yet)
-            inside = any(path == root or path.startswith(root.rstrip("/") + "/") for root in self.model_roots)
-            if not inside or not named.startswith(("/", "~")) or ".." in named.split("/"):
-                known = ", ".join([*self.models, *(f"a folder under {root}" for root in self.model_roots)])
-                raise InputError(f"model {named!r} is none that this service has; give {known or 'none: train one'}")
+    def access_to_model(self, model: str | None) -> Access:
+        """Access to a model that a request names, and to no corpus. Raises InputError if the model is not allowed."""
+        if model is not None and model in self.models:
+            return Access(corpus_roots=(), model_roots=self.model_roots, model=self.models[model])
+        if model is not None and self.model_roots is not None:
+            path = os.path.abspath(os.path.expanduser(model))  # noqa: PTH100, PTH111 (links are checked by check_model)
+            absolute = model.startswith(("/", "~")) and ".." not in model.split("/")
+            if not absolute or not any(_is_below(path, root) for root in self.model_roots):
+                allowed = ", ".join([*self.models, *(f"a folder under {root}" for root in self.model_roots)])
+                advice = f"use {allowed}" if allowed else "this service has no models, so let the job train a reference"
+                raise InputError(f"unknown model {model!r}: {advice}")
         return Access(corpus_roots=(), model_roots=self.model_roots)
 
 
-def named_model(text: str) -> tuple[str, str]:
-    """The name and the source of a configured model: `NAME=SOURCE`, or a hub id that is its own name."""
-    match = _NAMED.fullmatch(text)
+def parse_model_option(text: str) -> tuple[str, str]:
+    """The name and the source of a model in the settings: `NAME=SOURCE`, or a hub id that is its own name."""
+    match = _MODEL_OPTION.fullmatch(text)
     return (match[1], match[2]) if match else (text, text)
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip("/") + "/")

@@ -1,8 +1,8 @@
-"""Who may come in: keys and roles, and, for a service that asks for no key, only callers from this machine itself.
+"""Authentication: API keys with roles or, while a service has no keys, requests from this machine only.
 
-Without a key, a browser on this machine is the danger: any page may make it post here, or reach the service under a
-name of the page's own that leads to 127.0.0.1 (DNS rebinding). So the Host must be this machine's then, and whatever
-a page of another origin would write is refused. A browser never adds a key by itself.
+Without keys the danger is a browser on this machine: any web page can make it send requests here, also under a host
+name of the page's own that resolves to 127.0.0.1 (DNS rebinding). So the Host header must then name this machine, and
+writes from pages of another origin are always refused. A browser never adds a key by itself.
 """
 
 from dataclasses import dataclass
@@ -15,98 +15,114 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.contract.network import is_loopback
 from service.http.keys import Keys, Role
-from service.http.problems import RETRY_AFTER, problem
+from service.http.middleware import HttpMiddleware
+from service.http.problems import RETRY_AFTER, STORAGE_UNREACHABLE, problem
 
-# They tell nothing of any job, and are asked for by those who have no key.
-OPEN = frozenset(
+# Paths that show nothing of any job and that clients without a key need.
+PUBLIC_PATHS = frozenset(
     {"/healthz", "/readyz", "/docs", "/openapi.json"}
     | {"/signin", "/static/winnow.css", "/static/winnow.js", "/static/icon.svg"}
 )
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="winnow"'}
-_PORTS = {"http": ":80", "https": ":443"}
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls: the owner of what is submitted, None without a key; `sees_all` jobs or the owner's alone."""
+    """The sender of a request. `owner` is the id of the key that owns its jobs, None in a service without keys."""
 
     owner: str | None
     sees_all: bool
 
     def sees(self, owner: str | None) -> bool:
-        """Whether an owner's jobs are there for this caller."""
+        """Whether the caller may see a job of this owner."""
         return self.sees_all or self.owner == owner
 
 
-ANYONE = Caller(None, sees_all=True)
+LOCAL_CALLER = Caller(None, sees_all=True)
 
 
-class Doors:
-    """ASGI middleware: every path but the few that tell nothing of jobs takes a key, or a caller on this machine.
+class _Refused(Exception):
+    """A request that gets an error in place of an answer."""
 
-    The `Caller` is at `request.state.caller`. With `always`, a key is needed even where none was ever made.
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = headers
+
+
+class AuthMiddleware(HttpMiddleware):
+    """Requires a valid key, or a caller on this machine, on all paths but PUBLIC_PATHS.
+
+    Sets `request.state.caller` to the `Caller`. With `always_keys` a key is required even if none was ever made.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, *, always: bool) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, keys: Keys, *, always_keys: bool) -> None:
+        super().__init__(app)
         self._keys = keys
-        self._always = always
+        self._always_keys = always_keys
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
-            await self._app(scope, receive, send)
-            return
-        headers, writes = Headers(scope=scope), scope["method"] not in _READING
-        refused: tuple[int, str, dict[str, str]] | None = None
-        caller = ANYONE
-        try:
-            if writes and from_elsewhere(headers):
-                refused = (403, "a page of another origin cannot write here", {})
-            elif self._always or await run_in_threadpool(self._keys.needed):
-                caller, refused = await self._known(headers, "submit" if writes else "read")
-            elif not is_loopback(_host(headers.get("host", ""))):
-                detail = "without a key this service answers only to the names of this machine: 127.0.0.1, localhost"
-                refused = (403, f"{detail}; make a key with `winnow keys make` to reach it by another", {})
-        except OSError:
-            refused = (503, "the service's workspace cannot be reached: try again shortly", RETRY_AFTER)
-        if refused is not None:
-            await problem(Request(scope), *refused)(scope, receive, send)
-            return
-        scope.setdefault("state", {})["caller"] = caller
-        await self._app(scope, receive, send)
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on with its caller, or answers 401, 403 or 503."""
+        if scope["path"] not in PUBLIC_PATHS:
+            try:
+                caller = await self._authenticate(Headers(scope=scope), scope["method"] not in _READ_METHODS)
+            except _Refused as refused:
+                answer = problem(Request(scope), refused.status, str(refused), refused.headers)
+                await answer(scope, receive, send)
+                return
+            except OSError:
+                await problem(Request(scope), 503, STORAGE_UNREACHABLE, RETRY_AFTER)(scope, receive, send)
+                return
+            scope.setdefault("state", {})["caller"] = caller
+        await self.app(scope, receive, send)
 
-    async def _known(self, headers: Headers, role: Role) -> tuple[Caller, tuple[int, str, dict[str, str]] | None]:
-        """The caller that a key stands for, or why there is none."""
+    async def _authenticate(self, headers: Headers, writes: bool) -> Caller:
+        """The caller of a request. Raises _Refused, and OSError if the keys cannot be read."""
+        if writes and is_cross_origin(headers):
+            raise _Refused(403, "a page of another origin cannot write here")
+        if self._always_keys or await run_in_threadpool(self._keys.required):
+            return await self._find_caller(headers, "submit" if writes else "read")
+        if not is_loopback(_host_name(headers.get("host", ""))):
+            raise _Refused(
+                403,
+                "without keys this service answers only under the names of this machine (127.0.0.1, localhost); "
+                "to use another name make a key with `winnow keys make`",
+            )
+        return LOCAL_CALLER
+
+    async def _find_caller(self, headers: Headers, role: Role) -> Caller:
+        """The caller that the request's key stands for. Raises _Refused."""
         scheme, _, text = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
-            return ANYONE, (401, "this service takes a key: send it as Authorization: Bearer KEY", _CHALLENGE)
+            raise _Refused(401, "this service requires a key: send the header Authorization: Bearer KEY", _CHALLENGE)
         key = await run_in_threadpool(self._keys.find, text.strip())
         if key is None:
-            return ANYONE, (401, "the key is none of this service's, or was revoked", _CHALLENGE)
-        if not key.may(role):
-            return ANYONE, (403, f"this takes a key with the role {role}, and yours has {key.role}", {})
-        return Caller(key.owner, sees_all=key.role == "admin"), None
+            raise _Refused(401, "the key is unknown or was revoked", _CHALLENGE)
+        if not key.allows(role):
+            raise _Refused(403, f"this needs a key with the role {role}; the role of this key is {key.role}")
+        return Caller(key.owner, sees_all=key.role == "admin")
 
 
-def from_elsewhere(headers: Headers) -> bool:
-    """Whether a browser says that a page of another origin sends this."""
+def is_cross_origin(headers: Headers) -> bool:
+    """Whether the browser's headers say that a page of another origin sent the request."""
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     try:
         parts = urlsplit(origin)
-        port = _PORTS.get(parts.scheme, "")
-        return not parts.netloc or _bare(parts.netloc, port) != _bare(headers.get("host", ""), port)
+        port = _DEFAULT_PORTS.get(parts.scheme, "")
+        own = headers.get("host", "")
+        return not parts.netloc or _without_port(parts.netloc, port) != _without_port(own, port)
     except ValueError:
         return True
 
 
-def _bare(authority: str, port: str) -> str:
+def _without_port(authority: str, port: str) -> str:
     return authority.lower().removesuffix(port)
 
 
-def _host(header: str) -> str:
-    """The name in a Host header, without its port."""
+def _host_name(header: str) -> str:
+    """The name or address in a Host header, without the port."""
     return header[: header.find("]") + 1] if header.startswith("[") else header.partition(":")[0]

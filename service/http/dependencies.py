@@ -1,4 +1,4 @@
-"""What the endpoints share: the jobs, what they may read, who calls, that a job is theirs, that a body is JSON."""
+"""FastAPI dependencies of the endpoints: the jobs, the caller, the read rules, and checks of job ids and bodies."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from fastapi import Depends, Path, Request
 from starlette.exceptions import HTTPException
 
 from service.contract.permissions import Rules
-from service.http.auth import ANYONE, Caller
+from service.http.auth import LOCAL_CALLER, Caller
 from service.jobs.jobs import Jobs, UnknownJob
 
 
@@ -16,14 +16,14 @@ def _jobs(request: Request) -> Jobs:
 
 
 def json_body(request: Request) -> None:
-    """Refuses a body of another type, which would be read as no object at all. Raises HTTPException."""
+    """Raises HTTPException (415) for a body that is not declared as JSON, which FastAPI would not parse."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise HTTPException(415, "send the body as JSON, with the header Content-Type: application/json")
 
 
 def _caller(request: Request) -> Caller:
-    caller: Caller = getattr(request.state, "caller", ANYONE)
+    caller: Caller = getattr(request.state, "caller", LOCAL_CALLER)
     return caller
 
 
@@ -42,7 +42,7 @@ def own_job(
     jobs: JobsOf,
     caller: CallerOf,
 ) -> str:
-    """The id of a job of the caller's; another's is as unknown as one that is not there. Raises UnknownJob."""
+    """The id of a job that the caller may see. Raises UnknownJob for other owners' jobs too, not to reveal them."""
     if not caller.sees_all and not caller.sees(jobs.owner(job_id)):
         raise UnknownJob(job_id)
     return job_id

@@ -1,4 +1,4 @@
-"""Files of the workspace over HTTP: conditional requests and ranges as in RFC 9110, the ETag a file's SHA-256."""
+"""Downloads of workspace files, with conditional requests and ranges (RFC 9110). The ETag is the file's SHA-256."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,10 @@ _CHUNK = 1 << 18  # bytes
 
 
 def send_file(request: Request, storage: Storage, path: str, about: dict[str, Any], name: str) -> Response:
-    """The answer to a GET or HEAD for a file: `about` holds its `sha256` and `size`, users save it as `name`."""
+    """The answer to a GET or HEAD of a file.
+
+    `about` has the file's `sha256` (hex) and `size` (bytes); `name` is the file name that the client saves it under.
+    """
     size, etag = int(about["size"]), f'"{about["sha256"]}"'
     headers = {
         "ETag": etag,
@@ -31,12 +34,12 @@ def send_file(request: Request, storage: Storage, path: str, about: dict[str, An
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     start, stop, status = 0, size, 200
-    wanted = request.headers.get("range")
-    if wanted is not None and request.method == "GET" and request.headers.get("if-range", etag) == etag:
-        found = _range(wanted, size)
+    range_header = request.headers.get("range")
+    if range_header is not None and request.method == "GET" and request.headers.get("if-range", etag) == etag:
+        found = _parse_range(range_header, size)
         if found is not None and found[0] >= found[1]:
             unsatisfied = {"Content-Range": f"bytes */{size}"}
-            return problem(request, 416, f"{wanted!r} is outside the file's {size:,} bytes", unsatisfied)
+            return problem(request, 416, f"{range_header!r} is outside the file's {size:,} bytes", unsatisfied)
         if found is not None:
             (start, stop), status = found, 206
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
@@ -44,29 +47,29 @@ def send_file(request: Request, storage: Storage, path: str, about: dict[str, An
     media_type = MEDIA_TYPES[name.rpartition(".")[2]]
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(_pieces(storage, path, start, stop), status, headers, media_type)
+    return StreamingResponse(_chunks(storage, path, start, stop), status, headers, media_type)
 
 
-def _pieces(storage: Storage, path: str, start: int, stop: int) -> Iterator[bytes]:
+def _chunks(storage: Storage, path: str, start: int, stop: int) -> Iterator[bytes]:
     with storage.open(path) as file:
         file.seek(start)
-        while start < stop and (piece := file.read(min(_CHUNK, stop - start))):
-            start += len(piece)
-            yield piece
+        while start < stop and (chunk := file.read(min(_CHUNK, stop - start))):
+            start += len(chunk)
+            yield chunk
 
 
 def _matches(header: str | None, etag: str) -> bool:
-    """Whether If-None-Match names this file, by the weak comparison of RFC 9110, section 8.8.3.2."""
+    """Whether If-None-Match has this ETag, by the weak comparison of RFC 9110, section 8.8.3.2."""
     if header is None:
         return False
     return header.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in header.split(","))
 
 
-def _range(header: str, size: int) -> tuple[int, int] | None:
-    """Bytes [start, stop) that a Range header asks for, which may be none; None if the header is to be ignored."""
+def _parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """The bytes [start, stop) of a Range header, empty if outside the file; None for a header to ignore."""
     match = re.fullmatch(r"bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", header.strip(), re.IGNORECASE | re.ASCII)
     if match is None or match.groups() == ("", ""):
-        return None  # several ranges, another unit or nonsense: the whole file is a right answer
+        return None  # several ranges, another unit or malformed: the RFC allows to send the whole file
     first, last = match.groups()
     if first == "":
         start, stop = max(0, size - int(last)), size

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 
 from fastapi import Request
 
-from service.http.auth import from_elsewhere
+from service.http.auth import is_cross_origin
 
 Form = dict[str, list[str]]
 _NUMBERS = {"tokens": int, "fraction": float, "seed": int}
@@ -19,7 +19,7 @@ class CrossSite(Exception):
 async def posted(request: Request) -> Form:
     """The fields of a form. Raises CrossSite unless a page of this service posted it, by the browser's own word."""
     said = "origin" in request.headers or "sec-fetch-site" in request.headers
-    if not said or from_elsewhere(request.headers):
+    if not said or is_cross_origin(request.headers):
         raise CrossSite
     return parse_qs((await request.body()).decode(errors="replace"), keep_blank_values=True)
 

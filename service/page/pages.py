@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
-from service.contract.schemas import ENDED
+from service.contract.names import ENDED, STATUSES
 from service.page import api_docs as manual
 from service.page import forms
 from service.page import job_view as result
@@ -18,13 +18,12 @@ from service.page import snippets as repeat
 from service.page.api import Api, Refused, job_path
 from service.page.render import HEADERS, HERE, STATIC, page
 from service.page.report import gather, report_html
-from service.page.signin import COOKIE, own_address
+from service.page.signin import COOKIE, local_address
 from service.page.surprisal import LEVELS, surprisal
 
 router = APIRouter(include_in_schema=False)
 Part = Annotated[str | None, Query(max_length=20)]
 _JOBS_A_PAGE = 20
-_STATUSES = ("queued", "planning", "training", "scoring", "selecting", "succeeded", "failed", "cancelled")
 _CHARACTERS = 2000  # of a document that are shown with others
 _CHARACTERS_ALONE = 100_000  # of one that is shown alone
 _CHARACTERS_SCORED = 20_000  # of one whose tokens are shaded
@@ -71,7 +70,7 @@ async def docs(request: Request) -> Response:
 @_shown
 async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002
     """The form that takes a key."""
-    return page("signin.html", next=own_address(next), wrong=COOKIE in request.cookies)
+    return page("signin.html", next=local_address(next), wrong=COOKIE in request.cookies)
 
 
 @router.post("/signin")
@@ -79,7 +78,7 @@ async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002
 async def signed_in(request: Request) -> Response:
     """Keeps a key in the browser."""
     form = await forms.posted(request)
-    key, there = forms.first(form, "key"), own_address(forms.first(form, "next"))
+    key, there = forms.first(form, "key"), local_address(forms.first(form, "next"))
     if not (key.isascii() and key.isprintable()):  # no cookie can hold it, and no key reads so
         return page("signin.html", 422, next=there, wrong=True)
     answer = RedirectResponse(there, 303, HEADERS)
@@ -102,7 +101,7 @@ async def jobs(request: Request, cursor: str | None = None, status: str | None =
         older=older if found["next_cursor"] else None,
         first=cursor is None,
         wanted=status,
-        statuses=_STATUSES,
+        statuses=STATUSES,
         running=any(job["status"] not in ENDED for job in found["data"]),
     )
 

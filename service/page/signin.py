@@ -1,58 +1,52 @@
-"""Signing in on the page: a browser keeps the key in a cookie, and it goes on to the API as any client's would."""
+"""Sign-in of the page: the browser keeps the API key in a cookie, which becomes the Authorization header."""
 
 from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+
+from service.http.middleware import HttpMiddleware
 
 COOKIE = "winnow_key"
 
 
-class SignIn:
-    """ASGI middleware around what asks for keys: the cookie's key becomes an Authorization header.
+class SignInMiddleware(HttpMiddleware):
+    """Turns the cookie into an Authorization header, and redirects a page's 401 to the sign-in form.
 
-    A visitor who is refused for want of a key is led to the form that takes one. The cookie is for this site alone, and
-    what other sites would have a browser post is refused as it is without a key.
+    It is outside of the authentication, which still refuses writes from pages of another origin.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on; the answer of a page that needs a key becomes a redirect."""
         request = Request(scope)
         key = request.cookies.get(COOKIE)
         if key and "authorization" not in request.headers:
-            # In the scope itself, as what is outside of this reads there which route was found.
+            # Changed in place: middleware further out reads the matched route from the same scope.
             scope["headers"] = [*scope["headers"], (b"authorization", f"Bearer {key}".encode("latin-1"))]
         if request.url.path.startswith("/v1/") or "text/html" not in request.headers.get("accept", ""):
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        led = False
+        redirected = False
 
-        async def lead(message: Message) -> None:
-            nonlocal led
+        async def redirecting_send(message: Message) -> None:
+            nonlocal redirected
             if message["type"] == "http.response.start" and message["status"] == 401:
-                led = True
-                there = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-                if request.method != "GET":  # what a form is sent to is no page to come back to
-                    there = "/"
-                await RedirectResponse(f"/signin?next={quote(there)}", 303)(scope, receive, send)
-            elif not led:
+                redirected = True
+                query = f"?{request.url.query}" if request.url.query else ""
+                back = request.url.path + query if request.method == "GET" else "/"
+                await RedirectResponse(f"/signin?next={quote(back)}", 303)(scope, receive, send)
+            elif not redirected:
                 await send(message)
 
-        await self._app(scope, receive, lead)
+        await self.app(scope, receive, redirecting_send)
 
 
-def own_address(text: str) -> str:
-    """An address of this service to go on to; its first page for any other."""
+def local_address(text: str) -> str:
+    """The address if it is a path of this service, else `/`: a redirect never leads to another site."""
     try:
         parts = urlsplit(text)
-    except ValueError:  # no address at all, such as http://[
+    except ValueError:  # such as http://[
         return "/"
-    own = not parts.scheme and not parts.netloc and text.startswith("/") and "\\" not in text
-    return text if own and not text.startswith("//") else "/"
+    local = not parts.scheme and not parts.netloc and text.startswith("/") and "\\" not in text
+    return text if local and not text.startswith("//") else "/"

@@ -10,13 +10,14 @@ import service
 from service.contract.permissions import Rules
 from service.contract.schemas import Problem
 from service.http import problems
-from service.http.auth import OPEN, Doors
+from service.http.auth import PUBLIC_PATHS, AuthMiddleware
 from service.http.keys import Keys
-from service.http.metrics import Metrics, QueueCollector
+from service.http.metrics import QueueCollector
+from service.http.middleware import BodyLimit, RequestMetrics
 from service.http.routes import events, explore, files, health, jobs, score, selections
 from service.jobs.jobs import Jobs
 from service.page import pages
-from service.page.signin import SignIn
+from service.page.signin import SignInMiddleware
 
 _ABOUT = """Prunes pretraining corpora by the perplexity of a small reference model.
 
@@ -46,10 +47,10 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
     for part in parts:
         app.include_router(part.router)
     problems.install(app)
-    app.add_middleware(problems.BodyLimit)
-    app.add_middleware(Doors, keys=Keys(the_jobs.workspace.storage), always=always_keys)
-    app.add_middleware(SignIn)
-    app.add_middleware(Metrics, registry=app.state.registry)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(AuthMiddleware, keys=Keys(the_jobs.workspace.storage), always_keys=always_keys)
+    app.add_middleware(SignInMiddleware)
+    app.add_middleware(RequestMetrics, registry=app.state.registry)
     _describe_problems(app)
     return app
 
@@ -73,7 +74,7 @@ def _describe_problems(app: FastAPI) -> None:
             validation = problems.responses(422)[422]
             for name, path in schema["paths"].items():
                 for operation in path.values():
-                    if name not in OPEN:
+                    if name not in PUBLIC_PATHS:
                         operation["security"] = [{"key": []}]
                         operation["responses"] |= {str(k): v for k, v in problems.responses(401, 403).items()}
                     if "application/json" in operation["responses"].get("422", {}).get("content", {}):

@@ -16,7 +16,7 @@ from service.kinds.job_files import JobFiles, plan_path
 from service.kinds.node import ShardPaths
 from service.queue.leases import Queue, connect
 from service.run import subprocesses as child
-from service.run.settings import Keep, Settings
+from service.run.settings import RetentionPolicy, Settings
 from service.store.workspace import Workspace
 
 log = logging.getLogger("winnow.retention")
@@ -47,7 +47,7 @@ class _Item:
     job: str | None = None
 
 
-def clean(workspace: Workspace, keep: Keep, forget: Callable[[str], None]) -> Removed:
+def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], None]) -> Removed:
     """Removes what is too old, then the oldest until the rest fits. `forget` is called for each job that was removed.
 
     Jobs that have not ended stay, with all that they are made of. An ended job goes with its results, as far as no
@@ -164,7 +164,7 @@ def main() -> None:
     workspace = Workspace(settings.workspace)
     queue = Queue(connect(settings.redis or ""), workspace.id)
     try:
-        removed = clean(workspace, settings.keep, queue.forget)
+        removed = clean(workspace, settings.retention, queue.forget)
         if removed.jobs or removed.scores:
             log.warning("removed %d jobs and %d score files", removed.jobs, removed.scores)
     except (RedisError, OSError, ValueError) as error:

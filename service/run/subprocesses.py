@@ -1,4 +1,4 @@
-"""Starting processes that never outlive this one, not even when it is killed with `kill -9`."""
+"""Child processes that end with this process, even if it is killed with `kill -9`."""
 
 import os
 import signal
@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import IO
 
-# Run by a bare interpreter that then becomes the program: the kernel sends it a signal when its parent dies.
-# prctl option 1 is PR_SET_PDEATHSIG; it survives the exec. The parent may have died before it was set.
+# A bare interpreter sets the parent-death signal (prctl option 1, PR_SET_PDEATHSIG, kept across exec) and becomes the
+# program. It exits if the parent died before the signal was set.
 _LAUNCH = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, int(sys.argv[1])); "
     "os.getppid() == int(sys.argv[2]) or sys.exit(1); os.execv(sys.argv[3], sys.argv[3:])"
@@ -21,26 +21,26 @@ def start(
     death_signal: signal.Signals,
     env: Mapping[str, str] | None = None,
     stdout: int | IO[bytes] | None = None,
-    keep: Sequence[int] = (),
+    pass_fds: Sequence[int] = (),
 ) -> "subprocess.Popen[bytes]":
-    """Starts `command` (its first word a full path), which gets `death_signal` when this process ends.
+    """Starts `command`, whose first word is a full path. The child gets `death_signal` when this process ends.
 
-    `keep` are file descriptors that it inherits. Call from a thread that lasts as long as the process: the kernel
-    takes the end of the thread that started a child for the end of its parent.
+    `pass_fds` are file descriptors that the child inherits. Call this from a thread that lives as long as the process:
+    the kernel sends the signal when the thread that started the child ends.
     """
     launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(int(death_signal)), str(os.getpid()), *command]
-    # A session of its own: Ctrl-C in the terminal reaches only the parent, which stops its children in order.
-    # What runs is this interpreter and a program that this package names.
-    return subprocess.Popen(launch, env=env, stdout=stdout, pass_fds=tuple(keep), start_new_session=True)  # noqa: S603
+    # A new session: Ctrl-C in the terminal reaches only the parent, which stops its children in order.
+    # S603: the command is built from programs that this package names, never from user input.
+    return subprocess.Popen(launch, env=env, stdout=stdout, pass_fds=tuple(pass_fds), start_new_session=True)  # noqa: S603
 
 
 def python(statement: str) -> list[str]:
-    """The command that runs a statement in this interpreter, with no import from the current folder."""
+    """The command that runs a Python statement in this interpreter; the current folder is not on the import path."""
     return [sys.executable, "-c", f"import sys; sys.path[:] = [p for p in sys.path if p]; {statement}"]
 
 
 def stop(child: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Ends a child: SIGTERM, and SIGKILL if it is still there after a while."""
+    """Stops a child with SIGTERM, and with SIGKILL if it is still running after `seconds`."""
     child.terminate()
     try:
         child.wait(seconds)

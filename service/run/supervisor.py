@@ -112,7 +112,7 @@ class Pool:
                 for worker in self._workers:
                     worker.ensure()
                 if self._redis is not None:
-                    self._redis.mind_the_disk()
+                    self._redis.handle_full_disk()
             except (RedisError, InputError, OSError) as error:
                 log.warning("cannot look after the workers: %s", error)
             self._over.wait(_LOOK_SECONDS)
@@ -166,7 +166,7 @@ def serve(settings: Settings) -> None:
             jobs.check()
         except RedisError as error:
             raise InputError(f"--redis {without_password(url)} does not answer: {error}") from None
-        if settings.public and not Keys(workspace.storage).needed():
+        if settings.public and not Keys(workspace.storage).required():
             log.warning(
                 "no request is accepted yet: make a key with `winnow keys make --workspace %s`", settings.workspace
             )

@@ -99,7 +99,7 @@ def test_a_worker_whose_redis_hangs_stops_too(
     pid = int(jobs.queue.redis.info("server")["process_id"])
     took = []
     for number in range(5 if long else 1):
-        worker = start_worker(f"w{number}", redis_server.url, stages=("plan",))
+        worker = start_worker(f"w{number}", redis_server.url, resources=("light",))
         until(lambda number=number: jobs.queue.redis.zscore(f"{jobs.queue.prefix}workers", f"w{number}"))
         os.kill(pid, signal.SIGSTOP)
         try:

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from service.http.keys import Keys
 from service.jobs.jobs import Jobs
-from service.page.signin import own_address
+from service.page.signin import local_address
 from service.queue.leases import connect
 from service.run.app import create_app
 from service.run.redis_server import RedisServer
@@ -35,7 +35,7 @@ def visitor(jobs: Jobs) -> Iterator[TestClient]:
 
 
 def key(jobs: Jobs, role: Any = "submit") -> str:
-    return Keys(jobs.workspace.storage).make("visitor", role)[1]
+    return Keys(jobs.workspace.storage).create("visitor", role)[1]
 
 
 def test_a_visitor_signs_in(visitor: TestClient, jobs: Jobs) -> None:
@@ -91,5 +91,5 @@ def test_other_sites_sign_nobody_in_and_send_no_form(visitor: TestClient, jobs: 
     "text", ["https://elsewhere.example", "//elsewhere.example", "/\\elsewhere", "javascript:x", "http://[", ""]
 )
 def test_after_signing_in_one_stays_here(text: str) -> None:
-    assert own_address(text) == "/"
-    assert own_address("/jobs/a?rate=0.5") == "/jobs/a?rate=0.5"
+    assert local_address(text) == "/"
+    assert local_address("/jobs/a?rate=0.5") == "/jobs/a?rate=0.5"

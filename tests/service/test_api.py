@@ -9,7 +9,7 @@ import pytest
 from redis import ConnectionError as RedisConnectionError
 
 from service.contract.schemas import JobRequest
-from service.http.problems import BODY_MAX
+from service.http.middleware import BODY_MAX
 from service.jobs.jobs import Jobs
 
 
@@ -111,7 +111,7 @@ def test_bodies_that_are_no_json(api: httpx.Client) -> None:
     kind = {"content-type": "application/json"}
     assert "not JSON" in problem(api.post("/v1/jobs", content=b'{"corpus": ', headers=kind), 400)["detail"]
     problem(api.post("/v1/jobs", content=b"[]", headers=kind), 422)
-    assert "no JSON object" in problem(api.post("/v1/jobs", content=b"", headers=kind), 422)["detail"]
+    assert "not a JSON object" in problem(api.post("/v1/jobs", content=b"", headers=kind), 422)["detail"]
     problem(api.post("/v1/jobs", content=b"\xff{", headers=kind), 400)
     assert "Content-Type" in problem(api.post("/v1/jobs", data={"corpus": "a"}), 415)["detail"]
 
@@ -194,7 +194,7 @@ def test_cancelling(api: httpx.Client, body: dict[str, Any], pruned: dict[str, A
 def test_one_more_selection_without_scoring_again(
     api: httpx.Client, pruned: dict[str, Any], start_worker: Callable[..., Any]
 ) -> None:
-    start_worker(stages=("select",))  # no stage that could score
+    start_worker(resources=("light",))  # none that could score
     url = f"/v1/jobs/{pruned['id']}/selections"
     made = api.post(url, json={"criterion": "low", "rate": 0.25})
     assert made.status_code == 201
@@ -256,7 +256,7 @@ def test_metrics_count_requests_by_route_and_what_was_scored(api: httpx.Client, 
     assert 'winnow_http_requests_total{method="other",' in text
     assert "winnow_scored_documents_total 120.0" in text
     assert 'winnow_jobs{status="succeeded"} 1.0' in text
-    assert 'winnow_tasks_pending{stage="score"} 0.0' in text
+    assert 'winnow_tasks_pending{resource="gpu"} 0.0' in text
 
 
 def test_openapi_describes_the_api(api: httpx.Client) -> None:

@@ -77,27 +77,28 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("prune x --out y --select best", "invalid choice: 'best'"),
         ("prune x --out y --fraction 1", "under 1"),
         ("prune x --out=", "name a file or a folder"),
-        ("prune x --out y --device tpu", "cpu or cuda"),
-        ("prune x --out y --tokens none", "no number over 0"),
+        ("prune x --out y --device tpu", "unknown device 'tpu': use auto, cpu or cuda"),
+        ("prune x --out y --tokens none", "not a whole number over 0"),
         ("prune x --out y --tokens 5", "reference.train.tokens"),
         ("prune x --out y --reference m --preset tiny", "--preset trains a reference and --reference names one"),
         ("prune x --out y --within domain", "domain_field"),
-        ("prune x --out y --stride 0", "no number over 0"),
+        ("prune x --out y --stride 0", "not a whole number over 0"),
         ("prune x --out y --nonsense", "--nonsense"),
         ("score x --out y", "--reference"),
         ("score . --reference m --out .", "is a folder"),
         ("train x --preset huge --out y", "invalid choice: 'huge'"),
-        ("train x --tokens 999 --out y", "tokens: "),
-        ("train x --seed -1 --out y", "seed: "),
+        ("train x --tokens 999 --out y", "tokens must be at least 1000"),
+        ("train x --seed -1 --out y", "seed must be at least 0"),
         ("submit x --idempotency-key é", "ASCII"),
         ("serve --workspace w --model a=", "NAME=FOLDER"),
         ("convert x", "--out"),
         ("serve", "--workspace"),
-        ("serve --workspace w --port 99999", "--port"),
+        ("serve --workspace w --port 99999", "--port (or WINNOW_PORT) must be at most 65535"),
         ("serve --workspace w --workers -1", "--workers"),
+        ("serve --workspace w --device tpu", "--device"),
         ("worker --workspace w", "--redis"),
-        ("worker --workspace w --redis redis://x --stages plan,paint", "--stages"),
-        ("worker --workspace w --redis nonsense", "redis://, rediss://, unix://"),
+        ("worker --workspace w --redis redis://x --resources light,paint", "--resources"),
+        ("worker --workspace w --redis nonsense", "redis://, rediss:// or unix://"),
         ("watch", "JOB"),
         ("status --server localhost:8000", "http://127.0.0.1:8000"),
         ("status --server ftp://x", "http://127.0.0.1:8000"),
@@ -174,14 +175,15 @@ def prune(run: Run, corpus: Path, reference: Path, out: Path, *more: str) -> Ran
 
 def test_prune_leaves_what_is_promised(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:
     sweep = ("--select", "low", "--select", "high", "--rate", "0.5", "--rate", "0.25")
-    ran = prune(run, corpus, reference, tmp_path / "out", *sweep)
+    out = tmp_path / "out[/b]"  # markup of rich in a path is plain text
+    ran = prune(run, corpus, reference, out, *sweep)
     made = ["low-0.5", "low-0.25", "high-0.5", "high-0.25"]
-    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*") if ".winnow" not in p.parts}
+    found = {str(p.relative_to(out)) for p in out.rglob("*.*") if ".winnow" not in p.parts}
     expected = {f"manifest-{name}.parquet" for name in made}
     assert found - {".winnow"} == expected | {"scores/scores.parquet", "rejects.parquet", "report.json"}
-    manifests = {name: pq.read_table(tmp_path / "out" / f"manifest-{name}.parquet") for name in made}
+    manifests = {name: pq.read_table(out / f"manifest-{name}.parquet") for name in made}
     assert [len(manifest) for manifest in manifests.values()] == [60, 30, 60, 30]
-    for word in (*made, "web", "code", "before", "120 documents", "share"):
+    for word in (*made, "web", "code", "before", "120 documents", "share", f"Results in {out}"):
         assert word in ran.out
     assert ran.err == ""
 
@@ -304,6 +306,9 @@ def test_a_service_from_the_shell(
     assert "succeeded already" in run("cancel", job).line
     failed = run("submit", "/nowhere.parquet", "--watch")
     assert (failed.status, "/nowhere.parquet: no such file" in failed.line) == (1, True)
+    listed = run("status").out
+    assert str(corpus) in listed
+    assert "/nowhere.parquet: no such file" in listed
     assert "no job nothing" in run("status", "nothing").line
     (tmp_path / "rejects.jsonl").write_text('{"text": null}\n' * 3)
     rejected = run("submit", tmp_path / "rejects.jsonl", "--reference", reference, "--watch").line.split()[2]

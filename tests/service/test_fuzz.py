@@ -15,7 +15,7 @@ import pytest
 from service.contract.permissions import Rules
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
-from tests.service.doors import bearer, serving
+from tests.service.api_server import bearer, serving
 from tests.service.pool import until
 
 EXAMPLES = os.environ.get("WINNOW_FUZZ_EXAMPLES", "8")

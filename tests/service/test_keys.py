@@ -1,4 +1,4 @@
-"""Keys: who has none stays out, a role does what it may, and a job is its owner's alone."""
+"""API keys: requests without a key are refused, roles limit what a key may do, and a job is visible to its owner only."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from service.commands.cli import main
 from service.contract.schemas import JobRequest
 from service.http.keys import Keys
 from service.jobs.jobs import Jobs
-from tests.service.doors import bearer, client, serving
+from tests.service.api_server import bearer, client, serving
 from tests.service.pool import until
 
 MakeRequest = Callable[..., JobRequest]
@@ -27,8 +27,8 @@ def store(tmp_path: Path) -> Keys:
     return Keys(Storage(str(tmp_path)))
 
 
-def test_a_key_opens_until_it_is_revoked(store: Keys, tmp_path: Path) -> None:
-    key, text = store.make("alice", "submit")
+def test_a_key_is_valid_until_it_is_revoked(store: Keys, tmp_path: Path) -> None:
+    key, text = store.create("alice", "submit")
     other = Keys(Storage(str(tmp_path)))  # as in another process
     found = other.find(text)
     assert found is not None
@@ -38,8 +38,8 @@ def test_a_key_opens_until_it_is_revoked(store: Keys, tmp_path: Path) -> None:
     until(lambda: other.find(text) is None)
 
 
-def test_no_secret_is_kept(store: Keys, tmp_path: Path) -> None:
-    texts = [store.make("same", "read")[1] for _ in range(3)]
+def test_no_secret_is_stored(store: Keys, tmp_path: Path) -> None:
+    texts = [store.create("same", "read")[1] for _ in range(3)]
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for text in texts:
         assert text.split("_", 2)[2].encode() not in kept
@@ -49,12 +49,12 @@ def test_no_secret_is_kept(store: Keys, tmp_path: Path) -> None:
 
 @given(st.text() | st.text(st.sampled_from("winnow_0123456789abcdef-")))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_else_opens(store: Keys, text: str) -> None:
+def test_other_texts_are_not_keys(store: Keys, text: str) -> None:
     assert store.find(text) is None
 
 
-def test_a_secret_of_another_key_opens_nothing(store: Keys) -> None:
-    (one, one_text), (_, two_text) = store.make("one", "admin"), store.make("two", "admin")
+def test_a_secret_belongs_to_one_key(store: Keys) -> None:
+    (one, one_text), (_, two_text) = store.create("one", "admin"), store.create("two", "admin")
     secret = two_text.split("_", 2)[2]
     assert store.find(f"winnow_{one.id}_{secret}") is None
     for cut in (one_text[:-1], one_text + "A", one_text.upper(), f"winnow_{one.id}_", f"winnow_{one.id}"):
@@ -63,7 +63,7 @@ def test_a_secret_of_another_key_opens_nothing(store: Keys) -> None:
 
 @pytest.fixture
 def locked(jobs: Jobs) -> Iterator[str]:
-    """The address of an API that takes keys."""
+    """The URL of an API that requires keys."""
     with serving(jobs, always_keys=True) as url:
         yield url
 
@@ -90,7 +90,7 @@ CALLS = [
 OF_A_JOB = [(method, path) for method, path, _ in CALLS if "{id}" in path]
 
 
-def test_without_a_key_nobody_comes_in(locked: str) -> None:
+def test_requests_without_a_valid_key_are_refused(locked: str) -> None:
     wrong = ["", "Bearer", "Bearer x", "Basic dXNlcjpwYXNz", "bearer winnow_000000000000_x", "Bearer winnow__"]
     with client(locked) as api:
         for method, path, _ in CALLS:
@@ -104,7 +104,7 @@ def test_without_a_key_nobody_comes_in(locked: str) -> None:
             assert api.get(path).status_code == 200
 
 
-def test_a_role_does_what_it_may(locked: str, jobs: Jobs) -> None:
+def test_a_role_limits_what_a_key_may_do(locked: str, jobs: Jobs) -> None:
     with client(locked) as api:
         for role, allowed in (("read", {"read"}), ("submit", {"read", "submit"}), ("admin", {"read", "submit"})):
             headers = bearer(jobs, role)  # type: ignore[arg-type]
@@ -127,7 +127,9 @@ def done(
     return alice, job
 
 
-def test_a_job_and_its_files_are_its_owners_alone(locked: str, jobs: Jobs, done: tuple[dict[str, str], str]) -> None:
+def test_a_job_and_its_files_are_visible_to_its_owner_only(
+    locked: str, jobs: Jobs, done: tuple[dict[str, str], str]
+) -> None:
     alice, job = done
     bob, admin = bearer(jobs, "submit"), bearer(jobs, "admin")
     key_of_alice = alice["Authorization"].split("_")[1]
@@ -150,7 +152,7 @@ def test_a_job_and_its_files_are_its_owners_alone(locked: str, jobs: Jobs, done:
         assert api.post(f"/v1/jobs/{job}/cancel", headers=bob).status_code == 404
 
 
-def test_owners_pages_are_their_own(locked: str, jobs: Jobs, make_request: MakeRequest) -> None:
+def test_owners_list_their_own_jobs_only(locked: str, jobs: Jobs, make_request: MakeRequest) -> None:
     body = make_request().model_dump(mode="json")
     people = [bearer(jobs, "submit") for _ in range(2)]
     with client(locked) as api:
@@ -186,7 +188,7 @@ def test_the_same_idempotency_key_of_two_owners_is_two_jobs(locked: str, jobs: J
         assert api.post("/v1/jobs", json=body, headers=bob).status_code == 422
 
 
-def test_a_revoked_key_stays_out(locked: str, jobs: Jobs) -> None:
+def test_a_revoked_key_is_refused(locked: str, jobs: Jobs) -> None:
     headers = bearer(jobs, "admin")
     with client(locked, headers) as api:
         assert api.get("/v1/jobs").status_code == 200
@@ -194,7 +196,7 @@ def test_a_revoked_key_stays_out(locked: str, jobs: Jobs) -> None:
         until(lambda: api.get("/v1/jobs").status_code == 401)
 
 
-def test_on_this_machine_a_key_is_needed_once_one_was_made(jobs: Jobs) -> None:
+def test_on_this_machine_a_key_is_required_once_one_was_made(jobs: Jobs) -> None:
     with serving(jobs) as url, client(url) as api:
         assert api.get("/v1/jobs").status_code == 200
         headers = bearer(jobs, "read")
@@ -202,7 +204,7 @@ def test_on_this_machine_a_key_is_needed_once_one_was_made(jobs: Jobs) -> None:
         assert api.get("/v1/jobs", headers=headers).status_code == 200
         Keys(jobs.workspace.storage).revoke(headers["Authorization"].split("_")[1])
         until(lambda: api.get("/v1/jobs", headers=headers).status_code == 401)
-        assert api.get("/v1/jobs").status_code == 401  # the last key's end opens no door
+        assert api.get("/v1/jobs").status_code == 401  # revoking the last key does not make keys optional again
 
 
 # -- the commands
@@ -220,7 +222,7 @@ def test_keys_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     status, text, note = said(capsys, "keys", "make", "alice's laptop", "--role", "submit", *where)
     assert status == 0
     assert re.fullmatch(r"winnow_[0-9a-f]{12}_[\w-]{43}", text)
-    assert "note it now" in note
+    assert "save it now" in note
     key_id = text.split("_")[1]
     shared = json.loads(said(capsys, "keys", "make", "board", "--role", "read", "--owner", key_id, "--json", *where)[1])
     assert shared["owner"] == key_id
@@ -261,7 +263,7 @@ def test_commands_send_the_key(
 ) -> None:
     arguments = ("submit", str(corpus), "--reference", str(reference), "--server", locked)
     status, _, error = said(capsys, *arguments)
-    assert (status, "takes a key" in error) == (1, True)
+    assert (status, "requires a key" in error) == (1, True)
     key = bearer(jobs, "submit")["Authorization"].removeprefix("Bearer ")
     until(lambda: httpx.get(f"{locked}/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200)
     status, job, _ = said(capsys, *arguments, "--key", key)
@@ -273,7 +275,7 @@ def test_commands_send_the_key(
         assert key not in said(capsys, command, "--help")[1]
 
 
-def test_other_answers_hold_no_secret(locked: str, jobs: Jobs) -> None:
+def test_no_answer_contains_a_secret(locked: str, jobs: Jobs) -> None:
     headers = bearer(jobs, "submit")
     secret = headers["Authorization"].split("_", 2)[2]  # it may have a _ of its own
     with client(locked, headers) as api:

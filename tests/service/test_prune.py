@@ -12,7 +12,8 @@ import pytest
 
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
-from service.contract.schemas import JobRequest, Progress, Status
+from service.contract.names import Status
+from service.contract.schemas import JobRequest, Progress
 from service.jobs.jobs import Jobs
 from service.work import local as prune
 from service.work.pool_worker import PoolWorker

@@ -16,7 +16,7 @@ from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs, UnknownJob
 from service.run import subprocesses as child
 from service.run.retention import clean
-from service.run.settings import Keep, Settings
+from service.run.settings import RetentionPolicy, Settings
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
 from tests.service.artefacts import files_of
@@ -56,8 +56,8 @@ def test_what_is_too_old_goes_and_is_forgotten(jobs: Jobs, make_request: MakeReq
     age(jobs, old.id, 8)
     new, _ = jobs.create(make_request())
     work_off()
-    assert clean(jobs.workspace, Keep(days=9), jobs.queue.forget).jobs == 0
-    removed = clean(jobs.workspace, Keep(days=7), jobs.queue.forget)
+    assert clean(jobs.workspace, RetentionPolicy(days=9), jobs.queue.forget).jobs == 0
+    removed = clean(jobs.workspace, RetentionPolicy(days=7), jobs.queue.forget)
     assert (removed.jobs, removed.scores) == (1, 3)
     assert there(jobs) == ([new.id], 0)
     assert [job.id for job in jobs.page().data] == [new.id]
@@ -76,14 +76,14 @@ def test_the_oldest_goes_first_until_the_rest_fits(
         made.append(jobs.create(make_request(write_corpus(tmp_path / str(number), files=1)))[0].id)
         work_off()
     size = sum(file.size for file in jobs.workspace.storage.files("") if file.path != "workspace.json")
-    removed = clean(jobs.workspace, Keep(bytes=size // 2), jobs.queue.forget)
+    removed = clean(jobs.workspace, RetentionPolicy(bytes=size // 2), jobs.queue.forget)
     kept, scores = there(jobs)
     assert kept == sorted(made[-len(kept) :])
     assert 1 <= len(kept) < 4
     assert 1 <= scores < 4
     assert removed.left <= size // 2
     assert removed.left + removed.bytes == size
-    assert clean(jobs.workspace, Keep(bytes=size), jobs.queue.forget).bytes == 0
+    assert clean(jobs.workspace, RetentionPolicy(bytes=size), jobs.queue.forget).bytes == 0
 
 
 def test_a_job_at_work_keeps_its_scores(
@@ -92,7 +92,7 @@ def test_a_job_at_work_keeps_its_scores(
     job, _ = jobs.create(make_request())
     while jobs.get(job.id).progress.shards_done < 2:
         worker.once()
-    removed = clean(jobs.workspace, Keep(days=1e-9, bytes=0), jobs.queue.forget)
+    removed = clean(jobs.workspace, RetentionPolicy(days=1e-9, bytes=0), jobs.queue.forget)
     assert (removed.jobs, removed.scores) == (0, 0)
     work_off()
     assert jobs.queue.stats().totals.get("scores/shards", 0) == 3
@@ -119,10 +119,10 @@ def test_what_a_cancelled_training_left_goes(jobs: Jobs, make_request: MakeReque
     trained = (files_of(jobs.workspace, job.id).model_path or "").split("/")[1]
     for name in (trained, "other"):
         jobs.workspace.storage.write_bytes(f"training/{name}/state/step", bytes(100))
-    clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget)
+    clean(jobs.workspace, RetentionPolicy(bytes=0), jobs.queue.forget)
     assert jobs.workspace.storage.list("training") == [trained]
     jobs.cancel(job.id)
-    removed = clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget)
+    removed = clean(jobs.workspace, RetentionPolicy(bytes=0), jobs.queue.forget)
     assert (removed.jobs, removed.scores, removed.left) == (1, 0, 0)
     assert jobs.workspace.storage.list("training") == []
 
@@ -133,7 +133,7 @@ def test_a_job_that_cannot_be_read_keeps_no_other(
     job, _ = jobs.create(make_request())
     work_off()
     jobs.workspace.storage.write_bytes("jobs/ill/job.json", b"{")
-    removed = clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget)
+    removed = clean(jobs.workspace, RetentionPolicy(bytes=0), jobs.queue.forget)
     assert removed.jobs == 1
     assert set(jobs.workspace.jobs()) == {"ill"}
     assert jobs.workspace.job(job.id) is None
@@ -144,7 +144,7 @@ def test_half_files_and_half_jobs_go(jobs: Jobs) -> None:
     for name in ("jobs/new/room", "jobs/old/room", f"scores/k/.x.{'0' * 32}.part"):
         storage.write_bytes(name, b"x")
     set_time(storage, "jobs/old/room", 1)
-    removed = clean(jobs.workspace, Keep(), jobs.queue.forget)
+    removed = clean(jobs.workspace, RetentionPolicy(), jobs.queue.forget)
     assert (removed.half_files, storage.list("jobs"), storage.list("scores/k")) == (1, ["new"], [])
 
 
@@ -152,8 +152,8 @@ def test_a_workspace_elsewhere(redis: Any, make_request: MakeRequest, tmp_path: 
     jobs = Jobs(Workspace(f"memory://{tmp_path.name}"), redis)
     job, _ = jobs.create(make_request())
     jobs.cancel(job.id)
-    assert clean(jobs.workspace, Keep(days=1), jobs.queue.forget).jobs == 0
-    assert clean(jobs.workspace, Keep(bytes=0), jobs.queue.forget).jobs == 1
+    assert clean(jobs.workspace, RetentionPolicy(days=1), jobs.queue.forget).jobs == 0
+    assert clean(jobs.workspace, RetentionPolicy(bytes=0), jobs.queue.forget).jobs == 1
     assert (jobs.workspace.jobs(), jobs.page().data) == ([], [])
 
 
@@ -198,6 +198,6 @@ def test_what_was_removed_with_no_redis_is_forgotten_at_the_next_start(
     kept, gone = (jobs.create(make_request())[0].id for _ in range(2))
     work_off()
     age(jobs, gone, 2)
-    clean(jobs.workspace, Keep(days=1), lambda _: None)
+    clean(jobs.workspace, RetentionPolicy(days=1), lambda _: None)
     jobs.recover()
     assert [job.id for job in jobs.page().data] == [kept]

@@ -183,7 +183,7 @@ def test_a_service_where_there_is_no_torch_plans_and_selects(
     job = service.submit(make_request())
     until(lambda: service.job(job)["status"] == "scoring")
     folder = tmp_path / "workspace"
-    start_worker(workspace=str(folder), redis=f"unix://{folder}/redis/redis.sock", stages=("score",))
+    start_worker(workspace=str(folder), redis=f"unix://{folder}/redis/redis.sock", resources=("gpu",))
     assert service.ended(job)["status"] == "succeeded"
     assert set(service.children()) == {"redis", "light"}
 

@@ -10,7 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from redis import RedisError
 
-from service.contract.schemas import ENDED, Job
+from service.contract.names import ENDED
+from service.contract.schemas import Job
 from service.http.dependencies import JobId, JobsOf
 from service.http.problems import responses
 from service.jobs.jobs import UnknownJob

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.exceptions import HTTPException
 
-from service.contract.schemas import Job, JobPage, JobRequest, Status
+from service.contract.names import Status
+from service.contract.schemas import Job, JobPage, JobRequest
 from service.http.dependencies import CallerOf, JobId, JobsOf, RulesOf, json_body
 from service.http.problems import responses
 
@@ -24,7 +25,7 @@ def submit(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Job:
     """Accepts a job. With an `Idempotency-Key` the same request gives the same job, however often it is sent."""
-    job, _ = jobs.create(request, idempotency_key, caller.owner, rules.admit(request))
+    job, _ = jobs.create(request, idempotency_key, caller.owner, rules.access_for(request))
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return job
 

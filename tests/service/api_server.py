@@ -1,4 +1,4 @@
-"""A service's API behind doors of a test's choice, by a real server, and keys to it."""
+"""The API with rules of a test's choice on a real server, and keys and clients for it."""
 
 import socket
 import threading
@@ -17,7 +17,7 @@ from tests.service.pool import until
 
 @contextmanager
 def serving(jobs: Jobs, rules: Rules | None = None, *, always_keys: bool = False) -> Iterator[str]:
-    """Runs the API; gives its address."""
+    """Runs the API and yields its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as the service's own
     app = create_app(jobs, rules, always_keys=always_keys)
@@ -35,7 +35,7 @@ def serving(jobs: Jobs, rules: Rules | None = None, *, always_keys: bool = False
 
 def bearer(jobs: Jobs, role: Role, owner: str | None = None) -> dict[str, str]:
     """The header of a new key."""
-    return {"Authorization": f"Bearer {Keys(jobs.workspace.storage).make('test', role, owner)[1]}"}
+    return {"Authorization": f"Bearer {Keys(jobs.workspace.storage).create('test', role, owner)[1]}"}
 
 
 def client(url: str, headers: dict[str, str] | None = None) -> httpx.Client:

@@ -1,0 +1,41 @@
+"""Validation errors of pydantic in plain English, the same for the API, the page and the command line."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# By pydantic's error type. Each is completed from the error's `ctx`; all other types keep their own message.
+_MESSAGES = {
+    "missing": "must be given",
+    "extra_forbidden": "is not a known field",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be over {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be under {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+    "list_type": "must be a list",
+    "too_short": "must not be empty",
+    "too_long": "must have at most {max_length} items",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+}
+
+
+def explain(error: Mapping[str, Any], name: str) -> str:
+    """One of the errors of a ValidationError as a sentence about the field `name`, such as `rate must be at most 1`."""
+    message = _MESSAGES.get(error["type"])
+    if message is not None:
+        return f"{name} {message.format(**error.get('ctx', {}))}".strip()
+    said = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name}{' ' if said.startswith('must ') else ': '}{said}" if name else said
