@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from pruner.spec import CorpusSpec
 from service.contract.names import DEVICES
-from service.contract.schemas import JobRequest, Preset, ScoreRequest, TrainSpec
+from service.contract.schemas import JobRequest, ScoreRequest, TrainSpec
 from service.contract.validation import explain
 
 _TRAIN = TrainSpec()

@@ -40,7 +40,7 @@ def add_worker(parser: Parser) -> None:
 
 def worker(parser: Parser, args: argparse.Namespace) -> int:
     """Runs one more worker of a service's pool."""
-    from service.work.worker import run
+    from service.run.worker_process import run
 
     run(_settings(parser, args, "redis"))
     return 0

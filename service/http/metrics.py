@@ -19,7 +19,7 @@ class QueueCollector(Collector):
         """The metrics; only `winnow_redis_up` while Redis does not answer."""
         up = GaugeMetricFamily("winnow_redis_up", "Whether the service's Redis answers")
         try:
-            stats = self._jobs.queue.stats()
+            stats, by_status = self._jobs.queue.stats(), self._jobs.counts()
         except RedisError:
             up.add_metric([], 0)
             yield up
@@ -35,23 +35,22 @@ class QueueCollector(Collector):
                 gauge.add_metric([resource], count)
             yield gauge
         jobs = GaugeMetricFamily("winnow_jobs", "Jobs by status", labels=["status"])
-        for status, count in stats.jobs.items():
+        for status, count in by_status.items():
             jobs.add_metric([status], count)
         yield jobs
         yield GaugeMetricFamily("winnow_workers", "Workers with a recent heartbeat", value=stats.workers)
-        for name, total in (
-            ("shards", stats.shards_scored),
-            ("documents", stats.documents_scored),
-            ("tokens", stats.tokens_scored),
-        ):
+        for name in ("shards", "documents", "tokens"):
+            total = stats.totals.get(f"scores/{name}", 0)
             yield CounterMetricFamily(
                 f"winnow_scored_{name}", f"{name.capitalize()} scored by all workers", value=total
             )
         yield CounterMetricFamily(
-            "winnow_leases_lost", "Leases whose worker died or hung; their tasks went to another", stats.leases_lost
+            "winnow_leases_lost",
+            "Leases whose worker died or hung; their tasks went to another",
+            stats.totals.get("lost", 0),
         )
         yield CounterMetricFamily(
             "winnow_leases_refused",
             "Calls of workers whose lease was over: lost to another, or of a job that had ended",
-            stats.leases_refused,
+            stats.totals.get("refused", 0),
         )

@@ -16,7 +16,7 @@ from pruner.errors import InputError
 from service.contract.schemas import Problem
 from service.contract.validation import explain
 from service.jobs.jobs import Conflict, KeyReused, UnknownJob
-from service.jobs.quotas import RETRY_SECONDS, QuotaExceeded
+from service.contract.quotas import RETRY_SECONDS, QuotaExceeded
 
 RETRY_AFTER = {"Retry-After": "2"}  # seconds
 STORAGE_UNREACHABLE = "the service's workspace cannot be reached: try again shortly"

@@ -13,7 +13,7 @@ from redis import Redis
 
 from pruner.errors import InputError
 from pruner.spec import SelectionSpec
-from service.contract.names import ENDED, Status
+from service.contract.names import ENDED, STATUSES, Status
 from service.contract.permissions import Access
 from service.contract.quotas import Quotas, Usage
 from service.contract.schemas import (
@@ -203,13 +203,12 @@ class Jobs:
         state = self.queue.state(job_id)
         return None if state is None else JobSummary.model_validate_json(state.summary).report
 
-    def count(self, status: Status) -> int:
-        """How many jobs have a status that is an end."""
-        return self.queue.count(status)
-
-    def open_jobs(self) -> list[Job]:
-        """The jobs that have not ended."""
-        return [job for job, _ in self._shown(self.queue.labelled("open"))]
+    def counts(self) -> dict[Status, int]:
+        """How many jobs have each status."""
+        found = {status: self.queue.count(status) if status in ENDED else 0 for status in STATUSES}
+        for job, _ in self._shown(self.queue.labelled("open")):
+            found[job.status] += 1
+        return found
 
     # -- Redis and the workspace
     def check(self) -> None:

@@ -155,6 +155,6 @@ class ShardScoring:
     def _on_progress(self, documents: int, tokens: int) -> None:
         if self._beat is not None:
             self._beat(documents, tokens)
-        if self._then is not None and self._scores.read_ahead:
+        if self._then is not None and self._scores.all_loaded:
             then, self._then = self._then, None
             then()

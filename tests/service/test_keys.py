@@ -1,4 +1,4 @@
-"""API keys: requests without a key are refused, roles limit what a key may do, and a job is visible to its owner only."""
+"""API keys: requests without a key are refused, roles limit keys, and a job is visible to its owner only."""
 
 import json
 import re
