@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pruner.corpus.paths import OWN, Roots
+from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.plan import Plan
 from pruner.corpus.sandbox import read_shard
 from pruner.errors import InputError
@@ -61,7 +61,7 @@ class _TooDeep(Exception):
 
 
 def read_text(
-    plan: Plan, spec: CorpusSpec, ranks: Ranks, place: int, seconds: float, roots: Roots = OWN
+    plan: Plan, spec: CorpusSpec, ranks: Ranks, place: int, seconds: float, roots: Roots = UNRESTRICTED
 ) -> tuple[str | None, str | None]:
     """The text of the document at a place of the score table, or None and the reason why it cannot be shown.
 

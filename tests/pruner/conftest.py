@@ -1,8 +1,8 @@
-"""Corpora of every format."""
+"""Corpora in every format, and how tests look at record batches."""
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,11 @@ def parquet(rows: Rows, row_group_size: int = 1000) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=row_group_size)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def column(batches: Iterable[pa.RecordBatch], name: str) -> list[Any]:
+    """A column of all batches."""
+    return [value for batch in batches for value in batch[name].to_pylist()]
 
 
 FORMATS: dict[str, Callable[[Rows], bytes]] = {

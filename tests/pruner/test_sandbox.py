@@ -1,4 +1,4 @@
-"""Reading in a process of its own: the same as in this one, and no file can harm who asks for it."""
+"""The sandbox reads as this process does, and no file can harm this process."""
 
 import gzip
 import json
@@ -17,27 +17,29 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruner.corpus import sandbox as apart
-from pruner.corpus import wire as frames
-from pruner.corpus.paths import OWN, Roots
-from pruner.corpus.plan import make_plan
+from pruner.corpus import reader_process, sandbox
+from pruner.corpus.batches import make_batch
+from pruner.corpus.files import CorpusFile
+from pruner.corpus.paths import UNRESTRICTED, CorpusPath, Roots
+from pruner.corpus.plan import Plan, make_plan
+from pruner.corpus.protocol import ReaderFailed, decode_batch, encode_batch
 from pruner.corpus.sandbox_main import MEMORY_BYTES
-from pruner.corpus.shard_reader import Block, read_shard
+from pruner.corpus.shard_reader import read_shard
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
-from tests.pruner.conftest import FORMATS, Rows, jsonl, parquet, zstd
+from tests.pruner.conftest import FORMATS, Rows, column, jsonl, parquet, zstd
 
 KNOWN = ["gzip", "parquet", "zstd"]
 
 
-def blocks(spec: CorpusSpec, roots: Roots = OWN) -> list[Block]:
-    plan = apart.make_plan(spec, roots)
-    return [block for shard in plan.shards for block in apart.read_shard(plan, shard, spec, roots)]
+def batches(spec: CorpusSpec, roots: Roots = UNRESTRICTED) -> list[pa.RecordBatch]:
+    plan = sandbox.make_plan(spec, roots)
+    return [batch for shard in plan.shards for batch in sandbox.read_shard(plan, shard, spec, roots)]
 
 
 def refused(path: Path) -> str:
     with pytest.raises(InputError) as caught:
-        blocks(CorpusSpec(paths=[str(path)]))
+        batches(CorpusSpec(paths=[str(path)]))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -49,61 +51,63 @@ def good(tmp_path: Path) -> Iterator[CorpusSpec]:
     path = tmp_path / "good.jsonl"
     path.write_bytes(jsonl([{"text": "good"}]))
     spec = CorpusSpec(paths=[str(path)])
-    assert blocks(spec)[0].texts == ["good"]
+    assert column(batches(spec), "text") == ["good"]
     yield spec
-    assert blocks(spec)[0].texts == ["good"]
+    assert column(batches(spec), "text") == ["good"]
 
 
-def test_plans_and_blocks_are_those_of_reading_here(corpus_file: Path) -> None:
+@pytest.mark.parametrize("columns", [(), ("id", "gone"), None])
+def test_plans_and_batches_equal_those_of_this_process(corpus_file: Path, columns: tuple[str, ...] | None) -> None:
     spec = CorpusSpec(paths=[str(corpus_file)], id_field="id", domain_field="domain")
     plan = make_plan(spec)
-    assert apart.make_plan(spec) == plan
-    assert blocks(spec) == [block for shard in plan.shards for block in read_shard(plan, shard, spec)]
+    assert sandbox.make_plan(spec) == plan
+    for shard in plan.shards:
+        expected = list(read_shard(plan.files[shard.file], shard, spec, columns=columns))
+        assert list(sandbox.read_shard(plan, shard, spec, columns=columns)) == expected
 
 
-def test_stores_are_read_by_the_settings_of_now(s3_url: str, rows: Rows, good: CorpusSpec) -> None:
+def test_one_row_is_read_alone(corpus_file: Path, rows: Rows) -> None:
+    spec = CorpusSpec(paths=[str(corpus_file)])
+    plan = make_plan(spec)
+    for row in (0, 7, 30, len(rows) - 1):
+        (batch,) = sandbox.read_shard(plan, plan.shards[0], spec, only=row)
+        assert batch["text"].to_pylist() == [rows[row]["text"]]
+    assert list(sandbox.read_shard(plan, plan.shards[0], spec, only=len(rows))) == []
+
+
+def test_a_changed_environment_starts_a_new_reader(s3_url: str, rows: Rows, good: CorpusSpec) -> None:
     import fsspec
 
     fsspec.filesystem("s3").pipe_file(f"{s3_url}/rows.parquet", FORMATS["rows.parquet"](rows))
-    found = blocks(CorpusSpec(paths=[f"{s3_url}/*.parquet"]))
-    assert [text for block in found for text in block.texts] == [row["text"] for row in rows]
+    found = batches(CorpusSpec(paths=[f"{s3_url}/*.parquet"]))
+    assert column(found, "text") == [row["text"] for row in rows]
 
 
-@given(
-    st.lists(st.tuples(*[st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)] * 4), max_size=20)
-)
-def test_a_block_is_the_same_after_it_was_sent(rows: list[tuple[str | None, ...]]) -> None:
-    block = Block()
-    for row in rows:
-        block.add(*row)
-    assert frames.decode_block(memoryview(frames.encode_block(block))) == block
-
-
-def test_errors_of_the_input_are_said_as_here(good: CorpusSpec, tmp_path: Path) -> None:
+def test_input_errors_are_passed_on(good: CorpusSpec, tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "missing.jsonl")
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(jsonl([{"text": "x" * 99}]))[:-9])
     assert "cannot be read as gzip lines" in refused(tmp_path / "cut.jsonl.gz")
 
 
-def test_roots_hold_in_the_reader_too(good: CorpusSpec, tmp_path: Path) -> None:
+def test_the_reader_checks_roots(good: CorpusSpec, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root/link.jsonl").symlink_to(tmp_path / "good.jsonl")
     roots = Roots([str(tmp_path / "root")])
     for path in (tmp_path / "good.jsonl", tmp_path / "root/link.jsonl"):
         with pytest.raises(InputError, match="corpus root"):
-            apart.make_plan(CorpusSpec(paths=[str(path)]), roots)
+            sandbox.make_plan(CorpusSpec(paths=[str(path)]), roots)
 
 
-def test_a_reader_that_is_killed_is_started_again_and_no_row_is_lost_or_doubled(
+def test_a_killed_reader_is_replaced_and_no_row_is_lost_or_doubled(
     tmp_path: Path, rows: Rows, good: CorpusSpec
 ) -> None:
     path = tmp_path / "long.jsonl"
     path.write_bytes(jsonl([{"text": f"{i} {'x' * 100}"} for i in range(20_000)]))
     spec = CorpusSpec(paths=[str(path)])
-    plan = apart.make_plan(spec)
+    plan = sandbox.make_plan(spec)
     found: list[str | None] = []
-    for number, block in enumerate(apart.read_shard(plan, plan.shards[0], spec)):
-        found += block.texts
+    for number, batch in enumerate(sandbox.read_shard(plan, plan.shards[0], spec)):
+        found += batch["text"].to_pylist()
         if number == 2:
             for reader in readers():
                 os.kill(reader, signal.SIGKILL)
@@ -111,31 +115,31 @@ def test_a_reader_that_is_killed_is_started_again_and_no_row_is_lost_or_doubled(
 
 
 def readers() -> list[int]:
-    """The reader processes of this one."""
+    """The process ids of this process' readers."""
     mine = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     return [int(pid) for pid in mine if "pruner.corpus.sandbox_main" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
-def test_a_reading_that_is_given_up_leaves_no_process_behind(tmp_path: Path) -> None:
-    apart._close()
+def test_abandoned_reading_ends_its_process(tmp_path: Path) -> None:
+    sandbox.close_idle()
     path = tmp_path / "long.jsonl"
     path.write_bytes(jsonl([{"text": "x" * 1000}] * 20_000))
     spec = CorpusSpec(paths=[str(path)])
-    plan = apart.make_plan(spec)
-    reading = apart.read_shard(plan, plan.shards[0], spec)
+    plan = sandbox.make_plan(spec)
+    reading = sandbox.read_shard(plan, plan.shards[0], spec)
     next(reading)
     assert len(readers()) == 1
     reading.close()
     assert readers() == []
 
 
-def test_readers_end_with_the_process_that_they_read_for(tmp_path: Path, good: CorpusSpec) -> None:
+def test_readers_end_with_their_parent(tmp_path: Path, good: CorpusSpec) -> None:
     script = f"""
 import sys, time
-from pruner.corpus import sandbox as apart
+from pruner.corpus import sandbox
 from pruner.spec import CorpusSpec
-apart.make_plan(CorpusSpec(paths={good.paths!r}))
-print(apart._idle[0]._process.pid, flush=True)
+sandbox.make_plan(CorpusSpec(paths={good.paths!r}))
+print(sandbox._idle[0].pid, flush=True)
 time.sleep(600)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -151,25 +155,80 @@ time.sleep(600)
     os.close(watched)
 
 
-def test_waiting_may_end_a_reading(tmp_path: Path, good: CorpusSpec) -> None:
+def test_waiting_may_end_the_reading(tmp_path: Path, good: CorpusSpec) -> None:
     class Cancelled(Exception):
         pass
 
     def cancel() -> None:
         raise Cancelled
 
-    path = tmp_path / "slow.jsonl.zst"
-    path.write_bytes(zstd(b"[" * (60 << 20)))
-    os.mkfifo(tmp_path / "never.jsonl")
-    spec = CorpusSpec(paths=[str(path)])
-    plan = apart.make_plan(spec)
-    file = plan.files[0]
-    never = type(file)(
-        str(tmp_path / "never.jsonl"), "jsonl", None, 0, str((tmp_path / "never.jsonl").stat().st_mtime_ns)
-    )
-    stuck = type(plan)((never,), (None,), plan.shards)
+    plan, spec = never_read(tmp_path)
     with pytest.raises(Cancelled):
-        list(apart.read_shard(stuck, stuck.shards[0], spec, waiting=cancel))
+        list(sandbox.read_shard(plan, plan.shards[0], spec, waiting=cancel))
+
+
+def never_read(folder: Path) -> tuple[Plan, CorpusSpec]:
+    """The plan of a file whose opening blocks for ever."""
+    path = folder / "never.jsonl"
+    os.mkfifo(path)
+    file = CorpusFile(CorpusPath("file", str(path)), "jsonl", None, 0, str(path.stat().st_mtime_ns))
+    spec = CorpusSpec(paths=[str(folder / "good.jsonl")])
+    return Plan((file,), make_plan(spec).shards), spec
+
+
+def test_a_reader_that_hangs_is_killed_and_the_file_is_named(
+    tmp_path: Path, good: CorpusSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, spec = never_read(tmp_path)
+    monkeypatch.setattr(reader_process, "_SILENCE_SECONDS", 2.0)
+    with pytest.raises(InputError, match=r"never\.jsonl: gives no progress for 2 s; leave the file out"):
+        list(sandbox.read_shard(plan, plan.shards[0], spec))
+
+
+# -- what a reader may send
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+@pytest.mark.parametrize(
+    "source", [None, pa.StructArray.from_arrays([pa.array(["x" * 99]).dictionary_encode()], ["a"])]
+)
+def test_compressed_messages_are_refused(compression: str, source: Any) -> None:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    sink, batch = pa.BufferOutputStream(), made("x" * 9999, source=source)
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as stream:
+        stream.write_batch(batch)
+    with pytest.raises(ReaderFailed, match="compressed"):
+        decode_batch(memoryview(sink.getvalue()))
+
+
+def made(*texts: str | None, source: Any = None) -> pa.RecordBatch:
+    nothing = pa.nulls(len(texts), pa.string())
+    rejects = pa.array([None if text else "empty text" for text in texts], pa.string())
+    return make_batch(pa.array(texts, pa.large_string()), nothing, nothing, rejects, source)
+
+
+def test_batches_of_other_columns_or_sizes_are_refused() -> None:
+    batch = made("a", None)
+    assert decode_batch(memoryview(encode_batch(batch))) == batch
+    both = batch.set_column(4, "reject", pa.array(["why", "why"]))
+    for wrong in (batch.select(["text", "id"]), batch.slice(0, 0), both, made(*["a"] * 3000)):
+        with pytest.raises(ReaderFailed, match="invalid message"):
+            decode_batch(memoryview(encode_batch(wrong)))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=6), st.floats(0, 1) | st.just(1.0)
+)
+@settings(max_examples=500, deadline=None)
+def test_a_damaged_message_is_a_valid_batch_or_refused(changes: list[tuple[float, bytes]], cut: float) -> None:
+    source = pa.StructArray.from_arrays([pa.array(["x", "y"]).dictionary_encode(), pa.array([[1], []])], ["a", "b"])
+    data = bytearray(encode_batch(made("é" * 9, None, source=source)))
+    for place, piece in changes:
+        start = int(place * (len(data) - 1))
+        data[start : start + len(piece)] = piece
+    try:
+        batch = decode_batch(memoryview(bytes(data[: int(cut * len(data))])))
+    except ReaderFailed:
+        return
+    batch.to_pylist()
 
 
 # -- bombs
@@ -246,8 +305,8 @@ def test_a_bomb_fails_by_its_name_and_within_fixed_memory(tmp_path: Path, good: 
 
 def test_the_reader_cannot_take_more_than_its_limit() -> None:
     script = f"""
-from pruner.corpus.files import sandbox_main as reader
-reader._limit()
+from pruner.corpus.sandbox_main import _limit_memory
+_limit_memory()
 try:
     bytearray({MEMORY_BYTES + (128 << 20)})  # threads that end meanwhile leave room for their stacks
 except MemoryError:
@@ -260,9 +319,9 @@ print("given")
 
 
 def test_a_line_of_a_gigabyte_is_a_reject(tmp_path: Path, good: CorpusSpec) -> None:
-    found = blocks(CorpusSpec(paths=[str(gigabyte_line(tmp_path / "long.jsonl"))]))
-    assert [text for block in found for text in block.texts] == [None, "after"]
-    assert found[0].rejects[0] == "unreadable row: longer than 64 MiB"
+    found = batches(CorpusSpec(paths=[str(gigabyte_line(tmp_path / "long.jsonl"))]))
+    assert column(found, "text") == [None, "after"]
+    assert column(found, "reject")[0] == "unreadable row: longer than 64 MiB"
 
 
 def test_a_long_document_in_parquet_is_a_reject_and_its_neighbours_are_not(tmp_path: Path, good: CorpusSpec) -> None:
@@ -274,31 +333,35 @@ def test_a_long_document_in_parquet_is_a_reject_and_its_neighbours_are_not(tmp_p
     ):
         path = tmp_path / f"{name}.parquet"
         pq.write_table(pa.table({"text": pa.array(texts, pa.string()).cast(kind)}), path, compression="none")
-        (found,) = blocks(CorpusSpec(paths=[str(path)]))
-        assert found.texts == [texts[0], None, *texts[2:]]
-        assert found.rejects == [None, "unreadable row: longer than 64 MiB", None, None]
+        (found,) = batches(CorpusSpec(paths=[str(path)]))
+        assert found["text"].to_pylist() == [texts[0], None, *texts[2:]]
+        assert found["reject"].to_pylist() == [None, "unreadable row: longer than 64 MiB", None, None]
 
 
 def test_nested_json_is_a_reject(tmp_path: Path, good: CorpusSpec) -> None:
     deep = [b'{"text": "a", "id": ' + b"[" * n + b"]" * n + b"}" for n in (3, 300, 1_000_000)]
     path = tmp_path / "deep.jsonl"
     path.write_bytes(b"\n".join(deep))
-    (found,) = blocks(CorpusSpec(paths=[str(path)], id_field="id"))
-    assert (found.texts, found.ids) == (["a", None, None], ["[[[]]]", None, None])
-    assert str(found.rejects[1]) == "unreadable row: its id is nested too deep"
-    assert str(found.rejects[2]).startswith("unreadable row: invalid JSON")
+    (found,) = batches(CorpusSpec(paths=[str(path)], id_field="id"))
+    assert found["text"].to_pylist() == ["a", None, None]
+    assert found["id"].to_pylist() == ["[[[]]]", None, None]
+    rejects = found["reject"].to_pylist()
+    assert rejects[1] == "unreadable row: its id is nested too deep"
+    assert rejects[2].startswith("unreadable row: invalid JSON")
 
 
 def test_a_long_label_is_a_reject(tmp_path: Path, good: CorpusSpec) -> None:
     rows = [{"text": "a", "id": "x" * n, "domain": "y" * m} for n, m in ((16_384, 1), (16_385, 1), (1, 1 << 20))]
-    path = tmp_path / "labels.jsonl"
-    path.write_bytes(jsonl(rows))
-    (found,) = blocks(CorpusSpec(paths=[str(path)], id_field="id", domain_field="domain"))
-    assert found.texts == ["a", None, None]
-    assert [str(reject).partition(" is ")[0] for reject in found.rejects[1:]] == [
-        "unreadable row: its id",
-        "unreadable row: its domain",
-    ]
+    for name, encode in (("labels.jsonl", jsonl), ("labels.parquet", parquet)):
+        (tmp_path / name).write_bytes(encode(rows))
+        spec = CorpusSpec(paths=[str(tmp_path / name)], id_field="id", domain_field="domain")
+        (found,) = batches(spec)
+        assert found["text"].to_pylist() == ["a", None, None]
+        assert found["reject"].to_pylist() == [
+            None,
+            "unreadable row: its id is longer than 16,384 characters",
+            "unreadable row: its domain is longer than 16,384 characters",
+        ]
 
 
 def test_a_footer_that_claims_more_rows_than_bytes_is_refused(tmp_path: Path, good: CorpusSpec) -> None:
@@ -307,7 +370,7 @@ def test_a_footer_that_claims_more_rows_than_bytes_is_refused(tmp_path: Path, go
     assert "claims 1,100,000 rows" in refused(path)
 
 
-# -- anything at all
+# -- damaged files
 EXAMPLES = int(os.environ.get("WINNOW_FUZZ_EXAMPLES", "50"))
 damage = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=6)
 ROWS: Rows = [{"text": f"text {i} é" * (i % 7), "id": i, "domain": {"a": [i]}} for i in range(60)]
@@ -335,17 +398,17 @@ def test_a_damaged_file_is_read_or_refused_by_its_name(
         start = int(place * (len(data) - 1))
         data[start : start + len(piece)] = piece
     (folder / name).write_bytes(data[: int(cut * len(data))])
-    found: list[Block] = []
+    found: list[pa.RecordBatch] = []
     try:
-        found = blocks(CorpusSpec(paths=[str(folder / name)], id_field="id", domain_field="domain"))
+        found = batches(CorpusSpec(paths=[str(folder / name)], id_field="id", domain_field="domain"))
     except InputError as error:
         refusal = str(error)
     else:
         refusal = name
     assert name in refusal
-    for block in found:
-        assert len(block.texts) == len(block.rejects) == len(block.ids) == len(block.domains) == block.rows
-        assert all((text is None) != (reject is None) for text, reject in zip(block.texts, block.rejects, strict=True))
+    for batch in found:
+        batch.validate(full=True)
+        assert batch["text"].is_null().equals(batch["reject"].is_valid())
 
 
 json_values: Any = st.recursive(
@@ -363,8 +426,7 @@ lines = st.binary(max_size=60) | st.fixed_dictionaries(
 def test_each_line_is_one_row_whatever_it_holds(folder: Path, found: list[bytes]) -> None:
     (folder / "lines.jsonl").write_bytes(b"\n".join(found) + b"\n")
     spec = CorpusSpec(paths=[str(folder / "lines.jsonl")], id_field="id", domain_field="url")
-    read = blocks(spec)
-    assert sum(block.rows for block in read) == len(found)
-    for block in read:
-        for text, reject in zip(block.texts, block.rejects, strict=True):
-            assert (text is None) != (reject is None)
+    read = batches(spec)
+    assert sum(map(len, read)) == len(found)
+    for batch in read:
+        assert batch["text"].is_null().equals(batch["reject"].is_valid())

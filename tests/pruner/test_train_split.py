@@ -1,4 +1,4 @@
-"""The split is a seeded share of the documents, told of each row by itself."""
+"""The train split is a seeded share of the documents; each row is decided independently."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from pruner.corpus.train_split import in_split
 
 
-def test_a_row_is_told_by_itself() -> None:
+def test_a_row_does_not_depend_on_other_rows() -> None:
     whole = in_split(7, 0.3, 5, 0, 1000)
     parts = [in_split(7, 0.3, 5, start, 100) for start in range(0, 1000, 100)]
     assert np.array_equal(whole, np.concatenate(parts))

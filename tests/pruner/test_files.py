@@ -1,4 +1,4 @@
-"""Paths, folders, globs and URLs become files, in the order that users can foresee."""
+"""Paths, folders, globs and URLs resolve to files in a predictable order."""
 
 import os
 import uuid
@@ -50,17 +50,17 @@ def test_globs_go_through_folders(tmp_path: Path) -> None:
     assert urls(f"{tmp_path}/a/b/*") == [str(tmp_path / "a/b/2.jsonl")]
 
 
-def test_names_with_pattern_characters_and_spaces_are_files_first(tmp_path: Path) -> None:
+def test_an_existing_file_wins_over_the_pattern_of_its_name(tmp_path: Path) -> None:
     touch(tmp_path, "part [1] of 2.jsonl")
     assert urls(tmp_path / "part [1] of 2.jsonl") == [str(tmp_path / "part [1] of 2.jsonl")]
 
 
-def test_what_tools_hide_in_a_folder_is_no_corpus(tmp_path: Path) -> None:
+def test_hidden_files_in_a_folder_are_skipped(tmp_path: Path) -> None:
     touch(tmp_path, "1.jsonl", ".cache/2.jsonl", "_temporary/3.parquet")
     assert urls(tmp_path) == [str(tmp_path / "1.jsonl")]
 
 
-def test_a_pattern_matches_names_with_a_dot_in_front_only_if_it_has_one(tmp_path: Path) -> None:
+def test_a_pattern_matches_hidden_names_only_if_it_starts_with_a_dot(tmp_path: Path) -> None:
     touch(tmp_path, "1.jsonl", "._1.jsonl", ".cache/2.jsonl", "_3.jsonl")
     assert (
         urls(f"{tmp_path}/**/*.jsonl")
@@ -87,12 +87,12 @@ def test_urls_of_memory_and_s3(s3_url: str) -> None:
 def test_a_file_that_changes_has_another_version(tmp_path: Path) -> None:
     touch(tmp_path, "1.jsonl")
     (before,) = find_files([str(tmp_path)])
-    assert before.now() == before
+    assert before.is_unchanged()
     os.utime(tmp_path / "1.jsonl", ns=(1, 1))
-    assert before.now() != before
+    assert not before.is_unchanged()
     (tmp_path / "1.jsonl").unlink()
     with pytest.raises(InputError, match=r"1\.jsonl"):
-        before.now()
+        before.is_unchanged()
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_file_that_changes_has_another_version(tmp_path: Path) -> None:
         ("*.parquet", r"\*.parquet: the pattern matches no"),
         ("empty", "empty: the folder holds no"),
         ("notes.txt", "notes.txt: not a corpus file; give .parquet"),
-        ("s4://bucket/x", "s4://bucket/x: no scheme that is read"),
+        ("s4://bucket/x", "s4://bucket/x: unsupported scheme"),
     ],
 )
 def test_wrong_paths_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str) -> None:
@@ -112,3 +112,9 @@ def test_wrong_paths_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(InputError, match=said) as caught:
         find_files([path])
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.jsonl")).write_bytes(b"x")
+    with pytest.raises(InputError, match="the file name is not valid UTF-8"):
+        find_files([str(tmp_path)])

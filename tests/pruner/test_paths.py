@@ -1,4 +1,4 @@
-"""What a path may name: everything odd is refused, and nothing that is admitted lies outside the roots."""
+"""Unsafe paths are refused, and no accepted path lies outside the roots."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pruner.corpus.files import find_files
-from pruner.corpus.paths import EVERYWHERE, Place, Roots, parse
+from pruner.corpus.paths import EVERYWHERE, CorpusPath, Roots, is_below, parse
 from pruner.errors import InputError
 
 REFUSED = [
@@ -51,7 +51,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_could_mean_another_place_is_refused(text: str) -> None:
+def test_ambiguous_and_unsafe_paths_are_refused(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(text)
     assert "\n" not in str(caught.value)
@@ -61,23 +61,23 @@ def test_what_could_mean_another_place_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "path"),
     [
-        ("/data/x.parquet", Place("file", "/data/x.parquet")),
-        ("/data//x/./*.parquet", Place("file", "/data/x/*.parquet")),
-        ("file:///data/x.parquet", Place("file", "/data/x.parquet")),
-        ("FILE:///data/x.parquet", Place("file", "/data/x.parquet")),
-        ("s3://bucket/a/b*.parquet", Place("s3", "bucket/a/b*.parquet")),
-        ("s3://bucket/mail@host.jsonl", Place("s3", "bucket/mail@host.jsonl")),
-        ("abfs://container@account/x.jsonl", Place("abfs", "container@account/x.jsonl")),
-        ("hf://datasets/owner/name@main/x.parquet", Place("hf", "datasets/owner/name@main/x.parquet")),
-        ("https://Host.example:8443/x.jsonl", Place("https", "host.example:8443/x.jsonl")),
-        ("/data/..x/x..jsonl", Place("file", "/data/..x/x..jsonl")),
+        ("/data/x.parquet", CorpusPath("file", "/data/x.parquet")),
+        ("/data//x/./*.parquet", CorpusPath("file", "/data/x/*.parquet")),
+        ("file:///data/x.parquet", CorpusPath("file", "/data/x.parquet")),
+        ("FILE:///data/x.parquet", CorpusPath("file", "/data/x.parquet")),
+        ("s3://bucket/a/b*.parquet", CorpusPath("s3", "bucket/a/b*.parquet")),
+        ("s3://bucket/mail@host.jsonl", CorpusPath("s3", "bucket/mail@host.jsonl")),
+        ("abfs://container@account/x.jsonl", CorpusPath("abfs", "container@account/x.jsonl")),
+        ("hf://datasets/owner/name@main/x.parquet", CorpusPath("hf", "datasets/owner/name@main/x.parquet")),
+        ("https://Host.example:8443/x.jsonl", CorpusPath("https", "host.example:8443/x.jsonl")),
+        ("/data/..x/x..jsonl", CorpusPath("file", "/data/..x/x..jsonl")),
     ],
 )
-def test_what_is_plain_is_parsed(text: str, place: Place) -> None:
-    assert parse(text) == place
-    assert parse(place.url) == place
+def test_plain_paths_are_parsed(text: str, path: CorpusPath) -> None:
+    assert parse(text) == path
+    assert parse(path.url) == path
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_is_plain_is_parsed(text: str, place: Place) -> None:
         ("https://host.other/open/x.jsonl", False),
     ],
 )
-def test_only_what_lies_under_a_root_is_admitted(text: str, inside: bool) -> None:
+def test_only_paths_under_a_root_are_admitted(text: str, inside: bool) -> None:
     roots = Roots(["/data/corpus/", "s3://bucket/pile", "https://host/open/"])
     if inside:
         assert roots.admit(text) == parse(text)
@@ -111,7 +111,7 @@ def test_only_what_lies_under_a_root_is_admitted(text: str, inside: bool) -> Non
             roots.admit(text)
 
 
-def test_a_service_that_was_told_of_no_roots_reads_nothing_from_the_web() -> None:
+def test_the_default_roots_leave_out_the_web() -> None:
     roots = Roots(EVERYWHERE)
     for text in ("/etc/x.jsonl", "s3://any/x.jsonl", "gcs://any/x.jsonl", "hf://datasets/a/b/x.jsonl"):
         roots.admit(text)
@@ -125,8 +125,16 @@ def files(roots: Roots, *paths: Path | str) -> list[str]:
     return [file.url for file in find_files([str(path) for path in paths], roots)]
 
 
+@pytest.mark.parametrize(
+    ("path", "root", "below"),
+    [("/a", "/a", True), ("/a/b", "/a/", True), ("/ab", "/a", False), ("/", "/a", False), ("/a", "/", True)],
+)
+def test_is_below(path: str, root: str, below: bool) -> None:
+    assert is_below(path, root) == below
+
+
 @pytest.fixture
-def house(tmp_path: Path) -> Path:
+def linked(tmp_path: Path) -> Path:
     """A root `in`, a file and a folder outside it, and links in the root that lead out and that do not."""
     for name in ("in/a.jsonl", "in/deep/b.jsonl", "out/secret.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -138,9 +146,9 @@ def house(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_links_that_lead_out_are_refused_and_others_are_followed(house: Path) -> None:
-    roots = Roots([str(house / "in")])
-    inside = house / "in"
+def test_links_out_of_the_roots_are_refused_and_others_are_followed(linked: Path) -> None:
+    roots = Roots([str(linked / "in")])
+    inside = linked / "in"
     assert files(roots, inside / "a.jsonl", inside / "stays.jsonl", inside / "deep") == [
         str(inside / name) for name in ("a.jsonl", "stays.jsonl", "deep/b.jsonl")
     ]
@@ -149,21 +157,21 @@ def test_links_that_lead_out_are_refused_and_others_are_followed(house: Path) ->
             files(roots, f"{inside}/{path}")
 
 
-def test_a_root_may_be_a_link_itself(house: Path) -> None:
-    assert files(Roots([str(house / "alias")]), house / "alias" / "a.jsonl") == [str(house / "alias/a.jsonl")]
+def test_a_root_may_be_a_link_itself(linked: Path) -> None:
+    assert files(Roots([str(linked / "alias")]), linked / "alias" / "a.jsonl") == [str(linked / "alias/a.jsonl")]
 
 
-def test_a_link_that_turns_after_planning_opens_nothing(house: Path) -> None:
-    roots = Roots([str(house / "in")])
-    (file,) = find_files([str(house / "in/stays.jsonl")], roots)
+def test_a_link_that_changes_after_planning_is_not_opened(linked: Path) -> None:
+    roots = Roots([str(linked / "in")])
+    (file,) = find_files([str(linked / "in/stays.jsonl")], roots)
     file.open(roots).close()
-    (house / "in/stays.jsonl").unlink()
-    (house / "in/stays.jsonl").symlink_to(house / "out/secret.jsonl")
+    (linked / "in/stays.jsonl").unlink()
+    (linked / "in/stays.jsonl").symlink_to(linked / "out/secret.jsonl")
     with pytest.raises(InputError, match="a link in it leads out"):
         file.open(roots)
 
 
-def test_a_name_in_a_bucket_is_no_chain_of_protocols(s3_url: str, tmp_path: Path) -> None:
+def test_an_object_name_is_not_parsed_as_chained_protocols(s3_url: str, tmp_path: Path) -> None:
     secret = tmp_path / "secret.jsonl"
     secret.write_text("secret")
     name = f"simplecache::file://{secret}"
@@ -179,22 +187,22 @@ paths = st.text(st.sampled_from("ab/.:%@?*~\\2fFeE s3htp")) | st.text()
 @given(paths)
 @example("s3://s3://x")
 @example("~root/x")
-def test_any_text_is_refused_or_is_one_place(text: str) -> None:
+def test_any_text_is_refused_or_parsed_to_a_stable_path(text: str) -> None:
     try:
-        place = parse(text)
+        path = parse(text)
     except InputError:
         return
-    assert parse(place.url) == place
-    assert ".." not in place.path.split("/")
-    assert "::" not in place.url
-    assert place.scheme != "file" or os.path.isabs(place.path)  # noqa: PTH117
+    assert parse(path.url) == path
+    assert ".." not in path.path.split("/")
+    assert "::" not in path.url
+    assert path.scheme != "file" or os.path.isabs(path.path)  # noqa: PTH117
 
 
 @given(paths)
-def test_what_is_admitted_lies_under_the_root_for_the_file_system_too(text: str) -> None:
+def test_admitted_paths_lie_under_the_root_after_normalisation(text: str) -> None:
     try:
-        place = Roots(["/data/corpus"]).admit("/data/corpus/" + text)
+        path = Roots(["/data/corpus"]).admit("/data/corpus/" + text)
     except InputError:
         return
-    assert place.scheme == "file"
-    assert os.path.commonpath([os.path.normpath(place.path), "/data/corpus"]) == "/data/corpus"
+    assert path.scheme == "file"
+    assert os.path.commonpath([os.path.normpath(path.path), "/data/corpus"]) == "/data/corpus"

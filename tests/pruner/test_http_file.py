@@ -1,4 +1,4 @@
-"""Files on the web: read by ranges from public addresses, never by a redirect, never from this network."""
+"""HTTP files are read by ranges from public addresses only, without redirects."""
 
 import io
 import socket
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from pruner.corpus import http_file as web
+from pruner.corpus import http_file
 from pruner.corpus.files import find_files
 from pruner.corpus.paths import Roots
 from pruner.errors import InputError
@@ -18,7 +18,7 @@ BODY = b"".join(b'{"text": "line %d"}\n' % i for i in range(100_000))
 
 
 class Site(BaseHTTPRequestHandler):
-    """Serves ranges of BODY at any path; /moved redirects, /whole knows no ranges, /gone is not there."""
+    """Serves ranges of BODY at any path; /moved redirects, /whole ignores ranges, /gone is 404."""
 
     protocol_version = "HTTP/1.1"
     asked: ClassVar[list[str]] = []
@@ -60,12 +60,12 @@ def site() -> Iterator[str]:
 
 @pytest.fixture
 def open_site(site: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The same, its address taken for a public one: there is no other to test with."""
-    monkeypatch.setattr(web, "is_public", lambda _address: True)
+    """The same site, whose private address is treated as a public one."""
+    monkeypatch.setattr(http_file, "is_public", lambda _address: True)
     return site
 
 
-def test_this_machine_and_this_network_are_not_read(site: str) -> None:
+def test_private_addresses_are_refused(site: str) -> None:
     port = site.partition(":")[2]
     for host in ("127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "0", "[::1]", "[::ffff:127.0.0.1]"):
         with pytest.raises(InputError, match=r"private|chained"):
@@ -94,12 +94,12 @@ def test_this_machine_and_this_network_are_not_read(site: str) -> None:
         ("2002:7f00:1::", False),
     ],
 )
-def test_which_addresses_are_public(address: str, public: bool) -> None:
-    assert web.is_public(address) is public
+def test_public_addresses(address: str, public: bool) -> None:
+    assert http_file.is_public(address) is public
 
 
 def test_a_host_stays_at_the_address_that_was_checked(open_site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = web.WebFile(f"http://localhost:{open_site.partition(':')[2]}/x.jsonl")
+    file = http_file.HttpFile(f"http://localhost:{open_site.partition(':')[2]}/x.jsonl")
     looked_up: list[object] = []
     real = socket.getaddrinfo
 
@@ -108,13 +108,13 @@ def test_a_host_stays_at_the_address_that_was_checked(open_site: str, monkeypatc
         return real(host, *more, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", watched)
-    file._connection.close()  # as after a time-out: the next read connects again
+    file._connection.close()  # the next read connects again, as after a timeout
     assert file.read(5) == BODY[:5]
     assert "localhost" not in looked_up
     file.close()
 
 
-def test_a_file_is_read_as_a_local_one_is(open_site: str) -> None:
+def test_a_file_is_read_like_a_local_one(open_site: str) -> None:
     (found,) = find_files([f"http://{open_site}/x.jsonl"], Roots([f"http://{open_site}/"]))
     assert (found.size, found.version, found.format) == (len(BODY), '"1"', "jsonl")
     with found.open() as source:
@@ -125,14 +125,18 @@ def test_a_file_is_read_as_a_local_one_is(open_site: str) -> None:
         assert source.readline() == BODY[1000 : BODY.index(b"\n", 1000) + 1]
         source.seek(0)
         assert source.read() == BODY
-    assert found.now() == found
+    assert found.is_unchanged()
 
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [("moved.jsonl", "redirects elsewhere"), ("gone.jsonl", "answers 404"), ("whole.jsonl", "gives no ranges")],
+    [
+        ("moved.jsonl", "redirects are not followed"),
+        ("gone.jsonl", "responds with 404"),
+        ("whole.jsonl", "does not support range requests"),
+    ],
 )
-def test_answers_that_are_no_file_are_named(open_site: str, path: str, said: str) -> None:
+def test_responses_without_a_file_are_errors(open_site: str, path: str, said: str) -> None:
     with pytest.raises(InputError, match=f"{path}: .*{said}"):
         find_files([f"http://{open_site}/{path}"])
     assert [asked.strip("/") for asked in Site.asked] == [path]

@@ -1,4 +1,4 @@
-"""The text that trains a reference: of the split only, from every file, and always the same."""
+"""The text that trains a reference comes from the split only, from every file, in a fixed order."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def spec(tmp_path: Path) -> CorpusSpec:
     for file in range(20):
         rows = [{"text": None if row % 10 == 9 else f"{file} {row} " + "x" * 100} for row in range(200)]
         (tmp_path / f"{file:02}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return CorpusSpec(paths=(str(tmp_path),))
+    return CorpusSpec(paths=[str(tmp_path)])
 
 
 @pytest.fixture
@@ -34,10 +34,11 @@ def split(plan: Plan, spec: CorpusSpec, fraction: float, seed: int) -> set[str]:
     found = set()
     for shard in plan.shards:
         row = 0
-        for block in read_shard(plan, shard, spec):
-            chosen = in_split(seed, fraction, shard.index, row, block.rows)
-            found |= {text for text, there in zip(block.texts, chosen, strict=True) if there and text is not None}
-            row += block.rows
+        for batch in read_shard(plan.files[shard.file], shard, spec):
+            chosen = in_split(seed, fraction, shard.index, row, len(batch))
+            texts = batch["text"].to_pylist()
+            found |= {text for text, taken in zip(texts, chosen, strict=True) if taken and text is not None}
+            row += len(batch)
     return found
 
 
@@ -48,7 +49,7 @@ def test_a_small_split_is_used_whole_and_each_document_once(plan: Plan, spec: Co
     assert 1500 < len(texts) < 2100
 
 
-def test_of_a_large_split_about_what_is_needed_comes_from_every_file(plan: Plan, spec: CorpusSpec) -> None:
+def test_a_large_split_gives_about_what_is_needed_from_every_file(plan: Plan, spec: CorpusSpec) -> None:
     texts = take(plan, spec, 8_000)  # about 40,000 of 200,000 bytes
     assert set(texts) < split(plan, spec, 0.5, 3)
     assert 30_000 < sum(map(len, texts)) < 70_000
@@ -69,7 +70,7 @@ def test_a_fraction_of_one_takes_every_document(plan: Plan, spec: CorpusSpec) ->
     assert len(take(plan, spec, 1_000_000, fraction=1.0)) == 20 * 180
 
 
-def test_every_block_is_a_sign_of_life(plan: Plan, spec: CorpusSpec) -> None:
+def test_every_batch_is_reported(plan: Plan, spec: CorpusSpec) -> None:
     beats: list[int] = []
     list(training_texts(plan, spec, 1000, 0.5, 3, lambda: beats.append(1)))
     assert len(beats) >= 20
