@@ -111,13 +111,13 @@ def _waiting_for(state: JobState) -> str | None:
     notes = [TaskNote.model_validate_json(lease.note) for lease in state.leases if lease.note]
     if state.leases:
         aside = len(notes) == len(state.leases) and all(note.set_aside for note in notes)
-        return "its parts are set aside while their workers do tasks of other jobs" if aside else None
+        return "its worker, which does tasks of other jobs first" if aside else None
     if state.failed:
-        return f"a part waits for another attempt after an error: {state.failed[0]}"
+        return f"another attempt after an error: {state.failed[0]}"
     for resource in state.waiting:
         if not state.workers.get(resource):
-            return f"no worker for {resource} tasks is running: start one with `winnow worker`"
-    return "all workers are busy with other jobs" if state.waiting else None
+            return f"a worker for {resource} tasks, of which none is running: start one with `winnow worker`"
+    return "a free worker" if state.waiting else None
 
 
 def _tokens_left(now: Progress, settled: int, text_bytes: int) -> float | None:

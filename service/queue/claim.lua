@@ -36,9 +36,11 @@ local function grant(resource, job, task)
 end
 
 for i = 4, #ARGV do
+  redis.call('ZADD', p .. 'workers:' .. ARGV[i], now, worker)
+  redis.call('ZREMRANGEBYSCORE', p .. 'workers:' .. ARGV[i], '-inf', now - 10 * lease - 10000)
+end
+for i = 4, #ARGV do
   local resource = ARGV[i]
-  redis.call('ZADD', p .. 'workers:' .. resource, now, worker)
-  redis.call('ZREMRANGEBYSCORE', p .. 'workers:' .. resource, '-inf', now - 10 * lease - 10000)
   local most = other_than ~= '' and redis.call('ZSCORE', active_key(resource), other_than)
   for _, job in ipairs(redis.call('ZRANGEBYSCORE', active_key(resource), '-inf', most and '(' .. most or '+inf')) do
     local task = job ~= other_than and take(resource, job)
