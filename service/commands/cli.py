@@ -10,24 +10,26 @@ from typing import NamedTuple
 import service
 from pruner.errors import InputError
 from scorer.errors import BadReference, OutOfMemory
+from service.commands.kernels_check import check_kernels
 from service.commands.options import Parser
 
 
 class _Command(NamedTuple):
     module: str  # module in service.commands with the functions `<name>` and `add_<name>` (adds its arguments)
     help: str
+    runs_models: bool = False
 
 
 COMMANDS = {
-    "serve": _Command("run", "run the service: the API, its workers and a private Redis"),
-    "worker": _Command("run", "run one more worker of a pool"),
-    "pool": _Command("run", "run the workers of a pool on a Ray cluster"),
+    "serve": _Command("run", "run the service: the API, its workers and a private Redis", runs_models=True),
+    "worker": _Command("run", "run one more worker of a pool", runs_models=True),
+    "pool": _Command("run", "run the workers of a pool on a Ray cluster", runs_models=True),
     "keys": _Command("keys", "make, list and revoke API keys"),
     "clean": _Command("run", "remove old jobs and scores, by age or total size"),
-    "prune": _Command("local", "prune a corpus on this machine, without a service"),
-    "train": _Command("local", "train a reference"),
-    "score": _Command("local", "score a corpus"),
-    "convert": _Command("local", "convert a native Mamba-2 checkpoint to a model folder"),
+    "prune": _Command("local", "prune a corpus on this machine, without a service", runs_models=True),
+    "train": _Command("local", "train a reference", runs_models=True),
+    "score": _Command("local", "score a corpus", runs_models=True),
+    "convert": _Command("local", "convert a native Mamba-2 checkpoint to a model folder", runs_models=True),
     "submit": _Command("remote", "submit a job to a service"),
     "status": _Command("remote", "show a job, or list the newest jobs"),
     "watch": _Command("remote", "follow a job until it ends"),
@@ -54,7 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(given)
     if run is None:
         parser.error("give a command")
-    return _run_guarded(lambda: run(chosen_parser, args))
+
+    def command() -> int:
+        if COMMANDS[args.command].runs_models:
+            check_kernels()
+        return run(chosen_parser, args)
+
+    return _run_guarded(command)
 
 
 def _run_guarded(run: Callable[[], int]) -> int:
