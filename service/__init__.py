@@ -1,3 +1,3 @@
 """Jobs over HTTP: the API, the queue and the worker pool, the command line."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
