@@ -1,8 +1,10 @@
-"""The shape of the house: which room may import which, and what stays out of a process that needs no torch."""
+"""The shape of the house: which room, part and module may import which, and what a process may load."""
 
 import ast
 import subprocess
 import sys
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,22 @@ ALLOWED = {
     "pruner": {"pruner"},
     "service": {"service", "scorer", "pruner"},
 }
+# The parts of a room, folders and single modules: a part may import itself and the parts before it.
+PARTS = {
+    "scorer": ("errors", "fingerprint", "hf_logging", "process", "tokenizer", "causal_lm", "engine", "training"),
+    "pruner": ("errors", "spec", "tables", "corpus", "select", "report"),
+    "service": ("contract", "queue", "store", "kinds", "jobs", "http", "page", "work", "run", "commands"),
+}
+# Packages of others, and the parts of `service` that may import them; no other part does, not even in a function.
+OUTSIDE = {
+    "fastapi": {"http", "page", "run"},
+    "starlette": {"http", "page"},
+    "uvicorn": {"run"},
+    "redis": {"queue", "jobs", "http", "work", "run", "commands"},
+    "ray": {"run"},
+    "torch": {"kinds"},
+    "transformers": set[str](),
+}
 LONGEST_FILE = 500
 
 
@@ -22,53 +40,132 @@ def sources(room: str) -> list[Path]:
     return sorted((ROOT / room).rglob("*.py"))
 
 
-def imported_rooms(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for room in ROOMS for path in sources(room)}
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """What a module of ours imports, at its top, in functions and for types alone: modules of ours, names of others."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
-            names.update(alias.name.split(".")[0] for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import; name the room"
-            names.add((node.module or "").split(".")[0])
-    return names & set(ROOMS)
+            assert node.level == 0, f"{MODULES[module]}: relative import; name the room"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found.update(name if name in MODULES else str(node.module) for name in names)
+    return frozenset(found)
+
+
+def of_room(room: str) -> list[str]:
+    return [module for module in MODULES if module.partition(".")[0] == room]
+
+
+def part(module: str) -> str:
+    """The part of its room that a module lies in; "" for the room itself."""
+    return f"{module}.".split(".")[1]
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_imports_follow_the_arrows(room: str) -> None:
-    assert sources(room)
-    wrong = {str(p.relative_to(ROOT)): bad for p in sources(room) if (bad := imported_rooms(p) - ALLOWED[room])}
-    assert wrong == {}
+def test_rooms_import_only_the_rooms_below(room: str) -> None:
+    assert of_room(room)
+    rooms = {module: {name.partition(".")[0] for name in imported(module)} & set(ROOMS) for module in of_room(room)}
+    assert {module: bad for module, names in rooms.items() if (bad := names - ALLOWED[room])} == {}
 
 
-def modules_after(statement: str) -> set[str]:
-    """The modules that a fresh interpreter holds after `statement`."""
-    code = f"{statement}\nimport sys; print(*sys.modules)"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+@pytest.mark.parametrize("room", PARTS)
+def test_parts_of_a_room_import_only_the_parts_before_them(room: str) -> None:
+    order = ["", *PARTS[room]]
+    assert {part(module) for module in of_room(room)} == set(order)
+    wrong = {
+        (module, name)
+        for module in of_room(room)
+        for name in imported(module) & set(of_room(room))
+        if order.index(part(name)) > order.index(part(module))
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_modules_have_no_import_cycle(room: str) -> None:
+    graph = {module: imported(module) & set(MODULES) for module in of_room(room)}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", OUTSIDE)
+def test_only_some_parts_of_the_service_import_a_package(package: str) -> None:
+    users = {m for m in of_room("service") if package in {name.partition(".")[0] for name in imported(m)}}
+    assert {module for module in users if part(module) not in OUTSIDE[package]} == set()
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """The modules in a fresh interpreter that has imported these. Fails if that changes the environment variables."""
+    code = f"""
+import importlib, os, sys
+before = dict(os.environ)
+for name in {modules}:
+    importlib.import_module(name)
+assert dict(os.environ) == before, "importing changes os.environ"
+print(*sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
     return set(ran.stdout.split())
 
 
-def test_pruner_needs_no_torch() -> None:
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in sources("pruner")]
-    assert not {"torch", "transformers"} & modules_after("import " + ", ".join(names))
+def test_pruner_loads_no_torch() -> None:
+    assert not {"torch", "transformers"} & loaded_by(*of_room("pruner"))
 
 
-def test_the_api_process_needs_no_torch() -> None:
-    assert not {"torch", "transformers"} & modules_after(
-        "import service.run.app, service.run.supervisor, service.commands.cli"
-    )
+def test_service_loads_no_torch_until_a_model_is_needed() -> None:
+    assert not {"torch", "transformers", "ray"} & loaded_by(*of_room("service"))
+
+
+def test_scorer_itself_loads_nothing_else_of_scorer() -> None:
+    assert not [name for name in loaded_by("scorer") if name.startswith(("scorer.", "kernels"))]
+
+
+def test_contract_store_and_kinds_load_neither_fastapi_nor_the_redis_client() -> None:
+    parts = ("contract", "store", "kinds")
+    assert not {"fastapi", "redis"} & loaded_by(*(name for name in of_room("service") if part(name) in parts))
+
+
+def test_workers_and_commands_without_a_server_load_no_fastapi() -> None:
+    assert "fastapi" not in loaded_by("service.work.local", "service.run.worker_process", "service.commands.cli")
 
 
 def test_transformers_works_with_our_kernels_on_the_path() -> None:
     # transformers looks for a distribution called `kernels`; the room of that name must not be taken for it.
-    found = modules_after("import kernels, transformers; transformers.GPT2Config(); transformers.Mamba2Config()")
-    assert "transformers" in found
+    code = "import kernels, transformers; transformers.GPT2Config(); transformers.Mamba2Config()"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_every_kind_is_registered() -> None:
+    from service.kinds import KINDS
+
+    defining = {
+        module
+        for module in of_room("service")
+        if part(module) == "kinds"
+        for node in ast.parse(MODULES[module].read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == "nodes"
+    }
+    assert {f"service.kinds.{name}" for name in KINDS} == defining
 
 
 def test_files_stay_small() -> None:
-    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for r in ROOMS for p in sources(r)}
+    lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
     assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
 
 
 def test_each_file_says_what_it_is_for() -> None:
-    silent = [p for r in ROOMS for p in sources(r) if not ast.get_docstring(ast.parse(p.read_text()))]
-    assert silent == []
+    assert [name for name, path in MODULES.items() if not ast.get_docstring(ast.parse(path.read_text()))] == []
