@@ -57,12 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if run is None:
         parser.error("give a command")
 
-    def command() -> int:
+    def start() -> int:
         if COMMANDS[args.command].runs_models:
             check_kernels()
         return run(chosen_parser, args)
 
-    return _run_guarded(command)
+    return _run_guarded(start)
 
 
 def _run_guarded(run: Callable[[], int]) -> int:
