@@ -1,20 +1,38 @@
-"""The README cannot drift: every command, endpoint, setting and column that users rely on is in it."""
+"""The documents cannot drift: what users and developers rely on is in them, and what they name is there."""
 
 import re
 from pathlib import Path
 
 import pytest
 
+import service
 from pruner.select.manifest import MANIFEST
 from service.commands.cli import COMMANDS
 from service.http.routes import events, explore, files, health, jobs, score, selections
+from service.kinds import KINDS
 from service.run.settings import Settings
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *(ROOT / "tests").rglob("*.md"),
+    *(path for room in ("kernels", "scorer", "pruner", "service") for path in (ROOT / room).rglob("*.md")),
+]
 PARTS = (jobs, selections, files, events, explore, score, health)
 ROUTES = sorted({route.path for part in PARTS for route in part.router.routes})
+# Files that only the guide's example and a user's own settings would make.
+NOT_THERE = {"service/kinds/sizes.py", "service/kinds/<kind>.py", "deploy/winnow.env"}
 
 
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# -- README
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_is_explained(command: str) -> None:
     assert f"`winnow {command}" in README or f"`{command}`" in README
@@ -25,10 +43,10 @@ def test_each_endpoint_is_explained(path: str) -> None:
     assert path.replace("job_id", "id") in README
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_each_setting_is_explained(name: str) -> None:
-    assert f"`WINNOW_{name.upper()}`" in README
-    assert f"`--{name.replace('_', '-')}`" in README
+@pytest.mark.parametrize("setting", Settings.model_fields)
+def test_each_setting_is_explained(setting: str) -> None:
+    assert f"`WINNOW_{setting.upper()}`" in README
+    assert f"`--{setting.replace('_', '-')}`" in README
 
 
 @pytest.mark.parametrize("column", MANIFEST.names)
@@ -37,20 +55,54 @@ def test_each_column_is_explained(column: str) -> None:
 
 
 def test_every_metric_is_explained() -> None:
-    board = (Path(__file__).parent.parent / "deploy" / "monitoring" / "grafana.json").read_text()
-    assert all(f"`{name}`" in README for name in re.findall(r"winnow_[a-z_]+(?=_bucket)|winnow_[a-z_]+(?={)", board))
+    board = (ROOT / "deploy" / "monitoring" / "grafana.json").read_text()
+    assert all(f"`{found}`" in README for found in re.findall(r"winnow_[a-z_]+(?=_bucket)|winnow_[a-z_]+(?={)", board))
 
 
-def test_what_the_readme_promises_of_files_is_there() -> None:
-    root = Path(__file__).parent.parent
-    named = re.findall(r"\b(?:deploy|tests)/[\w/.-]*\w", README)
-    assert [name for name in named if not (root / name).exists() and name != "deploy/winnow.env"] == []
-    for name in (
-        "tests/gpu/run.sh",
-        "tests/gpu/RESULTS.md",
-        "deploy/demo.py",
-        "LICENSE",
-        "SECURITY.md",
-        "constraints.txt",
-    ):
-        assert (root / name).is_file()
+def test_the_version_is_the_same_everywhere() -> None:
+    chart = (ROOT / "deploy" / "helm" / "winnow" / "Chart.yaml").read_text()
+    values = (ROOT / "deploy" / "helm" / "winnow" / "values.yaml").read_text()
+    found = [
+        *re.findall(r"^(?:version|appVersion): (\S+)", chart, re.MULTILINE),
+        *re.findall(r"image: winnow-\w+:(\S+)", values),
+        *re.findall(r"registry/winnow-\w+:([\w.]+)", README),
+    ]
+    assert found == [service.__version__] * 7
+    assert 'version = {attr = "service.__version__"}' in (ROOT / "pyproject.toml").read_text()
+
+
+# -- ARCHITECTURE, CONTRIBUTING and the rooms' own pages
+def test_the_table_of_kinds_is_the_registry() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", ARCHITECTURE, re.MULTILINE) == list(KINDS)
+
+
+def test_each_part_of_the_service_is_explained() -> None:
+    table = re.findall(r"^\| `(\w+)/` \|", (ROOT / "service" / "README.md").read_text(), re.MULTILINE)
+    folders = {path.parent.name for path in (ROOT / "service").glob("*/__init__.py")}
+    assert (len(table), set(table)) == (len(folders), folders)
+
+
+def test_each_make_target_is_explained() -> None:
+    targets = set(re.findall(r"^([a-z][\w-]*):", MAKEFILE, re.MULTILINE))
+    assert targets >= {"demo", "test", "gpu"}
+    assert {target for target in targets if f"`make {target}`" not in CONTRIBUTING} == set()
+    named = {target for path in DOCUMENTS for target in re.findall(r"(?:`|^)make ([a-z][\w-]*)", path.read_text(), re.M)}
+    assert named - targets == set()
+
+
+# -- what they name
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "Makefile"], ids=name)
+def test_every_path_that_is_named_is_there(document: Path) -> None:
+    """Paths from the root, and in a room's page paths in the room. A `*` stands for any part of a name."""
+    text = document.read_text()
+    room = document.parent
+    tops = "|".join(re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in ".")
+    named = set(re.findall(rf"(?<![\w/.:-])(?:{tops}|\.ci)/[\w/.*<>-]*[\w>*]", text))
+    named |= set(re.findall(r"\]\((?!\w+:|#)([^)#]+)", text))
+    if room != ROOT:
+        named |= set(re.findall(r"`([\w/.*<>-]+(?:\.(?:py|lua|sh|md)|/))`", text))
+    assert {path for path in named - NOT_THERE if not (exists(ROOT, path) or exists(room, path))} == set()
+
+
+def exists(folder: Path, pattern: str) -> bool:
+    return any(folder.glob(re.sub("<[^>]*>", "*", pattern).rstrip("/")))
