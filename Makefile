@@ -1,4 +1,4 @@
-# Everything a developer or a first user runs. `make demo` and `make test` need only Python and pip.
+# Commands for developers and first users. `make demo` and `make test` need only Python and pip.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
-# Tests that time nothing run beside the others, on what these leave of the cores; their output comes last.
+# These tests run in parallel with the others at the lowest priority; their output comes last.
 BESIDE := tests/kernels tests/scorer tests/pruner tests/page
 test: $(VENV)/.installed-test lint types browser
 	@mkdir -p build; \
@@ -18,31 +18,31 @@ test: $(VENV)/.installed-test lint types browser
 	$(BIN)/python -m pytest $(BESIDE:%=--ignore=%); status=$$?; \
 	wait $$beside || status=$$?; cat build/beside.txt; exit $$status
 
-# What is in deploy/, by the tools of its kind; promtool is there with Debian's `prometheus`, or is taken out of it.
+# Checks deploy/ with hadolint, Docker Compose, Helm and promtool, which is taken from Debian's `prometheus` if missing.
 test-deploy: $(VENV)/.installed-deploy
 	$(BIN)/python -m pytest tests/test_deploy.py
 
-# A pool on a real Ray cluster of two nodes; the package is large, so nothing else needs it.
+# A pool on a real Ray cluster of two nodes. Separate, because the package is large.
 test-ray: $(VENV)/.installed-ray
 	$(BIN)/python -m pytest tests/service/test_ray_pool.py
 
-# Scores beside lm-evaluation-harness' own, and manifests as datasets, DuckDB and Polars read them.
+# Compares scores with lm-evaluation-harness, and reads manifests with datasets, DuckDB and Polars.
 test-peers: $(VENV)/.installed-peers
 	$(BIN)/python -m pytest tests/scorer/test_harness.py tests/page/test_openers.py
 
-# The service's tests on a workspace on S3; `make test` runs a part of them so.
+# The service's tests on a workspace on S3; `make test` runs a part of them.
 test-s3: $(VENV)/.installed-test
 	WORKSPACE=s3 $(BIN)/python -m pytest tests/service --ignore tests/service/test_ray_pool.py
 
-# Half an hour: kills, stops, full disks, clocks and load at full size. Prints its figures.
+# Half an hour: kills, full disks, clock changes and load at full size. Prints the measurements.
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/faults --long --timeout 3600
 
-# A Chromium for the tests of the page: installed with apt-get where that may be done, else it says what to do.
+# A Chromium for the tests of the page: installed with apt-get if possible, else it prints what to do.
 browser:
 	bash tests/page/browser.sh
 
-# The tests of the page in their long form: a line of 1 MB, a million documents, everything in dark too.
+# The long tests of the page: a line of 1 MB, a million documents, dark mode.
 page: $(VENV)/.installed-test browser
 	WINNOW_TEST_LONG=1 $(BIN)/python -m pytest tests/page
 
@@ -54,11 +54,11 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
-# What `make test` does in short: the live API and the parsers under thousands of cases. Prints its seed.
+# The live API and the parsers with thousands of random cases; `make test` runs fewer. Prints its seed.
 fuzz: $(VENV)/.installed-test
 	WINNOW_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -s --timeout 7200 --hypothesis-profile default tests/service/test_fuzz.py tests/pruner/test_sandbox.py
 
-# Runs on a machine with a CUDA device, with the packages that it has.
+# Needs a CUDA device; uses the installed packages.
 gpu:
 	bash tests/gpu/run.sh
 

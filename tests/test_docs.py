@@ -20,8 +20,9 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
     *(ROOT / "tests").rglob("*.md"),
-    *(path for room in ("kernels", "scorer", "pruner", "service") for path in (ROOT / room).rglob("*.md")),
+    *(path for room in FOLDERS[:4] for path in (ROOT / room).rglob("*.md")),
 ]
+FOLDERS = ("kernels", "scorer", "pruner", "service", "tests", "deploy", ".ci")
 PARTS = (jobs, selections, files, events, explore, score, health)
 ROUTES = sorted({route.path for part in PARTS for route in part.router.routes})
 # Files that only the guide's example and a user's own settings would make.
@@ -86,23 +87,21 @@ def test_each_make_target_is_explained() -> None:
     targets = set(re.findall(r"^([a-z][\w-]*):", MAKEFILE, re.MULTILINE))
     assert targets >= {"demo", "test", "gpu"}
     assert {target for target in targets if f"`make {target}`" not in CONTRIBUTING} == set()
-    named = {target for path in DOCUMENTS for target in re.findall(r"(?:`|^)make ([a-z][\w-]*)", path.read_text(), re.M)}
+    named = {
+        target for path in DOCUMENTS for target in re.findall(r"(?:`|^)make ([a-z][\w-]*)", path.read_text(), re.M)
+    }
     assert named - targets == set()
 
 
 # -- what they name
 @pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "Makefile"], ids=name)
 def test_every_path_that_is_named_is_there(document: Path) -> None:
-    """Paths from the root, and in a room's page paths in the room. A `*` stands for any part of a name."""
-    text = document.read_text()
-    room = document.parent
-    tops = "|".join(re.escape(path.name) for path in ROOT.iterdir() if path.is_dir() and path.name[0] not in ".")
-    named = set(re.findall(rf"(?<![\w/.:-])(?:{tops}|\.ci)/[\w/.*<>-]*[\w>*]", text))
+    """Paths from the root, and in a room's page files of the room. `*` and `<…>` stand for any part of a name."""
+    text, room = document.read_text(), document.parent
+    named = set(re.findall(rf"(?<![\w/.:-])(?:{'|'.join(FOLDERS)})/[\w/.*<>-]*[\w>*]", text))
     named |= set(re.findall(r"\]\((?!\w+:|#)([^)#]+)", text))
     if room != ROOT:
         named |= set(re.findall(r"`([\w/.*<>-]+(?:\.(?:py|lua|sh|md)|/))`", text))
-    assert {path for path in named - NOT_THERE if not (exists(ROOT, path) or exists(room, path))} == set()
-
-
-def exists(folder: Path, pattern: str) -> bool:
-    return any(folder.glob(re.sub("<[^>]*>", "*", pattern).rstrip("/")))
+    patterns = {path: re.sub("<[^>]*>", "*", path).rstrip("/") for path in named - NOT_THERE}
+    missing = {path for path, pattern in patterns.items() if not any(ROOT.glob(pattern))}
+    assert {path for path in missing if room == ROOT or not any(room.rglob(patterns[path]))} == set()
