@@ -17,12 +17,12 @@ README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
+FOLDERS = ("kernels", "scorer", "pruner", "service", "tests", "deploy", ".ci")
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
     *(ROOT / "tests").rglob("*.md"),
     *(path for room in FOLDERS[:4] for path in (ROOT / room).rglob("*.md")),
 ]
-FOLDERS = ("kernels", "scorer", "pruner", "service", "tests", "deploy", ".ci")
 PARTS = (jobs, selections, files, events, explore, score, health)
 ROUTES = sorted({route.path for part in PARTS for route in part.router.routes})
 # Files that only the guide's example and a user's own settings would make.

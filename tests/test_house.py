@@ -162,6 +162,21 @@ def test_every_kind_is_registered() -> None:
     assert {f"service.kinds.{name}" for name in KINDS} == defining
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python reads no TOML")
+def test_the_wheel_has_every_file_of_a_room() -> None:
+    import tomllib
+
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    missing = [
+        path
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".md")
+        if not any(path in (ROOT / room).glob(pattern) for pattern in (*patterns["*"], *patterns.get(room, ())))
+    ]
+    assert missing == []
+
+
 def test_files_stay_small() -> None:
     lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
     assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
