@@ -16,8 +16,8 @@ VERSION = 1
 
 
 def paths(job: JobFiles) -> ShardPaths:
-    """The parts. Raises FileNotFoundError while the corpus is not planned."""
-    return ShardPaths(f"documents/{digest('documents', VERSION)}", job.plan)
+    """The parts."""
+    return ShardPaths(f"documents/{digest('documents', VERSION)}", job)
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:

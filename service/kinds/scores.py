@@ -27,9 +27,9 @@ _LOAD_SECONDS = 600.0  # in which a model must load and compile
 
 
 def paths(job: JobFiles, model: ModelRecord) -> ShardPaths:
-    """The parts by this model. Raises FileNotFoundError while the corpus is not planned."""
+    """The parts by this model."""
     scoring = job.record.request.scoring.model_dump()
-    return ShardPaths(f"scores/{digest('scores', ENGINE, model.sha256, model.tokenizer_sha256, scoring)}", job.plan)
+    return ShardPaths(f"scores/{digest('scores', ENGINE, model.sha256, model.tokenizer_sha256, scoring)}", job)
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
