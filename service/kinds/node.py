@@ -1,6 +1,6 @@
 """Nodes of a job's graph, kinds of artefacts, and the tasks that make their parts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -59,6 +59,9 @@ class ShardPaths(Sequence[str]):
 
     def __getitem__(self, part: Any) -> Any:
         return f"{self.folder}/{self._job.plan.shards[part].digest}.parquet"
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{self.folder}/{shard.digest}.parquet" for shard in self._job.plan.shards)
 
 
 class InputsGone(Exception):
