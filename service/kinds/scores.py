@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pruner.tables.documents import DocumentsWriter
 
 from pruner.corpus.sandbox import read_shard
+from pruner.tables.documents import DocumentsWriter
 from pruner.tables.shard_scores import ScoresWriter, read_counts
 from pruner.tables.storage import Storage
 from scorer.errors import OutOfMemory
