@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pruner.tables.storage import Storage
 from scorer.errors import BadReference
+from scorer.fingerprint import ModelFingerprint
 from service.run.settings import Device
 from service.store.workspace import ReferenceRecord, Workspace
 
@@ -73,10 +74,9 @@ class References:
         if key not in self._loaded:
             while len(self._loaded) >= _KEPT:
                 self._loaded.popitem(last=False)
-            loaded = scorer.causal_lm.reference.load(find(self._workspace, record), self.device(), dtype)
-            if (loaded.sha256, loaded.tokenizer_sha256) != (record.sha256, record.tokenizer_sha256):
-                raise BadReference(f"reference {record.folder} has changed since the job was planned: submit it again")
-            self._loaded[key] = loaded
+            planned = ModelFingerprint(record.sha256, record.tokenizer_sha256)
+            folder = find(self._workspace, record)
+            self._loaded[key] = scorer.causal_lm.reference.load(folder, self.device(), dtype, expected=planned)
         self._loaded.move_to_end(key)
         return self._loaded[key]
 
