@@ -115,18 +115,18 @@ def train(
 
 def _write_report(workspace: Workspace, record: JobRecord, job: Job, out: Path) -> None:
     from service.jobs.explore import read_documents
-    from service.page.report import CHARACTERS, Material, previewed, sampled, write_report
+    from service.page.report import SAMPLE_CHARACTERS, ReportData, preview_specs, sample_spans, write_report
 
     shown = job.model_dump(mode="json")
     report = workspace.storage.read_json(workspace.path(job.id, "report.json"))
     ranks = read_ranks(workspace.storage, workspace.folder(job.id))
-    previews = [ranks.preview(SelectionSpec.model_validate(spec)) for spec in previewed(shown)]
+    previews = [ranks.preview(SelectionSpec.model_validate(spec)) for spec in preview_specs(shown)]
     samples = {}
-    for place in sampled(report, previews):
+    for place in sample_spans(report, previews):
         rank, count, domain = place
-        found = read_documents(workspace, record, ranks, rank, count, CHARACTERS, domain)
+        found = read_documents(workspace, record, ranks, rank, count, SAMPLE_CHARACTERS, domain)
         samples[place] = found.model_dump(mode="json")["data"]
-    write_report(out, Material(shown, report, previews, samples), "http://127.0.0.1:8000")
+    write_report(out, ReportData(shown, report, previews, samples), "http://127.0.0.1:8000")
 
 
 class _Run:

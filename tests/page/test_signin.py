@@ -1,4 +1,4 @@
-"""A visitor of a service that asks for keys signs in once, and is then known by what the browser keeps."""
+"""Signing in to the page of a service that requires keys."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,10 +41,10 @@ def key(jobs: Jobs, role: Any = "submit") -> str:
 def test_a_visitor_signs_in(visitor: TestClient, jobs: Jobs) -> None:
     answer = visitor.get("/?status=failed")
     assert answer.url.path == "/signin"
-    assert "none of this service's" not in answer.text
+    assert "unknown or was revoked" not in answer.text
     form = {"key": "wrong", "next": "/?status=failed"}
-    assert "none of this service's" in visitor.post("/signin", data=form).text
-    assert "none of this service's" in visitor.post("/signin", data=form | {"key": "\u201cwinnow_\u201d"}).text
+    assert "unknown or was revoked" in visitor.post("/signin", data=form).text
+    assert "unknown or was revoked" in visitor.post("/signin", data=form | {"key": "\u201cwinnow_\u201d"}).text
     answer = visitor.post("/signin", data=form | {"key": key(jobs)})
     assert str(answer.url).endswith("/?status=failed")
     assert "No job is failed" in answer.text
