@@ -39,7 +39,7 @@ class Place:
         """Whether the other is this one or lies below it, by their names alone."""
         if _STORES.get(self.scheme, self.scheme) != _STORES.get(other.scheme, other.scheme):
             return False
-        return not self.path or _below(other.path, self.path)
+        return not self.path or is_below(other.path, self.path)
 
 
 def parse(text: str) -> Place:
@@ -71,14 +71,15 @@ class Roots:
         if self.given is None:
             return
         roots = (os.path.realpath(root.path) for root in self._roots if root.scheme == LOCAL)
-        if not any(_below(real, root) for root in roots):
+        if not any(is_below(real, root) for root in roots):
             raise InputError(f"{named}: a link in it leads out of the corpus roots of this service")
 
 
 OWN = Roots()
 
 
-def _below(path: str, root: str) -> bool:
+def is_below(path: str, root: str) -> bool:
+    """Whether `path` is `root` or lies below it, by name. Both are absolute, or URLs without their schemes."""
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 

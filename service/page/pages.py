@@ -42,9 +42,7 @@ def _with_error_pages(handler: Handler) -> Handler:
             title = error.problem.get("title", "Error")
             return page_response("error.html", error.status, title=title, detail=str(error))
         except forms.CrossOriginForm:
-            detail = (
-                "The form came from another site, or from a browser that does not name the site: send it from here."
-            )
+            detail = "The form came from another site, or the browser does not say from which: send it from here."
             return page_response("error.html", 403, title="Forbidden", detail=detail)
 
     return guarded
@@ -193,7 +191,9 @@ async def _progress_values(api: Api, job: dict[str, Any]) -> dict[str, Any]:
     workers = (await api.get(job_path(job["id"], "workers")))["data"] if live else []
     partial = await api.get(job_path(job["id"], "histogram")) if live and job["progress"]["shards_done"] else None
     plots = job_view.partial_plots(partial["histogram"]) if partial and partial["histogram"] else []
-    return {"job": job, "live": live, "workers": workers, "partial": partial, "plots": plots, "report": None}
+    stages = [status for status in STATUSES if status not in ENDED]
+    values = {"job": job, "live": live, "stages": stages, "workers": workers}
+    return values | {"partial": partial, "plots": plots, "report": None}
 
 
 async def _result_values(api: Api, job: dict[str, Any], spec: dict[str, Any], by: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 
 @pytest.fixture
 def visitor(jobs: Jobs) -> Iterator[TestClient]:
-    """A browser at a service that lets nobody in without a key."""
+    """A browser at a service that requires keys."""
     headers = {"accept": "text/html", "origin": "http://testserver"}
     with TestClient(create_app(jobs, always_keys=True), headers=headers) as client:
         yield client
@@ -79,7 +79,7 @@ def test_the_form_and_its_looks_need_no_key(visitor: TestClient) -> None:
         assert visitor.get(path, headers={"accept": "*/*"}).status_code == 200
 
 
-def test_other_sites_sign_nobody_in_and_send_no_form(visitor: TestClient, jobs: Jobs) -> None:
+def test_forms_of_other_sites_are_refused(visitor: TestClient, jobs: Jobs) -> None:
     elsewhere = {"origin": "https://elsewhere.example"}
     assert visitor.post("/signin", data={"key": key(jobs)}, headers=elsewhere).status_code == 403
     assert "winnow_key" not in visitor.cookies
