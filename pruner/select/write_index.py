@@ -52,18 +52,17 @@ def write_index(
 
     Writes scores.parquet, rejects.parquet, files.json, the arrays in ranks/, and last summary.json: an index that has
     it is complete. Calls `beat` for each shard, row group and array. Raises FileNotFoundError if a shard's file is
-    missing, InputError if the corpus is empty (nothing is written) or if no document is left to select from (the tables
-    are written, to show why).
+    missing, InputError if the corpus is empty (nothing is written). With no document to select from, there are only the
+    tables and files.json.
     """
     builder = IndexBuilder()
     joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, builder.add, beat)
     write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=joined.files))
-    if not builder.eligible:
-        raise InputError(_nothing_eligible(storage, folder, joined))
     eligible = builder.eligible
-    index = builder.build(joined.shard_rows, beat)
-    write_arrays(storage, folder, index, beat)
-    write_record(storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, beat))
+    if eligible:
+        index = builder.build(joined.shard_rows, beat)
+        write_arrays(storage, folder, index, beat)
+        write_record(storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, beat))
     return IndexCounts(
         documents=joined.documents,
         tokens=joined.tokens,
@@ -104,16 +103,18 @@ def _summary(index: Index, joined: Joined, beat: Callable[[], None]) -> Summary:
     )
 
 
-def _nothing_eligible(storage: Storage, folder: str, joined: Joined) -> str:
-    """Why there is no document to select from, and what to do."""
-    if joined.rejects < joined.documents:
-        return "every document with a score trains the reference: choose a smaller reference.train.fraction"
+def check_eligible(storage: Storage, folder: str, counts: IndexCounts) -> None:
+    """Raises InputError if the index in `folder` has no document to select from: why, and what to do."""
+    if counts.eligible:
+        return
+    if counts.rejects < counts.documents:
+        raise InputError("every document with a score trains the reference: choose a smaller reference.train.fraction")
     reasons: Counter[str] = Counter()
     with storage.open(f"{folder}/{REJECTS_FILE}") as source:
         for batch in pq.ParquetFile(source).iter_batches(columns=["reason"]):
             reasons.update(batch["reason"].to_pylist())
     common = ", ".join(f"{times:,} times: {reason}" for reason, times in reasons.most_common(3))
-    return (
-        f"no document of {joined.documents:,} has a score ({common}); check corpus.text_field and the files, "
+    raise InputError(
+        f"no document of {counts.documents:,} has a score ({common}); check corpus.text_field and the files, "
         "and see the table of rejects"
     )
