@@ -35,3 +35,10 @@ def read_metadata(storage: Storage, path: str, kind: type[RecordType]) -> Record
     with storage.open(path) as source:
         metadata = pq.read_metadata(source).metadata or {}
     return parse_record(metadata.get(b"winnow", b"{}"), kind, path)
+
+
+def read_part(storage: Storage, path: str, kind: type[RecordType]) -> tuple[pa.Table, RecordType]:
+    """All columns of a file, and its record. Raises as `read_metadata` does."""
+    with storage.open(path) as source:
+        parquet = pq.ParquetFile(source)
+        return parquet.read(), parse_record((parquet.metadata.metadata or {}).get(b"winnow", b"{}"), kind, path)

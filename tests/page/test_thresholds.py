@@ -1,4 +1,4 @@
-"""What the page says of each selection's thresholds, and the documents around them, inside domains too."""
+"""The thresholds of selections on the page and in the report, and samples around them, also within domains."""
 
 from itertools import pairwise
 from typing import Any
@@ -61,7 +61,7 @@ def test_each_selection_says_its_thresholds_by_value_and_percentile(
     }
     size = {"width": width, "height": 800}
     page = open_page(f"{serving.url}/jobs/{scored['id']}", viewport=size, java_script_enabled=False)
-    check_thresholds(page.locator("#band figure svg:visible"), said)
+    check_thresholds(page.locator("#preview figure svg:visible"), said)
     for name, (ends, percentiles) in said.items():
         row = page.get_by_role("region", name="Table of selections").get_by_role("row").filter(has_text=name)
         for text in (*ends, *percentiles):

@@ -1,4 +1,4 @@
-"""How the page writes numbers and times, shows text, reads forms and warns."""
+"""Formatting of numbers, times and texts; forms to requests; warnings."""
 
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -7,38 +7,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.page import format as words
+from service.page import format as formats
 from service.page import forms
-from service.page.job_view import losses, warnings
+from service.page.job_view import domain_losses, warnings
 
 
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
-        (words.number(1234567), "1,234,567"),
-        (words.short(39_442_486), "39.4 M"),
-        (words.short(999_999), "999,999"),
-        (words.short(999_900_000), "1 B"),
-        (words.percent(0.371), "37.1 %"),
-        (words.percent(0.0001), "< 0.1 %"),
-        (words.percent(0), "0.0 %"),
-        (words.perplexity(45.54), "45.5"),
-        (words.perplexity(262.4), "262"),
-        (words.perplexity(999.7), "1,000"),
-        (words.perplexity(45470.96), "45,471"),
-        (words.perplexity(float("inf")), "over 1e308"),
-        (words.perplexity(None), "–"),
-        (words.ratio(0.1, 0.25), "× 2.50"),
-        (words.ratio(0, 0.25), "–"),
-        (words.duration(42), "42 s"),
-        (words.duration(240), "4 min"),
-        (words.duration(7500), "2 h 05 min"),
-        (words.duration(3 * 86400 + 7200), "3 days 2 h"),
-        (words.span(180, 300), "3 to 5 min"),
-        (words.span(40, 300), "40 s to 5 min"),
-        (words.span(61, 61.2), "about 61 s"),
-        (words.span(6000, 7500), "1 h 40 min to 2 h 05 min"),
-        (words.hours(90), "0.03 h"),
+        (formats.number(1234567), "1,234,567"),
+        (formats.compact(39_442_486), "39.4 M"),
+        (formats.compact(999_999), "999,999"),
+        (formats.compact(999_900_000), "1 B"),
+        (formats.percent(0.371), "37.1 %"),
+        (formats.percent(0.0001), "< 0.1 %"),
+        (formats.percent(0), "0.0 %"),
+        (formats.perplexity(45.54), "45.5"),
+        (formats.perplexity(262.4), "262"),
+        (formats.perplexity(999.7), "1,000"),
+        (formats.perplexity(45470.96), "45,471"),
+        (formats.perplexity(float("inf")), "over 1e308"),
+        (formats.perplexity(None), "–"),
+        (formats.ratio(0.1, 0.25), "× 2.50"),
+        (formats.ratio(0, 0.25), "–"),
+        (formats.duration(42), "42 s"),
+        (formats.duration(240), "4 min"),
+        (formats.duration(7500), "2 h 05 min"),
+        (formats.duration(3 * 86400 + 7200), "3 days 2 h"),
+        (formats.hours(90), "0.03 h"),
     ],
 )
 def test_numbers_have_their_units(made: str, expected: str) -> None:
@@ -47,21 +43,21 @@ def test_numbers_have_their_units(made: str, expected: str) -> None:
 
 def test_ages() -> None:
     now = datetime(2026, 11, 25, tzinfo=timezone.utc)
-    assert words.age(now - timedelta(minutes=3), now) == "3 min ago"
+    assert formats.age(now - timedelta(minutes=3), now) == "3 min ago"
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=())))
-def test_no_character_of_a_text_is_hidden_and_none_is_markup(text: str) -> None:
-    made = str(words.shown(text))
+def test_html_has_no_invisible_character_and_no_markup_of_the_text(text: str) -> None:
+    made = str(formats.html(text))
     made.encode()  # no lone surrogate is left
     rest = made.replace('<span class="hidden-mark" title="', "").replace("</span>", "").replace('">', "")
     assert "<" not in rest
     assert not any((ord(c) < 32 and c not in "\t\n") or "\u202a" <= c <= "\u202e" or c == "\u200b" for c in made)
 
 
-def test_a_long_name_says_how_long_it_is() -> None:
-    assert "1,000 characters" in words.brief("x" * 1000)
-    assert words.brief("<b>") == "&lt;b&gt;"
+def test_a_long_name_is_cut_and_its_length_shown() -> None:
+    assert "1,000 characters" in formats.html_short("x" * 1000)
+    assert formats.html_short("<b>") == "&lt;b&gt;"
 
 
 def test_forms_become_requests() -> None:
@@ -78,13 +74,13 @@ def test_forms_become_requests() -> None:
         "unit": ["tokens"],
         "within": ["domain"],
     }
-    made = forms.job_body(form)
+    made = forms.job_request(form)
     assert made["corpus"] == {"paths": ["a.parquet", "b.jsonl"], "text_field": "text"}
     assert made["reference"] == {"train": {"preset": "tiny", "tokens": 2_000_000, "fraction": 0.1}}
     pairs = [(spec["criterion"], spec["rate"]) for spec in made["selections"]]
     assert pairs == [("low", 0.25), ("low", 0.5), ("high", 0.25), ("high", 0.5)]
     assert all((spec["unit"], spec["within"]) == ("tokens", "domain") for spec in made["selections"])
-    assert forms.job_body(form | {"tokens": ["nan"]})["reference"]["train"]["tokens"] == "nan"
+    assert forms.job_request(form | {"tokens": ["nan"]})["reference"]["train"]["tokens"] == "nan"
 
 
 def report(**changes: Any) -> dict[str, Any]:
@@ -110,7 +106,7 @@ def report(**changes: Any) -> dict[str, Any]:
         ({"eligible": {"documents": 500, "tokens": 9}}, "only 500 documents"),
     ],
 )
-def test_warnings_come_in_words_and_only_where_they_are_due(change: dict[str, Any], said: str) -> None:
+def test_warnings_only_if_they_apply(change: dict[str, Any], said: str) -> None:
     assert warnings(report()) == []
     (warning,) = warnings(report(**change))
     assert said in warning
@@ -125,4 +121,6 @@ def test_a_domain_that_loses_more_than_half_is_named() -> None:
         {"name": "lost", "documents": shares(0.4, 0.19), "tokens": shares(0.4, 0.1)},
         {"name": "tiny", "documents": shares(0.0001, 0), "tokens": shares(0.0001, 0)},
     ]
-    assert losses(rows) == ["lost falls from 40.0 % to 19.0 % of the documents and 40.0 % to 10.0 % of the tokens"]
+    assert domain_losses(rows) == [
+        "lost falls from 40.0 % to 19.0 % of the documents and 40.0 % to 10.0 % of the tokens"
+    ]

@@ -1,52 +1,41 @@
-"""Any scored document can be found again by its rank, with the text that was scored."""
+"""Every scored document is found by its rank, with the text that was scored."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from pruner.corpus import plan as plans
-from pruner.corpus.plan import Plan, make_plan
-from pruner.corpus.shard_reader import read_shard
-from pruner.select.documents import documents_at, read_text
-from pruner.select.rank_index import Ranks, read_ranks
-from pruner.spec import CorpusSpec
-from pruner.tables.job_results import write_results
-from pruner.tables.shard_scores import ShardScoresWriter
+from pruner.select.documents import RankedDocument, documents_at, read_text
+from pruner.select.index import Index, read_index
 from pruner.tables.storage import Storage
 from tests.pruner.conftest import jsonl, parquet, zstd
+from tests.pruner.scored import ScoredCorpus, corpus_spec
 
 
 class Job:
-    """A corpus of several files and shards; a document's score is told by its text."""
+    """A corpus of several files and shards; a document's score is the number in its text."""
 
     def __init__(self, folder: Path) -> None:
         self.storage = Storage(str(folder / "workspace"))
-        rows = [{"text": f"{i * 37 % 101} is the number", "id": f"id{i}"} for i in range(100)]
+        rows = [{"text": f"{i * 37 % 101} is the number", "id": f"id{i}", "domain": "ab"[i % 2]} for i in range(100)]
         corpus = folder / "corpus"
         corpus.mkdir()
         (corpus / "1.parquet").write_bytes(parquet(rows[:40], 7))
         (corpus / "2.jsonl").write_bytes(b"broken\n" + jsonl(rows[40:80]))
         (corpus / "3.jsonl.zst").write_bytes(zstd(jsonl(rows[80:])))
-        self.spec = CorpusSpec(paths=[str(corpus)], id_field="id")
-        self.plan: Plan = make_plan(self.spec)
-        paths = [f"scores/{shard.index}" for shard in self.plan.shards]
-        for shard, path in zip(self.plan.shards, paths, strict=True):
-            with ShardScoresWriter(self.storage, path, {}) as writer:
-                for block in read_shard(self.plan, shard, self.spec):
-                    nll = [1.0 + int((text or "0").split()[0]) for text in block.texts]
-                    writer.append(block, np.full(block.rows, 2), np.array(nll))
-        write_results(self.storage, "job", self.plan, paths, None)
-        self.ranks: Ranks = read_ranks(self.storage, "job")
+        self.spec = corpus_spec(corpus, id_field="id", domain_field="domain")
+        scored = ScoredCorpus(self.storage, self.spec, lambda text: (2, 1.0 + int(text.split()[0])))
+        self.plan = scored.plan
+        scored.index()
+        self.index: Index = read_index(self.storage, "job")
 
-    def at(self, start: int, stop: int) -> list[dict[str, Any]]:
-        found, size = documents_at(self.storage, "job/scores.parquet", self.ranks, start, stop)
-        assert size == 100
+    def at(self, start: int, stop: int, domain: int | None = None) -> list[RankedDocument]:
+        found, size = documents_at(self.storage, "job/scores.parquet", self.index, start, stop, domain)
+        assert size == (100 if domain is None else 50)
         return found
 
     def text(self, place: int, seconds: float = 60) -> tuple[str | None, str | None]:
-        return read_text(self.plan, self.spec, self.ranks, place, seconds)
+        return read_text(self.plan, self.spec, self.index, place, seconds)
 
 
 @pytest.fixture
@@ -72,7 +61,17 @@ def test_each_rank_has_its_document_and_its_text(job: Job) -> None:
     assert job.at(-3, 2) == found[:2]
 
 
-def test_a_text_that_is_gone_or_too_far_is_said_to_be(job: Job) -> None:
+def test_ranks_inside_a_domain(job: Job) -> None:
+    for row, domain in enumerate("ab"):
+        found = job.at(0, 1000, domain=row)
+        assert [document["nll"] for document in found] == [
+            document["nll"] for document in job.at(0, 100) if document["domain"] == domain
+        ]
+        assert [document["percentile"] for document in found] == [2.0 * rank for rank in range(50)]
+        assert job.at(48, 60, domain=row) == found[48:]
+
+
+def test_a_text_that_cannot_be_read_has_a_reason(job: Job) -> None:
     last = max(job.at(0, 100), key=lambda row: row["place"])
     Path(last["file"]).write_bytes(b"other")
     assert "changed" in (job.text(last["place"])[1] or "")
@@ -82,7 +81,7 @@ def test_a_text_that_is_gone_or_too_far_is_said_to_be(job: Job) -> None:
     assert "cannot be read" in (error or "")
 
 
-def test_a_search_for_a_text_ends(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pruner.corpus.sandbox._TICK_SECONDS", 0.0)
+def test_reading_a_text_has_a_time_limit(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pruner.corpus.reader_process._TICK_SECONDS", 0.0)
     last = max(job.at(0, 100), key=lambda row: row["place"])
     assert "too deep" in (job.text(last["place"], seconds=0)[1] or "")

@@ -1,4 +1,4 @@
-"""The lines that make a corpus of a manifest, run as the page and the README show them."""
+"""The code that writes the documents of a manifest, run as the page and the README show it."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.page import snippets as repeat
+from service.page import snippets
 from tests.page.serving import real_texts
 
 MANIFEST = "manifest-medium-0.5.parquet"
@@ -26,7 +26,7 @@ def test_the_documents_of_a_manifest_are_written_whole(model: Path, tmp_path: Pa
     command = [sys.executable, "-m", "service.commands.cli", "prune", *(str(tmp_path / name) for name in corpus)]
     command += ["--reference", str(model), "--out", str(out), "--device", "cpu"]
     subprocess.run(command, check=True, timeout=120, capture_output=True)
-    subprocess.run([sys.executable, "-c", repeat.documents(MANIFEST)], cwd=out, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", snippets.write_documents(MANIFEST)], cwd=out, check=True, timeout=60)
 
     wanted = [corpus[Path(row["file"]).name][row["row"]] for row in pq.read_table(out / MANIFEST).to_pylist()]
     kept = pq.read_table(out / "kept" / "00000.parquet").to_pylist()
@@ -36,5 +36,5 @@ def test_the_documents_of_a_manifest_are_written_whole(model: Path, tmp_path: Pa
     assert len({Path(row["file"]).name for row in pq.read_table(out / MANIFEST).to_pylist()}) == 3
 
 
-def test_the_readme_shows_the_same_lines() -> None:
-    assert repeat.documents(MANIFEST) in Path("README.md").read_text()
+def test_the_readme_shows_the_same_code() -> None:
+    assert snippets.write_documents(MANIFEST) in Path("README.md").read_text()
