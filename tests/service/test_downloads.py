@@ -55,7 +55,18 @@ def test_the_etag_is_the_hash_of_the_content(api: httpx.Client, pruned: dict[str
 def test_scores_and_rejects_hold_every_document(api: httpx.Client, pruned: dict[str, Any], url: str) -> None:
     scores = rows(api.get(f"/v1/jobs/{pruned['id']}/scores?format=parquet"))
     assert len(scores) == 120
-    assert list(scores[0]) == ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "training", "reject"]
+    assert list(scores[0]) == [
+        "file",
+        "row",
+        "id",
+        "domain",
+        "n_tokens",
+        "nll",
+        "perplexity",
+        "n_bytes",
+        "training",
+        "reject",
+    ]
     assert rows(api.get(f"/v1/jobs/{pruned['id']}/rejects")) == []
     scored = {row["id"]: row for row in scores}
     assert all(scored[row["id"]]["nll"] == row["nll"] for row in rows(api.get(url)))
@@ -175,7 +186,7 @@ def test_the_client_refuses_a_damaged_file(
     data = bytearray(jobs.workspace.storage.read_bytes(path))
     data[50] ^= 1
     jobs.workspace.storage.write_bytes(path, bytes(data))
-    with pytest.raises(ApiError, match="damaged"):
+    with pytest.raises(ApiError, match="SHA-256 of the download is wrong"):
         client.download(url, tmp_path / "manifest.parquet")
     assert list(tmp_path.glob("*manifest*")) == []
 

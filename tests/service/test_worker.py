@@ -280,7 +280,7 @@ def test_the_next_shard_is_read_while_the_last_batches_run(
         pass
     assert jobs.get(job.id).status == jobs.get(other.id).status == "succeeded"
     assert sorted(read) == [0, 0, 1, 2, 3]  # of the other job, and each once
-    until(lambda: threading.active_count() <= threads)
+    until(lambda: threading.active_count() <= threads + 1)  # the heartbeat's is new
 
 
 def test_a_shard_that_was_read_for_nothing_is_dropped(
@@ -291,8 +291,9 @@ def test_a_shard_that_was_read_for_nothing_is_dropped(
     while jobs.get(job.id).progress.shards_done < 1:
         worker.once()
     jobs.cancel(job.id)
-    assert not worker.once()
-    until(lambda: threading.active_count() <= threads)
+    while worker.once():
+        pass
+    until(lambda: threading.active_count() <= threads + 1)  # the heartbeat's is new
     again, _ = jobs.create(jobs.get(job.id).request)
     while worker.once():
         pass
