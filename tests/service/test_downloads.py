@@ -55,18 +55,8 @@ def test_the_etag_is_the_hash_of_the_content(api: httpx.Client, pruned: dict[str
 def test_scores_and_rejects_hold_every_document(api: httpx.Client, pruned: dict[str, Any], url: str) -> None:
     scores = rows(api.get(f"/v1/jobs/{pruned['id']}/scores?format=parquet"))
     assert len(scores) == 120
-    assert list(scores[0]) == [
-        "file",
-        "row",
-        "id",
-        "domain",
-        "n_tokens",
-        "nll",
-        "perplexity",
-        "n_bytes",
-        "training",
-        "reject",
-    ]
+    columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", "training", "reject"]
+    assert list(scores[0]) == columns
     assert rows(api.get(f"/v1/jobs/{pruned['id']}/rejects")) == []
     scored = {row["id"]: row for row in scores}
     assert all(scored[row["id"]]["nll"] == row["nll"] for row in rows(api.get(url)))

@@ -185,7 +185,8 @@ def test_a_shard_that_kills_its_workers_fails_the_job(
         assert lease is not None
         assert lease.task == "scores:0"
         jobs.queue.reclaim(f"victim-{attempt}")
-    worker.once()
+    while worker.once():
+        pass
     failed = wait_for(job.id, "failed")
     assert failed.error is not None
     assert failed.error.status == 500
