@@ -1,4 +1,4 @@
-"""What a user asks for, parsed once: which corpus to read and which selections to make of it."""
+"""Request models: which corpus to read, and which selections to make of it."""
 
 from typing import Annotated, Literal
 
@@ -8,7 +8,7 @@ FieldName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class CorpusSpec(BaseModel):
-    """Where the documents are and which of their fields to read."""
+    """The files of a corpus and the fields to read from them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,7 +25,7 @@ class CorpusSpec(BaseModel):
 
 
 class SelectionSpec(BaseModel):
-    """A criterion at a rate: which part of the documents, ordered by perplexity, is kept."""
+    """A selection: which part of the documents, ordered by perplexity, is kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -36,7 +36,7 @@ class SelectionSpec(BaseModel):
 
     @property
     def id(self) -> str:
-        """The selection's name, such as `medium-0.5` or `low-0.25-tokens-domain`."""
+        """The id derived from the fields, such as `medium-0.5` or `low-0.25-tokens-domain`."""
         parts = [self.criterion, repr(self.rate).removesuffix(".0")]
         if self.unit == "tokens":
             parts.append("tokens")

@@ -1,1 +1,1 @@
-"""Corpora in: paths, files, plans, and the sandboxed reader."""
+"""Corpora: paths, files, plans, and reading shards in a sandbox."""

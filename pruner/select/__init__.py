@@ -1,1 +1,1 @@
-"""Exact selections: the index of ranks, bands, manifests."""
+"""Selections: the index of scores, bands of ranks, manifests, previews and summaries."""

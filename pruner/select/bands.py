@@ -11,10 +11,10 @@ from pruner.spec import SelectionSpec
 def band(below: np.ndarray, spec: SelectionSpec) -> tuple[int, int]:
     """Ranks [start, stop) that a selection keeps among N documents in the order of perplexity.
 
-    below int64 [N + 1]: the tokens under each rank and, last, under all, counted from any base. Only a few of them are
-    looked at, so that a table of them on disk answers at once, however many documents there are.
+    below int64 [N + 1]: the tokens of all documents with a lower rank, and last the tokens of all, from any base. Reads
+    only O(log N) of them, so that an array mapped from disk is fast for any N.
     """
-    rate = Fraction(repr(spec.rate))  # the decimal that the user wrote, not its nearest binary fraction
+    rate = Fraction(repr(spec.rate))  # the decimal as written, not its nearest binary fraction
     if spec.unit == "documents":
         return _documents_band(len(below) - 1, spec.criterion, rate)
     return _tokens_band(below, spec.criterion, rate)
@@ -30,9 +30,9 @@ def _documents_band(count: int, criterion: str, rate: Fraction) -> tuple[int, in
 def _tokens_band(below: np.ndarray, criterion: str, rate: Fraction) -> tuple[int, int]:
     """Ranks [start, stop) of the longest run whose tokens do not exceed `rate` of all.
 
-    low grows from the bottom, high from the top. medium starts at the document that holds the middle token and takes
-    the neighbour on the side that has more tokens outside the band, or as many and is the lower one; when that one
-    does not fit, the other side goes on alone.
+    `low` grows from the bottom, `high` from the top. `medium` starts at the document that holds the middle token and
+    adds the neighbour on the side with more tokens outside the band (the lower side if equal); when that neighbour does
+    not fit, the other side grows alone.
     """
     bottom, top = int(below[0]), int(below[-1])
     budget = rate.numerator * (top - bottom) // rate.denominator
@@ -47,12 +47,12 @@ def _medium_tokens_band(below: np.ndarray, bottom: int, top: int, budget: int) -
     count = len(below) - 1
     middle = min(int(np.searchsorted(below[1:], bottom + (top - bottom) // 2, side="right")), count - 1)
     under, over = below[: middle + 1], below[middle:count]
-    # The order in which neighbours are taken merges two falling sequences: what is outside on the left before each
-    # step to the left, and on the right before each step to the right; where they are equal the left comes first.
-    # So the steps of the other side that come before a step, and the tokens taken by then, are a search away.
+    # Neighbours are added in the order of a merge of two falling sequences: the tokens left outside below before each
+    # step down, and above before each step up; at equal values the step down comes first. So a binary search finds how
+    # many steps of the other side come before a given step, and the tokens in the band by then.
 
     def rights_before(step: int) -> int:
-        """Steps to the right before the step-th to the left."""
+        """The number of steps up before the step-th step down."""
         outside = int(below[middle - step + 1]) - bottom
         return int(np.searchsorted(over, top - outside, side="left"))
 
@@ -68,7 +68,7 @@ def _medium_tokens_band(below: np.ndarray, bottom: int, top: int, budget: int) -
     rights = bisect_right(range(1, count - middle + 1), budget, key=after_right)
     start, stop = middle - lefts, middle + rights
     if lefts + rights < count:
-        # The next step was too large; only the side that it was not on may have smaller ones.
+        # The next step does not fit; only the other side may have smaller documents.
         if lefts < middle and rights_before(lefts + 1) == rights:
             stop = int(np.searchsorted(below, below[start] + budget, side="right")) - 1
         else:

@@ -51,12 +51,18 @@ class IndexBuilder:
         del unsorted
         tokens = _joined(self._tokens)[order]
         domain = _joined(self._domains)[order]
+        beat()
         place = _joined(self._places)[order]
         del order
         beat()
-        size = len(self._codes)
         inside = np.argsort(domain, kind="stable")
         beat()
+        inside_key, inside_place = key[inside], place[inside]
+        beat()
+        inside_below = _sums(tokens[inside])
+        del inside
+        beat()
+        size = len(self._codes)
         step = _step(len(key), size)
         return Index(
             below=_sums(tokens),
@@ -64,9 +70,9 @@ class IndexBuilder:
             domain=domain,
             place=place,
             marks=_marks(domain, tokens, size, step, beat),
-            inside_below=_sums(tokens[inside]),
-            inside_key=key[inside],
-            inside_place=place[inside],
+            inside_below=inside_below,
+            inside_key=inside_key,
+            inside_place=inside_place,
             inside_bounds=_sums(np.bincount(domain, minlength=size)),
             shards=_sums(np.array(shard_rows, dtype=np.int64)),
             step=step,

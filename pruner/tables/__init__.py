@@ -1,1 +1,1 @@
-"""Tables and the storage that they are written to."""
+"""Storage, and the files that a shard's documents and scores are stored in."""
