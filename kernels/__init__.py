@@ -1,1 +1,1 @@
-"""GPU kernels for scoring, each beside its reference in torch. Imports nothing of the other rooms."""
+"""GPU kernels for scoring, each beside its reference in torch. Imports nothing from the other rooms."""

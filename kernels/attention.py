@@ -26,14 +26,14 @@ def packed_attention(
     """softmax(scale · q kᵀ) v over the tokens up to each token in its own document.
 
     q [T, H, D], k and v [T, K, D], of one dtype (float32, float16 or bfloat16) and one device, for the T tokens of
-    `pack`; the last axis contiguous, the others of any stride, so slices of a fused projection do. H is a multiple of
+    `pack`; the last axis contiguous, the others of any stride, as in slices of a fused projection. H is a multiple of
     K: neighbouring H/K heads share keys. D is at most 256. `scale` is positive, 1/sqrt(D) by default. `softcap` bounds
     the scores: softcap · tanh(score / softcap). `window` is the number of the last tokens that a token sees, itself
-    among them; all by default.
+    included; all by default.
 
-    Returns [T, H, D] in q's dtype, contiguous. Scores, softmax and sums are float32, and products of float32 inputs are
-    as exact. A document's result has the same bits wherever it lies in a pack. Forward only. Raises ValueError for what
-    it does not support.
+    Returns [T, H, D] in q's dtype, contiguous. Scores, softmax and sums are float32, and products of float32 inputs
+    have full precision. A document's result has the same bits wherever it lies in a pack. Forward only. Raises
+    ValueError for unsupported arguments.
     """
     _check(q, k, v, pack, scale, softcap, window)
     scale = 1 / math.sqrt(q.shape[2]) if scale is None else scale
@@ -48,7 +48,7 @@ def packed_attention(
 def attention_reference(
     q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float, softcap: float | None, window: int | None
 ) -> Tensor:
-    """The specification: `packed_attention` in torch, document by document, in float32, or float64 where q is."""
+    """The specification: `packed_attention` in torch, document by document, in float32, or float64 if q is."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     shared = q.shape[1] // k.shape[1]
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

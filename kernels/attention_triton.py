@@ -1,9 +1,9 @@
 """Packed causal attention as a Triton kernel, forward only; `kernels.attention` has the function and the reference.
 
 One program for a head and a block of queries of one document. Blocks of queries and of keys are counted from the
-document's start, so a document's result does not know where in the pack it lies. The program walks over the keys of the
-document in order: with a window over those at its edge, which are masked, then over those that all its queries see, and
-last over those around the diagonal, masked again. Exponentials are in base 2, with the scale and log2(e) in one factor.
+document's start, so a document's result does not depend on its place in the pack. The program goes over the document's
+keys in order: with a window first over those at its edge, which are masked, then over those that all its queries see,
+and last over those around the diagonal, masked again. Exponentials are in base 2, with scale and log2(e) in one factor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kernels.pack import Pack
 
 
 class Tile(NamedTuple):
-    """How a program is cut: queries, keys at a time, warps, stages of the loads' pipeline."""
+    """The tile of a program: queries, keys at a time, warps, pipeline stages of the loads."""
 
     queries: int
     keys: int
@@ -29,7 +29,7 @@ class Tile(NamedTuple):
     stages: int
 
 
-# By head width, rounded up to a power of two. Those of compute capability 8.0 do for anything else, in 99 KiB.
+# By head width, rounded up to a power of two. Any other device uses those of compute capability 8.0, in 99 KiB.
 _HOPPER = {
     16: Tile(128, 64, 8, 3),
     32: Tile(128, 64, 8, 3),
@@ -52,7 +52,7 @@ _FLOAT32 = {
     256: Tile(16, 32, 4, 1),
 }
 
-# The maximum of a query that has seen no key yet: under any score, but a number, as inf - inf is none.
+# The maximum of a query that has seen no key yet: below any score, and finite, because inf - inf is NaN.
 _LOWEST = tl.constexpr(-1e38)
 
 
@@ -124,7 +124,7 @@ def _attention_kernel(
     in_block = tl.arange(0, BLOCK_M)
     channels = tl.arange(0, PADDED)
     inside = (first + in_block[:, None] < length) & (channels[None, :] < WIDTH)
-    rows = tl.minimum(first + in_block, length - 1)  # what lies past the end does as the last one, and is not stored
+    rows = tl.minimum(first + in_block, length - 1)  # rows past the end repeat the last one and are not stored
     q_start = q_ptr + (document + first) * q_stride + tl.cast(head, tl.int64) * q_head
     q = tl.load(q_start + in_block[:, None] * q_stride + channels[None, :], mask=inside, other=0.0)
     k_ptr += document * k_stride + tl.cast(head // shared, tl.int64) * k_head
@@ -171,7 +171,7 @@ def attention(
     window: int | None,
     tile: Tile,
 ) -> Tensor:
-    """`kernels.attention.packed_attention` of checked arguments, in programs cut by `tile`."""
+    """`kernels.attention.packed_attention` for checked arguments, in programs of `tile`."""
     _, heads, width = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     blocks = blocks_of(pack, tile.queries)
@@ -183,7 +183,7 @@ def attention(
         scale if softcap is None else scale / softcap,
         scale * log2e if softcap is None else softcap * log2e,
         WIDTH=width, PADDED=_padded(width), BLOCK_M=tile.queries, BLOCK_N=tile.keys,
-        # Three products of TF32 parts make one of float32, on the matrix units and in few registers.
+        # Three TF32 products make one float32 product, on the matrix units and with few registers.
         PRECISION="tf32x3" if q.dtype == torch.float32 else "tf32",
         WINDOWED=window is not None, CAPPED=softcap is not None,
         num_warps=tile.warps, num_stages=tile.stages,
@@ -192,5 +192,5 @@ def attention(
 
 
 def _padded(width: int) -> int:
-    """Matrix products are 16 wide at least, and powers of two."""
+    """The padded width of a matrix product: a power of two, at least 16."""
     return max(16, 1 << (width - 1).bit_length())

@@ -1,4 +1,4 @@
-"""The documents of a pack cut into blocks of tokens, as a table that kernels walk through, a program for each block."""
+"""The documents of a pack cut into blocks of tokens: a table with one program of a kernel for each block."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def document_blocks(lengths: NDArray[np.int64], size: int) -> Table:
     """Blocks of `size` tokens, counted from each document's start; the last of a document may be short.
 
     [n, 4]: the document's first token in the pack, its length, the block's first token in the document, the document's
-    number. The longest documents come first, each from its last block, which sees most, to its first: no long program
-    starts late. A document's blocks are neighbours, so what they share is read once and then found in the cache.
+    number. The longest documents come first, each from its last block, which attends to most, to its first, so that no
+    long program starts late. A document's blocks are neighbours, so data that they share is in the cache.
     """
     starts = np.cumsum(lengths) - lengths
     longest = np.argsort(-lengths, kind="stable")

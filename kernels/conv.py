@@ -20,8 +20,8 @@ def causal_conv1d(
     y[t, c] = silu(bias[c] + sum_k weight[c, k] · x[t - (K-1) + k, c]), where inputs before the start are zero or
     come from `initial_state` (the convolution of Mamba, Gu and Dao, https://arxiv.org/abs/2312.00752, section 3.4).
 
-    x [B, L, C], weight [C, K], bias [C], initial_state [B, K-1, C] (the last K-1 inputs of what came before).
-    Returns y [B, L, C] in x's dtype and the final state [B, K-1, C], with which the sequence goes on.
+    x [B, L, C], weight [C, K], bias [C], initial_state [B, K-1, C] (the last K-1 inputs before x).
+    Returns y [B, L, C] in x's dtype and the final state [B, K-1, C], with which the sequence can be continued.
     """
     length, kernel = x.shape[1], weight.shape[1]
     if initial_state is None:
@@ -47,15 +47,15 @@ def packed_conv1d(
     keep_state: bool = False,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """`causal_conv1d` over every document of a pack by itself, of x or of scale · x.
+    """`causal_conv1d` over each document of a pack, of x or of scale · x.
 
-    x [T, C] float32, float16 or bfloat16 for the T tokens of `pack`, channels contiguous, rows of any stride, so a
-    slice of a projection's output does; weight [C, K] with K from 2 to 8; bias [C] or None; initial_state [S, K-1, C]
-    for the S documents, or None for zeros; scale [T] float32, for rows that are not yet normed.
+    x [T, C] float32, float16 or bfloat16 for the T tokens of `pack`, channels contiguous, rows of any stride, as in a
+    slice of a projection's output; weight [C, K] with K from 2 to 8; bias [C] or None; initial_state [S, K-1, C] for
+    the S documents, or None for zeros; scale [T] float32, for rows that are not yet normed.
 
     Returns y [T, C] in x's dtype, contiguous, and with `keep_state` the final states [S, K-1, C] in x's dtype, else
     None. Products and sums are float32. A document's result has the same bits wherever it lies in a pack. Forward only.
-    Raises ValueError for what it does not support.
+    Raises ValueError for unsupported arguments.
     """
     _check(x, weight, bias, pack, initial_state, scale)
     if x.is_cuda:
@@ -75,7 +75,7 @@ def packed_conv1d_reference(
     initial_state: Tensor | None,
     scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The specification: y and the states in torch, document by document, in float32, or float64 where x is."""
+    """The specification: y and the states in torch, document by document, in float32, or float64 if x is."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     states = x.new_empty(len(pack.lengths), weight.shape[1] - 1, x.shape[1])

@@ -1,8 +1,7 @@
 """The packed causal convolution as a Triton kernel, forward only; `kernels.conv` has the function and the reference.
 
 One program for a block of tokens of one document and a block of channels. Each tap reads the tokens again, from the
-cache: device memory gives every input once. A program's tokens are taken some at a time, to load the weights once for
-all of them.
+cache, so device memory is read once. A program loads the weights once and goes through its tokens some at a time.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ _CHANNELS = 128
 _WARPS = 2
 
 
-# Whether there are states is asked as the kernel runs: no reason to compile again, and only a document's first and last
-# rows have to do with them.
+# Whether there are states is decided at run time, not compiled in: only a document's first and last rows use them.
 @triton.jit(do_not_specialize=["has_initial", "has_final"])
 def _conv1d_kernel(
     x_ptr, weight_ptr, bias_ptr, initial_ptr, scale_ptr, out_ptr, final_ptr, blocks_ptr, x_stride, channels,
@@ -87,14 +85,14 @@ def conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, pack: Pack, initial_state: Tensor | None, keep_state: bool,
     scale: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """`kernels.conv.packed_conv1d` of checked arguments."""
+    """`kernels.conv.packed_conv1d` for checked arguments."""
     channels, taps = weight.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     before = out if initial_state is None else initial_state.to(x.dtype).contiguous()
     after = x.new_empty(len(pack.lengths), taps - 1, channels) if keep_state else None
     blocks = blocks_of(pack, _TOKENS)
     column_blocks = triton.cdiv(channels, _CHANNELS)
-    # Triton looks only for strides that 16 divides; 8 are 16 bytes of a half precision, enough for the widest loads.
+    # Triton only detects strides that 16 divides. 8 numbers of 16 bits are 16 bytes, enough for the widest loads.
     align = math.gcd(x.stride(0), 8)
     _conv1d_kernel[(len(blocks) * column_blocks,)](
         x, weight.contiguous(), bias, before, scale, out, out if after is None else after, blocks,

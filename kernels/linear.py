@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_PAD = 64  # columns: rows of 128 bytes at least are whole sectors to whoever reads a slice of them
+_PAD = 64  # columns: with rows padded to 128 bytes, a kernel that reads a slice of them reads whole sectors
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
     padded = torch.empty((len(x), -(-width // _PAD) * _PAD), dtype=x.dtype, device=x.device)
     out = padded[:, :width]
     if tiles_hopper.supports(x, weight):
-        linear_hopper.linear(x, weight, padded)  # lines of memory that are written in part take longer
+        linear_hopper.linear(x, weight, padded)  # writes the padding too: partly written lines of memory are slower
     else:
         torch.mm(x, weight.T, out=out)
     return out

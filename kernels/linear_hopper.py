@@ -1,4 +1,4 @@
-"""Matrix products on Hopper (compute capability 9.x) with what comes after them in the same kernel, in Gluon."""
+"""Matrix products on Hopper (compute capability 9.x) with residual sum and sums of squares in the kernel, in Gluon."""
 
 import torch
 from torch import Tensor
@@ -21,15 +21,16 @@ from kernels.tiles_hopper import (
     store,
 )
 
-SLIM = 64  # columns of a tile on its way out, of one of the residual, and of a product of few
+SLIM = 64  # columns of an output tile, of a residual tile, and of a product of few columns
 _ROWS, _COLUMNS, _GROUPS, _SLIM = (gl.constexpr(value) for value in (ROWS, COLUMNS, tiles_hopper.GROUPS, SLIM))
 _REGISTERS, _PRODUCER_REGISTERS = (gl.constexpr(count) for count in tiles_hopper.REGISTERS)
 _TOGETHER = gl.constexpr(1)  # blocks of rows: the columns stay in the L2 cache
-_STAGES = 4  # 48 KiB each, beside 32 KiB of tiles on their way out
+_STAGES = 4  # 48 KiB each, beside 32 KiB of output tiles
 
 
 @gluon.jit
 def _produce(rows, columns, slim, residual, ring, sizes, D: gl.constexpr):
+    """The producer warp: copies the factors' and the residual's tiles of each task into the ring."""
     n_blocks, n_parts, _n_rows = sizes
     _row_tiles, column_tiles, full, empty = ring
     STAGES: gl.constexpr = column_tiles.shape[0]
@@ -38,7 +39,7 @@ def _produce(rows, columns, slim, residual, ring, sizes, D: gl.constexpr):
     for task in range(gl.program_id(0), n_blocks * n_parts, gl.num_programs(0)):
         block, part = place(task, n_blocks, n_parts, _TOGETHER)
         stage, phase = fill(rows, columns, block, part * _COLUMNS, ring, stage, phase, D)
-        if residual is not None:  # follows the factors through the ring: two tiles of each group at a time
+        if residual is not None:  # after the factors, in the same ring: two tiles of each group at a time
             for half in gl.static_range(2):
                 mbarrier.wait(empty.index(stage), phase ^ 1)
                 mbarrier.expect(full.index(stage), 2 * _GROUPS * residual.block_type.nbytes)
@@ -58,7 +59,7 @@ def _halves(x):
 
 @gluon.jit
 def _write(x, out, tile, row, column):
-    """x [64, 64] on its way by one of two tiles, when what went by it before is through."""
+    """Writes x [64, 64] through one of two tiles in shared memory, after that tile's last copy has ended."""
     tma.store_wait(1)
     barrier()
     tile.store(x)
@@ -69,6 +70,7 @@ def _write(x, out, tile, row, column):
 
 @gluon.jit
 def _consume(group: gl.constexpr, ring, out, slim, residual, out_tiles, scale_ptr, squares_ptr, sizes, D: gl.constexpr):
+    """One group of four warps: the products of its 64 rows of each task, and what is done with them."""
     n_blocks, n_parts, n_rows = sizes
     _row_tiles, column_tiles, full, empty = ring
     STAGES: gl.constexpr = column_tiles.shape[0]
@@ -77,7 +79,7 @@ def _consume(group: gl.constexpr, ring, out, slim, residual, out_tiles, scale_pt
     x = gl.zeros([_ROWS, _COLUMNS], gl.float32, wide)
     stage = 0
     phase = 0
-    turn = 0  # which of the group's two tiles on their way out is next
+    turn = 0  # which of the group's two output tiles is next
     for task in range(gl.program_id(0), n_blocks * n_parts, gl.num_programs(0)):
         block, part = place(task, n_blocks, n_parts, _TOGETHER)
         first = (block * _GROUPS + group) * _ROWS
@@ -142,15 +144,15 @@ def linear(
 ) -> Tensor:
     """x @ weight.T into `out`, or residual + scale · (x @ weight.T) with the sums of its squares.
 
-    Of matrices that `tiles_hopper.supports`. Columns that `out` has more than `weight` has rows become zeros. The
-    squares are [parts, N] float32, each part the sum over 256 columns.
+    For matrices that `tiles_hopper.supports`. Columns of `out` beyond the rows of `weight` become zeros. The squares
+    are [parts, N] float32, each part the sum over 256 columns.
     """
     n_rows, width = x.shape
     work = tiles_hopper.divide(x, len(weight), COLUMNS)
     parts = work.parts
     slim = None
     if residual is None and 0 < len(weight) % COLUMNS <= SLIM and parts > 1:
-        # A product of their own takes less than one of 256.
+        # The last few columns: a product of 64 takes less time than one of 256.
         parts, slim = parts - 1, tiles_hopper.tiles(weight, [SLIM, CHANNELS])
     squares = torch.empty((parts, n_rows) if residual is not None else (0,), dtype=torch.float32, device=x.device)
     _linear_kernel[(min(work.programs, work.blocks * parts),)](

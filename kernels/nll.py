@@ -9,7 +9,7 @@ from torch import Tensor
 from kernels.pack import IGNORED
 
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_KERNEL_CHANNELS = 16  # their number is a multiple of this
+_KERNEL_CHANNELS = 16  # the kernels need a multiple of so many channels
 _CPU_LOGITS = 1 << 21  # logits held at a time on a CPU: 8 MiB in float32, near its caches
 _CPU_MIN_ROWS = 256  # enough rows that a large vocabulary's product stays a matrix product
 _GPU_ROWS = 4096
@@ -33,7 +33,7 @@ def _with_kernels(
         raise ValueError(f"on a GPU the NLL needs float32, float16 or bfloat16, not {hidden.dtype}")
     if lacking := -hidden.shape[1] % _KERNEL_CHANNELS:
         hidden, weight = F.pad(hidden, (0, lacking)), F.pad(weight, (0, lacking))  # zeros change no logit
-    # Imported here, because they need Triton and a CPU does not.
+    # Imported here because they need Triton, which a machine without a GPU may lack.
     from kernels import nll_hopper, nll_triton, tiles_hopper
 
     hidden, weight = (x if x.stride(1) == 1 else x.contiguous() for x in (hidden, weight.to(hidden.dtype)))
@@ -82,7 +82,7 @@ def token_nll(
 
 
 class _MeanNll(torch.autograd.Function):
-    """The mean of token NLLs, with both gradients made in the forward pass while a chunk's logits are at hand."""
+    """The mean of token NLLs, with both gradients computed in the forward pass, chunk by chunk of logits."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class _MeanNll(torch.autograd.Function):
 
 
 def mean_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The mean of `token_nll` over the scored rows, differentiable in hidden and weight; memory bounded alike.
+    """The mean of `token_nll` over the scored rows, differentiable in hidden and weight; memory is bounded alike.
 
     hidden [N, D], weight [V, D], targets [N] int64 with -100 for rows left out. Returns a float32 scalar in nats.
     """

@@ -13,7 +13,7 @@ from kernels.tiles_hopper import CHANNELS, COLUMNS, ROWS, fill, make_ring, multi
 _PART, _LOG2_E, _LOWEST = gl.constexpr(PART), gl.constexpr(LOG2_E), gl.constexpr(LOWEST)
 _ROWS, _COLUMNS, _GROUPS = gl.constexpr(ROWS), gl.constexpr(COLUMNS), gl.constexpr(tiles_hopper.GROUPS)
 _REGISTERS, _PRODUCER_REGISTERS = (gl.constexpr(count) for count in tiles_hopper.REGISTERS)
-_TOGETHER = gl.constexpr(64)  # blocks of rows: the vocabulary's matrix does not stay in the L2 cache, these do
+_TOGETHER = gl.constexpr(64)  # blocks of rows: they stay in the L2 cache; the vocabulary's matrix does not
 _STAGES = 4
 
 
@@ -92,7 +92,7 @@ def _partial_sums(
 def partial_sums(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
-    """What `kernels.nll_triton.partial_sums` gives, of inputs that `tiles_hopper.supports`."""
+    """As `kernels.nll_triton.partial_sums`, for inputs that `tiles_hopper.supports`."""
     (n_rows, width), n_vocabulary = hidden.shape, len(weight)
     work = tiles_hopper.divide(hidden, n_vocabulary, PART)
     tops, sums = hidden.new_empty((2, work.parts, n_rows), dtype=torch.float32)

@@ -7,7 +7,7 @@ where cap(x) = softcap · tanh(x / softcap), or x.
 `partial_sums` splits the vocabulary into parts of PART entries. For each row and part it goes through the logits tile
 by tile, in registers, and writes their maximum m and Σ 2^(x - m), both of logits in base 2 (times log2 e). `finish`
 combines the parts of a row, in order, and takes the target's logit from a float32 product of its own. Parts, tiles and
-order depend on nothing but the shapes of weight and the device, so that a row's bits are its own.
+order depend only on the shape of weight and the device, so that a row's bits do not depend on the other rows.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ _IGNORED, _PART, _LOG2_E, _LOWEST = (tl.constexpr(value) for value in (IGNORED, 
 
 
 class Tile(NamedTuple):
-    """The shape of one product, and how it is run."""
+    """The shape of a program's product, its warps and its pipeline stages."""
 
     rows: int
     vocabulary: int
@@ -34,7 +34,7 @@ class Tile(NamedTuple):
     stages: int
 
 
-_SMALL = Tile(rows=128, vocabulary=128, channels=32, warps=8, stages=4)  # 64 KiB of shared memory: all since sm_80
+_SMALL = Tile(rows=128, vocabulary=128, channels=32, warps=8, stages=4)  # 64 KiB of shared memory: any GPU since sm_80
 _LARGE = Tile(rows=128, vocabulary=128, channels=64, warps=8, stages=4)
 _FLOAT32 = Tile(rows=64, vocabulary=64, channels=16, warps=8, stages=3)
 _TILES = {9: _LARGE, 10: _LARGE}  # of 16-bit inputs, by major compute capability
@@ -44,7 +44,7 @@ def _tile(hidden: Tensor) -> Tile:
     if hidden.dtype == torch.float32:
         return _FLOAT32
     tile = _TILES.get(torch.cuda.get_device_capability(hidden.device)[0], _SMALL) if hidden.is_cuda else _SMALL
-    # The largest power of two up to the tile's that divides D.
+    # The largest power of two that divides D, at most the tile's.
     return tile._replace(channels=min(tile.channels, hidden.shape[1] & -hidden.shape[1]))
 
 
@@ -66,7 +66,7 @@ def _partial_sums(
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     part = tl.program_id(1)
-    # Rows past the end repeat the last one, and are not stored; entries past the end likewise, and are masked.
+    # Rows past the end repeat the last one and are not stored; entries past the end repeat the last and are masked.
     row_pointers = hidden + tl.minimum(rows, n_rows - 1).to(tl.int64)[:, None] * hidden_stride
     channels = tl.arange(0, CHANNELS)
     top = tl.full([ROWS], _LOWEST, tl.float32)
@@ -158,7 +158,7 @@ def finish(
     tops: Tensor,
     sums: Tensor,
 ) -> Tensor:
-    """NLLs [N] float32 in nats from the partial sums; the other arguments as they were there, targets [N] int64.
+    """NLLs [N] float32 in nats from the partial sums; the other arguments as in `partial_sums`, targets [N] int64.
 
     0 where the target is -100; NaN where it is any other number outside [0, V).
     """

@@ -1,4 +1,4 @@
-"""Root-mean-square norms: plain, behind a residual sum, and gated as at the end of a Mamba-2 mixer."""
+"""Root-mean-square norms: plain, after a residual sum, and gated as at the end of a Mamba-2 mixer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _wide(x: Tensor) -> Tensor:
-    """`x` in float32, or as it is where that is wider already."""
+    """`x` in float32, or unchanged if it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -71,7 +71,7 @@ def row_squares(x: Tensor) -> Tensor:
 
 
 def row_scale(squares: Tensor, width: int, eps: float) -> Tensor:
-    """What an RMS norm multiplies a row of `width` numbers by: 1 / sqrt(mean square + eps), [T] float32.
+    """The factor of an RMS norm for rows of `width` numbers: 1 / sqrt(mean square + eps), [T] float32.
 
     squares [K, T] float32 has the sums of squares of K parts of each row, added in order. Forward only.
     """

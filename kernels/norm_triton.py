@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 WIDEST = 65536  # numbers normed together
-_SCALES = 512  # rows whose scales one program makes
+_SCALES = 512  # rows whose scales one program computes
 _A_WARP = 1024  # numbers of a row that one warp takes, 32 a thread
 
 
@@ -135,13 +135,13 @@ def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, group_size: 
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[..., D] -> [R, D] with neighbouring numbers in a row; a view where it can be."""
+    """[..., D] -> [R, D], contiguous in D; a view if possible."""
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 def _block(width: int) -> tuple[int, int]:
-    """The numbers that a program takes, a power of two, and its warps: fixed, so that a row always gives its bits."""
+    """The numbers of a program, a power of two, and its warps: fixed, so that a row always gives the same bits."""
     if width > WIDEST:
         raise ValueError(f"rows of {width:,} numbers are too wide for the kernel; it takes {WIDEST:,} at most")
     block = triton.next_power_of_2(width)

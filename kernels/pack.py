@@ -17,7 +17,7 @@ LOG2_E = 1.4426950408889634  # kernels compute exponentials and logarithms in ba
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """Where the documents of a pack lie.
+    """The layout of the documents of a pack.
 
     `lengths` [S] int64 on the host, each at least 1; `cu_seqlens` [S+1] int32 on the device, the documents' starts and
     the end of the last; `tokens` the sum of the lengths, below 2^31.
@@ -45,7 +45,7 @@ class Pack:
         return self.cu_seqlens.device
 
     def table(self, name: str, make: Callable[[NDArray[np.int64]], Table]) -> Tensor:
-        """What `make` makes of the lengths, on the device; made once for each name."""
+        """The table that `make` computes from the lengths, on the device; computed once for each name."""
         if name not in self._tables:
             self._tables[name] = to_device(make(self.lengths), self.device)
         return self._tables[name]
@@ -57,7 +57,7 @@ def starts(lengths: NDArray[np.int64]) -> Table:
 
 
 def to_device(table: Table, device: torch.device | str) -> Tensor:
-    """A copy on the device; to a GPU it is not waited for."""
+    """A copy on the device; to a GPU it is asynchronous."""
     host = torch.from_numpy(np.ascontiguousarray(table))
     if torch.device(device).type == "cuda":
         return host.pin_memory().to(device, non_blocking=True)

@@ -15,7 +15,7 @@ serve its H/G neighbouring heads. Both functions take
     x [B, L, H, P], dt [B, L, H] (before bias and softplus), a [H] (negative), b and c [B, L, G, N],
     d [H] or None, dt_bias [H] or None, dt_limit (low, high), initial_state [B, H, P, N] or None (zeros),
 
-and return y [B, L, H, P] in x's dtype and the final state [B, H, P, N] in float32, or float64 where x is.
+and return y [B, L, H, P] in x's dtype and the final state [B, H, P, N] in float32, or float64 if x is.
 
 `packed_ssd` is the same over the documents of a pack, by kernels on a GPU.
 """
@@ -35,7 +35,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _time_steps(dt: Tensor, dt_bias: Tensor | None, dt_limit: tuple[float, float]) -> Tensor:
-    """dt' of the module's docstring, in float32 at least."""
+    """dt' as the module's docstring defines it, in float32 at least."""
     dt = dt if dt.dtype == torch.float64 else dt.float()
     if dt_bias is not None:
         dt = dt + dt_bias.to(dt.dtype)
@@ -116,7 +116,7 @@ def ssd_chunked(
     mixing = (scores[:, :, :, None] * decay.unflatten(2, (groups, shared))).flatten(2, 3)
     y = (mixing.to(narrow) @ xdt.to(narrow).transpose(2, 3)).transpose(2, 3)  # [Q, Q] @ [Q, P]
 
-    # What each chunk alone adds to the state, seen from its end. The heads of a group share B: one product for all.
+    # The contribution of each chunk to the state at its end. The heads of a group share B: one product for all.
     to_end = torch.exp(log_decay[:, :, -1:] - log_decay)
     grouped = (xdt * to_end[..., None]).to(narrow).reshape(batch, chunks, step, groups, shared * width)
     added = (bs.transpose(3, 4) @ grouped.transpose(2, 3)).to(wide)  # [N, Q] @ [Q, R P]
@@ -157,17 +157,17 @@ def packed_ssd(
     initial_state: Tensor | None = None,
     keep_state: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The SSD over every document of a pack by itself; optionally gated, as in front of a Mamba-2 mixer's norm.
+    """The SSD over each document of a pack; optionally gated, as before a Mamba-2 mixer's norm.
 
     x [T, H, P] and gate [T, H, P], dt [T, H], b and c [T, G, N] for the T tokens of `pack`: float32, float16 or
-    bfloat16, heads and all after them contiguous, rows of any stride, so slices of a projection's output do. a, d and
+    bfloat16, heads and later axes contiguous, rows of any stride, as in slices of a projection's output. a, d and
     dt_bias [H] float32. P 64 or 128; N 16 to 256, a power of two. scale [T] float32 multiplies dt and gate first, for a
     projection of rows that are not yet normed. initial_state [S, H, P, N] float32 for the S documents, or zeros.
 
-    Returns y [T, H, P] in x's dtype, times silu(gate) where that is given; then also the sum of its squares over P,
+    Returns y [T, H, P] in x's dtype, times silu(gate) if that is given; then also the sum of its squares over P,
     [H, T] float32; with `keep_state` the final states [S, H, P, N] float32. A document has the same bits wherever it
-    lies in a pack. Products run in x's dtype, sums and states in float32. Forward only. Raises ValueError for what it
-    does not support.
+    lies in a pack. Products run in x's dtype, sums and states in float32. Forward only. Raises ValueError for
+    unsupported arguments.
     """
     _check(x, dt, a, b, c, pack, d, dt_bias, gate, scale, initial_state)
     if not x.is_cuda:

@@ -24,10 +24,10 @@ from kernels.ssd_tables import CHUNK, Parts
 from kernels.ssd_triton import STEEP, Optional, Outputs, Prepared, states_of
 from kernels.tiles_hopper import barrier, load, next_stage
 
-HEADS = 2  # of a program
-FIELDS = 8  # of an item of `ssd_tables.items`
+HEADS = 2  # that a program takes at a time
+FIELDS = 8  # columns of the table `ssd_tables.items`
 _STAGES = 2
-_STATES_STAGES = 4  # where only the states are wanted, and there is room
+_STATES_STAGES = 4  # if only the states are computed, which leaves room
 _REGISTERS, _PRODUCER_REGISTERS = gl.constexpr(200), gl.constexpr(24)
 _TOGETHER, _FIELDS, _Q, _STEEP = (gl.constexpr(value) for value in (HEADS, FIELDS, CHUNK, STEEP))
 _LOG2_E = gl.constexpr(LOG2_E)
@@ -41,6 +41,10 @@ def _reciprocal(x):
 
 @gluon.jit
 def _produce(sources, work, tiles, bars, n_chunks, GROUPS: gl.constexpr, P: gl.constexpr, N: gl.constexpr):
+    """The producer warp: copies the inputs of each chunk of the program's items into the ring.
+
+    sources: descriptors of x, gate, B, C, C B^T and the decays; the other tuples as in `_consume`.
+    """
     x, gate, b, c, cb, decays = sources
     items, offsets = work
     x_tiles, gate_tiles, b_tiles, c_tiles, cb_tiles, decay_tiles, _ = tiles
@@ -86,6 +90,13 @@ def _consume(
     h: gl.constexpr, optional, outputs, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks,
     H: gl.constexpr, P: gl.constexpr, N: gl.constexpr,
 ):  # fmt: skip
+    """The four warps of head `h`: the scan of the program's items, or, if y_ptr is None, their final states alone.
+
+    optional: D, row scale, states before documents, states before segments. outputs: y, its squares, final states.
+    flags: whether there are states before documents; whether final states are stored. work: `ssd_tables.items`, and
+    each program's first. tiles: the ring's x, gate, B, C, C B^T and decays, and a tile for the state as an operand.
+    bars: barriers of the ring, full and empty, and of the gates' tiles.
+    """
     d_ptr, scale_ptr, initial_ptr, entries_ptr = optional
     y_ptr, squares_ptr, final_ptr = outputs
     items, offsets = work
@@ -135,14 +146,14 @@ def _consume(
             x_tile = x_tiles.index(stage * _TOGETHER + h)
             logs = decay_tiles.index((stage * _TOGETHER + h) * 2).load(rows)[:, None]
             shifted = decay_tiles.index((stage * _TOGETHER + h) * 2 + 1).load(columns)[None, :]
-            if length - first < _Q:  # rows of the next document: not even a NaN of theirs may come near this one
+            if length - first < _Q:  # rows of the next document: not even a NaN of theirs may change this one
                 past = (first + q_flat >= length)[:, None]
                 x_tile.store(gl.where(past, gl.zeros([_Q, P], dtype, flat), x_tile.load(flat)))
                 fence_async_shared()
                 barrier()
 
             if y_ptr is not None:
-                # What the state before the chunk gives: [Q, N] @ [N, P]
+                # The contribution of the state before the chunk: [Q, N] @ [N, P]
                 y = gl.zeros([_Q, P], gl.float32, mma)
                 y = warpgroup_mma(c_tiles.index(stage), state_tile.permute((1, 0)), y, use_acc=False, is_async=True)
                 cb = cb_tiles.index(stage).load(mma).to(gl.float32)
@@ -156,9 +167,9 @@ def _consume(
             if y_ptr is not None:
                 y = warpgroup_mma_wait(0, deps=(y,))
                 y = y * gl.exp2(logs)
-                # What the chunk's own inputs give: [Q, Q] @ [Q, P]
+                # The contribution of the chunk's own inputs: [Q, Q] @ [Q, P]
                 y = warpgroup_mma(mixing, x_tile, y, is_async=True)
-            # What they leave in the state: [P, Q] @ [Q, N]
+            # Their contribution to the state: [P, Q] @ [Q, N]
             state = warpgroup_mma(weighted, b_tiles.index(stage), state, is_async=True)
             if y_ptr is not None:
                 y = warpgroup_mma_wait(1, deps=(y,))
@@ -190,8 +201,7 @@ def _consume(
                 gl.store(final_ptr + (document * H + head) * (P * N) + matrix, state)
 
 
-# What differs from pack to pack is no reason to compile again: sizes are not specialized, and whether there are states
-# is asked as the kernel runs.
+# Compiled once for all packs: sizes are not specialized, and whether there are states is decided at run time.
 @gluon.jit(do_not_specialize=["n_tokens", "n_chunks", "has_initial", "has_final"])
 def _scan_kernel(
     x, gate, b, c, cb, decays, items, offsets, decays_ptr, d_ptr, scale_ptr, initial_ptr, entries_ptr,
@@ -251,14 +261,14 @@ def scan(
     x: Tensor, made: Prepared, entries: Tensor | None, pack: Pack, given: Optional, outputs: Outputs,
     cut: ssd_tables.Cut = ssd_tables.CUT,
 ) -> None:  # fmt: skip
-    """Launches the kernel: as `ssd_triton.scan`, for what it `supports`."""
+    """As `ssd_triton.scan`, for inputs that `supports` accepts."""
     _launch(
         x, made, pack, f"segments {cut}", lambda lengths: ssd_tables.segments(lengths, cut), entries, given, outputs
     )
 
 
 def shares(x: Tensor, made: Prepared, pack: Pack, cut: ssd_tables.Cut = ssd_tables.CUT) -> Tensor:
-    """As `ssd_triton.shares`, for what `scan` supports: the final states of the pieces, as if they were documents."""
+    """As `ssd_triton.shares`, for inputs that `supports` accepts: the final states of pieces, taken as documents."""
     heads, width = x.shape[1:]
     pieces = pack.table(f"ssd pieces {cut}", lambda lengths: ssd_tables.pieces(lengths, cut))
     out = torch.empty((len(pieces), heads, width, made.b.shape[2]), dtype=torch.float32, device=x.device)

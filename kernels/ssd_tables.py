@@ -1,4 +1,4 @@
-"""How the SSD cuts a pack: chunks, segments of chunks, and who walks through which. Made on the host, in numpy."""
+"""How the SSD cuts a pack: chunks, segments of chunks, and each program's share of them. Numpy on the host."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 
 from kernels.pack import Pack, Table
 
-CHUNK = 64  # positions; the triangle's product grows with it, the trips of the state shrink
+CHUNK = 64  # positions; a larger one makes the triangular product larger and the scan of states shorter
 Parts = Callable[[NDArray[np.int64]], Table]  # of documents' lengths
-_HEAP = 20_000  # items up to which the next goes to the least loaded program; more are dealt out
+_HEAP = 20_000  # items up to which each goes to the least loaded program; more are dealt in turn
 
 
 class Cut(NamedTuple):
-    """How long documents are cut. By its own length alone, so that a document's bits do not depend on its pack."""
+    """How long documents are cut: by their own length alone, so that a document's bits do not depend on its pack."""
 
-    segment: int  # positions that one program walks through, about
-    pieces: int  # that a document has at least before its last segment, each summed up by one program
+    segment: int  # positions that one program scans, about
+    pieces: int  # that a document has, at least, before its last segment; one program computes each one's state
     wave: int = 1  # segments that keep a device busy by themselves: a document with more has a multiple of them
 
     def of(self, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each document, [S]: the positions of its segments, all alike but the last, and the pieces in each."""
+        """For each document [S]: the positions of its segments (the last may be shorter), and the pieces in each."""
         count = -(-lengths // self.segment)
         if self.wave > 1:
             waves = np.maximum(np.rint(lengths / (self.segment * self.wave)), 1).astype(np.int64)
@@ -35,7 +35,7 @@ class Cut(NamedTuple):
 
     @property
     def chunks(self) -> int:
-        """The chunks of a piece at most."""
+        """The most chunks of a piece."""
         return self.segment * 3 // 2 // CHUNK + self.pieces
 
 
@@ -43,7 +43,7 @@ CUT = Cut(segment=6144, pieces=4, wave=11)  # 11 segments of 12 pairs of heads a
 
 
 def chunks(lengths: NDArray[np.int64]) -> Table:
-    """(start, length) of each chunk, [C, 2]. Chunks start anew at each document, the last of one as it falls."""
+    """(start, length) of each chunk, [C, 2]. Chunks start anew at each document; a document's last may be short."""
     return _parts(lengths, np.full_like(lengths, CHUNK))[:, :2].astype(np.int32)
 
 
@@ -64,7 +64,7 @@ def segments(lengths: NDArray[np.int64], cut: Cut) -> Table:
 def pieces(lengths: NDArray[np.int64], cut: Cut) -> Table:
     """(start, length, first chunk, index, -1, 1) of the pieces of all segments but documents' last, [E, 6].
 
-    As segments of documents of their own, in the order of the text. All are whole chunks.
+    In the form of segments that are each a document, in the order of the text. All have whole chunks.
     """
     sizes, each = cut.of(lengths)
     start, _, chunk, document, rank, _ = _parts(lengths, sizes // each).T

@@ -3,11 +3,11 @@
 Chunks start anew at every document, so that no state crosses from one to the next. Four kernels:
 
     prepare      a chunk and a group: the running log decay of its heads, C Bᵀ, and B and C with zeros past the end
-    shares       only where documents are longer than a segment: what each piece of one alone leaves in the state
-    pass states  only there: the state after each piece, and so before each segment but a document's first
-    scan         a segment and a head: the state lies in registers from chunk to chunk
+    shares       only if documents are longer than a segment: the contribution of each of its pieces to the state
+    pass states  only then: the state after each piece, and so before each segment but a document's first
+    scan         a segment and a head: the state stays in registers from chunk to chunk
 
-What lies between them has an axis of C chunks of Q positions, padded where a document ends: decays [H, C, 2, Q]
+The tensors between them have an axis of C chunks of Q positions, padded where a document ends: decays [H, C, 2, Q]
 float32, in base 2, and 640 bytes a position of B, C and C Bᵀ at state 128, written once and read from the L2 cache.
 """
 
@@ -25,8 +25,8 @@ from kernels.pack import LOG2_E, Pack
 from kernels.ssd_tables import CHUNK
 
 _LOG2_E = tl.constexpr(LOG2_E)
-_FORGOTTEN = tl.constexpr(-200.0)  # a log decay in base 2 that float32 takes for zero
-STEEP = 100.0  # a log in base 2 above any that counts, of a power that is finite
+_FORGOTTEN = tl.constexpr(-200.0)  # a log decay in base 2 whose power is zero in float32
+STEEP = 100.0  # a log in base 2 above any that occurs, whose power is finite
 _STEEP = tl.constexpr(STEEP)
 
 
@@ -41,7 +41,7 @@ def _prepare_kernel(
     """Program (chunk, group), with SHARED heads a group.
 
     `decays` [H, C, 2, Q] has the log decay from the chunk's start to a position, and the same less log2 of its time
-    step ("shifted"): 2^(log[i] - shifted[j]) is what position j gives to position i; past the end it gives nothing.
+    step ("shifted"): 2^(log[i] - shifted[j]) is the weight of position j at position i; zero past the end.
     """
     chunk = tl.program_id(0).to(tl.int64)
     group = tl.program_id(1)
@@ -89,7 +89,7 @@ def _shares_kernel(
     HEADS: tl.constexpr, SHARED: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
     ARANGE: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Program (head, piece of ARANGE whole chunks at most): what its inputs alone leave in the state at its end.
+    """Program (head, piece of ARANGE whole chunks at most): the contribution of its inputs to the state at its end.
 
     From the last chunk to the first, so that no product is scaled again, and no further than where the decay to the
     end is zero in float32.
@@ -207,13 +207,13 @@ def _scan_kernel(
         shifted = tl.load(decays + Q + q)
         total = tl.load(decays + Q - 1)
 
-        # What the state before the chunk gives: [P, N] @ [N, Q]
+        # The contribution of the state before the chunk: [P, N] @ [N, Q]
         yt = tl.dot(state.to(dtype), tl.trans(c), input_precision=PRECISION) * tl.exp2(logs)[None, :]
-        # What the chunk's own inputs give, j to i: [P, Qj] @ [Qj, Qi]
+        # The contribution of the chunk's own inputs, j to i: [P, Qj] @ [Qj, Qi]
         decay = tl.exp2(tl.minimum(logs[None, :] - shifted[:, None], _STEEP))
         mixing = tl.trans(cb).to(tl.float32) * decay
         y = tl.trans(tl.dot(tl.trans(x), mixing.to(dtype), yt, input_precision=PRECISION))
-        # What they leave in the state: [P, Q] @ [Q, N]
+        # Their contribution to the state: [P, Q] @ [Q, N]
         weighted = (x.to(tl.float32) * tl.exp2(total - shifted)[:, None]).to(dtype)
         state = tl.dot(tl.trans(weighted), b, state * tl.exp2(total), input_precision=PRECISION)
 
@@ -235,7 +235,7 @@ def _scan_kernel(
 
 @dataclass
 class Prepared:
-    """What `prepare` hands to a scan; C chunks of Q positions, padded where a document ends."""
+    """The tensors that `prepare` makes for a scan: C chunks of Q positions, padded where a document ends."""
 
     decays: Tensor  # [H, C, 2, Q] float32
     b: Tensor  # [C Q, G, N]
@@ -245,7 +245,7 @@ class Prepared:
 
 @dataclass
 class Optional:
-    """The inputs of a scan that need not be there."""
+    """The optional inputs of a scan."""
 
     d: Tensor | None
     gate: Tensor | None
@@ -255,7 +255,7 @@ class Optional:
 
 @dataclass
 class Outputs:
-    """What a scan fills: `squares` if there is a gate, and of the others what is wanted."""
+    """The outputs of a scan, allocated: `squares` if there is a gate, None for others that are not wanted."""
 
     y: Tensor | None
     squares: Tensor | None
@@ -263,13 +263,13 @@ class Outputs:
 
 
 def states_of(made: Prepared, given: Optional, entries: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The initial states and those of segments; for what is not there anything, as the kernels will not read it."""
+    """The states before documents and before segments; if there are none, another tensor, which kernels do not read."""
     initial = given.initial_state
     return made.decays if initial is None else initial, made.decays if entries is None else entries
 
 
 def precision(x: Tensor) -> str:
-    """How products of x's dtype are multiplied: float32 in full, and 16-bit types as they are."""
+    """Triton's input precision for products of x's dtype: full for float32; it does not matter for 16-bit types."""
     return "ieee" if x.dtype == torch.float32 else "tf32"
 
 
@@ -283,7 +283,7 @@ def prepare(
     dt_limit: tuple[float, float],
     scale: Tensor | None,
 ) -> Prepared:
-    """Launches the first kernel."""
+    """Launches `_prepare_kernel`."""
     heads = dt.shape[1]
     groups, states = b.shape[1:]
     shared = heads // groups
@@ -302,7 +302,7 @@ def prepare(
 
 
 def shares(x: Tensor, made: Prepared, pack: Pack, cut: ssd_tables.Cut = ssd_tables.CUT) -> Tensor:
-    """What each piece's inputs leave in the state at its end: [E, H, P, N] float32, E as in `ssd_tables.pieces`."""
+    """The contribution of each piece to the state at its end: [E, H, P, N] float32, E as in `ssd_tables.pieces`."""
     heads, width = x.shape[1:]
     groups, states = made.b.shape[1:]
     pieces = pack.table(f"ssd pieces {cut}", lambda lengths: ssd_tables.pieces(lengths, cut))
@@ -319,7 +319,7 @@ def shares(x: Tensor, made: Prepared, pack: Pack, cut: ssd_tables.Cut = ssd_tabl
 def pass_states(
     shares: Tensor, made: Prepared, pack: Pack, initial_state: Tensor | None, cut: ssd_tables.Cut = ssd_tables.CUT
 ) -> None:
-    """Makes of the `shares` of pieces the states after them."""
+    """Replaces the `shares` of pieces by the states after them."""
     heads, width, states = shares.shape[1:]
     chains = pack.table(f"ssd chains {cut}", lambda lengths: ssd_tables.chains(lengths, cut))
     block = min(width * states, 1024)
@@ -334,7 +334,7 @@ def scan(
     x: Tensor, made: Prepared, entries: Tensor | None, pack: Pack, given: Optional, outputs: Outputs,
     cut: ssd_tables.Cut = ssd_tables.CUT,
 ) -> None:  # fmt: skip
-    """Launches the last kernel."""
+    """Launches the scan kernel: fills `outputs`."""
     tokens, heads, width = x.shape
     groups, states = made.b.shape[1:]
     segments = pack.table(f"ssd segments {cut}", lambda lengths: ssd_tables.segments(lengths, cut))

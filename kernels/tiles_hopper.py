@@ -1,8 +1,8 @@
 """The matrix product of Hopper's kernels (compute capability 9.x) in Gluon: rows @ columns.T, tile after tile.
 
 A producer warp copies tiles of both factors into a ring of shared memory by TMA, without a pause between tiles; two
-groups of four warps each multiply 64 rows by the ring's 256 columns and keep the product in registers. Each group goes
-on when its own product is done, so that what one makes of it goes on under the other's next product.
+groups of four warps each multiply 64 rows by the ring's 256 columns and keep the product in registers. Each group
+continues when its own product is done, so that its epilogue overlaps with the other group's next product.
 """
 
 import functools
@@ -25,11 +25,11 @@ ROWS = 64  # of a group
 GROUPS = 2
 COLUMNS = 256  # of a tile
 CHANNELS = 64  # of a step
-REGISTERS = (240, 24)  # a thread of a group, of the producer
+REGISTERS = (240, 24)  # of a thread of a group, of a thread of the producer
 LAUNCH_REGISTERS = 168
 DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 _ROWS, _GROUPS, _COLUMNS = (gl.constexpr(v) for v in (ROWS, GROUPS, COLUMNS))
-# Each with its name before Triton 3.7.
+# The second name is that before Triton 3.7.
 barrier = getattr(gl, "barrier", None) or gl.thread_barrier
 load = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
@@ -37,16 +37,16 @@ store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 
 @gluon.jit
 def next_stage(stage, phase, STAGES: gl.constexpr):
-    """The ring's next stage, and the parity of its turn."""
+    """The ring's next stage, and the barrier phase of it."""
     last = stage == STAGES - 1
     return gl.where(last, 0, stage + 1), gl.where(last, phase ^ 1, phase)
 
 
 @gluon.jit
 def place(task, n_blocks, n_parts, TOGETHER: gl.constexpr):
-    """A task's (block of rows, part of the columns): of so many blocks each has a part of the columns before the next.
+    """The (block of rows, part of the columns) of a task: TOGETHER blocks take a part, then the next part.
 
-    What is read again, blocks or columns, is then found in the L2 cache.
+    So data that is read again, blocks or columns, is in the L2 cache.
     """
     first = task // (TOGETHER * n_parts) * TOGETHER
     size = gl.minimum(TOGETHER, n_blocks - first)
@@ -56,7 +56,7 @@ def place(task, n_blocks, n_parts, TOGETHER: gl.constexpr):
 
 @gluon.jit
 def make_ring(rows, columns, STAGES: gl.constexpr):
-    """Shared memory for STAGES steps, and its barriers; for all warps, before they part."""
+    """Shared memory for STAGES steps, and its barriers. All warps call it, before they specialize."""
     channels: gl.constexpr = rows.block_type.shape[1]
     row_tiles = gl.allocate_shared_memory(rows.dtype, [STAGES * _GROUPS, _ROWS, channels], rows.layout)
     column_tiles = gl.allocate_shared_memory(columns.dtype, [STAGES, _COLUMNS, channels], columns.layout)
@@ -71,7 +71,7 @@ def make_ring(rows, columns, STAGES: gl.constexpr):
 
 @gluon.jit
 def fill(rows, columns, block, first, ring, stage, phase, D: gl.constexpr):
-    """For the producer: a product's tiles, of a block of the rows and the columns from `first`, into the ring."""
+    """For the producer: copies a product's tiles into the ring, of a block of rows and the columns from `first`."""
     row_tiles, column_tiles, full, empty = ring
     STAGES: gl.constexpr = column_tiles.shape[0]
     CHANNELS: gl.constexpr = column_tiles.shape[2]
@@ -88,18 +88,18 @@ def fill(rows, columns, block, first, ring, stage, phase, D: gl.constexpr):
 
 @gluon.jit
 def multiply(x, group: gl.constexpr, ring, stage, phase, D: gl.constexpr):
-    """The group's product of the ring's next tile, into x [64, columns] float32; and where the ring then stands."""
+    """The group's product of the ring's next tile, into x [64, columns] float32; the ring's stage and phase then."""
     row_tiles, column_tiles, full, empty = ring
     STAGES: gl.constexpr = column_tiles.shape[0]
     STEPS: gl.constexpr = D // column_tiles.shape[2]
-    # Not `stage`: Triton takes a name that starts as another's value and becomes it again for one that stays.
+    # Not `before = stage`: Triton takes a name that is the same variable at start and end of a loop for a constant.
     before = gl.where(stage == 0, STAGES - 1, stage - 1)
     for step in range(STEPS):
         mbarrier.wait(full.index(stage), phase)
         left = row_tiles.index(stage * _GROUPS + group)
         right = column_tiles.index(stage).slice(0, x.shape[1]).permute((1, 0))
         x = warpgroup_mma(left, right, x, use_acc=step > 0, is_async=True)
-        # The product before this one is through, and its stage free.
+        # The product before this one has ended, so its stage is free.
         x = warpgroup_mma_wait(1, deps=(x,))
         mbarrier.arrive(empty.index(before), pred=step > 0)
         before = stage
@@ -110,7 +110,7 @@ def multiply(x, group: gl.constexpr, ring, stage, phase, D: gl.constexpr):
 
 
 def supports(*factors: Tensor) -> bool:
-    """Whether `tiles` takes these [*, D]: 16-bit floats on Hopper, D a multiple of 64, rows that TMA can copy."""
+    """Whether `tiles` supports these [*, D]: 16-bit floats on Hopper, D a multiple of 64, rows that TMA can copy."""
     return all(
         x.dtype in DTYPES
         and x.is_cuda
@@ -123,24 +123,24 @@ def supports(*factors: Tensor) -> bool:
     )
 
 
-@functools.cache  # asked at every launch, and slow to answer
+@functools.cache  # needed at every launch, and slow to query
 def device(index: int) -> Any:
     """The properties of a CUDA device."""
     return torch.cuda.get_device_properties(index)
 
 
-@functools.cache  # as many microseconds to make as a launch takes
+@functools.cache  # takes as long to make as a launch
 def _layout(block: tuple[int, ...], dtype: torch.dtype) -> gl.NVMMASharedLayout:
     return gl.NVMMASharedLayout.get_default_for(list(block), DTYPES[dtype])
 
 
 def tiles(x: Tensor, block: list[int]) -> TensorDescriptor:
-    """A matrix as TMA copies it, a block at a time."""
+    """The TMA descriptor of a matrix that is copied a block at a time."""
     return TensorDescriptor.from_tensor(x, block, _layout(tuple(block), x.dtype))
 
 
 class Work(NamedTuple):
-    """How a product is divided."""
+    """How a product is divided among programs."""
 
     programs: int
     blocks: int  # of rows
@@ -148,6 +148,6 @@ class Work(NamedTuple):
 
 
 def divide(x: Tensor, n_columns: int, part: int) -> Work:
-    """The work of a product of x [N, D]: one program a multiprocessor, which takes every so many tasks."""
+    """The work of a product of x [N, D]: one program a multiprocessor; program i takes tasks i, i + programs, ..."""
     blocks, parts = -(-len(x) // (GROUPS * ROWS)), -(-n_columns // part)
     return Work(min(device(x.device.index).multi_processor_count, blocks * parts), blocks, parts)

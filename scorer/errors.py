@@ -1,4 +1,4 @@
-"""The errors of this room: a reference that is wrong, a memory that is too small; and how they quote others."""
+"""The errors that the scorer raises, and how it quotes errors of libraries."""
 
 
 class BadReference(Exception):
@@ -6,9 +6,9 @@ class BadReference(Exception):
 
 
 class OutOfMemory(Exception):
-    """The device's memory is too small for the reference's budget: `Reference.halve` makes it smaller."""
+    """The device's memory is too small for the reference's budget; `Reference.halve` makes that smaller."""
 
 
 def one_line(error: Exception) -> str:
-    """What a foreign exception says, as one line of bearable length."""
+    """An error's message as one line of at most 300 characters; the name of its class if it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,6 +1,6 @@
-"""Reads a model folder's config.json and safetensors, and fits named tensors to the shapes a model expects.
+"""Reads a model folder's config.json and safetensors, and checks tensors against the shapes that a model expects.
 
-Imports no torch until a tensor is read, so that a planner can look at a folder.
+Imports no torch until a tensor is read, so that a folder can be inspected without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WEIGHTS = "model.safetensors"
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The JSON object in the folder's config.json."""
+    """The JSON object in the folder's config.json. Raises BadReference."""
     try:
         return read_object(folder / "config.json")
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model folder. Raises FileNotFoundError where there is none."""
+    """The JSON object in a file of a model folder. Raises BadReference, and FileNotFoundError if there is no file."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors: `model.safetensors`, else those its index names, else every one there is."""
+    """`model.safetensors`, else the files in its index, else every safetensors file. Raises BadReference."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     index = folder / f"{WEIGHTS}.index.json"
@@ -51,19 +51,19 @@ def weight_files(folder: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise BadReference(f"{index}: is not an index of safetensors files") from None
+            raise BadReference(f"{index}: cannot be read as an index of safetensors files") from None
         if absent := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
             raise BadReference(f"{folder}: weight file {absent[0]} is missing; fetch the whole checkpoint")
         return [folder / name for name in names]
     found = sorted(folder.glob("*.safetensors"))
     if not found:
-        hint = "; make them so first, a Mamba-2's with `winnow convert`" if any(folder.glob("*.bin")) else ""
+        hint = "; convert them first, those of Mamba-2 with `winnow convert`" if any(folder.glob("*.bin")) else ""
         raise BadReference(f"{folder}: no weights in safetensors{hint}")
     return found
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of the folder's safetensors by name, on the CPU, as stored."""
+    """Every tensor of the folder's safetensors by name, on the CPU, as stored. Raises BadReference."""
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
         tensors.update(_read_file(path))
@@ -79,8 +79,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise BadReference(f"{path}: cannot be read as safetensors ({error})") from None
 
 
-def fit(source: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
-    """Refuses tensors that are not exactly those expected: one missing, of another shape, or left over."""
+def check_tensors(source: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
+    """Raises BadReference if a tensor is missing, misshapen, not floating-point, or not among the expected ones."""
     if missing := [name for name in expected if name not in tensors]:
         raise BadReference(
             f"{source}: tensor {missing[0]} is missing ({len(missing)} in all); the checkpoint is not whole"

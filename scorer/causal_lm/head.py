@@ -1,4 +1,4 @@
-"""From hidden states to the NLL of tokens, by whichever way says what a causal model of transformers says itself."""
+"""The head of a causal LM of transformers: hidden states to the NLL of tokens, in the quickest way that is exact."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from kernels.nll import token_nll
 from kernels.pack import IGNORED
 
-_LOGITS = 1 << 24  # logits held at a time where the head is the model's own: 64 MiB in float32
-_LOUD = 1024.0  # hidden states are multiplied by this, to make a cap on logits show
+_LOGITS = 1 << 24  # logits that OwnHead holds at a time: 64 MiB in float32
+_LOUD = 1024.0  # factor on hidden states that makes a soft cap on logits visible
 
 Head = Callable[[Tensor, Tensor], Tensor]
 Same = Callable[[Tensor, Tensor], bool]
 
 
 class LinearHead:
-    """Logits are a matrix product, scaled and capped by what the config says: they are never held whole."""
+    """Logits are a matrix product, scaled and capped as the config says. They are never all in memory."""
 
     def __init__(self, linear: nn.Linear, scale: float, softcap: float | None) -> None:
         self.linear, self.scale, self.softcap = linear, scale, softcap
@@ -32,36 +32,37 @@ class LinearHead:
         return token_nll(hidden, weight, targets, bias, scale=self.scale, softcap=self.softcap)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """What it takes the logits to be: hidden [..., D] -> [..., V]."""
+        """The logits: hidden [..., D] -> [..., V]."""
         logits: Tensor = self.linear(hidden) * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
 
 class OwnHead:
-    """The model's own way, on some positions at a time."""
+    """The model's own forward pass from hidden states to logits, for some positions at a time."""
 
     def __init__(self, logits: Callable[[Tensor], Tensor], vocabulary: int) -> None:
         self._logits, self._step = logits, max(1, _LOGITS // vocabulary)
 
     def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """hidden [N, D], targets [N] int64 -> NLL [N] float32, 0 where a target is -100."""
-        nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)  # a small array for each piece would
-        for start in range(0, len(hidden), self._step):  # lie between the large ones, and no room could be used again
+        # Allocated whole: small arrays between the large ones would keep the allocator from reusing memory.
+        nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        for start in range(0, len(hidden), self._step):
             rows = slice(start, start + self._step)
             nll[rows] = cross_entropy(self._logits(hidden[None, rows])[0], targets[rows])
         return nll
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """NLL of targets [N] under logits [N, V], in float32, 0 where a target is -100."""
+    """The NLL of targets [N] under logits [N, V]: [N] float32, 0 where a target is -100."""
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
 
 
 @torch.inference_mode()
 def choose_head(model: Any, hidden: Tensor, own: Callable[[Tensor], Tensor], vocabulary: int, same: Same) -> Head:
-    """The quickest head that agrees with `own` logits on hidden [1, T, D], as they are and multiplied.
+    """The quickest head that agrees with the `own` logits of hidden [1, T, D], as they are and times _LOUD.
 
-    The scales and caps that are tried are those that transformers' models have, under their configs' names.
+    Tries the scales and soft caps of transformers' models, under the names that their configs use.
     """
     linear = model.get_output_embeddings()
     if isinstance(linear, nn.Linear):

@@ -1,7 +1,7 @@
-"""What the hybrids of the Mamba-2 paper have besides mixers: causal attention, and gated MLPs.
+"""The other layers of Mamba-2 hybrids: causal attention and gated MLPs.
 
-Dao and Gu, https://arxiv.org/abs/2405.21060, section 9.2. Parameters bear state-spaces' names. Attention reads a whole
-document at a time and leaves no state.
+Dao and Gu, https://arxiv.org/abs/2405.21060, section 9.2. Parameters have state-spaces' names. Attention reads a whole
+window at a time and keeps no state.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scorer.causal_lm.mamba2_config import AttentionConfig
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions; queries, keys and values may go through a short filter first."""
+    """Causal self-attention with rotary positions, and optionally a short convolution of queries, keys and values."""
 
     def __init__(self, hidden: int, config: AttentionConfig) -> None:
         super().__init__()
@@ -62,10 +62,10 @@ class Mlp(nn.Module):
 
 
 def rotate(x: Tensor, width: int, base: float, interleaved: bool) -> Tensor:
-    """Turns the first `width` channels of x [..., T, D] by angles that grow with the position (rotary embedding).
+    """Rotary embedding of the first `width` channels of x [..., T, D] (Su et al., https://arxiv.org/abs/2104.09864).
 
-    Su and others, https://arxiv.org/abs/2104.09864: channel pair i by t / base^(2i / width), computed in float32. Pairs
-    are neighbours if `interleaved`, else width/2 apart.
+    At position t, channel pair i is rotated by the angle t / base^(2i / width), computed in float32. The channels of a
+    pair are neighbours if `interleaved`, else width/2 apart.
     """
     half = torch.arange(width // 2, device=x.device, dtype=torch.float32)
     angle = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)[:, None] * base ** (-2 * half / width)

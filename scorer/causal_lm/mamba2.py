@@ -1,7 +1,7 @@
-"""Mamba-2 and its hybrids as language models: forward pass, loading from safetensors in both published layouts.
+"""Mamba-2 and its hybrids as language models: forward pass, and loading from safetensors in both published layouts.
 
-Dao and Gu, https://arxiv.org/abs/2405.21060. Parameters bear the names of transformers' `Mamba2ForCausalLM`; a native
-state-spaces checkpoint differs in one name only. Knows no tokenizer and no document.
+Dao and Gu, https://arxiv.org/abs/2405.21060. Parameters have the names of transformers' `Mamba2ForCausalLM`; a native
+state-spaces checkpoint differs in one name only. Knows no tokenizer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kernels.nll import token_nll
 from kernels.norm import rms_norm
 from kernels.pack import Pack
-from scorer.causal_lm.checkpoint import fit, read_config, read_weights
+from scorer.causal_lm.checkpoint import check_tensors, read_config, read_weights
 from scorer.causal_lm.mamba2_config import Mamba2Config, parse_config
 from scorer.causal_lm.mamba2_layers import Backbone
 from scorer.causal_lm.mamba2_packed import fold, packed_hidden, takes_packs
@@ -22,19 +22,19 @@ from scorer.causal_lm.padding import pad, unpad
 from scorer.causal_lm.recurrent_state import State
 from scorer.errors import BadReference
 
-# Positions that a model with attention reads at a time: its published configurations name no limit.
+# Positions that a model with attention reads at a time: published configurations have no limit.
 ATTENTION_WINDOW = 8192
 
 
 class Mamba2(nn.Module):
-    """A Mamba-2 language model, or a hybrid. Has torch's default weights until they are loaded.
+    """A Mamba-2 language model, or a hybrid. Has torch's default weights until `load_mamba2` or a training sets them.
 
-    It reads a document of any length with its state carried on; one with attention has no such state, and reads windows
-    of `context` positions.
+    It reads a document of any length, in parts, with a recurrent state from part to part. A hybrid with attention has
+    no such state and reads windows of `context` positions.
     """
 
-    packed = False  # reads the documents of a pack as rows, of like length; a loaded one takes packs on a GPU
-    full_packs = False  # takes a pack of any size
+    packed = False  # whether it reads packs as they are; a model loaded on a GPU does if its shape fits the kernels
+    full_packs = False  # packs need not be filled up
 
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
@@ -50,16 +50,19 @@ class Mamba2(nn.Module):
         return self.backbone.embeddings.weight if self.lm_head is None else self.lm_head.weight
 
     def forward(self, ids: Tensor, state: State | None = None, keep_state: bool = False) -> tuple[Tensor, State | None]:
-        """ids [B, T] int64 -> hidden states [B, T, hidden] under the head; with `keep_state` the state after them."""
+        """ids [B, T] int64 -> hidden states [B, T, hidden] before the head, and with `keep_state` the state after them.
+
+        Raises ValueError for a model with attention if a state is given or asked for.
+        """
         stream = self.backbone.embeddings(ids).float()
         if self.context is not None and (state is not None or keep_state):
-            raise ValueError("a model with attention has no state to go on from")
+            raise ValueError("a model with attention has no recurrent state")
         after = State([], [])
         for i, layer in enumerate(self.backbone.layers):
             conv, ssd = (None, None) if state is None else (state.conv[i], state.ssd[i])
             stream, conv, ssd = layer(stream, conv, ssd)
             if keep_state:
-                after.conv.append(conv.clone())  # not a view that holds the whole layer's input
+                after.conv.append(conv.clone())  # a view would keep the whole layer's input in memory
                 after.ssd.append(ssd)
         hidden = rms_norm(stream, self.backbone.norm_f.weight, self.config.eps).to(self.head.dtype)
         return hidden, after if keep_state else None
@@ -68,12 +71,12 @@ class Mamba2(nn.Module):
     def nll(
         self, ids: Tensor, targets: Tensor, pack: Pack, state: State | None = None, keep_state: bool = False
     ) -> tuple[Tensor, State | None]:
-        """NLL in nats, [T] float32, of targets [T] int64, where position t of ids [T] int64 predicts targets[t].
+        """NLL in nats, [T] float32, of targets [T] int64; ids [T] int64 up to position t predict targets[t].
 
-        The documents of `pack` lie one after the other, and none sees another. A target of -100 is not scored and has
-        NLL 0. `state` is where its documents go on from, and is used up; with `keep_state` that after them is returned.
-        It takes layers x heads x head_dim x state x 4 bytes a document (19 MB for a model of 130M). A model that takes
-        no packs has states for packs of one document alone.
+        The documents of `pack` are independent. A target of -100 is not scored and has NLL 0. `state` is the state
+        before the documents, and is emptied; with `keep_state` the state after them is returned. A state takes layers x
+        heads x head_dim x state x 4 bytes a document (19 MB for a model of 130M). A model that is not `packed` has
+        states only for packs of one document.
         """
         if self.packed:
             hidden, state = packed_hidden(self.backbone, ids, pack, state, keep_state)
@@ -83,16 +86,15 @@ class Mamba2(nn.Module):
 
 
 def load_mamba2(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Mamba2:
-    """Loads a folder of either layout, Hugging Face's or state-spaces' native one, with weights in safetensors.
+    """Loads a folder in Hugging Face's layout or state-spaces' native one, with weights in safetensors.
 
-    `dtype` is that of the matrix products; the small weights (norms, convolution, decays) stay in float32. Every
-    tensor is accounted for: one missing, left over or of the wrong shape, and a model that is not Mamba-2, raise
-    BadReference.
+    `dtype` is that of the matrix products; the small weights (norms, convolution, decays) stay in float32. Raises
+    BadReference for a tensor that is missing, left over or misshapen, and for a model that is not Mamba-2.
     """
     config = parse_config(folder, read_config(folder))
     with torch.device("meta"):
         model = Mamba2(config)
-    tensors = canonical(folder, read_weights(folder), config)
+    tensors = rename_tensors(folder, read_weights(folder), config)
     packed = torch.device(device).type == "cuda" and takes_packs(config)
     if packed:
         fold(tensors, config.layers)
@@ -104,10 +106,10 @@ def load_mamba2(folder: Path, dtype: torch.dtype, device: torch.device | str) ->
     return model.requires_grad_(False).eval()
 
 
-def canonical(source: Path, tensors: dict[str, Tensor], config: Mamba2Config) -> dict[str, Tensor]:
-    """A checkpoint's tensors under transformers' names, all of them and no other, or BadReference naming `source`.
+def rename_tensors(source: Path, tensors: dict[str, Tensor], config: Mamba2Config) -> dict[str, Tensor]:
+    """A checkpoint's tensors under transformers' names, checked. Raises BadReference, which names `source`.
 
-    state-spaces calls the embedding `backbone.embedding`, and may store the tied output matrix a second time.
+    state-spaces names the embedding `backbone.embedding`, and may store the tied output matrix a second time.
     """
     renamed = {name.replace("backbone.embedding.", "backbone.embeddings."): t for name, t in tensors.items()}
     if config.tied and (head := renamed.pop("lm_head.weight", None)) is not None:
@@ -116,5 +118,5 @@ def canonical(source: Path, tensors: dict[str, Tensor], config: Mamba2Config) ->
             raise BadReference(f"{source}: lm_head.weight differs from the embedding that config.json ties it to")
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in Mamba2(config).state_dict().items()}
-    fit(source, renamed, expected)
+    check_tensors(source, renamed, expected)
     return renamed

@@ -1,4 +1,4 @@
-"""The shape of a Mamba-2 model, read from a Hugging Face config.json or from a native state-spaces one."""
+"""The sizes of a Mamba-2 model, read from a config.json of Hugging Face or of state-spaces (native)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from scorer.errors import BadReference
 
-# Keys of a native `ssm_cfg` that say only how weights were made or which kernel runs, not what the model computes.
+# Keys of a native `ssm_cfg` about initialization or kernels: they do not change what the model computes.
 _NATIVE_IGNORED = {"layer", "chunk_size", "use_mem_eff_path", "conv_init", "A_init_range", "dt_min", "dt_max"} | {
     "dt_init_floor"
 }
-# What a native `ssm_cfg` may say, with state-spaces' defaults: (our field, default).
+# Keys of a native `ssm_cfg` that are read: (our field, state-spaces' default).
 _NATIVE_SHAPE: dict[str, tuple[str, Any]] = {
     "d_state": ("state", 128),
     "d_conv": ("conv_kernel", 4),
@@ -22,11 +22,9 @@ _NATIVE_SHAPE: dict[str, tuple[str, Any]] = {
     "bias": ("proj_bias", False),
     "conv_bias": ("conv_bias", True),
 }
-# Variants that no published Mamba-2 language model uses and that this one does not compute: the value it needs.
+# Keys of variants that are not supported, and that no published Mamba-2 language model uses: the value required.
 _NATIVE_FIXED: dict[str, Any] = {"d_ssm": None, "D_has_hdim": False, "rmsnorm": True, "norm_before_gate": False}
-
-
-# What a native `attn_cfg` may say besides the number of heads, with state-spaces' defaults, and what it must say.
+# Keys of a native `attn_cfg` that are read, besides the number of heads: state-spaces' default.
 _ATTENTION: dict[str, Any] = {"num_heads_kv": None, "head_dim": None, "qkv_proj_bias": True, "out_proj_bias": True} | {
     "softmax_scale": None,
     "d_conv": 0,
@@ -34,15 +32,15 @@ _ATTENTION: dict[str, Any] = {"num_heads_kv": None, "head_dim": None, "qkv_proj_
     "rotary_emb_base": 10_000.0,
     "rotary_emb_interleaved": False,
 }
-_ATTENTION_FIXED: dict[str, tuple[Any, Any]] = {"causal": (True, False), "mlp_dim": (0, 0)}  # needed, default
-_MLP_MULTIPLE = 128  # of the hidden features of an MLP, as state-spaces rounds them up
+_ATTENTION_FIXED: dict[str, tuple[Any, Any]] = {"causal": (True, False), "mlp_dim": (0, 0)}  # required, default
+_MLP_MULTIPLE = 128  # state-spaces rounds the hidden features of an MLP up to a multiple of this
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Sizes of the attention that stands in the place of a mixer in some layers of a hybrid.
+    """Sizes of the attention that replaces the mixer in some layers of a hybrid.
 
-    `conv_kernel` and `rotary` (the first channels of a head, which are rotated) are 0 where there is none.
+    `rotary` is the number of channels of a head that are rotated. It and `conv_kernel` are 0 if there is none.
     """
 
     heads: int
@@ -51,7 +49,7 @@ class AttentionConfig:
     conv_kernel: int = 0
     rotary: int = 0
     rotary_base: float = 10_000.0
-    interleaved: bool = False  # neighbouring channels are rotated together, not those half a head apart
+    interleaved: bool = False  # rotated pairs are neighbouring channels, not channels rotary / 2 apart
     scale: float | None = None
     qkv_bias: bool = True
     out_bias: bool = True
@@ -59,9 +57,9 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class Mamba2Config:
-    """Sizes of a model. `vocab_size` counts the rows of the embedding, padding rows included.
+    """Sizes of a model. `vocab_size` counts the rows of the embedding, padding included.
 
-    A hybrid has attention in the layers `attention_layers`, or an MLP of `mlp` hidden features after each, or both.
+    A hybrid has attention in `attention_layers`, or an MLP of `mlp` hidden features in each layer, or both.
     """
 
     vocab_size: int
@@ -83,7 +81,7 @@ class Mamba2Config:
 
     @property
     def hybrid(self) -> bool:
-        """Whether there is more than mixers: a model that transformers' Mamba-2 is not."""
+        """Whether there are layers that transformers' Mamba-2 does not have."""
         return bool(self.mlp or self.attention_layers)
 
     @property
@@ -92,9 +90,9 @@ class Mamba2Config:
         return self.heads * self.head_dim
 
     def to_json(self) -> dict[str, Any]:
-        """The Hugging Face config.json of this model, every field that transformers' defaults would get wrong set.
+        """The Hugging Face config.json of this model, with every field whose default could differ.
 
-        Raises ValueError for a hybrid, for which there is none.
+        Raises ValueError for a hybrid: transformers has no such model.
         """
         if self.hybrid:
             raise ValueError("transformers has no such hybrid")
@@ -139,7 +137,7 @@ def parse_config(source: Path, raw: dict[str, Any]) -> Mamba2Config:
     sizes = (config.vocab_size, config.hidden, config.layers, config.heads, config.head_dim, config.state)
     beyond = any(not 0 <= layer < config.layers for layer in config.attention_layers)
     if min(*sizes, config.groups, config.conv_kernel) < 1 or config.heads % config.groups or config.mlp < 0 or beyond:
-        raise BadReference(f"{source}: config.json has sizes that make no Mamba-2 model")
+        raise BadReference(f"{source}: config.json has sizes that are not possible for Mamba-2")
     return config
 
 
@@ -149,7 +147,7 @@ def _hugging_face(source: Path, raw: dict[str, Any]) -> Mamba2Config:
         raise BadReference(f"{source}: the model is {found}, not Mamba-2")
     if raw.get("hidden_act", "silu") not in ("silu", "swish"):
         raise BadReference(f"{source}: hidden_act {raw['hidden_act']!r} is not supported; Mamba-2 uses silu")
-    # A key that is absent has transformers' default, as for any reader of such a folder.
+    # A missing key has transformers' default.
     low, high = raw.get("time_step_limit", (0.0, math.inf))
     config = Mamba2Config(
         vocab_size=int(raw["vocab_size"]),
@@ -190,7 +188,7 @@ def _native(source: Path, raw: dict[str, Any]) -> Mamba2Config:
         raise BadReference(f"{source}: config.json: headdim does not divide expand times d_model")
     low, high = ssm.get("dt_limit", (0.0, math.inf))
     return Mamba2Config(
-        # state-spaces pads the vocabulary, and its softmax runs over the padding rows too: so does ours.
+        # state-spaces pads the vocabulary, and its softmax includes the padding rows: so does ours.
         vocab_size=-(-int(raw["vocab_size"]) // multiple) * multiple,
         hidden=hidden,
         layers=int(raw["n_layer"]),
@@ -210,26 +208,26 @@ def _attention(source: Path, hidden: int, raw: dict[str, Any]) -> AttentionConfi
             raise BadReference(f"{source}: attn_cfg.{key} = {value!r} is not supported; {needed!r} is")
     if unknown := sorted(set(raw) - set(_ATTENTION) - set(_ATTENTION_FIXED) - {"num_heads"}):
         raise BadReference(f"{source}: attn_cfg.{unknown[0]} is not known")
-    said = _ATTENTION | {key: value for key, value in raw.items() if value is not None}
+    given = _ATTENTION | {key: value for key, value in raw.items() if value is not None}
     heads = int(raw["num_heads"])
     config = AttentionConfig(
         heads=heads,
-        kv_heads=int(said["num_heads_kv"] or heads),
-        head_dim=int(said["head_dim"] or hidden // max(1, heads)),
-        conv_kernel=int(said["d_conv"]),
-        rotary=int(said["rotary_emb_dim"]),
-        rotary_base=float(said["rotary_emb_base"]),
-        interleaved=bool(said["rotary_emb_interleaved"]),
-        scale=None if said["softmax_scale"] is None else float(said["softmax_scale"]),
-        qkv_bias=bool(said["qkv_proj_bias"]),
-        out_bias=bool(said["out_proj_bias"]),
+        kv_heads=int(given["num_heads_kv"] or heads),
+        head_dim=int(given["head_dim"] or hidden // max(1, heads)),
+        conv_kernel=int(given["d_conv"]),
+        rotary=int(given["rotary_emb_dim"]),
+        rotary_base=float(given["rotary_emb_base"]),
+        interleaved=bool(given["rotary_emb_interleaved"]),
+        scale=None if given["softmax_scale"] is None else float(given["softmax_scale"]),
+        qkv_bias=bool(given["qkv_proj_bias"]),
+        out_bias=bool(given["out_proj_bias"]),
     )
     wrong = min(config.heads, config.kv_heads, config.head_dim) < 1 or config.heads % max(1, config.kv_heads)
     if wrong or config.rotary % 2 or not 0 <= config.rotary <= config.head_dim:
-        raise BadReference(f"{source}: attn_cfg has sizes that make no attention")
+        raise BadReference(f"{source}: attn_cfg has sizes that are not possible for attention")
     return config
 
 
 def _float(value: Any) -> float:
-    """A number, or transformers' way to write one that JSON has not: {"__float__": "Infinity"}."""
+    """A number, or {"__float__": "Infinity"}, as transformers writes one that JSON lacks."""
     return float(value["__float__"] if isinstance(value, dict) else value)

@@ -24,7 +24,7 @@ class Scale(nn.Module):
 
 
 class Mixer(nn.Module):
-    """One layer's mixing over time: project, convolve, SSD, gated norm, project back."""
+    """The Mamba-2 mixer: input projection, convolution, SSD, gated norm, output projection."""
 
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Mixer(nn.Module):
         self.out_proj = nn.Linear(config.inner, config.hidden, bias=config.proj_bias)
 
     def forward(self, x: Tensor, conv: Tensor | None, ssd: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x [B, T, hidden] -> the same shape, and the two states after it."""
+        """x [B, T, hidden] -> the same shape, and the states of convolution and SSD after it."""
         c = self.config
         width = c.groups * c.state
         gate, xbc, dt = self.in_proj(x).split((c.inner, c.inner + 2 * width, c.heads), dim=-1)
@@ -61,7 +61,7 @@ class Mixer(nn.Module):
 
 
 class Layer(nn.Module):
-    """A mixer behind its norm, added to the residual stream, which stays in float32; in a hybrid, more of the kind."""
+    """Norm and mixer, added to a float32 residual stream. In a hybrid the mixer may be attention, before an MLP."""
 
     def __init__(self, config: Mamba2Config, attention: bool) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Embedding, layers, last norm."""
+    """Embedding, layers and last norm."""
 
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()

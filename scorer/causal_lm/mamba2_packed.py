@@ -1,8 +1,8 @@
-"""The forward pass of a Mamba-2 model over a pack of documents, on the kernels of a GPU.
+"""The forward pass of a Mamba-2 model over a pack of documents, with the kernels for a GPU.
 
-A norm's weight is folded into the matrix after it, when the model is loaded. What is left of it, one factor a row, is
-made of sums of squares that the kernel before leaves behind, and applied by the kernel after, on numbers that it reads
-anyway: no norm reads or writes a row of its own. The residual stream has the dtype of the products.
+When the model is loaded, a norm's weight is folded into the matrix after it. The rest of the norm is one factor for
+each row. The kernel before the norm gives the row's sum of squares, and the kernel after it applies the factor to the
+row that it reads anyway, so no norm reads or writes rows itself. The residual stream has the products' dtype.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from scorer.causal_lm.recurrent_state import State
 
 
 def takes_packs(config: Mamba2Config) -> bool:
-    """Whether the kernels take a model of this shape: no attention; heads, states and filters of their sizes."""
+    """Whether the kernels support a model of this shape: no attention; their sizes of heads, states and filters."""
     sizes = config.head_dim in (64, 128) and config.state in (16, 32, 64, 128, 256)
     return sizes and 2 <= config.conv_kernel <= WIDEST and not config.attention_layers
 
 
 @torch.no_grad()
 def fold(tensors: dict[str, Tensor], layers: int) -> None:
-    """Moves the weights of the norms in front of matrices into these; the model computes the same function.
+    """Folds the weight of each norm into the matrix after it; the model computes the same function.
 
-    `tensors` are a model's, by name, and are replaced; in float32, to be rounded once.
+    Replaces entries of `tensors`, a model's by name. The products are float32, so that they are rounded only once.
     """
     for i in range(layers):
         layer = f"backbone.layers.{i}"
@@ -46,10 +46,10 @@ def fold(tensors: dict[str, Tensor], layers: int) -> None:
 def packed_hidden(
     backbone: Backbone, ids: Tensor, pack: Pack, state: State | None = None, keep_state: bool = False
 ) -> tuple[Tensor, State | None]:
-    """ids [T] int64 of the documents of `pack` -> hidden states [T, hidden] under the head, and the states after them.
+    """ids [T] int64 of the documents of `pack` -> hidden states [T, hidden] before the head, and the states after them.
 
-    The model must have been folded. `state` [S, ...] is where the documents go on from (see `State`); it is emptied, as
-    two at once would take twice the memory.
+    The weights must be folded. `state` [S, ...] holds the documents' states before (see `State`). It is emptied layer
+    by layer, because both states at once would take twice the memory.
     """
     stream = F.embedding(ids, backbone.embeddings.weight)
     squares = row_squares(stream)
@@ -74,10 +74,10 @@ def _layer(
     ssd: Tensor | None,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """stream [T, hidden] and the sums of its squares -> both after the layer, and the layer's states."""
+    """stream [T, hidden] and its rows' sums of squares -> both after the layer, and the layer's states."""
     mixer: Any = layer.mixer
     c: Mamba2Config = mixer.config
-    y, y_squares, conv, ssd = _mixed(mixer, stream, row_scale(squares, c.hidden, c.eps), pack, conv, ssd, keep_state)
+    y, y_squares, conv, ssd = _mix(mixer, stream, row_scale(squares, c.hidden, c.eps), pack, conv, ssd, keep_state)
     if y_squares is None:
         stream = stream + F.linear(y, mixer.out_proj.weight, mixer.out_proj.bias)
         squares = row_squares(stream)
@@ -89,7 +89,7 @@ def _layer(
     return stream, squares, conv, ssd
 
 
-def _mixed(
+def _mix(
     mixer: Any,
     stream: Tensor,
     scale: Tensor,
@@ -98,13 +98,13 @@ def _mixed(
     ssd: Tensor | None,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """What goes into out_proj [T, inner], with the sums of its squares where it is still to be scaled; the states.
+    """The input of out_proj [T, inner]; its rows' sums of squares, None if it is normed already; the layer's states.
 
-    A function of its own: in_proj's output, the widest there is, is gone before the layer's is made.
+    A separate function, so that in_proj's output, the widest tensor, is freed before the layer's output is allocated.
     """
     c: Mamba2Config = mixer.config
     width = c.groups * c.state
-    plain = c.proj_bias or c.groups > 1  # a bias is not to be scaled, and a group has a factor of its own
+    plain = c.proj_bias or c.groups > 1  # a bias must not be scaled, and each group has its own factor
     if plain:
         x = (stream * scale[:, None]).to(stream.dtype)
         projected, scale_after = F.linear(x, mixer.in_proj.weight, mixer.in_proj.bias), None

@@ -1,4 +1,4 @@
-"""Where sequences stand that a recurrent model goes on with."""
+"""The state of a recurrent model between two parts of a document."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor
 
 @dataclass
 class State:
-    """For each layer the convolution's last inputs [B, K-1, C] and the SSD's state [B, H, P, N] of B sequences."""
+    """For B documents and each layer: the convolution's last inputs [B, K-1, C] and the SSD's state [B, H, P, N]."""
 
     conv: list[Tensor]
     ssd: list[Tensor]
 
     @staticmethod
-    def gather(places: Sequence[tuple[State, int] | None]) -> State | None:
-        """Of B sequences, each at a row of some state, or None where it has not begun. None if none has."""
-        begun = [place for place in places if place is not None]
-        if not begun:
+    def gather(rows: Sequence[tuple[State, int] | None]) -> State | None:
+        """The state of B documents: of each a row of another state, or zero if it begins. None if all begin."""
+        carried = [source for source in rows if source is not None]
+        if not carried:
             return None
-        first, _ = begun[0]
-        if len(begun) == len(places) == len(first.ssd[0]) and all(
-            state is first and row == i for i, (state, row) in enumerate(begun)
+        first, _ = carried[0]
+        if len(carried) == len(rows) == len(first.ssd[0]) and all(
+            state is first and row == i for i, (state, row) in enumerate(carried)
         ):
-            return first
+            return first  # the same rows in the same order: nothing to copy
 
-        def together(of: Callable[[State], list[Tensor]]) -> list[Tensor]:
+        def stack(layers_of: Callable[[State], list[Tensor]]) -> list[Tensor]:
             return [
-                torch.stack([torch.zeros_like(layer[0]) if p is None else of(p[0])[i][p[1]] for p in places])
-                for i, layer in enumerate(of(first))
+                torch.stack([torch.zeros_like(layer[0]) if r is None else layers_of(r[0])[i][r[1]] for r in rows])
+                for i, layer in enumerate(layers_of(first))
             ]
 
-        return State(together(lambda state: state.conv), together(lambda state: state.ssd))
+        return State(stack(lambda state: state.conv), stack(lambda state: state.ssd))

@@ -78,7 +78,7 @@ class Reference:
             "dtype": self.dtype,
             "device": _device_kind(self.device),
             "budget": self.budget,
-            "tokenizer": self.tokenizer.engine,
+            "tokenizer": self.tokenizer.library,
             "versions": {name: version(name) for name in libraries},
         }
 

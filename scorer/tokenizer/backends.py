@@ -1,6 +1,6 @@
-"""Ways from texts to token ids, as arrays: fastokens where it is there and agrees, else tokenizers.
+"""Texts to token ids, as arrays: by fastokens if it is installed and gives the same ids, else by tokenizers.
 
-Each way gives the ids of the text alone: no special token is added, and none is read out of a text.
+Both give the ids of the text alone: no special token is added, and none is recognized in a text.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int32]
 Encode = Callable[[list[str]], "Encoded"]
 
-_PIECE = 1 << 18  # characters of a document that tokenizers reads at once: an encoding takes some 50 bytes for each
-_AT_ONCE = 1 << 20  # characters in all
-_AROUND = 256  # characters on both sides of a cut that are tokenized to see whether it may be there
-_TRIES = 8  # cuts that are tried in a piece's length of text
-# One space between two letters, or where a line begins with a letter: no tokenizer's word goes across.
+_PIECE = 1 << 18  # characters of a document given to tokenizers at once: it takes some 50 bytes for each
+_BATCH = 1 << 20  # characters of a batch of pieces
+_CONTEXT = 256  # characters before and after a cut that are tokenized to check it
+_TRIES = 8  # cuts to try in a piece's length of text
+# A single space between two letters, or the start of a line that begins with a letter: words do not cross these.
 _GAP = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])|(?<=\n)(?=[^\W\d_])")
-# What tokenizers treat differently, if they do.
-_TRICKY = [
+# Texts on which two tokenizers differ, if they differ at all.
+_HARD_TEXTS = [
     "",
     " ",
     "I'll can't WE'D 's 'S it\u2019s",
@@ -43,7 +43,7 @@ _TRICKY = [
 
 @dataclass(frozen=True)
 class Encoded:
-    """The ids of some documents, one after the other: `ids` [N] int32; document d has ids[starts[d]:starts[d+1]]."""
+    """The ids of D documents, one after the other: `ids` [N] int32; document d has ids[starts[d]:starts[d+1]]."""
 
     ids: Ids
     starts: NDArray[np.int64]  # [D+1]
@@ -61,7 +61,7 @@ class Encoded:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """How many ids each document has, [D]."""
+        """The number of ids of each document, [D] int64."""
         return np.diff(self.starts)
 
     @classmethod
@@ -73,52 +73,49 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes with a tokenizer of `tokenizers`, by fastokens as long as that gives the same ids.
-
-    `engine` names the library at work and its version.
-    """
+    """Encodes as a tokenizer of `tokenizers` does, by fastokens as long as that gives the same ids."""
 
     def __init__(self, exact: tokenizers.Tokenizer) -> None:
-        """`exact` is prepared to read text as plain data."""
+        """`exact` must be set to recognize no special tokens."""
         self._exact = exact
         self._fast = _fastokens(exact)
-        self.check(_TRICKY)
+        self.check(_HARD_TEXTS)
 
     @property
-    def engine(self) -> str:
-        """Such as "fastokens 0.3.5"."""
+    def library(self) -> str:
+        """The library in use and its version, such as "fastokens 0.3.5"."""
         name = "tokenizers" if self._fast is None else "fastokens"
         return f"{name} {version(name)}"
 
     def check(self, texts: list[str]) -> None:
-        """Compares the two ways on these texts, and leaves the fast one for good where an id differs."""
+        """Compares fastokens with tokenizers on these texts; if an id differs, fastokens is not used any more."""
         if self._fast is None:
             return
-        texts = [text for text in texts if not _strange(text)]
-        fast, exact = self.encode(texts), self._slowly(texts)
+        texts = [text for text in texts if not _has_lone_surrogate(text)]
+        fast, exact = self.encode(texts), self._encode_exact(texts)
         if not (np.array_equal(fast.starts, exact.starts) and np.array_equal(fast.ids, exact.ids)):
             self._fast = None
 
     def encode(self, texts: list[str]) -> Encoded:
-        """The ids of each text. Raises UnicodeEncodeError or TypeError where there is a lone surrogate."""
+        """The ids of each text. Raises UnicodeEncodeError or TypeError for a lone surrogate. Thread-safe."""
         if (fast := self._fast) is not None:
             try:
                 return fast(texts)
             except UnicodeEncodeError:
                 raise
-            except BaseException as error:  # a text it cannot read; a panic in Rust is no Exception
+            except BaseException as error:  # a text that it cannot read; a Rust panic is not an Exception
                 if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                     raise
                 self._fast = None
-        return self._slowly(texts)
+        return self._encode_exact(texts)
 
     def decode(self, index: int) -> str:
         """The text of one id."""
         text: str = self._exact.decode([index], skip_special_tokens=False)
         return text
 
-    def _slowly(self, texts: list[str]) -> Encoded:
-        """By `tokenizers`, with memory bounded by making pieces of long documents."""
+    def _encode_exact(self, texts: list[str]) -> Encoded:
+        """By tokenizers. Long documents are encoded in pieces, which bounds the memory."""
         parts: list[Encoded] = []
         counts: list[int] = []  # pieces of each document
         batch: list[str] = []
@@ -129,7 +126,7 @@ class Encoder:
                 counts[-1] += 1
                 batch.append(piece)
                 size += len(piece)
-                if size >= _AT_ONCE:
+                if size >= _BATCH:
                     parts.append(self._batch(batch))
                     batch, size = [], 0
         parts.append(self._batch(batch))
@@ -146,12 +143,12 @@ class Encoder:
 
 
 def _fastokens(exact: tokenizers.Tokenizer) -> Encode | None:
-    """The same tokenizer by fastokens, or None where that is not installed or does not read it."""
+    """The same tokenizer in fastokens, or None if that is not installed or does not support it."""
     try:
         import fastokens
 
         fast: Any = fastokens.Tokenizer.from_json_str(exact.to_str())
-    except Exception:  # not there, not for this tokenizer, or not for this machine
+    except Exception:  # not installed, not for this tokenizer, or not for this machine
         return None
 
     def encode(texts: list[str]) -> Encoded:
@@ -161,8 +158,8 @@ def _fastokens(exact: tokenizers.Tokenizer) -> Encode | None:
     return encode
 
 
-def _strange(text: str) -> bool:
-    """Whether there is a lone surrogate, which no tokenizer reads."""
+def _has_lone_surrogate(text: str) -> bool:
+    """Whether the text cannot be encoded as UTF-8: no tokenizer reads it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -171,24 +168,25 @@ def _strange(text: str) -> bool:
 
 
 def _pieces(text: str, ids: Callable[[str], list[int]]) -> Iterator[str]:
-    """Parts of a long text whose ids, one after the other, are those of the whole."""
+    """Pieces of a long text whose ids, one after the other, are those of the whole text."""
     start = 0
-    while len(text) - start > 2 * _PIECE and (found := _gap(text, start + _PIECE, ids)) is not None:
-        yield text[start : found[0]]
-        start = found[1]
+    while len(text) - start > 2 * _PIECE and (cut := _find_cut(text, start + _PIECE, ids)) is not None:
+        yield text[start : cut[0]]
+        start = cut[1]
     yield text[start:]
 
 
-def _gap(text: str, start: int, ids: Callable[[str], list[int]]) -> tuple[int, int] | None:
-    """Where a part may end and the next begin: before a gap, or, if each part is given a space in front, around it.
+def _find_cut(text: str, start: int, ids: Callable[[str], list[int]]) -> tuple[int, int] | None:
+    """(end of a piece, start of the next), not before `start`; None if there is no place to cut.
 
-    The text there, whole and in the two parts, must have the same ids. None if there is no such place up to the end.
+    Both are before a gap. For a tokenizer that puts a space before each piece, the next one starts after the gap. The
+    text around the cut must have the same ids whole and in two pieces.
     """
-    for search in range(start, len(text) - _AROUND, _PIECE):
-        for tries, gap in enumerate(_GAP.finditer(text, search, min(search + _PIECE, len(text) - _AROUND))):
+    for search in range(start, len(text) - _CONTEXT, _PIECE):
+        for tries, gap in enumerate(_GAP.finditer(text, search, min(search + _PIECE, len(text) - _CONTEXT))):
             if tries == _TRIES:
                 break
-            left, right = text[gap.start() - _AROUND : gap.start()], text[gap.start() : gap.start() + _AROUND]
+            left, right = text[gap.start() - _CONTEXT : gap.start()], text[gap.start() : gap.start() + _CONTEXT]
             whole, first = ids(left + right), ids(left)
             for skipped in (0, 1):
                 if first + ids(right[skipped:]) == whole:

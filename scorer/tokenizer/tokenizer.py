@@ -1,6 +1,6 @@
-"""Documents to token ids: the tokenizer of a model folder, as data and nothing else.
+"""The tokenizer of a model folder: documents to token ids.
 
-No special token is added, none is read out of a document's text, nothing is cut or padded. Knows no model.
+No special token is added, none is recognized in a document's text, nothing is truncated or padded. Knows no model.
 """
 
 import json
@@ -15,67 +15,67 @@ from scorer.errors import BadReference, one_line
 from scorer.fingerprint import VOCABULARIES
 from scorer.tokenizer.backends import Encoded, Encoder
 
-END_OF_TEXT = "<|endoftext|>"  # of GPT-NeoX's tokenizer, with which state-spaces trained, and of those trained here
+END_OF_TEXT = "<|endoftext|>"  # BOS and EOS of state-spaces' models (GPT-NeoX's tokenizer) and of those trained here
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 class Tokenizer:
-    """`bos` is the id a document starts after: BOS, else EOS, else None. `largest` is the largest id of any text."""
+    """`bos` is the id before a document: BOS, else EOS, else None. `largest` is the largest id that a text can have."""
 
     bos: int | None
     largest: int
 
     def __init__(self, folder: Path) -> None:
-        """Reads tokenizer.json, else what AutoTokenizer can make of the folder. Raises BadReference."""
+        """Reads tokenizer.json, or else what AutoTokenizer reads. Raises BadReference."""
         check_vocabulary(folder)
-        bare = folder / "tokenizer.json"
+        file = folder / "tokenizer.json"
         auto, error = _load_auto(folder)
-        if auto is None and not bare.is_file():
+        if auto is None and not file.is_file():
             raise BadReference(f"{folder}: the tokenizer cannot be loaded ({error})")
-        self._encoder: Encoder | _InPython
-        if bare.is_file() or getattr(auto, "is_fast", False):
-            fast = read_fast(bare) if bare.is_file() else auto.backend_tokenizer
+        self._encoder: Encoder | _PythonEncoder
+        if file.is_file() or getattr(auto, "is_fast", False):
+            fast = read_fast(file) if file.is_file() else auto.backend_tokenizer
             self.largest = _prepare(fast)
             self._encoder = Encoder(fast)
             id_of = fast.token_to_id
         else:
             self.largest = max(auto.get_vocab().values(), default=-1)
-            self._encoder = _InPython(auto)
+            self._encoder = _PythonEncoder(auto)
             id_of = auto.get_vocab().get
         if self.largest < 0:
             raise BadReference(f"{folder}: the tokenizer has no tokens")
         self.bos = _bos(folder, auto, id_of)
 
     @property
-    def engine(self) -> str:
-        """The library that tokenizes, and its version."""
-        return self._encoder.engine
+    def library(self) -> str:
+        """The library in use and its version, such as "tokenizers 0.22.0"."""
+        return self._encoder.library
 
     def check(self, texts: list[str]) -> None:
-        """Has a fast library prove itself on a sample of what it is going to read; one that fails is left for good."""
+        """Compares a fast library with the exact one on a sample of the texts; if they differ, it is not used again."""
         self._encoder.check(texts)
 
     def encode(self, texts: list[str]) -> Encoded:
-        """The ids of each text. A lone surrogate, which is no character of any text, is read as `?`."""
+        """The ids of each text. A lone surrogate is read as `?`. Thread-safe."""
         try:
             return self._encoder.encode(texts)
         except (UnicodeEncodeError, TypeError):
             return self._encoder.encode([text.encode("utf-8", "replace").decode() for text in texts])
 
     def decode(self, index: int) -> str:
-        """The text of one id; what is no whole character by itself is shown as the replacement character."""
+        """The text of one id; a part of a character becomes the replacement character U+FFFD."""
         return self._encoder.decode(index)
 
 
-class _InPython:
-    """A tokenizer that transformers has in Python only."""
+class _PythonEncoder:
+    """A tokenizer that transformers has only in Python."""
 
     def __init__(self, auto: Any) -> None:
         self._auto = auto
-        self.engine = f"transformers {version('transformers')}"
+        self.library = f"transformers {version('transformers')}"
 
     def check(self, texts: list[str]) -> None:
-        """There is nothing faster to check."""
+        """Does nothing: there is one library only."""
 
     def encode(self, texts: list[str]) -> Encoded:
         settings = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
@@ -87,35 +87,35 @@ class _InPython:
 
 
 def check_vocabulary(folder: Path) -> None:
-    """Raises BadReference where the folder has no vocabulary: AutoTokenizer may then invent an empty one."""
+    """Raises BadReference if the folder has no vocabulary: AutoTokenizer may then make an empty one."""
     if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES):
         raise BadReference(
-            f"{folder}: no tokenizer (tokenizer.json, say); put the one the model was trained with there"
+            f"{folder}: no tokenizer, such as tokenizer.json; put the one that the model was trained with there"
         )
 
 
 def read_fast(path: Path) -> tokenizers.Tokenizer:
-    """A tokenizer.json. Raises BadReference."""
+    """Reads a tokenizer.json. Raises BadReference."""
     try:
         return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises no narrower class
         raise BadReference(f"{path}: cannot be read as a tokenizer ({one_line(error)})") from None
 
 
 def _prepare(fast: tokenizers.Tokenizer) -> int:
-    """Makes text plain data to the tokenizer. Returns the largest id that text can become."""
+    """Switches off truncation, padding, special tokens and dropout. Returns the largest id that a text can have."""
     fast.no_truncation()
     fast.no_padding()
     fast.encode_special_tokens = True
     if getattr(fast.model, "dropout", None):
-        fast.model.dropout = None  # else every reading of a text would differ
+        fast.model.dropout = None  # with BPE dropout each encoding of a text differs
     added = fast.get_added_tokens_decoder()
     plain = [index for index, token in added.items() if not token.special]
     return int(max([*fast.get_vocab(with_added_tokens=False).values(), *plain], default=-1))
 
 
 def _load_auto(folder: Path) -> tuple[Any, str]:
-    """What AutoTokenizer makes of the folder, or None and what it says against it."""
+    """The folder's tokenizer by AutoTokenizer, or None and the error."""
     from transformers import AutoTokenizer
 
     from scorer.hf_logging import silent
@@ -123,25 +123,26 @@ def _load_auto(folder: Path) -> tuple[Any, str]:
     try:
         with silent():
             return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False), ""
-    except Exception as error:  # whatever a foreign folder makes it stumble over
+    except Exception as error:  # the folder's files decide what is raised
         return None, one_line(error)
 
 
 def _bos(folder: Path, auto: Any, id_of: Callable[[str], int | None]) -> int | None:
-    """BOS, else EOS, else None: AutoTokenizer's, where the vocabulary has them.
+    """The id of BOS, else of EOS, else None: as AutoTokenizer names them, if they are in the vocabulary.
 
-    AutoTokenizer fills what a folder leaves open with its class' defaults, and adds those that the vocabulary lacks.
+    AutoTokenizer takes a token that the folder does not name from its class' defaults, and adds it to a vocabulary
+    that lacks it.
     """
-    told = any((folder / name).is_file() for name in _SETTINGS)
-    if "model_type" not in _read_json(folder / "config.json") and not told:
-        return id_of(END_OF_TEXT)  # a native state-spaces folder says nothing of tokens; `convert` takes the same
-    names = [auto.bos_token, auto.eos_token] if auto is not None else _named(folder)
+    has_settings = any((folder / name).is_file() for name in _SETTINGS)
+    if "model_type" not in _read_json(folder / "config.json") and not has_settings:
+        return id_of(END_OF_TEXT)  # a native state-spaces folder names no special token; `convert` takes the same
+    names = [auto.bos_token, auto.eos_token] if auto is not None else _special_tokens(folder)
     found = (id_of(name) for name in names if name is not None)
     return next((index for index in found if index is not None), None)
 
 
-def _named(folder: Path) -> list[str | None]:
-    """BOS and EOS as the folder's files name them, each as text or as {"content": text}."""
+def _special_tokens(folder: Path) -> list[str | None]:
+    """BOS and EOS as the folder's files name them: each as text or as {"content": text}."""
     files = [_read_json(folder / name) for name in _SETTINGS]
     named: list[str | None] = []
     for key in ("bos_token", "eos_token"):

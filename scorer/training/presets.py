@@ -19,7 +19,7 @@ from scorer.training.names import Preset
 class TrainingModel:
     """A model to train. `hidden` maps ids [B, T] to hidden states [B, T, D]; their logits are hidden @ head.T."""
 
-    model: nn.Module
+    module: nn.Module
     hidden: Callable[[Tensor], Tensor]
     head: Tensor  # [V, D]
     config: dict[str, Any]  # what config.json is to say

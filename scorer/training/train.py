@@ -73,11 +73,11 @@ def train(
     beat()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # the CPU's only: weights are drawn there
-        made = recipe.build(rows)
+        model = recipe.build(rows)
     beat()
     settings: dict[str, int | str] = {"preset": preset, "tokens": tokens, "seed": seed, "vocabulary": rows}
-    loss = _Training(made, recipe, data, settings, work / "checkpoint.safetensors", device).run(on_progress)
-    _save(made, {**settings, "distinct_tokens": len(data), "loss": loss}, work / "tokenizer.json", folder)
+    loss = _Training(model, recipe, data, settings, work / "checkpoint.safetensors", device).run(on_progress)
+    _save(model, {**settings, "distinct_tokens": len(data), "loss": loss}, work / "tokenizer.json", folder)
     return tokens
 
 
@@ -86,17 +86,17 @@ class _Training:
 
     def __init__(
         self,
-        made: TrainingModel,
+        model: TrainingModel,
         recipe: Recipe,
         data: NDArray[np.uint16],
         settings: dict[str, int | str],
         checkpoint: Path,
         device: str,
     ) -> None:
-        self.made, self.recipe, self.data, self.device = made, recipe, data, device
+        self.model, self.recipe, self.data, self.device = model, recipe, data, device
         self.settings, self.checkpoint = settings, checkpoint
-        self.model = made.model.to(device).train()
-        self.parameters = dict(self.model.named_parameters())
+        model.module.to(device).train()
+        self.parameters = dict(model.module.named_parameters())
         matrices = [p for p in self.parameters.values() if p.dim() == 2]
         others = [p for p in self.parameters.values() if p.dim() != 2]  # norms, biases, convolutions, decay rates
         self.optimizer = torch.optim.AdamW(
@@ -150,9 +150,9 @@ class _Training:
         """Adds the gradients of `share` times the mean NLL of sequences [B, T+1]; returns that value."""
         narrow = self.device.startswith("cuda")
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=narrow):
-            hidden = self.made.hidden(sequences[:, :-1])
+            hidden = self.model.hidden(sequences[:, :-1])
         hidden = hidden.bfloat16() if narrow else hidden
-        loss = share * mean_nll(hidden.flatten(0, 1), self.made.head, sequences[:, 1:].flatten())
+        loss = share * mean_nll(hidden.flatten(0, 1), self.model.head, sequences[:, 1:].flatten())
         loss.backward()
         return loss.detach()
 
@@ -223,13 +223,13 @@ def _deterministic(device: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
-def _save(made: TrainingModel, training: dict[str, float | int | str], tokenizer_file: Path, folder: Path) -> None:
+def _save(model: TrainingModel, training: dict[str, float | int | str], tokenizer_file: Path, folder: Path) -> None:
     """Writes the model folder; config.json last, because a folder without it is not taken for a model."""
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: p.detach().float().cpu().contiguous() for name, p in made.model.named_parameters()}
+    weights = {name: p.detach().float().cpu().contiguous() for name, p in model.module.named_parameters()}
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     save_tokenizer(tokenizer_file, folder)
     shutil.copymode(folder / "tokenizer.json", folder / WEIGHTS)  # safetensors makes files that only the owner reads
     (folder / "training.json").write_text(json.dumps(training, indent=2) + "\n")
-    config = made.config | {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "dtype": "float32"}
+    config = model.config | {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "dtype": "float32"}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -28,9 +28,9 @@ def make_reference(preset: Preset, folder: Path, tokenizer: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     learned = train_tokenizer(lambda: sources(4_000_000), 8192, tokenizer, lambda: None)
     torch.manual_seed(0)
-    made = RECIPES[preset].build(-(-learned.get_vocab_size() // 16) * 16)
-    weights = {name: p.detach().clone().contiguous() for name, p in made.model.named_parameters()}
+    model = RECIPES[preset].build(-(-learned.get_vocab_size() // 16) * 16)
+    weights = {name: p.detach().clone().contiguous() for name, p in model.module.named_parameters()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     save_tokenizer(tokenizer, folder)
-    (folder / "config.json").write_text(json.dumps(made.config | {"bos_token_id": 0, "eos_token_id": 0}))
+    (folder / "config.json").write_text(json.dumps(model.config | {"bos_token_id": 0, "eos_token_id": 0}))
     return folder

@@ -14,7 +14,7 @@ from scorer.engine.batch_loader import Batch
 from scorer.engine.executor import Executor, window_sums
 from scorer.engine.scoring import score
 from scorer.training.names import PRESETS, Preset
-from scorer.training.train import train
+from scorer.training.train import OnProgress, train
 from tests.gpu.references import make_reference, sources
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -78,6 +78,32 @@ def test_tokenizing_threads_and_earlier_scorings_change_no_bit(folder: Path, mon
     first = bits(1, len(texts))
     per_token(reference, TEXTS)
     assert bits(4, 7) == bits(4, len(texts)) == first
+
+
+def test_work_inside_the_progress_callback_changes_no_bit(folder: Path, tmp_path: Path) -> None:
+    """A scoring inside a scoring, and a scoring inside a training."""
+    reference = load(folder, "cuda")
+    texts = [text[:20_000] for text in sources(2_000_000) if text]
+    alone, few_alone = per_token(reference, texts), per_token(reference, TEXTS)
+    found: list[bytes] = []
+
+    def inside(*_counts: object) -> None:
+        if len(found) < 5:
+            found.append(per_token(reference, TEXTS).tobytes())
+
+    ((_, nll, n_tokens),) = score(reference, [(texts, None)], on_progress=inside)
+    assert (nll / np.maximum(n_tokens, 1))[n_tokens > 0].tobytes() == alone.tobytes()
+    assert set(found) == {few_alone.tobytes()}
+
+    def trained(name: str, on_progress: OnProgress) -> bytes:
+        out = tmp_path / name
+        train(lambda: sources(200_000), "tiny", 20_000, 0, out, tmp_path / f"{name} work", "cuda", on_progress)
+        return (out / "model.safetensors").read_bytes()
+
+    found.clear()
+    undisturbed = trained("alone", lambda *_: None)
+    assert trained("disturbed", inside) == undisturbed
+    assert set(found) == {few_alone.tobytes()}
 
 
 def under_budgets(reference: Reference, texts: list[str]) -> list[np.ndarray]:

@@ -148,7 +148,7 @@ def ours(reference: Reference, blocks: Blocks) -> Measured:
 
     def work() -> tuple[int, str]:
         run = scored(reference, blocks())
-        return run.tokens, f"{run.batches} batches, waste {run.waste:.2%}, {reference.tokenizer.engine}"
+        return run.tokens, f"{run.batches} batches, waste {run.waste:.2%}, {reference.tokenizer.library}"
 
     return timed(work)
 

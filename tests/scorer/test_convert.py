@@ -141,7 +141,7 @@ def test_a_pickle_that_is_not_weights_is_refused_and_never_run(tmp_path: Path, s
     with pytest.raises(BadReference, match=r"pytorch_model\.bin") as caught:
         convert(source, tmp_path / "out")
     assert "\n" not in str(caught.value)
-    assert content != "code" or "something else than tensors" in str(caught.value)
+    assert content != "code" or "other objects than tensors" in str(caught.value)
     assert not trap.exists()
 
 

@@ -168,7 +168,7 @@ def test_a_hybrid_is_a_reference(tmp_path: Path, kind: str) -> None:
     reference = load(tmp_path)
     assert reference.context == (None if kind == "mlp" else 8192)
     text = PROSE * 400
-    ((nll, n_tokens),) = score(reference, [[text, "a"]], on_progress=lambda *_: None)
+    ((_, nll, n_tokens),) = score(reference, [([text, "a"], None)], on_progress=lambda *_: None)
     assert n_tokens[0] > 8192 > n_tokens[1]
     assert (nll / n_tokens > 0).all()
 
@@ -182,7 +182,7 @@ def test_an_mlp_hybrid_carries_its_state_and_an_attention_hybrid_says_that_it_ca
     rest, _ = model.nll(ids[90:-1], ids[91:], Pack.of([110], "cpu"), state)
     torch.testing.assert_close(torch.cat((first, rest)), whole, rtol=0, atol=1e-5)
     hybrid(tmp_path / "attention", "attention")
-    with pytest.raises(ValueError, match="no state"):
+    with pytest.raises(ValueError, match="no recurrent state"):
         load_mamba2(tmp_path / "attention", torch.float32, "cpu").nll(ids, ids, Pack.of([201], "cpu"), keep_state=True)
 
 
@@ -191,7 +191,7 @@ def test_a_converted_hybrid_scores_the_same(tmp_path: Path, kind: str) -> None:
     hybrid(tmp_path / "source", kind)
     convert(tmp_path / "source", tmp_path / "out")
     found = [
-        next(iter(score(load(tmp_path / name), [[PROSE]], on_progress=lambda *_: None)))[0]
+        next(iter(score(load(tmp_path / name), [([PROSE], None)], on_progress=lambda *_: None)))[1]
         for name in ("source", "out")
     ]
     assert found[0].tobytes() == found[1].tobytes()

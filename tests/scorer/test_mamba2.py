@@ -158,7 +158,7 @@ def test_a_configuration_survives_its_json() -> None:
         (native_config(attn_layer_idx=[1], attn_cfg={"causal": True, "num_heads": 4, "wat": 8}), "wat"),
         (
             native_config(attn_layer_idx=[1], attn_cfg={"causal": True, "num_heads": 4, "num_heads_kv": 3}),
-            "no attention",
+            "not possible for attention",
         ),
         (native_config(attn_layer_idx=[3], attn_cfg={"causal": True, "num_heads": 4}), "sizes"),
         (native_config(rms_norm=False), "LayerNorm"),
@@ -232,7 +232,7 @@ def test_folders_that_hold_no_whole_model(tmp_path: Path) -> None:
     with pytest.raises(BadReference, match="missing"):
         load(folder)
     index.write_text("[]")
-    with pytest.raises(BadReference, match="not an index"):
+    with pytest.raises(BadReference, match="cannot be read as an index"):
         load(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(BadReference, match=r"config\.json: cannot be read"):

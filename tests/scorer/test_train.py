@@ -55,20 +55,20 @@ SMALL = Recipe(
 GPT2 = dataclasses.replace(SMALL, build=presets._gpt2(hidden=32, layers=2, heads=2))
 
 
-def quiet(done: int, total: int, loss: float | None) -> None:
+def ignore(done: int, total: int, loss: float | None) -> None:
     pass
 
 
 def run(
     folder: Path,
-    plan: Recipe = SMALL,
+    recipe: Recipe = SMALL,
     tokens: int = TOKENS,
     seed: int = 0,
-    progress: OnProgress = quiet,
+    progress: OnProgress = ignore,
     of: Texts = texts,
 ) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RECIPES, "tiny", plan)
+        patch.setitem(RECIPES, "tiny", recipe)
         train(of, "tiny", tokens, seed, folder / "model", folder / "work", "cpu", progress)
     return folder / "model"
 
@@ -139,9 +139,9 @@ class Killed(Exception):
     """What stands for a kill: raised from the progress call, between two steps."""
 
 
-@pytest.mark.parametrize("plan", [SMALL, GPT2], ids=["mamba2", "gpt2"])
+@pytest.mark.parametrize("recipe", [SMALL, GPT2], ids=["mamba2", "gpt2"])
 def test_a_killed_training_ends_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: Recipe
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
 ) -> None:
     monkeypatch.setattr(training, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(time, "monotonic", itertools.count().__next__)  # a checkpoint after every few steps
@@ -155,13 +155,13 @@ def test_a_killed_training_ends_with_the_same_weights(
 
         return progress
 
-    unkilled = run(tmp_path / "unkilled", plan, tokens=8_000)
+    unkilled = run(tmp_path / "unkilled", recipe, tokens=8_000)
     for limit in (-1.0, 3_000.0, 6_000.0):
         with pytest.raises(Killed):
-            run(tmp_path / "killed", plan, tokens=8_000, progress=die_at(limit))
+            run(tmp_path / "killed", recipe, tokens=8_000, progress=die_at(limit))
         assert not (tmp_path / "killed" / "model").exists()
     seen.clear()
-    killed = run(tmp_path / "killed", plan, tokens=8_000, progress=die_at(math.inf))
+    killed = run(tmp_path / "killed", recipe, tokens=8_000, progress=die_at(math.inf))
     assert min(n for n in seen if n) > 3_000  # it went on, and did not start again
     for name in ("model.safetensors", "tokenizer.json", "training.json", "config.json"):
         assert (killed / name).read_bytes() == (unkilled / name).read_bytes()
@@ -243,8 +243,8 @@ def test_the_presets_have_the_published_shapes() -> None:
     assert tuple(RECIPES) == PRESETS
     with torch.device("meta"):
         sizes = {
-            name: sum(p.numel() for p in plan.build(plan.vocabulary).model.parameters())
-            for name, plan in RECIPES.items()
+            name: sum(p.numel() for p in recipe.build(recipe.vocabulary).module.parameters())
+            for name, recipe in RECIPES.items()
         }
     assert 1e6 < sizes["tiny"] < 5e6
     assert 125e6 < sizes["mamba2-130m"] < 135e6
@@ -253,7 +253,7 @@ def test_the_presets_have_the_published_shapes() -> None:
 
 def test_mamba2_starts_as_its_authors_start_it() -> None:
     torch.manual_seed(0)
-    model = SMALL.build(320).model
+    model = SMALL.build(320).module
     mixer = model.backbone.layers[0].mixer
     assert torch.equal(mixer.D, torch.ones(1))
     assert 1 <= mixer.A_log.exp().item() <= 16

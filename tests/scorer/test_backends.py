@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from scorer.tokenizer import backends as encode
+from scorer.tokenizer import backends
 from scorer.tokenizer.backends import Encoded, Encoder
 from tests.scorer.model_folders import END, PROSE, add_tokenizer, byte_level
 
-SOURCE = Path(encode.__file__).read_text()
+SOURCE = Path(backends.__file__).read_text()
 TEXTS = [
     SOURCE,
     PROSE,
@@ -101,10 +101,10 @@ def ids_of(exact: Tokenizer, texts: list[str]) -> list[list[int]]:
 
 def test_ids_are_those_of_tokenizers(exact: Tokenizer) -> None:
     encoder = Encoder(exact)
-    for found in (encoder.encode(TEXTS), encoder._slowly(TEXTS)):
+    for found in (encoder.encode(TEXTS), encoder._encode_exact(TEXTS)):
         assert (found.ids.dtype, found.starts.dtype, len(found)) == (np.int32, np.int64, len(TEXTS))
         assert [document.tolist() for document in found] == ids_of(exact, TEXTS)
-    assert len(encoder.encode([])) == len(encoder._slowly([])) == 0
+    assert len(encoder.encode([])) == len(encoder._encode_exact([])) == 0
 
 
 def test_what_gpus_are_fed_by_is_read_the_fast_way() -> None:
@@ -112,12 +112,12 @@ def test_what_gpus_are_fed_by_is_read_the_fast_way() -> None:
     for kind in ("gpt-2", "gpt-4", "neox"):
         exact = KINDS[kind]()
         exact.encode_special_tokens = True
-        assert Encoder(exact).engine.startswith("fastokens ")
+        assert Encoder(exact).library.startswith("fastokens ")
 
 
 def test_a_long_document_in_parts_has_the_ids_of_the_whole(exact: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "_PIECE", 1000)
-    monkeypatch.setattr(encode, "_AT_ONCE", 3000)
+    monkeypatch.setattr(backends, "_PIECE", 1000)
+    monkeypatch.setattr(backends, "_BATCH", 3000)
     chinese = "".join(f"第{i}行,没有空格。\n" for i in range(900))
     texts = [
         SOURCE,
@@ -128,31 +128,31 @@ def test_a_long_document_in_parts_has_the_ids_of_the_whole(exact: Tokenizer, mon
         " ".join("word" for _ in range(3000)),
         "",
     ]
-    parts = [list(encode._pieces(text, lambda t: exact.encode(t, add_special_tokens=False).ids)) for text in texts]
+    parts = [list(backends._pieces(text, lambda t: exact.encode(t, add_special_tokens=False).ids)) for text in texts]
     assert len(parts[0]) > 3
     assert len(parts[3]) > 3
     assert len(parts[1]) == 1  # nowhere to cut
     if isinstance(exact.decoder, decoders.ByteLevel):
         assert len(parts[2]) > 3
-    assert [d.tolist() for d in Encoder(exact)._slowly(texts)] == ids_of(exact, texts)
+    assert [d.tolist() for d in Encoder(exact)._encode_exact(texts)] == ids_of(exact, texts)
 
 
 def test_a_fast_way_that_differs_is_left_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = byte_level()
     odd = "a text of which the fast way makes something else"
 
-    def wrong(_exact: Tokenizer) -> encode.Encode:
+    def wrong(_exact: Tokenizer) -> backends.Encode:
         return lambda texts: Encoded.of([[7] if text == odd else exact.encode(text).ids for text in texts])
 
-    monkeypatch.setattr(encode, "_fastokens", wrong)
+    monkeypatch.setattr(backends, "_fastokens", wrong)
     encoder = Encoder(exact)
     encoder.check([PROSE])
-    assert encoder.engine.startswith("fastokens")
+    assert encoder.library.startswith("fastokens")
     encoder.check([PROSE, odd])
-    assert encoder.engine.startswith("tokenizers")
+    assert encoder.library.startswith("tokenizers")
     assert encoder.encode([odd])[0].tolist() == exact.encode(odd).ids
     encoder.check([PROSE])
-    assert encoder.engine.startswith("tokenizers")
+    assert encoder.library.startswith("tokenizers")
 
 
 @pytest.mark.parametrize("fault", ["panics", "is not there"])
@@ -163,9 +163,9 @@ def test_without_a_fast_way_there_is_the_exact_one(monkeypatch: pytest.MonkeyPat
     def panic(_texts: list[str]) -> Encoded:
         raise PanicException
 
-    monkeypatch.setattr(encode, "_fastokens", lambda _: panic if fault == "panics" else None)
+    monkeypatch.setattr(backends, "_fastokens", lambda _: panic if fault == "panics" else None)
     encoder = Encoder(byte_level())
-    assert encoder.engine.startswith("tokenizers")
+    assert encoder.library.startswith("tokenizers")
     assert encoder.encode([PROSE])[0].tolist() == byte_level().encode(PROSE).ids
 
 
@@ -178,11 +178,11 @@ def test_what_ends_the_call_is_no_fault_of_the_fast_way(monkeypatch: pytest.Monk
             raise Stop
         return Encoded.of([byte_level().encode(text).ids for text in texts])
 
-    monkeypatch.setattr(encode, "_fastokens", lambda _: encoded)
+    monkeypatch.setattr(backends, "_fastokens", lambda _: encoded)
     encoder = Encoder(byte_level())
     with pytest.raises(Stop):
         encoder.encode([PROSE])
-    assert encoder.engine.startswith("fastokens")
+    assert encoder.library.startswith("fastokens")
 
 
 def test_a_text_that_the_fast_way_cannot_read_is_read_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,10 +193,10 @@ def test_a_text_that_the_fast_way_cannot_read_is_read_all_the_same(monkeypatch: 
             raise ValueError("too deep")
         return Encoded.of([exact.encode(text).ids for text in texts])
 
-    monkeypatch.setattr(encode, "_fastokens", lambda _: stumbles)
+    monkeypatch.setattr(backends, "_fastokens", lambda _: stumbles)
     encoder = Encoder(exact)
     assert encoder.encode(["a", "stumble"])[1].tolist() == exact.encode("stumble").ids
-    assert encoder.engine.startswith("tokenizers")
+    assert encoder.library.startswith("tokenizers")
 
 
 def test_threads_may_encode_at_once(exact: Tokenizer) -> None:
@@ -211,7 +211,7 @@ def test_threads_may_encode_at_once(exact: Tokenizer) -> None:
     assert found == [wanted] * 8
 
 
-@pytest.mark.parametrize("way", ["encode", "_slowly"])
+@pytest.mark.parametrize("way", ["encode", "_encode_exact"])
 def test_a_long_document_takes_little_more_memory_than_its_text(tmp_path: Path, way: str) -> None:
     """16 MB in a process of its own; tokenizers alone would take 800."""
     add_tokenizer(tmp_path)
