@@ -12,6 +12,7 @@ local function take(resource, job)
   local node, first, last_part = string.match(range, '^(.*):(%d+)-(%d+)$')
   first = tonumber(first)
   redis.call('ZREM', ready_key(resource, job), range)
+  redis.call('HINCRBY', job_key(job), 'ready:' .. resource, -1)
   if first < tonumber(last_part) then
     redis.call('ZADD', ready_key(resource, job), first + 1, node .. ':' .. (first + 1) .. '-' .. last_part)
   end
@@ -36,9 +37,11 @@ local function grant(resource, job, task)
 end
 
 for i = 4, #ARGV do
+  redis.call('ZADD', p .. 'workers:' .. ARGV[i], now, worker)
+  redis.call('ZREMRANGEBYSCORE', p .. 'workers:' .. ARGV[i], '-inf', now - 10 * lease - 10000)
+end
+for i = 4, #ARGV do
   local resource = ARGV[i]
-  redis.call('ZADD', p .. 'workers:' .. resource, now, worker)
-  redis.call('ZREMRANGEBYSCORE', p .. 'workers:' .. resource, '-inf', now - 10 * lease - 10000)
   local most = other_than ~= '' and redis.call('ZSCORE', active_key(resource), other_than)
   for _, job in ipairs(redis.call('ZRANGEBYSCORE', active_key(resource), '-inf', most and '(' .. most or '+inf')) do
     local task = job ~= other_than and take(resource, job)

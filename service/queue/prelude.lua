@@ -9,7 +9,8 @@
 --   p label:<label>           zset    job -> created (microseconds since 1970): an index of jobs; labels are Python's
 --   p job:<job>               hash    created, owner ("" for none), weight (of its priority), labels (JSON list),
 --                                     closed ("1": takes no tasks any more), summary (JSON, opaque), started, updated,
---                                     deaths (of workers that held its tasks)
+--                                     deaths (of workers that held its tasks), ready:<resource> (number of tasks that
+--                                     were never claimed)
 --   p count:<job>             hash    "<node>/<counter>" -> number. Of the queue: left (tasks not done), total, parts
 --                                     (done), started (first claim). All others are given by callers.
 --   p active:<resource>       zset    job -> ms of workers' time that it was given, by its weight; jobs with tasks
@@ -19,7 +20,7 @@
 --                                     tasks that were claimed and are not done; fence 0: no worker holds it
 --   p totals                  hash    counters since the data was last lost; lost: leases whose worker died or hung;
 --                                     refused: calls under a lease that was over
---   p workers:<resource>      zset    worker -> last seen
+--   p workers:<resource>      zset    worker -> last seen; of all resources that it takes
 --   p fence                   string  the last fencing token; starts at the time, so that none is given twice after the
 --                                     data was lost
 --   p clock                   hash    last (the latest `now`), ahead (of `wall`)
@@ -44,9 +45,16 @@ local function active_key(resource) return p .. 'active:' .. resource end
 local function ready_key(resource, job) return p .. 'ready:' .. resource .. ':' .. job end
 local function later_key(resource, job) return p .. 'later:' .. resource .. ':' .. job end
 
-local function add_range(resource, job, node, first, last_part)
-  redis.call('ZADD', ready_key(resource, job), first, node .. ':' .. first .. '-' .. last_part)
-  redis.call('HINCRBY', count_key(job), node .. '/left', last_part - first + 1)
+-- Adds tasks of a node: `ranges` is '<first>-<last>', or several of these with commas between.
+local function add_tasks(resource, job, node, ranges)
+  local count = 0
+  for range in string.gmatch(ranges, '[^,]+') do
+    local first, last_part = string.match(range, '^(%d+)-(%d+)$')
+    redis.call('ZADD', ready_key(resource, job), first, node .. ':' .. range)
+    count = count + last_part - first + 1
+  end
+  redis.call('HINCRBY', count_key(job), node .. '/left', count)
+  redis.call('HINCRBY', job_key(job), 'ready:' .. resource, count)
   if not redis.call('ZSCORE', active_key(resource), job) then
     local least = redis.call('ZRANGE', active_key(resource), 0, 0, 'WITHSCORES')
     redis.call('ZADD', active_key(resource), least[2] or 0, job)
