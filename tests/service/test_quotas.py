@@ -1,9 +1,7 @@
-"""Who is served when there is more work than workers: shares of time, priorities, quotas, and a clock that is set."""
+"""Quotas of an owner: unfinished jobs, shards and bytes to score; what counts, and how a refusal reads."""
 
 import threading
-from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 import pytest
@@ -11,131 +9,13 @@ import pytest
 from service.contract.quotas import QuotaExceeded, Quotas
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
-from service.queue.leases import LeaseLost, Queue
 from service.work.pool_worker import PoolWorker
 from tests.service.artefacts import files_of
-from tests.service.pool import until
 
 MakeRequest = Callable[..., JobRequest]
 WorkOff = Callable[[], None]
-HOUR = 3_600_000  # ms
-SCORE = ("score",)
 
 
-def pass_time(queue: Queue, milliseconds: int) -> None:
-    """Moves the clock that the queue reads: up to a minute as if time went by, further as if it was set."""
-    queue.redis.hincrby(f"{queue.prefix}clock", "ahead", milliseconds)
-
-
-def start(queue: Queue, job: str, shards: int, priority: int = 0) -> None:
-    queue.add(job, 1, {}, priority=priority)
-    assert queue.submit(job, "score", shards, {})
-
-
-def work(queue: Queue, workers: int, durations: dict[str, int], until: str) -> tuple[int, Counter[str]]:
-    """Some workers on tasks of these ms each, until a job has none left: the ms that took, and the time each job got.
-
-    Workers beat twice a second of the queue's time, as real ones do.
-    """
-    now, served, busy = 0, Counter[str](), dict[int, Any]()
-    while queue.redis.exists(f"{queue.prefix}tasks:score:{until}"):
-        for worker in range(workers):
-            if worker not in busy and (lease := queue.claim(f"w{worker}", SCORE)) is not None:
-                busy[worker] = (now + durations[lease.job], lease)
-        step = min(min(end for end, _ in busy.values()) - now, 500)
-        now += step
-        pass_time(queue, step)
-        for worker, (end, lease) in list(busy.items()):
-            served[lease.job] += step
-            if end <= now:
-                queue.done(lease)
-                del busy[worker]
-            else:
-                queue.beat(lease)
-    return now, served
-
-
-@pytest.mark.parametrize("workers", [1, 4])
-def test_a_small_job_behind_a_huge_one_takes_about_twice_its_time_alone(
-    make_queue: Callable[..., Queue], workers: int
-) -> None:
-    queue = make_queue()
-    durations = {"huge": 700, "small": 700, "alone": 700}
-    start(queue, "alone", 20)
-    alone, _ = work(queue, workers, durations, "alone")
-    start(queue, "huge", 500)
-    for _ in range(workers):
-        queue.claim("before", SCORE)  # the huge job has been served for a while
-    start(queue, "small", 20)
-    together, _ = work(queue, workers, durations, "small")
-    assert alone < together <= 2.2 * alone + 700
-
-
-def test_shares_are_of_time_and_not_of_shards(queue: Queue) -> None:
-    start(queue, "long", 500)
-    start(queue, "short", 100)
-    _, served = work(queue, 2, {"long": 4000, "short": 400}, "short")
-    assert 0.8 < served["long"] / served["short"] < 1.3
-
-
-def test_each_step_of_priority_doubles_a_share(queue: Queue) -> None:
-    start(queue, "normal", 1000)
-    start(queue, "low", 1000, priority=-1)
-    start(queue, "high", 120, priority=2)
-    _, served = work(queue, 3, {"normal": 500, "low": 500, "high": 500}, "high")
-    assert 3 < served["high"] / served["normal"] < 5
-    assert 1.5 < served["normal"] / served["low"] < 3
-
-
-def test_a_job_keeps_its_priority_when_redis_was_lost(jobs: Jobs, make_request: MakeRequest) -> None:
-    job, _ = jobs.create(make_request(priority=3), owner="ann")
-    jobs.queue.forget(job.id)
-    jobs.recover()
-    assert jobs.get(job.id).request.priority == 3
-    assert jobs.queue.redis.hmget(f"{jobs.queue.prefix}job:{job.id}", "weight", "owner") == ["8.0", "ann"]
-
-
-# -- a clock that is set
-@pytest.mark.parametrize("leap", [HOUR, -HOUR])
-def test_a_clock_that_is_set_moves_no_lease(make_queue: Callable[..., Queue], leap: int) -> None:
-    queue = make_queue(10)
-    start(queue, "a", 2)
-    held = queue.claim("w", SCORE)
-    other = queue.claim("dead", SCORE)
-    assert held is not None
-    assert other is not None
-    pass_time(queue, leap)
-    assert queue.claim("idle", SCORE) is None
-    pass_time(queue, 6000)
-    queue.beat(held)
-    pass_time(queue, 6000)
-    again = queue.claim("idle", SCORE)
-    assert again is not None
-    assert again.task == other.task
-    assert queue.claim("idle", SCORE) is None
-    queue.done(held)
-    with pytest.raises(LeaseLost):
-        queue.done(other)
-
-
-def test_fences_go_on_when_the_data_was_lost(queue: Queue, redis: Any) -> None:
-    start(queue, "a", 1)
-    before = queue.claim("w", SCORE)
-    queue.forget("a")
-    redis.delete(f"{queue.prefix}fence")
-    lost_at = redis.time()
-    until(lambda: redis.time() >= (lost_at[0], lost_at[1] + 1000))
-    start(queue, "a", 1)
-    after = queue.claim("w", SCORE)
-    assert before is not None
-    assert after is not None
-    assert after.fence > before.fence
-    with pytest.raises(LeaseLost):
-        queue.done(before)
-    queue.done(after)
-
-
-# -- quotas
 def limited(these: Jobs, **limits: int) -> Jobs:
     return Jobs(these.workspace, these.queue.redis, quotas=Quotas(**limits))
 
@@ -219,17 +99,6 @@ def test_quotas_hold_for_requests_at_once_and_when_redis_was_lost(jobs: Jobs, ma
     jobs.recover()
     submit()
     assert len(refused) == 8
-
-
-def test_a_job_that_was_let_in_and_never_came_counts_for_a_minute(jobs: Jobs, make_request: MakeRequest) -> None:
-    jobs = limited(jobs, jobs=1)
-    assert jobs.queue.admit("lost", "ann", {"jobs": 1}) is None
-    with pytest.raises(QuotaExceeded):
-        jobs.create(make_request(), owner="ann")
-    for _ in range(2):
-        pass_time(jobs.queue, 40_000)
-        jobs.queue.stats()
-    jobs.create(make_request(), owner="ann")
 
 
 def test_over_http_a_quota_is_a_429(api: httpx.Client, jobs: Jobs, make_request: MakeRequest) -> None:
