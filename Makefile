@@ -56,7 +56,7 @@ types: $(VENV)/.installed-test
 
 # What `make test` does in short: the live API and the parsers under thousands of cases. Prints its seed.
 fuzz: $(VENV)/.installed-test
-	WINNOW_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -s --timeout 7200 --hypothesis-profile default tests/service/test_fuzz.py tests/pruner/test_apart.py
+	WINNOW_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -s --timeout 7200 --hypothesis-profile default tests/service/test_fuzz.py tests/pruner/test_sandbox.py
 
 # Runs on a machine with a CUDA device, with the packages that it has.
 gpu:

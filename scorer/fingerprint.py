@@ -1,10 +1,11 @@
-"""What a reference's files hold, as SHA-256: the identity of a model and of its tokenizer. Imports no torch."""
+"""The identity of a model folder: SHA-256 of its weights and config, and of its tokenizer. Imports no torch."""
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-# Files that make a vocabulary, and files that say more of it.
+# Files that hold a vocabulary: one of these groups is enough.
 VOCABULARIES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
@@ -17,19 +18,24 @@ VOCABULARIES = (
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def reference_sha256(folder: Path) -> str:
-    """Of config.json and every safetensors file (and index) in the folder: hex, the same wherever the folder lies."""
+@dataclass(frozen=True)
+class ModelFingerprint:
+    """Two SHA-256 digests, in hex, that do not depend on where the folder is."""
+
+    sha256: str  # of config.json and the weights
+    tokenizer_sha256: str
+
+
+def fingerprint(folder: Path) -> ModelFingerprint:
+    """Reads config.json, every safetensors file and index, and the tokenizer's files once. Raises OSError."""
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
-    return _digest([folder / "config.json", *sorted(weights)])
-
-
-def tokenizer_sha256(folder: Path) -> str:
-    """Of the folder's tokenizer files: hex."""
-    names = [name for names in VOCABULARIES for name in names]
-    return _digest(path for name in (*names, *_TOKENIZER_SETTINGS) if (path := folder / name).is_file())
+    names = [*(name for group in VOCABULARIES for name in group), *_TOKENIZER_SETTINGS]
+    tokenizer = [path for name in names if (path := folder / name).is_file()]
+    return ModelFingerprint(_digest([folder / "config.json", *sorted(weights)]), _digest(tokenizer))
 
 
 def _digest(paths: Iterable[Path]) -> str:
+    """Of the files' names and contents, in this order."""
     digest = hashlib.sha256()
     for path in paths:
         content = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Keeps transformers from writing warnings and progress bars of its own while it loads something for us."""
+"""Silences the log and the progress bars of transformers while it loads something."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from transformers.utils import logging
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """What went wrong is in the exception or in the loading report; the user's terminal is not the place for more."""
+def silent() -> Iterator[None]:
+    """Inside, transformers writes nothing to the terminal. Errors still come as exceptions or in the loading report."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

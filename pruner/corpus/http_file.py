@@ -1,4 +1,4 @@
-"""A file on the web, read by ranges: only from public addresses, to which it stays pinned, and with no redirect."""
+"""A file at an http(s) URL, read with range requests: public addresses only, pinned DNS, no redirects."""
 
 import http.client
 import io
@@ -10,14 +10,17 @@ from urllib.parse import quote, urlsplit
 
 from pruner.errors import InputError
 
-_SECONDS = 30.0  # for an answer, and between two pieces of one
-_TRIES = 3  # of a request whose connection breaks
-# Ways into IPv4 through IPv6 (NAT64 and 6to4), which `is_global` knows nothing of.
+_TIMEOUT_SECONDS = 30.0  # for a response, and between two pieces of it
+_ATTEMPTS = 3  # of a request whose connection breaks
+# IPv6 prefixes that tunnel to IPv4 (NAT64 and 6to4), which `is_global` does not check.
 _TUNNELS = [ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")]
 
 
-class WebFile(io.RawIOBase):
-    """A file at an http(s) URL. `size` in bytes; `version` is its ETag, else its date. Raises InputError naming it."""
+class HttpFile(io.RawIOBase):
+    """A seekable reader of an http(s) URL. `size` in bytes; `version` is the ETag, else Last-Modified.
+
+    Raises InputError naming the URL.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -29,30 +32,32 @@ class WebFile(io.RawIOBase):
         _, answer = self._get(0, 1)
         total = (answer.getheader("Content-Range") or "").rpartition("/")[2]
         if not (total.isascii() and total.isdigit()):
-            raise InputError(f"{url}: the server does not say how large the file is")
+            raise InputError(
+                f"{url}: the server does not send the file's size; use a server that supports range requests"
+            )
         self.size = int(total)
         self.version = _version(answer)
 
     def readable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def tell(self) -> int:
-        """The position that is read next."""
+        """The current position, in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves to a position."""
+        """Sets the position; returns it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Reads as much as is asked for, or up to the end of the file."""
+        """Fills `buffer`, or reads up to the end of the file; returns the number of bytes."""
         stop = min(self.size, self._position + len(buffer))
         if stop <= self._position:
             return 0
@@ -64,19 +69,19 @@ class WebFile(io.RawIOBase):
         return len(body)
 
     def readall(self) -> bytes:
-        """All that is left, in one request."""
+        """Reads the rest of the file in one request."""
         return self.read(max(0, self.size - self._position)) or b""
 
     def close(self) -> None:
         """Closes the connection."""
-        if "_connection" in self.__dict__:  # a file that could not be opened is closed too
+        if "_connection" in self.__dict__:  # else __init__ failed
             self._connection.close()
         super().close()
 
     def _get(self, start: int, stop: int) -> tuple[bytes, http.client.HTTPResponse]:
-        """Bytes [start, stop), all of them."""
+        """Requests bytes [start, stop) and returns all of them."""
         headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity", "User-Agent": "winnow"}
-        for attempt in range(_TRIES):
+        for attempt in range(_ATTEMPTS):
             try:
                 self._connection.request("GET", self._path, headers=headers)
                 answer = self._connection.getresponse()
@@ -88,38 +93,40 @@ class WebFile(io.RawIOBase):
                 if answer.status == 416 and start == 0:  # an empty file has no first byte
                     answer.read(1 << 16)
                     return b"", answer
-                self._refuse(answer)
+                self._raise_for_status(answer)
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()
-                if attempt + 1 == _TRIES or isinstance(error, ssl.SSLCertVerificationError):
+                if attempt + 1 == _ATTEMPTS or isinstance(error, ssl.SSLCertVerificationError):
                     raise InputError(f"{self._url}: cannot be read ({error or type(error).__name__})") from None
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _refuse(self, answer: http.client.HTTPResponse) -> None:
+    def _raise_for_status(self, answer: http.client.HTTPResponse) -> None:
         self._connection.close()
         if 300 <= answer.status < 400:
-            raise InputError(f"{self._url}: redirects elsewhere, which is not followed; give the final address")
+            raise InputError(f"{self._url}: redirects are not followed; give the final URL")
         if answer.status == 200:
-            raise InputError(f"{self._url}: the server gives no ranges of files, which reading needs")
-        raise InputError(f"{self._url}: the server answers {answer.status} {answer.reason}")
+            raise InputError(
+                f"{self._url}: the server does not support range requests; use another server or download the file"
+            )
+        raise InputError(f"{self._url}: the server responds with {answer.status} {answer.reason}")
 
 
 class _Pinned(http.client.HTTPConnection):
-    """A connection to the public addresses that the host had when it was first looked up, and to no others."""
+    """A connection to the public addresses of the first DNS lookup: later DNS answers cannot redirect it."""
 
     def __init__(self, url: str, host: str, port: int | None, *, secure: bool) -> None:
-        super().__init__(host, port or (443 if secure else 80), timeout=_SECONDS)
+        super().__init__(host, port or (443 if secure else 80), timeout=_TIMEOUT_SECONDS)
         self._tls = ssl.create_default_context() if secure else None
         try:
             found = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise InputError(f"{url}: there is no such host ({error})") from None
+            raise InputError(f"{url}: unknown host ({error})") from None
         self._addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         if not all(is_public(address) for address in self._addresses):
-            raise InputError(f"{url}: the host's address is a private one, which is not read")
+            raise InputError(f"{url}: the host has a private address; only public addresses are read")
 
     def connect(self) -> None:
-        """Connects to the first of the addresses that answers."""
+        """Connects to the first address that accepts the connection."""
         for number, address in enumerate(self._addresses):
             try:
                 self.sock = socket.create_connection((address, self.port), self.timeout)
@@ -132,7 +139,7 @@ class _Pinned(http.client.HTTPConnection):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet."""
+    """Whether an IP address is on the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped

@@ -1,4 +1,4 @@
-"""Where a corpus may be read from: a path or URL, parsed once into a typed value, and the roots it must lie under."""
+"""Corpus paths: parsing what a user gave as a path or URL, and the roots that it must lie under."""
 
 import os
 import re
@@ -9,11 +9,11 @@ from pruner.errors import InputError
 
 LOCAL = "file"
 WEB = ("http", "https")
-# Stores of objects, by the schemes that fsspec knows them by; `memory` is that of this process, and so holds nothing
-# that a user could name in a service. Every other scheme of fsspec's is refused: many reach local files or any host.
+# Object stores: each scheme and the name that its aliases share. `memory` is fsspec's store inside this process.
+# All other fsspec schemes are refused: many of them reach local files or any host.
 _STORES = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "abfs", "abfss": "abfs"}
 _STORES |= {"hf": "hf", "memory": "memory"}
-# What a service reads that was told of no roots: all that its user may, but nothing from the web.
+# The default roots of a service: all local files and object stores, but nothing from the web.
 EVERYWHERE = ("/", *(f"{scheme}://" for scheme in dict.fromkeys(_STORES.values())))
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -24,113 +24,116 @@ _HOST = re.compile(r"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:\d{1,5})?", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Place:
-    """One path or URL, perhaps a pattern. `path` is absolute for `file`; else bucket or host, '/' and the rest."""
+class CorpusPath:
+    """A parsed path or URL, perhaps a glob. `path` is absolute for scheme `file`, else bucket or host, '/', rest."""
 
     scheme: str
     path: str
 
     @property
     def url(self) -> str:
-        """As users see it: an absolute path, or a URL."""
+        """The absolute path of a local file, else the URL."""
         return self.path if self.scheme == LOCAL else f"{self.scheme}://{self.path}"
 
-    def covers(self, other: "Place") -> bool:
-        """Whether the other is this one or lies below it, by their names alone."""
+    def covers(self, other: "CorpusPath") -> bool:
+        """Whether `other` is this path or lies below it, by name: links are not followed."""
         if _STORES.get(self.scheme, self.scheme) != _STORES.get(other.scheme, other.scheme):
             return False
-        return not self.path or _below(other.path, self.path)
+        return not self.path or is_below(other.path, self.path)
 
 
-def parse(text: str) -> Place:
-    """Parses what a user gave as a path of a corpus. A local one becomes absolute; nothing is looked up.
+def parse(text: str) -> CorpusPath:
+    """Parses a corpus path that a user gave. A local path becomes absolute; no file system is accessed.
 
-    Raises InputError for what could mean another place than it seems to: `..`, chained protocols, encoded separators,
-    credentials, a scheme that is none of a local file, a store of objects or the web.
+    Raises InputError for everything ambiguous or unsafe: `..`, chained protocols, encoded separators, credentials, and
+    schemes other than local files, object stores and the web.
     """
     return _parse(text, root=False)
 
 
 class Roots:
-    """The places that may be read. Without any given: all that this process' user may read, the web included."""
+    """The roots that corpus files must lie under. None: no limit, the web included."""
 
     def __init__(self, given: Sequence[str] | None = None) -> None:
         """Raises InputError for a root that cannot be parsed."""
         self._roots = [_parse(text, root=True) for text in given or ()]
         self.given = None if given is None else tuple(root.url for root in self._roots)
 
-    def admit(self, text: str) -> Place:
-        """What `text` names, if it lies under a root by its name. Raises InputError."""
-        place = parse(text)
-        if self.given is not None and not any(root.covers(place) for root in self._roots):
+    def admit(self, text: str) -> CorpusPath:
+        """Parses `text`. Raises InputError unless it lies under a root, by name."""
+        path = parse(text)
+        if self.given is not None and not any(root.covers(path) for root in self._roots):
             raise InputError(f"{text}: not under a corpus root of this service, which are {', '.join(self.given)}")
-        return place
+        return path
 
     def check_real(self, named: str, real: str) -> None:
-        """Raises InputError unless a local file, found by the path `named`, is at a real path under a root."""
+        """Raises InputError unless `real`, the resolved path of the local file `named`, lies under a root."""
         if self.given is None:
             return
         roots = (os.path.realpath(root.path) for root in self._roots if root.scheme == LOCAL)
-        if not any(_below(real, root) for root in roots):
+        if not any(is_below(real, root) for root in roots):
             raise InputError(f"{named}: a link in it leads out of the corpus roots of this service")
 
 
-OWN = Roots()
+UNRESTRICTED = Roots()
 
 
-def _below(path: str, root: str) -> bool:
+def is_below(path: str, root: str) -> bool:
+    """Whether `path` is `root` or lies below it, by name. Both are absolute, or URLs without their schemes."""
     return path == root or path.startswith(root.rstrip("/") + "/")
 
 
-def _parse(text: str, *, root: bool) -> Place:
+def _parse(text: str, *, root: bool) -> CorpusPath:
     if _CONTROL.search(text):
         raise InputError(f"{text!r}: a path cannot hold control characters")
     if "::" in text:
-        raise InputError(f"{text}: chained protocols (::) are not read; give the file itself")
+        raise InputError(f"{text}: chained protocols (::) are not supported; give the file itself")
     if _ENCODED.search(text):
-        raise InputError(f"{text}: encoded separators are not read; write the path plainly, or ? for a literal %")
+        raise InputError(
+            f"{text}: percent-encoded separators are not supported; write the path unencoded, with ? for a literal %"
+        )
     scheme, separator, rest = text.partition("://")
     if not separator:
         return _local(text, text)
     scheme = scheme.lower()
     if ".." in rest.split("/"):
-        raise InputError(f"{text}: '..' is not followed; write the path without it")
+        raise InputError(f"{text}: '..' is not supported; write the path without it")
     if scheme == LOCAL:
         if not rest.startswith("/"):
-            raise InputError(f"{text}: a file URL names no host; write file:///folder/file, or just the path")
+            raise InputError(f"{text}: a file URL must not name a host; write file:///folder/file, or only the path")
         return _local(text, rest)
     if scheme in WEB:
         return _web(text, scheme, rest)
     if scheme not in _STORES:
         known = ", ".join(f"{name}://" for name in (*_STORES, *WEB))
-        raise InputError(f"{text}: no scheme that is read; give a local path or one of {known}")
+        raise InputError(f"{text}: unsupported scheme; give a local path or one of {known}")
     bucket, _, key = rest.partition("/")
     if root and not rest:
-        return Place(scheme, "")
+        return CorpusPath(scheme, "")
     if not (_BUCKET.fullmatch(bucket) or (_STORES[scheme] == "abfs" and _CONTAINER.fullmatch(bucket))):
         _refuse_credentials(scheme, bucket)
-        raise InputError(f"{text}: {bucket!r} is no name of a bucket")
-    return Place(scheme, f"{bucket}/{key}".rstrip("/"))
+        raise InputError(f"{text}: {bucket!r} is not a valid bucket name")
+    return CorpusPath(scheme, f"{bucket}/{key}".rstrip("/"))
 
 
-def _local(text: str, path: str) -> Place:
-    path = os.path.expanduser(path)  # noqa: PTH111 (Path would raise for a user that is not there)
+def _local(text: str, path: str) -> CorpusPath:
+    path = os.path.expanduser(path)  # noqa: PTH111 (Path raises for an unknown user)
     if ".." in path.split("/"):
-        raise InputError(f"{text}: '..' is not followed; write the path without it")
-    return Place(LOCAL, os.path.abspath(path))  # noqa: PTH100 (no link is followed, and `.` goes)
+        raise InputError(f"{text}: '..' is not supported; write the path without it")
+    return CorpusPath(LOCAL, os.path.abspath(path))  # noqa: PTH100 (keeps links, removes `.`)
 
 
-def _web(text: str, scheme: str, rest: str) -> Place:
+def _web(text: str, scheme: str, rest: str) -> CorpusPath:
     host, _, path = rest.partition("/")
     host = host.lower()
     if not _HOST.fullmatch(host):
         _refuse_credentials(scheme, host)
-        raise InputError(f"{text}: {host!r} is no name of a host")
+        raise InputError(f"{text}: {host!r} is not a valid host name")
     if "?" in path or "#" in path or "\\" in path:
-        raise InputError(f"{text}: an address on the web is read without a query, where credentials would stand")
-    return Place(scheme, f"{host}/{path}".rstrip("/"))
+        raise InputError(f"{text}: a web URL must have no query or fragment, as these may hold credentials")
+    return CorpusPath(scheme, f"{host}/{path}".rstrip("/"))
 
 
 def _refuse_credentials(scheme: str, authority: str) -> None:
     if "@" in authority:
-        raise InputError(f"{scheme}://…: credentials in URLs are not taken; give them to the service's environment")
+        raise InputError(f"{scheme}://…: credentials in URLs are not accepted; set them in the service's environment")

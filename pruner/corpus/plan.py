@@ -1,97 +1,114 @@
-"""How a corpus is cut into shards, the units of work: from footers and file sizes alone, never from text."""
+"""The plan of a corpus: its files and the shards (units of work) that they are cut into.
+
+Shards are cut from Parquet footers and file sizes alone; no text is read.
+"""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruner.corpus.files import CorpusFile, find_files, reason
-from pruner.corpus.paths import OWN, Roots
+from pruner.corpus.files import CorpusFile, find_files
+from pruner.corpus.parquet_footer import Footer, footer_digest, read_footer
+from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
+from pruner.tables.records import Record, parse_record
 from pruner.tables.storage import Storage
 
-SHARD_BYTES = 32 << 20  # of text a shard is to have
-SHARD_BYTES_MAX = 64 << 20  # that only a single row group may exceed
-_EXPANSION = 4  # bytes of text a compressed byte stands for: a guess, as text is not read
+SHARD_BYTES = 32 << 20  # target size of a shard, in bytes of text
+SHARD_BYTES_MAX = 64 << 20  # exceeded only by a single larger row group
+_EXPANSION = 4  # estimated bytes of text for each compressed byte
 _FOOTERS_AT_ONCE = 16
-_MAX_FOOTER = 64 << 20  # bytes; a larger one is no corpus file of ours
-_MAX_COLUMNS = 10_000
-_MAX_ITEMS = 200_000  # in any list of a footer, such as its row groups or its columns
-ROWS_FREE = 1_000_000  # rows that a file may have however small it is; beyond, a row takes at least a byte
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Row groups [start, stop) of a Parquet file, bytes [start, stop) of a plain JSONL file, or a whole compressed one.
+    """Row groups [start, stop) of a Parquet file, bytes [start, stop) of a JSONL file, or a whole compressed file.
 
-    A line belongs to the byte range in which it starts. `rows` is None where no footer tells it.
+    A line belongs to the byte range in which it starts.
     """
 
     index: int
     file: int  # index into the plan's files
     start: int
     stop: int
-    rows: int | None
-    text_bytes: int  # about
+    rows: int | None  # None where no footer tells it
+    text_bytes: int  # estimate
+    digest: str  # identifies the documents: a hash of the file as planned, the part of it, and the fields to read
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The files and the shards of a corpus, in plan order. `footers` are digests, None for files that have none."""
+    """The files and shards of a corpus, in plan order."""
 
     files: tuple[CorpusFile, ...]
-    footers: tuple[str | None, ...]
     shards: tuple[Shard, ...]
 
     @property
     def documents(self) -> int | None:
-        """How many documents there are, or None if some file does not tell."""
+        """The number of documents, or None if a file does not tell."""
         rows = [shard.rows for shard in self.shards]
         return None if None in rows else sum(n or 0 for n in rows)
 
+    @property
+    def text_bytes(self) -> int:
+        """The estimated bytes of text."""
+        return sum(shard.text_bytes for shard in self.shards)
 
-@dataclass(frozen=True)
-class _Footer:
-    digest: str
-    groups: list[tuple[int, int]]  # rows and bytes of text of each row group
+    @cached_property
+    def digest(self) -> str:
+        """Identifies the documents of the corpus and their order: SHA-256 over the shards' digests, 64 hex digits."""
+        return hashlib.sha256("".join(shard.digest for shard in self.shards).encode()).hexdigest()
 
 
 def make_plan(
     spec: CorpusSpec,
-    roots: Roots = OWN,
+    roots: Roots = UNRESTRICTED,
     at_once: int = _FOOTERS_AT_ONCE,
+    on_path: Callable[[str], None] = lambda _path: None,
     on_file: Callable[[str], None] = lambda _url: None,
 ) -> Plan:
-    """Finds the files and cuts them by a fixed rule, so that the same files always give the same shards.
+    """Finds the files of a corpus and cuts them by a fixed rule: the same files always give the same shards.
 
-    `at_once` footers are read side by side; `on_file` is told of each file before. Raises InputError for paths that are
-    wrong or under no root, files that are damaged, fields that are not there or not of a type that can be read, and a
-    corpus with nothing in it.
+    `at_once` footers are read concurrently. `on_path` is called before a path of the corpus is listed, `on_file` (from
+    several threads) before a file is looked at. Raises InputError for paths that are wrong or not under a root, damaged
+    files, fields that are missing or have an unsupported type, and an empty corpus.
     """
-    files = find_files(spec.paths, roots)
+    files = find_files(spec.paths, roots, on_path)
 
-    def look(file: CorpusFile) -> _Footer | None:
+    def read(file: CorpusFile) -> Footer | None:
         on_file(file.url)
-        return _read_footer(file, spec, roots) if file.format == "parquet" else None
+        return read_footer(file, spec, roots) if file.format == "parquet" else None
 
     with ThreadPoolExecutor(at_once) as pool:
-        footers = list(pool.map(look, files))
+        footers = list(pool.map(read, files))
+    planned: list[CorpusFile] = []
     shards: list[Shard] = []
     for number, (file, footer) in enumerate(zip(files, footers, strict=True)):
+        planned.append(replace(file, footer=footer.digest) if footer is not None else file)
+        hashed = _hash_file(planned[-1], spec)
         for start, stop, rows, size in _cut(file, footer):
-            shards.append(Shard(len(shards), number, start, stop, rows, size))
+            digest = hashlib.sha256(hashed + orjson.dumps([start, stop])).hexdigest()
+            shards.append(Shard(len(shards), number, start, stop, rows, size, digest))
     if not shards:
-        raise InputError(f"the corpus is empty: no documents in {files[0].url}{' and the others' * (len(files) > 1)}")
-    return Plan(tuple(files), tuple(footer.digest if footer else None for footer in footers), tuple(shards))
+        others = " and the other files" if len(files) > 1 else ""
+        raise InputError(f"the corpus is empty: there are no documents in {files[0].url}{others}")
+    return Plan(tuple(planned), tuple(shards))
 
 
-def _cut(file: CorpusFile, footer: _Footer | None) -> Iterator[tuple[int, int, int | None, int]]:
+def _hash_file(file: CorpusFile, spec: CorpusSpec) -> bytes:
+    """The part of a shard's digest that all shards of a file share."""
+    fields = [spec.text_field, spec.id_field, spec.domain_field]
+    return hashlib.sha256(orjson.dumps([asdict(file), fields])).digest()
+
+
+def _cut(file: CorpusFile, footer: Footer | None) -> Iterator[tuple[int, int, int | None, int]]:
     """(start, stop, rows, bytes of text) of each shard of a file."""
     if footer is not None:
         yield from _cut_row_groups(footer.groups)
@@ -118,104 +135,23 @@ def _cut_row_groups(groups: list[tuple[int, int]]) -> Iterator[tuple[int, int, i
         yield start, len(groups), rows, size
 
 
-def _read_footer(file: CorpusFile, spec: CorpusSpec, roots: Roots) -> _Footer:
-    with file.open(roots) as source:
-        digest = _footer_digest(file, source)
-        try:
-            metadata = pq.ParquetFile(source, thrift_container_size_limit=_MAX_ITEMS).metadata
-            schema = metadata.schema.to_arrow_schema()
-        except MemoryError:  # Arrow's is one of its other errors too
-            raise
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise InputError(f"{file.url}: its Parquet footer cannot be read ({reason(error)})") from None
-    if len(schema) > _MAX_COLUMNS:
-        raise InputError(f"{file.url}: has {len(schema):,} columns; a corpus file has at most {_MAX_COLUMNS:,}")
-    if metadata.num_rows > max(ROWS_FREE, file.size):
-        raise InputError(f"{file.url}: claims {metadata.num_rows:,} rows in {file.size:,} bytes, which is no corpus")
-    _check_field(file, schema, "text_field", spec.text_field)
-    for name, field in (("id_field", spec.id_field), ("domain_field", spec.domain_field)):
-        if field is not None:
-            _check_field(file, schema, name, field)
-    columns = [metadata.schema.column(i).path for i in range(metadata.num_columns)]
-    text = columns.index(spec.text_field)
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    return _Footer(digest, [(group.num_rows, group.column(text).total_uncompressed_size) for group in groups])
-
-
-def _footer_digest(file: CorpusFile, source: BinaryIO) -> str:
-    """SHA-256 of the footer's bytes."""
-    size = source.seek(0, 2)
-    source.seek(max(0, size - 8))
-    tail = source.read(8)
-    length = int.from_bytes(tail[:4], "little")
-    if tail[4:] != b"PAR1" or length + 12 > size:
-        raise InputError(f"{file.url}: not a whole Parquet file; it is truncated or of another format")
-    if length > _MAX_FOOTER:
-        raise InputError(f"{file.url}: its Parquet footer claims {length:,} bytes; a corpus file has far less")
-    source.seek(size - 8 - length)
-    return hashlib.sha256(source.read(length)).hexdigest()
-
-
-def _check_field(file: CorpusFile, schema: Any, name: str, field: str) -> None:
-    if field not in schema.names:
-        there = ", ".join(schema.names[:20]) + (", …" if len(schema) > 20 else "")
-        raise InputError(f"{file.url}: no column {field!r} for corpus.{name}; the file has {there}")
-    if schema.names.count(field) > 1:
-        raise InputError(f"{file.url}: has several columns {field!r}; corpus.{name} must name one")
-    kind = schema.field(field).type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    stringy = is_stringy(kind) or pa.types.is_null(kind)
-    if name == "text_field" and not stringy:
-        raise InputError(f"{file.url}: column {field!r} is {kind}, not text; choose another corpus.text_field")
-    if pa.types.is_nested(kind):
-        raise InputError(f"{file.url}: column {field!r} is {kind}, not a plain value; choose another corpus.{name}")
-
-
-def is_stringy(kind: Any) -> bool:
-    """Whether values of an Arrow type are strings, or bytes that may be UTF-8."""
-    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(
-        check(kind) for check in (*checks, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    )
-
-
-def check_unchanged(plan: Plan, file: int, roots: Roots = OWN) -> None:
-    """Raises InputError naming a file whose size, version or footer is not what the plan saw."""
-    planned, footer = plan.files[file], plan.footers[file]
-    changed = planned.now() != planned
-    if not changed and footer is not None:
-        with planned.open(roots) as source:
-            changed = _footer_digest(planned, source) != footer
+def check_unchanged(file: CorpusFile, roots: Roots = UNRESTRICTED) -> None:
+    """Raises InputError naming the file if its size, version or footer is not as it was planned."""
+    changed = not file.is_unchanged()
+    if not changed and file.footer is not None:
+        with file.open(roots) as source:
+            changed = footer_digest(file, source) != file.footer
     if changed:
-        raise InputError(f"{planned.url}: changed between planning and scoring; submit the job again")
+        raise InputError(f"{file.url}: changed between planning and scoring; submit the job again")
 
 
-def shard_digest(plan: Plan, shard: Shard, spec: CorpusSpec) -> str:
-    """What a shard's documents are, 64 hex digits: the file as planned, the part of it, the fields that are read."""
-    fields = [spec.text_field, spec.id_field, spec.domain_field]
-    parts = [asdict(plan.files[shard.file]), plan.footers[shard.file], shard.start, shard.stop, fields]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+class _PlanMetadata(Record):
+    """What plan.parquet holds beside its rows, the shards."""
+
+    files: tuple[CorpusFile, ...]
 
 
-def write_plan(storage: Storage, path: str, plan: Plan) -> None:
-    """Writes a plan as Parquet: a row a shard, the files in the metadata."""
-    files = {"files": [asdict(file) for file in plan.files], "footers": plan.footers}
-    table = pa.Table.from_pylist([asdict(shard) for shard in plan.shards], schema=_SCHEMA)
-    with storage.create(path) as out:
-        pq.write_table(table.replace_schema_metadata({"winnow": json.dumps(files)}), out, compression="zstd")
-
-
-def read_plan(storage: Storage, path: str) -> Plan:
-    """Reads what `write_plan` wrote."""
-    with storage.open(path) as source:
-        table = pq.read_table(source)
-    about = json.loads(table.schema.metadata[b"winnow"])
-    shards = tuple(Shard(**row) for row in table.to_pylist())
-    return Plan(tuple(CorpusFile(**file) for file in about["files"]), tuple(about["footers"]), shards)
-
-
-_SCHEMA = pa.schema(
+_COLUMNS = pa.schema(
     [
         ("index", pa.int64()),
         ("file", pa.int64()),
@@ -223,5 +159,25 @@ _SCHEMA = pa.schema(
         ("stop", pa.int64()),
         ("rows", pa.int64()),
         ("text_bytes", pa.int64()),
+        ("digest", pa.string()),
     ]
 )
+
+
+def write_plan(storage: Storage, path: str, plan: Plan) -> None:
+    """Writes a plan as Parquet: a row for each shard, the files in the metadata key `winnow`."""
+    columns = [
+        pa.array([getattr(shard, name) for shard in plan.shards], _COLUMNS.field(name).type) for name in _COLUMNS.names
+    ]
+    metadata = {"winnow": orjson.dumps(_PlanMetadata(files=plan.files).model_dump())}
+    with storage.create(path) as out:
+        pq.write_table(pa.table(columns, schema=_COLUMNS.with_metadata(metadata)), out, compression="zstd")
+
+
+def read_plan(storage: Storage, path: str) -> Plan:
+    """Reads a plan. Raises FileNotFoundError, and InputError if it has another format version."""
+    with storage.open(path) as source:
+        table = pq.read_table(source)
+    metadata = parse_record((table.schema.metadata or {}).get(b"winnow", b"{}"), _PlanMetadata, path)
+    shards = tuple(Shard(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return Plan(metadata.files, shards)

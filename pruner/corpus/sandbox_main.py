@@ -1,8 +1,10 @@
-"""The sandboxed reader process: plans and reads corpora within a memory limit. See pruner.corpus.sandbox."""
+"""Main program of the reader process: plans and reads corpora within a memory limit. See pruner.corpus.sandbox."""
 
 import os
 import resource
 import sys
+import threading
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -10,30 +12,67 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from pruner.corpus.files import reason
 from pruner.corpus.paths import Roots
 from pruner.corpus.plan import make_plan
+from pruner.corpus.protocol import (
+    ALIVE,
+    BATCH,
+    END,
+    FAILURE,
+    FILE,
+    HEAD,
+    LENGTH,
+    LISTING,
+    PLAN,
+    READY,
+    Failure,
+    ReadRequest,
+    Request,
+    encode_batch,
+    encode_plan,
+)
 from pruner.corpus.shard_reader import read_shard
-from pruner.corpus.wire import BLOCK, END, ERROR, FILE, HEAD, PLAN, ErrorKind, decode_plan, encode_block, encode_plan
-from pruner.errors import InputError
+from pruner.errors import InputError, reason
 from pruner.spec import CorpusSpec
 
-MEMORY_BYTES = 1 << 30  # besides what the process has when it starts
+MEMORY_BYTES = 1 << 30  # in addition to what the process uses when it starts
+_ALIVE_SECONDS = 1.0
 
 
 def main() -> None:
-    """Answers requests from standard input until it ends: JSON, its length in eight bytes before it."""
-    out = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what some library prints must not stand between the messages
-    _limit()
-    with suppress(BrokenPipeError):  # nobody waits for the answer any more
-        _send(out, END, b"")  # it has started
-        while request := _request(sys.stdin.buffer):
+    """Answers requests from standard input until it ends."""
+    out = _Output(os.fdopen(os.dup(1), "wb", buffering=0))
+    os.dup2(2, 1)  # so that output of libraries does not mix with the messages
+    _limit_memory()
+    with suppress(BrokenPipeError):  # the parent has ended
+        out.send(READY)
+        while request := _next_request(sys.stdin.buffer):
             _answer(request, out)
 
 
-def _limit() -> None:
-    """Limits this process' memory: its address space, which is what every Linux counts. Others have no such limit."""
+class _Output:
+    """Sends messages to the parent, from any thread."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self._pipe, self._lock, self._sent = pipe, threading.Lock(), 0.0
+
+    def send(self, kind: bytes, content: Any = b"") -> None:
+        """Sends a message. Raises BrokenPipeError if the parent has ended."""
+        with self._lock:
+            self._pipe.write(HEAD.pack(kind, len(content)))
+            view = memoryview(content)
+            while view:
+                view = view[self._pipe.write(view) :]
+            self._sent = time.monotonic()
+
+    def alive(self) -> None:
+        """Tells the parent that reading goes on, if nothing was sent for a second."""
+        if time.monotonic() - self._sent > _ALIVE_SECONDS:
+            self.send(ALIVE)
+
+
+def _limit_memory() -> None:
+    """Limits the address space of this process, which is what every Linux counts. Elsewhere there is no such limit."""
     if not sys.platform.startswith("linux"):
         return
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -42,62 +81,62 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _request(source: BinaryIO) -> dict[str, Any] | None:
-    size = int.from_bytes(source.read(8), "little")
-    request: dict[str, Any] | None = orjson.loads(source.read(size)) if size else None
-    return request
+def _next_request(source: BinaryIO) -> Request | None:
+    head = source.read(LENGTH.size)
+    return Request.model_validate_json(source.read(LENGTH.unpack(head)[0])) if head else None
 
 
-def _answer(request: dict[str, Any], out: BinaryIO) -> None:
+def _answer(request: Request, out: _Output) -> None:
     try:
-        spec, roots = CorpusSpec.model_validate(request["spec"]), Roots(request["roots"])
-        if request["shard"] is None:
-            _plan(spec, roots, request, out)
+        roots = Roots(request.roots)
+        if request.read is None:
+            _plan(request.spec, roots, request.careful, out)
         else:
-            _read(spec, roots, request, out)
+            _read(request.read, request.spec, roots, request.careful, out)
+        out.send(END)
     except BrokenPipeError:
         raise
     except InputError as error:
-        _fail(out, "input", str(error))
+        _fail(out, Failure(kind="input", message=str(error)))
     except MemoryError:
-        _fail(out, "memory", "")
-        sys.exit(1)  # what is left of the memory is in pieces
+        _fail(out, Failure(kind="memory", message=""))
+        sys.exit(1)  # the memory that is left may be fragmented
     except OSError as error:
-        _fail(out, "os", reason(error), error.errno)
+        _fail(out, Failure(kind="os", message=reason(error), errno=error.errno))
     except Exception as error:
         traceback.print_exc()
-        _fail(out, "other", f"{type(error).__name__}: {reason(error)}")
+        _fail(out, Failure(kind="other", message=f"{type(error).__name__}: {reason(error)}"))
 
 
-def _plan(spec: CorpusSpec, roots: Roots, request: dict[str, Any], out: BinaryIO) -> None:
-    if request["careful"]:
-        made = make_plan(spec, roots, 1, lambda url: _send(out, FILE, orjson.dumps(url)))
-    else:
-        made = make_plan(spec, roots)
-    _send(out, PLAN, encode_plan(made))
-    _send(out, END, b"")
+def _plan(spec: CorpusSpec, roots: Roots, careful: bool, out: _Output) -> None:
+    def on_path(path: str) -> None:
+        out.send(LISTING, orjson.dumps(path))
+
+    def on_file(url: str) -> None:
+        out.send(FILE, orjson.dumps(url))
+
+    at_once = {"at_once": 1} if careful else {}
+    out.send(PLAN, encode_plan(make_plan(spec, roots, **at_once, on_path=on_path, on_file=on_file)))
 
 
-def _read(spec: CorpusSpec, roots: Roots, request: dict[str, Any], out: BinaryIO) -> None:
-    plan = decode_plan(memoryview(orjson.dumps(request["shard"])))
-    more = {"batch_rows": 1} if request["careful"] else {}
-    only, before = request["only"], 0
-    for number, block in enumerate(read_shard(plan, plan.shards[0], spec, roots, **more)):
-        if only is not None and only < before + block.rows:
-            _send(out, BLOCK, encode_block(block.alone(only - before)))
+def _read(request: ReadRequest, spec: CorpusSpec, roots: Roots, careful: bool, out: _Output) -> None:
+    decode_rows = {"decode_rows": 1} if careful else {}
+    batches = read_shard(
+        request.file,
+        request.shard,
+        spec,
+        roots,
+        request.columns,
+        request.first_row,
+        **decode_rows,
+        on_read=out.alive,
+    )
+    for batch in batches:
+        out.send(BATCH, encode_batch(batch.slice(0, 1) if request.only_one else batch))
+        if request.only_one:
             break
-        if only is None and number >= request["skip"]:
-            _send(out, BLOCK, encode_block(block))
-        before += block.rows
-    _send(out, END, b"")
 
 
-def _fail(out: BinaryIO, kind: ErrorKind, message: str, errno: int | None = None) -> None:
-    _send(out, ERROR, orjson.dumps([kind, message.encode(errors="replace").decode(), errno]))
-
-
-def _send(out: BinaryIO, kind: bytes, content: bytes) -> None:
-    out.write(HEAD.pack(kind, len(content)))
-    view = memoryview(content)
-    while view:
-        view = view[out.write(view) :]
+def _fail(out: _Output, failure: Failure) -> None:
+    message = failure.message.encode(errors="replace").decode()
+    out.send(FAILURE, failure.model_copy(update={"message": message}).model_dump_json().encode())

@@ -1,13 +1,22 @@
-"""Which documents train a reference: a seeded share of them, told of each by itself."""
+"""Deterministic train split: a seeded hash of (shard, row) decides whether a document trains the reference."""
+
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Split(NamedTuple):
+    """A train split: `fraction` of the documents, drawn with `seed`."""
+
+    seed: int
+    fraction: float
 
 
 def in_split(seed: int, fraction: float, shard_index: int, first_row: int, rows: int) -> np.ndarray:
     """Whether rows [first_row, first_row + rows) of a shard are in the split, bool [rows].
 
-    A row is in with probability `fraction`, by a hash of (seed, shard, row in the shard) alone, so that training and
-    selecting agree without a list. 0 <= seed < 2**64.
+    A row is in it with probability `fraction`, by a hash of (seed, shard, row in the shard) alone, so that training and
+    selecting agree without a stored list. 0 <= seed < 2**64.
     """
     key = _mix(_mix(np.array([seed], dtype=np.uint64)) + np.uint64(shard_index))
     numbers = np.arange(first_row, first_row + rows, dtype=np.uint64)
@@ -17,7 +26,7 @@ def in_split(seed: int, fraction: float, shard_index: int, first_row: int, rows:
 
 def _mix(x: np.ndarray) -> np.ndarray:
     """The output function of splitmix64 (Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)  # arithmetic on arrays wraps, as it is meant to
+    x = x + np.uint64(0x9E3779B97F4A7C15)  # array arithmetic wraps around, as intended
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(x ^ (x >> np.uint64(31)))

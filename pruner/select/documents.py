@@ -1,47 +1,63 @@
-"""Documents by their rank: who they are, how they were scored, and what they say, read from the corpus again."""
+"""Documents by rank: their scores from the table of scores, and their texts, read from the corpus again."""
 
 import time
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from pruner.corpus.paths import OWN, Roots
+from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.plan import Plan
 from pruner.corpus.sandbox import read_shard
 from pruner.errors import InputError
-from pruner.select.rank_index import Ranks
+from pruner.select.index import Index
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
 
-_COLUMNS = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity"]
+_COLUMNS = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes"]
+
+
+class RankedDocument(TypedDict):
+    """A document with its rank; `place` is its row of the table of scores."""
+
+    rank: int
+    percentile: float
+    place: int
+    file: str
+    row: int
+    id: str | None
+    domain: str | None
+    n_tokens: int
+    nll: float
+    perplexity: float
+    n_bytes: int
 
 
 def documents_at(
-    storage: Storage, scores_path: str, ranks: Ranks, start: int, stop: int, domain: int | None = None
-) -> tuple[list[dict[str, Any]], int]:
-    """The documents at ranks [start, stop), and how many have ranks.
+    storage: Storage, scores_path: str, index: Index, start: int, stop: int, domain: int | None = None
+) -> tuple[list[RankedDocument], int]:
+    """The documents at ranks [start, stop), and the number of all ranked documents.
 
-    Each has the columns of a manifest, `rank` and its `place` in the table. With a `domain`, a row of a report's
-    `domains`, ranks and percentiles are those among its documents; raises InputError if no row names it.
+    With a `domain`, a row of a report's `domains`, ranks and percentiles are those among its documents; raises
+    InputError if no row names it.
     """
     start = max(0, start)
     if domain is None:
-        size = ranks.documents
-        places = ranks.place[start:stop].tolist()
+        size = index.documents
+        places = index.place[start:stop].tolist()
     else:
-        at, size = ranks.in_domain(domain, start, stop)
-        places = ranks.place[at].tolist()
+        found, size = index.in_domain(domain, start, stop)
+        places = found.tolist()
     rows = _table_rows(storage, scores_path, places)
-    found = [
-        {"rank": rank, "percentile": 100.0 * rank / size, "place": place, **rows[place]}
+    documents = [
+        cast(RankedDocument, {"rank": rank, "percentile": 100.0 * rank / size, "place": place, **rows[place]})
         for rank, place in enumerate(places, start)
     ]
-    return found, size
+    return documents, size
 
 
 def _table_rows(storage: Storage, path: str, places: list[int]) -> dict[int, dict[str, Any]]:
-    """Rows of the score table, by their place in it; reads only the row groups that hold them."""
+    """Rows of the table of scores by their number; reads only the row groups that hold them."""
     found: dict[int, dict[str, Any]] = {}
     with storage.open(path) as source:
         table = pq.ParquetFile(source)
@@ -56,31 +72,31 @@ def _table_rows(storage: Storage, path: str, places: list[int]) -> dict[int, dic
     return found
 
 
-class _TooDeep(Exception):
+class _OutOfTime(Exception):
     pass
 
 
 def read_text(
-    plan: Plan, spec: CorpusSpec, ranks: Ranks, place: int, seconds: float, roots: Roots = OWN
+    plan: Plan, spec: CorpusSpec, index: Index, place: int, seconds: float, roots: Roots = UNRESTRICTED
 ) -> tuple[str | None, str | None]:
-    """The text of the document at a place of the score table, or None and the reason why it cannot be shown.
+    """The text of the document at a row of the table of scores; or None and the reason why it cannot be read.
 
-    Reads its shard up to it, for at most about so many seconds: a document may lie deep in a compressed file.
+    Reads the shard up to the document, for at most about `seconds`: it may lie deep in a compressed file.
     """
-    index = int(np.searchsorted(ranks.shards, place, side="right")) - 1
-    row = place - int(ranks.shards[index])
+    shard = int(np.searchsorted(index.shards, place, side="right")) - 1
+    row = place - int(index.shards[shard])
     deadline = time.monotonic() + seconds
 
-    def waiting() -> None:
+    def check_time() -> None:
         if time.monotonic() > deadline:
-            raise _TooDeep
+            raise _OutOfTime
 
     try:
-        found = list(read_shard(plan, plan.shards[index], spec, roots, waiting, only=row))
-    except _TooDeep:
+        batches = list(read_shard(plan, plan.shards[shard], spec, roots, check_time, only=row))
+    except _OutOfTime:
         return None, f"it lies too deep in its file to be read within {seconds:g} s"
     except (InputError, OSError) as error:
         return None, str(error)
-    if not found:
+    if not batches:
         return None, "its file has fewer rows than when it was scored"
-    return found[0].texts[0], found[0].rejects[0]
+    return batches[0]["text"][0].as_py(), batches[0]["reject"][0].as_py()

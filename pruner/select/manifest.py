@@ -1,60 +1,69 @@
-"""The manifest: the table of the documents that a selection keeps, as Parquet and as JSON lines."""
+"""The manifest: the table of the documents that a selection keeps."""
 
-import json
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruner.select.bands import Selected
-from pruner.tables.hashing_writer import HashingWriter
-from pruner.tables.score_table import ROWS_A_GROUP, SCORES, eligible_rows, json_lines, write_rows
+from pruner.select.score_table import ROWS_A_GROUP, SCORES
+from pruner.tables.hashing_writer import HashingWriter, WrittenFile
 from pruner.tables.storage import Storage
 
-_COLUMNS = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity"]
-MANIFEST = pa.schema([SCORES.field(name) for name in _COLUMNS] + [("percentile", pa.float64())])
+_COPIED = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes"]
+MANIFEST = pa.schema(
+    [*(SCORES.field(name) for name in _COPIED[:-1]), ("percentile", pa.float64()), SCORES.field("n_bytes")]
+)
 
 
 def write_manifest(
-    storage: Storage, scores_path: str, folder: str, selected: Selected, provenance: dict[str, Any]
-) -> dict[str, Any]:
-    """Writes manifest.parquet and manifest.jsonl into a folder; returns sha256 and size of each by name.
+    storage: Storage,
+    scores_path: str,
+    path: str,
+    percentile: np.ndarray,
+    provenance: dict[str, Any],
+    beat: Callable[[], None],
+) -> WrittenFile:
+    """Writes a manifest as Parquet, in the order of the table of scores.
 
-    Rows stand in the order of (file, row). The same scores, selection and provenance give the same bytes.
+    percentile float64 [rows of that table] is NaN for the documents that are not kept. `provenance` is stored as JSON
+    under the metadata key `winnow`. The same input gives the same bytes. Calls `beat` for each row group.
     """
-    schema = MANIFEST.with_metadata({"winnow": json.dumps(provenance, sort_keys=True)})
-    with ExitStack() as stack:
-        names = ("manifest.parquet", "manifest.jsonl")
-        outs = {name: HashingWriter(stack.enter_context(storage.create(f"{folder}/{name}"))) for name in names}
-        with pq.ParquetWriter(outs["manifest.parquet"], schema, compression="zstd") as writer:
-            for table in _gathered(_kept_rows(storage, scores_path, selected)):
-                write_rows(writer, table.replace_schema_metadata(schema.metadata))
-                outs["manifest.jsonl"].write(json_lines(table))
-    return {name: out.about for name, out in outs.items()}
+    schema = MANIFEST.with_metadata({"winnow": orjson.dumps(provenance, option=orjson.OPT_SORT_KEYS)})
+    with storage.create(path) as file:
+        out = HashingWriter(file)
+        with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+            for table in _regrouped(_kept_rows(storage, scores_path, percentile, beat)):
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
+                beat()
+    return out.written
 
 
-def _kept_rows(storage: Storage, scores_path: str, selected: Selected) -> Iterator[pa.Table]:
-    """The kept rows of each piece of the score table."""
-    before = 0  # eligible documents in the pieces before this one
+def _kept_rows(
+    storage: Storage, scores_path: str, percentile: np.ndarray, beat: Callable[[], None]
+) -> Iterator[pa.Table]:
+    """The kept rows of each piece of the table of scores."""
+    before = 0
     with storage.open(scores_path) as source:
-        for batch in pq.ParquetFile(source).iter_batches(ROWS_A_GROUP, columns=[*_COLUMNS, "training", "reject"]):
-            places = np.flatnonzero(eligible_rows(batch))
-            low, high = np.searchsorted(selected.kept, [before, before + len(places)])
-            rows = pa.array(places[selected.kept[low:high] - before])
-            table = pa.Table.from_batches([batch]).select(_COLUMNS).take(rows)
-            yield table.append_column(MANIFEST.field("percentile"), pa.array(selected.percentile[low:high]))
-            before += len(places)
+        for batch in pq.ParquetFile(source).iter_batches(ROWS_A_GROUP, columns=_COPIED):
+            values = percentile[before : before + len(batch)]
+            before += len(batch)
+            kept = ~np.isnan(values)
+            table = pa.Table.from_batches([batch]).filter(pa.array(kept))
+            yield table.append_column("percentile", pa.array(values[kept])).select(MANIFEST.names)
+            beat()
 
 
-def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in pieces of ROWS_A_GROUP, so that a small rate gives no tiny row groups."""
-    waiting = MANIFEST.empty_table()
+def _regrouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in pieces of ROWS_A_GROUP, so that a small rate does not give tiny row groups."""
+    held = MANIFEST.empty_table()
     for table in tables:
-        waiting = pa.concat_tables([waiting, table]).combine_chunks()
-        while len(waiting) >= ROWS_A_GROUP:
-            yield waiting.slice(0, ROWS_A_GROUP)
-            waiting = waiting.slice(ROWS_A_GROUP)
-    yield waiting
+        held = pa.concat_tables([held, table])
+        while len(held) >= ROWS_A_GROUP:
+            yield held.slice(0, ROWS_A_GROUP)
+            held = held.slice(ROWS_A_GROUP)
+        held = held.combine_chunks()
+    if len(held):  # some readers cannot read row groups without rows
+        yield held

@@ -1,12 +1,21 @@
-"""A file that is hashed while it is written."""
+"""A file writer that computes the SHA-256 and the size of what is written."""
 
 import hashlib
 import io
 from typing import Any, BinaryIO
 
+from pydantic import BaseModel
+
+
+class WrittenFile(BaseModel):
+    """Identifies the content of a file."""
+
+    sha256: str  # 64 hex digits
+    size: int  # bytes
+
 
 class HashingWriter(io.RawIOBase):
-    """Passes bytes on to `file` and knows their SHA-256 and their number."""
+    """Passes bytes on to `file` and hashes them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -14,11 +23,11 @@ class HashingWriter(io.RawIOBase):
         self._size = 0
 
     def writable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def write(self, data: Any) -> int:
-        """Writes all of `data`."""
+        """Writes all of `data`, a bytes-like object."""
         view = memoryview(data)
         self._file.write(view)
         self._sha256.update(view)
@@ -26,10 +35,10 @@ class HashingWriter(io.RawIOBase):
         return view.nbytes
 
     def tell(self) -> int:
-        """Bytes written so far."""
+        """The number of bytes written."""
         return self._size
 
     @property
-    def about(self) -> dict[str, Any]:
-        """`sha256` (64 hex digits) and `size` (bytes) of what was written."""
-        return {"sha256": self._sha256.hexdigest(), "size": self._size}
+    def written(self) -> WrittenFile:
+        """Hash and size of what was written so far."""
+        return WrittenFile(sha256=self._sha256.hexdigest(), size=self._size)

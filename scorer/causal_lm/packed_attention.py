@@ -1,8 +1,8 @@
-"""Runs a transformers model's body over packs: attention is given a pack's documents by a function of our own.
+"""Attention over packs for models of transformers, registered through its attention interface.
 
-transformers lets an attention function be registered by name; a model that uses the interface hands it queries, keys
-and values, and builds no mask for it. Positions start anew with each document. Whether all of that holds for a model is
-not believed but tried: see `Transformer`.
+A model that uses the interface calls our function with queries, keys and values, and builds no mask for it. The pack is
+passed beside the model, in a context variable; positions start at 0 in each document. Whether a model works this way is
+tried when it is loaded (capabilities.py).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 from kernels.attention import packed_attention
 from kernels.pack import Pack
 
-NAME = "winnow_packed"
-_pack: ContextVar[Pack] = ContextVar("pack")
+_NAME = "winnow_packed"
+_current_pack: ContextVar[Pack] = ContextVar("pack")
 
 
 @torch.library.custom_op("winnow::attend", mutates_args=())
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float, window: int) -> Tensor:
-    """`packed_attention` over the pack at hand; opaque to the compiler, as that pack is no part of its graph."""
-    return packed_attention(q, k, v, _pack.get(), scale, softcap or None, window or None)
+    """`packed_attention` over the current pack. A custom operator: the pack cannot be part of a compiled graph."""
+    return packed_attention(q, k, v, _current_pack.get(), scale, softcap or None, window or None)
 
 
 @_attend.register_fake
@@ -33,7 +33,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float, window: int
     return q.new_empty(q.shape)
 
 
-def _attention(
+def _attention_function(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -44,37 +44,37 @@ def _attention(
     sliding_window: int | None = None,
     **_others: Any,
 ) -> tuple[Tensor, None]:
-    """As transformers calls it: query [1, H, T, D], key and value [1, K, T, D] -> [1, T, H, D]."""
+    """The function that transformers calls: query [1, H, T, D], key and value [1, K, T, D] -> [1, T, H, D]."""
     if attention_mask is not None or query.shape[0] != 1:
-        raise ValueError("the model masks attention in a way of its own")
+        raise ValueError("the model builds its own attention mask")
     q, k, v = (m[0].transpose(0, 1) for m in (query, key, value))
     scale = q.shape[-1] ** -0.5 if scaling is None else float(scaling)
     return _attend(q, k, v, scale, softcap or 0.0, sliding_window or 0)[None], None
 
 
 def positions(pack: Pack) -> Tensor:
-    """Each token's place in its document, [1, T] int64."""
+    """Each token's position in its document, [1, T] int64."""
     before, lengths = pack.cu_seqlens[:-1].long(), pack.cu_seqlens.diff()
-    places = torch.arange(pack.tokens, device=pack.device)
-    return (places - before.repeat_interleave(lengths, output_size=pack.tokens))[None]
+    in_pack = torch.arange(pack.tokens, device=pack.device)
+    return (in_pack - before.repeat_interleave(lengths, output_size=pack.tokens))[None]
 
 
-def switch(model: Any) -> bool:
-    """Has the model attend by packs from now on; False if it does not use transformers' interface."""
+def use_packed_attention(model: Any) -> bool:
+    """Switches the model to attention over packs; False if it does not use transformers' attention interface."""
     from transformers import AttentionInterface
 
     if not getattr(model, "_can_set_attn_implementation", lambda: False)():
         return False
-    AttentionInterface.register(NAME, _attention)
-    model.set_attn_implementation(NAME)
+    AttentionInterface.register(_NAME, _attention_function)
+    model.set_attn_implementation(_NAME)
     return True
 
 
 @contextmanager
-def at_hand(pack: Pack) -> Iterator[None]:
-    """Attention inside is over this pack."""
-    token = _pack.set(pack)
+def attend_over(pack: Pack) -> Iterator[None]:
+    """Inside, attention is over the documents of this pack."""
+    token = _current_pack.set(pack)
     try:
         yield
     finally:
-        _pack.reset(token)
+        _current_pack.reset(token)

@@ -1,4 +1,4 @@
-"""A reference model: finding it, a quick look at it without torch, and loading it with its tokenizer."""
+"""A reference model: resolving its name, inspecting its folder without torch, and loading it with its tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scorer.causal_lm.budget import halved, long_documents_per_pack, token_budge
 from scorer.causal_lm.checkpoint import read_config, weight_files
 from scorer.causal_lm.mamba2_config import is_mamba, parse_config
 from scorer.errors import BadReference, OutOfMemory, one_line
-from scorer.fingerprint import reference_sha256, tokenizer_sha256
+from scorer.fingerprint import ModelFingerprint, fingerprint
 from scorer.tokenizer.tokenizer import Tokenizer, check_vocabulary, read_fast
 
 if TYPE_CHECKING:
@@ -27,32 +27,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("winnow.reference")
 Dtype = Literal["auto", "float32", "bfloat16"]
 
-# What a hub repository's snapshot may hold: weights in safetensors, never pickles, never code.
+# Files of a hub repository to fetch: weights in safetensors, never pickles, never code.
 _FETCHED = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
-class Found:
-    """The identity of a reference that was looked at."""
-
-    sha256: str
-    tokenizer_sha256: str
-
-
 @dataclass
 class Reference:
-    """A loaded model and its tokenizer. `context` None: any length; `bos` None: no token to start after.
+    """A loaded model and its tokenizer.
 
-    `budget` is the number of positions that the model reads at once, at most, but for a longer window.
+    `budget` is the most positions that the model reads at once, except for a window that is longer.
     """
 
     folder: Path
     model: Mamba2 | Transformer
     tokenizer: Tokenizer
-    sha256: str
-    tokenizer_sha256: str
+    fingerprint: ModelFingerprint
     architecture: str
     parameters: int
     dtype: str
@@ -61,25 +52,25 @@ class Reference:
 
     @property
     def context(self) -> int | None:
-        """The most positions the model reads at once."""
+        """The most positions that the model can read; None for any number."""
         return self.model.context
 
     @property
     def recurrent(self) -> bool:
-        """Whether the model reads a document of any length, in parts with its state carried on."""
+        """Whether the model reads a document of any length, in parts, with a state from part to part."""
         return self.context is None
 
     @property
     def bos(self) -> int | None:
-        """The id that a document starts after."""
+        """The id before a document's first token; None if the tokenizer has no BOS and no EOS."""
         return self.tokenizer.bos
 
     def provenance(self) -> dict[str, Any]:
-        """What scores come from: nothing of time, host or path."""
+        """Everything that the scores depend on; no time, host or path."""
         libraries = ["torch", "transformers", "tokenizers", *(["triton"] if self.device.startswith("cuda") else [])]
         return {
-            "sha256": self.sha256,
-            "tokenizer_sha256": self.tokenizer_sha256,
+            "sha256": self.fingerprint.sha256,
+            "tokenizer_sha256": self.fingerprint.tokenizer_sha256,
             "architecture": self.architecture,
             "parameters": self.parameters,
             "context": self.context,
@@ -99,7 +90,7 @@ class Reference:
             )
 
     def prepare(self) -> None:
-        """On a GPU, has the model read a batch of the whole budget: all is compiled, loaded and allocated after it.
+        """On a GPU, runs batches of the whole budget: afterwards kernels are compiled and memory is allocated.
 
         Raises OutOfMemory.
         """
@@ -111,8 +102,8 @@ class Reference:
         from scorer.causal_lm.transformer import Transformer
 
         ids = torch.zeros(self.budget, dtype=torch.int64, device=self.device)
-        most = self.budget if self.model.packed else 1024
-        sizes = {min(self.context or most, most)}
+        longest = self.budget if self.model.packed else 1024
+        sizes = {min(self.context or longest, longest)}
         if self.recurrent and self.model.packed:
             sizes.add(self.budget // long_documents_per_pack(self.budget))
         with memory_errors(self):
@@ -126,16 +117,16 @@ class Reference:
             torch.cuda.synchronize(self.device)
 
     def halve(self) -> bool:
-        """Halves the budget, for a device with too little memory; False where that does not help any more."""
+        """Halves the budget until a batch fits into the device's memory. False if no smaller budget does."""
         import torch
 
         while (smaller := halved(self.budget)) is not None:
             self.budget = smaller
             if self.device.startswith("cuda"):
-                gc.collect()  # a compiler's failed run leaves cycles that hold tensors
+                gc.collect()  # a compiler's failed run leaves reference cycles that hold tensors
                 torch.cuda.empty_cache()
-            if _prepared(self):
-                log.warning("%s: too little memory; now %d tokens at a time", self.folder, self.budget)
+            if _fits(self):
+                log.warning("%s: too little memory; the batch is now %d tokens", self.folder, self.budget)
                 return True
         return False
 
@@ -148,20 +139,20 @@ def memory_errors(reference: Reference) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        what = f"{reference.budget:,} tokens at a time"
-        raise OutOfMemory(f"{reference.folder}: the device has too little memory for {what}") from None
+        size = f"{reference.budget:,} tokens at a time"
+        raise OutOfMemory(f"{reference.folder}: the device has too little memory for {size}") from None
 
 
 def resolve(model: str) -> Path:
-    """The local folder of a model: itself, or a snapshot of the hub id. Raises BadReference."""
+    """The local folder of a model: the folder of that name, or else a snapshot of that hub id. Raises BadReference."""
     try:
         folder = Path(model).expanduser()
         if folder.is_dir():
             return folder
-        taken = folder.exists()
-    except (OSError, RuntimeError, ValueError):  # too long a name, a NUL, no such user
+        exists = folder.exists()
+    except (OSError, RuntimeError, ValueError):  # the name is too long, has a NUL, or names an unknown user
         raise BadReference(f"reference {model[:200]!r} is neither a folder nor a hub id") from None
-    if taken:
+    if exists:
         raise BadReference(f"reference {model!r} is a file; give the model's folder")
     if not _HUB_ID.fullmatch(model) or model.startswith("."):
         raise BadReference(f"reference {model!r}: there is no such folder")
@@ -179,29 +170,32 @@ def _snapshot(model: str) -> Path:
         )
     except Exception as error:  # the hub client's own, and those of its transport
         raise BadReference(
-            f"reference {model!r} is no folder here, nor can it be had from the hub; give a model folder"
+            f"reference {model!r} is not a folder here and cannot be fetched from the hub; give a model folder"
             f" ({one_line(error)})"
         ) from None
 
 
-def inspect(folder: Path) -> Found:
-    """Looks whether the folder can be a reference, by its files and without torch. Raises BadReference."""
+def inspect(folder: Path) -> ModelFingerprint:
+    """Checks by its files, without torch, that the folder can be a reference. Raises BadReference."""
     config = read_config(folder)
     if is_mamba(config):
         parse_config(folder, config)
     elif not isinstance(config.get("model_type"), str):
-        raise BadReference(f"{folder}: config.json names no model_type, nor is it a native Mamba-2 one")
+        raise BadReference(f"{folder}: config.json has neither a model_type nor the fields of a native Mamba-2 model")
     weight_files(folder)
     check_vocabulary(folder)
-    if (bare := folder / "tokenizer.json").is_file():
-        read_fast(bare)
-    return Found(reference_sha256(folder), tokenizer_sha256(folder))
+    if (path := folder / "tokenizer.json").is_file():
+        read_fast(path)
+    return fingerprint(folder)
 
 
-def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
+def load(
+    folder: Path, device: str = "cpu", dtype: Dtype = "auto", expected: ModelFingerprint | None = None
+) -> Reference:
     """Loads a reference on `cpu` or `cuda`. `auto` is bfloat16 on a GPU and float32 on a CPU.
 
-    Raises BadReference, and OutOfMemory where the device has no room for the model, or for a batch of any size.
+    Raises BadReference, also if the files are not the `expected` ones, and OutOfMemory if the device has no room for
+    the model or for a batch of any size. The weights are read for their fingerprint once, before they are loaded.
     """
     import torch
 
@@ -209,6 +203,8 @@ def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
     from scorer.causal_lm.transformer import load_transformer
 
     found = inspect(folder)
+    if expected is not None and found != expected:
+        raise BadReference(f"{folder}: the model has changed since it was chosen; start again, or restore its files")
     config = read_config(folder)
     precision = dtype if dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
     loader = load_mamba2 if is_mamba(config) else load_transformer
@@ -227,21 +223,20 @@ def load(folder: Path, device: str = "cpu", dtype: Dtype = "auto") -> Reference:
         folder=folder,
         model=model,
         tokenizer=tokenizer,
-        sha256=found.sha256,
-        tokenizer_sha256=found.tokenizer_sha256,
+        fingerprint=found,
         architecture=str((config.get("architectures") or [config.get("model_type") or "mamba2"])[0]),
         parameters=parameters,
         dtype=precision,
         device=device,
         budget=token_budget(device.startswith("cuda"), parameters, model.context is None),
     )
-    if not _prepared(reference) and not reference.halve():
+    if not _fits(reference) and not reference.halve():
         raise OutOfMemory(f"{folder}: the device has too little memory to score with this model")
     return reference
 
 
-def _prepared(reference: Reference) -> bool:
-    """Whether a batch fits into the memory; what one that does not has left there is free again afterwards."""
+def _fits(reference: Reference) -> bool:
+    """Whether a batch of the whole budget fits into the device's memory. Memory of a failed attempt is free again."""
     try:
         reference.prepare()
     except OutOfMemory:
@@ -256,7 +251,7 @@ def _parameters(model: Mamba2 | Transformer) -> int:
 
 
 def _device_kind(device: str) -> str:
-    """What scores may depend on: the GPU's name, or the CPU's architecture."""
+    """The part of the device that scores may depend on: the GPU's name, or the CPU's architecture."""
     import torch
 
     if device.startswith("cuda"):

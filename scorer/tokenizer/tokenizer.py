@@ -118,10 +118,10 @@ def _load_auto(folder: Path) -> tuple[Any, str]:
     """What AutoTokenizer makes of the folder, or None and what it says against it."""
     from transformers import AutoTokenizer
 
-    from scorer.hf_logging import quiet
+    from scorer.hf_logging import silent
 
     try:
-        with quiet():
+        with silent():
             return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False), ""
     except Exception as error:  # whatever a foreign folder makes it stumble over
         return None, one_line(error)

@@ -3,12 +3,13 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from pruner.spec import CorpusSpec
+from scorer.training.names import PRESETS
 from service.contract.names import DEVICES
 from service.contract.schemas import JobRequest, ScoreRequest, TrainSpec
 from service.contract.validation import explain
@@ -103,7 +104,7 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """Adds the options of training a reference."""
-    parser.add_argument("--preset", choices=get_args(Preset), help=f"reference to train (default: {_TRAIN.preset})")
+    parser.add_argument("--preset", choices=PRESETS, help=f"reference to train (default: {_TRAIN.preset})")
     parser.add_argument(
         "--tokens",
         type=count,

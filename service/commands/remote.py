@@ -194,14 +194,14 @@ def add_report(parser: Parser) -> None:
 
 def report(_parser: Parser, args: argparse.Namespace) -> int:
     """Saves the report of a job as one HTML file, and its plots as SVG and PNG."""
-    from service.page.report import gather, write_report
+    from service.page.report import fetch_report_data, write_report
 
     with Client(args.server, args.key) as client:
 
         async def get(path: str, **params: Any) -> Any:
             return client.get(path, params)
 
-        data = asyncio.run(gather(get, args.job))
+        data = asyncio.run(fetch_report_data(get, args.job))
     written = write_report(args.out, data, args.server)
     if args.json:
         sys.stdout.write(json.dumps([str(path) for path in written]) + "\n")

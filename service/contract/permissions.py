@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from pruner.corpus.paths import EVERYWHERE, Roots
+from pruner.corpus.paths import EVERYWHERE, Roots, is_below
 from pruner.errors import InputError
 from scorer.errors import BadReference
 from service.contract.schemas import JobRequest
@@ -35,7 +35,7 @@ class Access(BaseModel):
         roots = [os.path.realpath(root) for root in self.model_roots]
         for path in (folder, *folder.iterdir()):
             real = os.path.realpath(path)
-            if not any(_is_below(real, root) for root in roots):
+            if not any(is_below(real, root) for root in roots):
                 raise BadReference(f"reference {path}: a link points outside the model roots of this service")
 
 
@@ -62,7 +62,7 @@ class Rules(BaseModel):
         if model is not None and self.model_roots is not None:
             path = os.path.abspath(os.path.expanduser(model))  # noqa: PTH100, PTH111 (links are checked by check_model)
             absolute = model.startswith(("/", "~")) and ".." not in model.split("/")
-            if not absolute or not any(_is_below(path, root) for root in self.model_roots):
+            if not absolute or not any(is_below(path, root) for root in self.model_roots):
                 allowed = ", ".join([*self.models, *(f"a folder under {root}" for root in self.model_roots)])
                 advice = f"use {allowed}" if allowed else "this service has no models, so let the job train a reference"
                 raise InputError(f"unknown model {model!r}: {advice}")
@@ -73,7 +73,3 @@ def parse_model_option(text: str) -> tuple[str, str]:
     """The name and the source of a model in the settings: `NAME=SOURCE`, or a hub id that is its own name."""
     match = _MODEL_OPTION.fullmatch(text)
     return (match[1], match[2]) if match else (text, text)
-
-
-def _is_below(path: str, root: str) -> bool:
-    return path == root or path.startswith(root.rstrip("/") + "/")

@@ -36,6 +36,9 @@ def explain(error: Mapping[str, Any], name: str) -> str:
     """One of the errors of a ValidationError as a sentence about the field `name`, such as `rate must be at most 1`."""
     message = _MESSAGES.get(error["type"])
     if message is not None:
-        return f"{name} {message.format(**error.get('ctx', {}))}".strip()
+        limits = {
+            key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in error.get("ctx", {}).items()
+        }
+        return f"{name} {message.format(**limits)}".strip()
     said = str(error["msg"]).removeprefix("Value error, ")
     return f"{name}{' ' if said.startswith('must ') else ': '}{said}" if name else said

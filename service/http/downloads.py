@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
+from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.storage import Storage
 from service.http.problems import problem
 
@@ -18,12 +18,12 @@ MEDIA_TYPES = {
 _CHUNK = 1 << 18  # bytes
 
 
-def send_file(request: Request, storage: Storage, path: str, about: dict[str, Any], name: str) -> Response:
+def send_file(request: Request, storage: Storage, path: str, about: WrittenFile, name: str) -> Response:
     """The answer to a GET or HEAD of a file.
 
     `about` has the file's `sha256` (hex) and `size` (bytes); `name` is the file name that the client saves it under.
     """
-    size, etag = int(about["size"]), f'"{about["sha256"]}"'
+    size, etag = about.size, f'"{about.sha256}"'
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",

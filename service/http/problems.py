@@ -13,10 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from pruner.errors import InputError
+from service.contract.quotas import RETRY_SECONDS, QuotaExceeded
 from service.contract.schemas import Problem
 from service.contract.validation import explain
 from service.jobs.jobs import Conflict, KeyReused, UnknownJob
-from service.contract.quotas import RETRY_SECONDS, QuotaExceeded
 
 RETRY_AFTER = {"Retry-After": "2"}  # seconds
 STORAGE_UNREACHABLE = "the service's workspace cannot be reached: try again shortly"

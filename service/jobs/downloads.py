@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pruner.tables.files import FileRecord, FilesRecord
+from pruner.select.selection import read_selection
+from pruner.select.write_index import read_files
+from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.json_lines import write_json_lines
-
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
 
@@ -12,13 +13,14 @@ from pruner.tables.storage import Storage
 class JsonLinesRecord(Record):
     """`<table>.jsonl.json`: written when the JSON lines beside it are there."""
 
-    file: FileRecord
+    file: WrittenFile
 
 
-def download(storage: Storage, folder: str, table: str, kind: Literal["parquet", "jsonl"]) -> FileRecord:
+def download(storage: Storage, folder: str, table: str, kind: Literal["parquet", "jsonl"]) -> WrittenFile:
     """Size and SHA-256 of a table in a folder. Raises FileNotFoundError if it is not there."""
     if kind == "parquet":
-        return read_record(storage, f"{folder}/files.json", FilesRecord).files[f"{table}.parquet"]
+        files = read_selection(storage, folder).files if table == "manifest" else read_files(storage, folder).files
+        return files[f"{table}.parquet"]
     path = f"{folder}/{table}.jsonl.json"
     try:
         return read_record(storage, path, JsonLinesRecord).file

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from pruner.select.index import Index, read_index
 
 from pruner.corpus.train_split import in_split
 from pruner.errors import InputError
-from pruner.report import Binned, binned, histogram
 from pruner.select.documents import documents_at, read_text
+from pruner.select.histogram import BinCounts, count_bins, histogram
+from pruner.select.index import Index, read_index
+from pruner.select.perplexity import score_key
 from pruner.spec import SelectionSpec
 from pruner.tables.storage import Storage
 from service.contract.schemas import Document, Documents, PartialHistogram, Preview, TrainSpec
@@ -35,12 +36,12 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> Preview:
     if spec.within is not None and len(ranks.domain_names) > _DOMAINS_INSIDE_MAX:
         made = selection.find(files, spec)
         if made is not None:
-            return Preview.model_validate(made.public() | {"inside": ranks.inside(spec)})
+            return Preview.model_validate(made.flat().model_dump() | {"inside": ranks.inside(spec)})
         raise InputError(
             f"within: the corpus has {len(ranks.domain_names):,} domains and a preview inside each has at most "
             f"{_DOMAINS_INSIDE_MAX:,}: make the selection to see it"
         )
-    return Preview.model_validate(ranks.preview(spec))
+    return Preview.model_validate(ranks.preview(spec).flat().model_dump())
 
 
 def documents(jobs: Jobs, job_id: str, rank: int, count: int, characters: int, domain: int | None) -> Documents:
@@ -81,7 +82,7 @@ def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
     """The histogram of the shards that are scored so far, without the documents that train the reference."""
     job, files = jobs.files(job_id)
     storage = files.workspace.storage
-    parts: list[Binned] = []
+    parts: list[BinCounts] = []
     there: list[tuple[int, str]] = []
     if files.corpus is not None and files.model is not None:
         paths = scores.paths(files, files.model)
@@ -99,7 +100,7 @@ def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
         shards_total=job.progress.shards_total,
         documents=sum(int(part.documents.sum()) for part in parts),
         tokens=sum(int(part.tokens.sum()) for part in parts),
-        histogram=histogram(filled) if filled else None,
+        histogram=histogram(filled).model_dump() if filled else None,
     )
 
 
@@ -118,7 +119,7 @@ def _index(storage: Storage, folder: str) -> Index:
 
 
 @lru_cache(maxsize=10_000)
-def _shard_counts(storage: Storage, path: str, number: int, train: TrainSpec | None) -> Binned:
+def _shard_counts(storage: Storage, path: str, number: int, train: TrainSpec | None) -> BinCounts:
     """The counts of one score file, which never change."""
     with storage.open(path) as source:
         table = pq.read_table(source, columns=["n_tokens", "nll"])
@@ -126,4 +127,4 @@ def _shard_counts(storage: Storage, path: str, number: int, train: TrainSpec | N
     if train is not None:
         there = there & ~in_split(train.seed, train.fraction, number, 0, len(table))
     nll, tokens = (table[name].to_numpy()[there] for name in ("nll", "n_tokens"))
-    return binned(nll / tokens, tokens.astype(np.int64))
+    return count_bins(score_key(nll, tokens), tokens.astype(np.int64))

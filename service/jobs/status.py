@@ -41,7 +41,7 @@ def selections_of(job: JobFiles, summary: JobSummary) -> list[SelectionResult]:
         made = selection.find(job, spec) if spec.id in summary.selections else None
         if made is not None:
             url = f"/v1/jobs/{job.record.id}/selections/{spec.id}/manifest"
-            shown.append(SelectionResult.model_validate(made.public() | {"manifest_url": url}))
+            shown.append(SelectionResult.model_validate(made.flat().model_dump() | {"manifest_url": url}))
     return shown
 
 
@@ -78,7 +78,7 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
         waiting_for=_waiting_for(state),
     )
     now.tokens_per_second = flying.rate or _mean_rate(state, scored, now.tokens_done)
-    left = _tokens_left(now, scored.get("tokens", 0), summary.text_bytes)
+    left = tokens_left(now, scored.get("tokens", 0), summary.text_bytes)
     if summary.status == "scoring" and left is not None and now.tokens_per_second > 0:
         now.eta_seconds = left / now.tokens_per_second
     return now
@@ -111,16 +111,16 @@ def _waiting_for(state: JobState) -> str | None:
     notes = [TaskNote.model_validate_json(lease.note) for lease in state.leases if lease.note]
     if state.leases:
         aside = len(notes) == len(state.leases) and all(note.set_aside for note in notes)
-        return "its parts are set aside while their workers do tasks of other jobs" if aside else None
+        return "its worker, which does tasks of other jobs first" if aside else None
     if state.failed:
-        return f"a part waits for another attempt after an error: {state.failed[0]}"
+        return f"another attempt after an error: {state.failed[0]}"
     for resource in state.waiting:
         if not state.workers.get(resource):
-            return f"no worker for {resource} tasks is running: start one with `winnow worker`"
-    return "all workers are busy with other jobs" if state.waiting else None
+            return f"a worker for {resource} tasks, of which none is running: start one with `winnow worker`"
+    return "a free worker" if state.waiting else None
 
 
-def _tokens_left(now: Progress, settled: int, text_bytes: int) -> float | None:
+def tokens_left(now: Progress, settled: int, text_bytes: int) -> float | None:
     """About how many tokens are still to be scored, or None while it cannot be told.
 
     By the shards that are done, which have `settled` tokens. While there are none, the lower of two estimates that are

@@ -5,9 +5,8 @@ Scoring a shard writes its part on the way, as it reads the same rows; this kind
 
 from collections.abc import Iterator
 
-from pruner.tables.documents import DocumentsWriter
-
 from pruner.corpus.sandbox import read_shard
+from pruner.tables.documents import DocumentsWriter
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, Node, ShardPaths, Task
 from service.store.workspace import digest
@@ -16,8 +15,8 @@ VERSION = 1
 
 
 def paths(job: JobFiles) -> ShardPaths:
-    """The parts. Raises FileNotFoundError while the corpus is not planned."""
-    return ShardPaths(f"documents/{digest('documents', VERSION)}", job.plan)
+    """The parts."""
+    return ShardPaths(f"documents/{digest('documents', VERSION)}", job)
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:

@@ -1,12 +1,10 @@
 """Kind `index`: all scores of a job in the order of its corpus, and what selections and previews need, one part."""
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
-from pruner.select.index import IndexCounts, write_index
-
 from pruner.corpus.train_split import Split
+from pruner.select.write_index import IndexCounts, write_index
 from pruner.tables.records import Record
 from service.kinds import documents, scores
 from service.kinds.job_files import JobFiles
@@ -59,11 +57,11 @@ def run(task: Task) -> Counts:
     parts = documents.paths(job), scores.paths(job, job.model)
     try:
         with task.beat.allow(_SILENCE_SECONDS):
-            counts, scorers = write_index(task.storage, folder(job), job.plan, *parts, split, task.beat)
+            counts = write_index(task.storage, folder(job), job.plan, *parts, split, task.beat)
     except FileNotFoundError as error:
         raise InputsGone(str(error)) from None
-    about = provenance(job) | {"scorers": [json.loads(text) for text in scorers]}
-    record = IndexRecord(counts=counts, shards=len(job.plan.shards), provenance=about)
+    about = provenance(job) | {"scorers": counts.scorers}
+    record = IndexRecord(counts=counts, shards=len(parts[1]), provenance=about)
     job.workspace.write(task.path, record)
     return Counts(fresh=True)
 

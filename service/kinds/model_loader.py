@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pruner.tables.storage import Storage
 from scorer.errors import BadReference
+from scorer.fingerprint import ModelFingerprint
 from service.contract.names import Device
 from service.store.records import ModelRecord
 from service.store.workspace import Workspace
@@ -74,10 +75,9 @@ class ModelLoader:
         if key not in self._loaded:
             while len(self._loaded) >= _KEPT:
                 self._loaded.popitem(last=False)
-            loaded = scorer.causal_lm.reference.load(find(self._workspace, record), self.device(), dtype)
-            if (loaded.sha256, loaded.tokenizer_sha256) != (record.sha256, record.tokenizer_sha256):
-                raise BadReference(f"reference {record.source} has changed since the job was planned: submit it again")
-            self._loaded[key] = loaded
+            planned = ModelFingerprint(record.sha256, record.tokenizer_sha256)
+            folder = find(self._workspace, record)
+            self._loaded[key] = scorer.causal_lm.reference.load(folder, self.device(), dtype, expected=planned)
         self._loaded.move_to_end(key)
         return self._loaded[key]
 

@@ -1,12 +1,11 @@
 """Nodes of a job's graph, kinds of artefacts, and the tasks that make their parts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pruner.corpus.plan import Plan
 from pruner.tables.storage import Storage
 from service.contract.names import Resource, Status
 
@@ -46,17 +45,23 @@ class Node:
 
 
 class ShardPaths(Sequence[str]):
-    """A file for each shard of a plan, in a folder that jobs over the same shards share."""
+    """A file for each shard of a planned job, in a folder that jobs over the same shards share.
 
-    def __init__(self, folder: str, plan: Plan) -> None:
+    The plan is read when a path is asked for, since that of a large corpus takes seconds.
+    """
+
+    def __init__(self, folder: str, job: "JobFiles") -> None:
         self.folder = folder
-        self._shards = plan.shards
+        self._job = job
 
     def __len__(self) -> int:
-        return len(self._shards)
+        return self._job.corpus.shards if self._job.corpus is not None else 0
 
     def __getitem__(self, part: Any) -> Any:
-        return f"{self.folder}/{self._shards[part].digest}.parquet"
+        return f"{self.folder}/{self._job.plan.shards[part].digest}.parquet"
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{self.folder}/{shard.digest}.parquet" for shard in self._job.plan.shards)
 
 
 class InputsGone(Exception):

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
-from pruner.report import write_report
+from pruner.report import report
+from pruner.select.write_index import read_summary
+from pruner.tables.records import write_record
 from service.kinds import index, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
@@ -30,7 +32,6 @@ def run(task: Task) -> Counts:
     made = [selection.find(job, spec) for spec in job.selections]
     if found is None or None in made:
         raise InputsGone("a selection")
-    contexts = [scorer["context"] for scorer in found.provenance["scorers"] if scorer.get("context")]
     there = [record for record in made if record is not None]
-    write_report(task.storage, index.folder(job), task.path, there, min(contexts, default=None))
+    write_record(task.storage, task.path, report(read_summary(task.storage, index.folder(job)), there))
     return Counts(fresh=True)

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pruner.tables.documents import DocumentsWriter
 
 from pruner.corpus.sandbox import read_shard
+from pruner.tables.documents import DocumentsWriter
 from pruner.tables.shard_scores import ScoresWriter, read_counts
 from pruner.tables.storage import Storage
 from scorer.errors import OutOfMemory
@@ -27,9 +27,9 @@ _LOAD_SECONDS = 600.0  # in which a model must load and compile
 
 
 def paths(job: JobFiles, model: ModelRecord) -> ShardPaths:
-    """The parts by this model. Raises FileNotFoundError while the corpus is not planned."""
+    """The parts by this model."""
     scoring = job.record.request.scoring.model_dump()
-    return ShardPaths(f"scores/{digest('scores', ENGINE, model.sha256, model.tokenizer_sha256, scoring)}", job.plan)
+    return ShardPaths(f"scores/{digest('scores', ENGINE, model.sha256, model.tokenizer_sha256, scoring)}", job)
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from pruner.select.index import check_eligible
-
-from pruner.select.manifest import SelectionRecord, write_selection
+from pruner.select.selection import write_selection
+from pruner.select.selection_record import SelectionRecord
+from pruner.select.write_index import check_eligible
 from pruner.spec import SelectionSpec
 from service.kinds import index
 from service.kinds.job_files import JobFiles
@@ -38,10 +38,9 @@ def run(task: Task) -> Counts:
     spec = next((spec for spec in job.selections if spec.id == name), None)
     if spec is None or found is None:
         raise InputsGone(name)
-    about = found.provenance | {"selection": spec.model_dump()}
     check_eligible(task.storage, index.folder(job), found.counts)
     with task.beat.allow(60):
-        write_selection(task.storage, index.folder(job), folder(job, spec), spec, about, task.beat)
+        write_selection(task.storage, index.folder(job), folder(job, spec), spec, found.provenance, task.beat)
     return Counts(fresh=True)
 
 

@@ -1,4 +1,4 @@
-"""The HTTP API as the page calls it: in its own process, with what the visitor's browser sent to say who it is."""
+"""The HTTP API as the page calls it: within its own process, with the credentials of the visitor's browser."""
 
 from types import TracebackType
 from typing import Any
@@ -7,11 +7,11 @@ from urllib.parse import quote
 import httpx
 from fastapi import Request
 
-_PASSED_ON = ("authorization", "cookie", "origin", "sec-fetch-site")
+_FORWARDED_HEADERS = ("authorization", "cookie", "origin", "sec-fetch-site")
 
 
-class Refused(Exception):
-    """The API answered with a problem."""
+class ApiError(Exception):
+    """The API answered with a problem (RFC 9457)."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
         super().__init__(problem.get("detail", ""))
@@ -20,20 +20,20 @@ class Refused(Exception):
 
 
 class Api:
-    """A connection to a service. Every call raises Refused."""
+    """A client of the API. Every call raises ApiError."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
     @classmethod
-    def behind(cls, request: Request) -> "Api":
-        """That of the application that a request came to."""
+    def for_request(cls, request: Request) -> "Api":
+        """The API of the application that handles a request, called on behalf of its sender."""
         client = (request.client.host, request.client.port) if request.client else ("127.0.0.1", 0)
         return cls(
             httpx.AsyncClient(
                 transport=httpx.ASGITransport(request.app, raise_app_exceptions=False, client=client),
                 base_url=str(request.base_url),
-                headers={name: request.headers[name] for name in _PASSED_ON if name in request.headers},
+                headers={name: request.headers[name] for name in _FORWARDED_HEADERS if name in request.headers},
                 trust_env=False,
             )
         )
@@ -47,21 +47,21 @@ class Api:
         await self._http.aclose()
 
     async def get(self, path: str, **params: Any) -> Any:
-        """What a GET answers; parameters that are None stay away."""
+        """The JSON of a GET; parameters that are None are left out."""
         given = {name: value for name, value in params.items() if value is not None}
-        return _answer(await self._http.get(path, params=given))
+        return _json(await self._http.get(path, params=given))
 
     async def post(self, path: str, body: Any = None, **headers: str) -> Any:
-        """What a POST answers."""
-        return _answer(await self._http.post(path, json=body, headers=headers))
+        """The JSON of a POST."""
+        return _json(await self._http.post(path, json=body, headers=headers))
 
 
 def job_path(job_id: str, *more: str) -> str:
-    """The path of a job's resource, whatever a visitor wrote for its id."""
+    """The path of a job's resource; the id may be any text."""
     return "/".join(["/v1/jobs", *(quote(part, safe="") for part in (job_id, *more))])
 
 
-def _answer(answer: httpx.Response) -> Any:
+def _json(answer: httpx.Response) -> Any:
     if answer.is_success:
         return answer.json()
     try:
@@ -70,4 +70,4 @@ def _answer(answer: httpx.Response) -> Any:
         problem = {}
     if not isinstance(problem, dict) or "detail" not in problem:
         problem = {"title": answer.reason_phrase, "status": answer.status_code, "detail": answer.text[:200]}
-    raise Refused(answer.status_code, problem)
+    raise ApiError(answer.status_code, problem)

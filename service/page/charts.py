@@ -1,4 +1,4 @@
-"""The plots, as SVG: with classes that the page's style sheet colours, or with colours of their own to stand alone."""
+"""The charts, as SVG. The page's style sheet colours their classes; `standalone` adds the colours for a file."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,25 +6,26 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from service.page.format import number, percent, perplexity, plain
+from service.page.format import number, percent, perplexity, visible
 
-# For plots outside the page, on white.
+# For charts in files of their own, on white.
 COLOURS = """
 text { font-family: "DejaVu Sans", "Helvetica Neue", Arial, sans-serif; font-size: 12px; fill: #3c4650; }
 .strong { font-weight: bold; fill: #14181c; } .grid { stroke: #e3e7ea; } .axis { stroke: #8b959e; }
 .all { fill: #c3cbd2; } .kept { fill: #17835f; } .hatch { stroke: #ffffff; stroke-opacity: .35; }
-.band { fill: #17835f; fill-opacity: .08; } .edge { stroke: #0b5d42; }
-.lane { fill: #7d8a95; } .lane.on { fill: #17835f; }
+.range { fill: #17835f; fill-opacity: .08; } .edge { stroke: #0b5d42; }
+.chart-row { fill: #7d8a95; } .chart-row.on { fill: #17835f; }
 .cell { fill: #17835f; } .middle { stroke: #14181c; fill: none; } .before { fill: #ffffff; stroke: #5b6570; }
 .gain { stroke: #17835f; } .loss { stroke: #b3541e; } .after { fill: #17835f; } .after.down { fill: #b3541e; }
 """
-LANES = 8  # bands under a histogram
-_LINE, _CHARACTER, _STRONG = 14, 6.8, 7.4  # px, of text: a line's height, and how wide a character is or less
-_CLIPPED = 0.0005  # share of the documents beyond each end of an axis of perplexity
+ROWS_MAX = 8  # under a histogram
+_LINE = 14  # px, height of a line of text
+_CHARACTER, _STRONG = 6.8, 7.4  # px, largest width of a character, and of a bold one
+_CLIPPED = 0.0005  # share of the documents beyond each end of the perplexity axis that may be cut off
 
 
-class Band(NamedTuple):
-    """The part of the histogram that is kept, in perplexity; percentiles where there is a threshold."""
+class PerplexityRange(NamedTuple):
+    """The range of perplexity that a selection keeps. A percentile is None if nothing is left out on that side."""
 
     low: float
     high: float
@@ -32,21 +33,21 @@ class Band(NamedTuple):
     high_percentile: float | None
 
 
-class Lane(NamedTuple):
-    """A selection's band under the histogram; `inside` domains, each has thresholds of its own."""
+class ChartRow(NamedTuple):
+    """A selection in the rows under the histogram. With `within_domains` each domain has its own thresholds."""
 
     name: str
-    band: Band
-    inside: bool
-    on: bool
+    kept: PerplexityRange
+    within_domains: bool
+    highlighted: bool
 
 
 def histogram(
-    data: dict[str, Any], by: str, band: Band | None, lanes: Sequence[Lane] = (), *, width: int, name: str
+    data: dict[str, Any], by: str, kept: PerplexityRange | None, rows: Sequence[ChartRow] = (), *, width: int, name: str
 ) -> Markup:
-    """Documents or tokens (`by`) by perplexity. `name` makes the ids of its parts; it is at most one on a page."""
+    """A histogram of documents or tokens (`by`) over perplexity. Ids contain `name`, which is unique on a page."""
     left, right, top, plot = 52, 12, 56, 190
-    low, high = _ends(data, band)
+    low, high = _axis_range(data, kept)
     size = (width - left - right) / (high - low)
 
     def x(value: float) -> float:
@@ -61,41 +62,41 @@ def histogram(
         if count
     )
     out = [f'<path class="all" d="{path}"/>']
-    if band is not None:
-        first, last = x(math.log(band.low)), x(_log(band.high))
+    if kept is not None:
+        first, last = x(math.log(kept.low)), x(_log(kept.high))
         out.append(
-            f'<rect class="band" x="{first:.1f}" y="{top}" width="{last - first:.1f}" height="{plot}"/>'
-            f'<clipPath id="{name}-band"><rect x="{first:.1f}" y="{top}" width="{max(last - first, 1):.1f}" '
-            f'height="{plot}"/></clipPath><g clip-path="url(#{name}-band)"><path class="kept" d="{path}"/>'
+            f'<rect class="range" x="{first:.1f}" y="{top}" width="{last - first:.1f}" height="{plot}"/>'
+            f'<clipPath id="{name}-range"><rect x="{first:.1f}" y="{top}" width="{max(last - first, 1):.1f}" '
+            f'height="{plot}"/></clipPath><g clip-path="url(#{name}-range)"><path class="kept" d="{path}"/>'
             f'<path fill="url(#{name}-hatch)" d="{path}"/></g>'
         )
-        out += _threshold(first, top, bottom, band.low, band.low_percentile, width, to_the_left=True)
-        out += _threshold(last, top, bottom, band.high, band.high_percentile, width, to_the_left=False)
+        out += _threshold(first, top, bottom, kept.low, kept.low_percentile, width, label_left=True)
+        out += _threshold(last, top, bottom, kept.high, kept.high_percentile, width, label_left=False)
     axes = [*_count_axis(most, by, left, width - right, top, plot), *_perplexity_axis(x, low, high, bottom)]
     height: float = bottom + 40
-    for lane in lanes[:LANES]:
-        drawn, height = _lane(lane, x, height, left, width - right)
+    for row in rows[:ROWS_MAX]:
+        drawn, height = _draw_row(row, x, height, left, width - right)
         out += drawn
-    height += 4 if lanes else 0
+    height += 4 if rows else 0
     hatch = (
         f'<defs><pattern id="{name}-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)"><line class="hatch" x1="0" y1="0" x2="0" y2="6" stroke-width="2"/></pattern>'
         "</defs>"
     )
     label = f"Histogram of {by} by perplexity"
-    if band is not None:
-        label += f"; kept from {perplexity(band.low)} to {perplexity(band.high)}"
+    if kept is not None:
+        label += f"; kept from {perplexity(kept.low)} to {perplexity(kept.high)}"
     return _svg(width, height, label, [hatch, *axes, *out])
 
 
-def outside(data: dict[str, Any], by: str, band: Band | None) -> int:
-    """How many documents or tokens lie beyond the ends of the histogram's axis, and so are not drawn."""
-    low, high = _ends(data, band)
+def not_drawn(data: dict[str, Any], by: str, kept: PerplexityRange | None) -> int:
+    """The number of documents or tokens beyond the ends of the histogram's axis, which are not drawn."""
+    low, high = _axis_range(data, kept)
     return int(sum(data[by])) - sum(count for _, _, count in _bars(data, by, low, high, 1))
 
 
 def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
-    """Documents by their length in tokens and their perplexity, and the median perplexity of each length."""
+    """A heat map of documents by length in tokens and perplexity, with the median perplexity of each length."""
     left, right, top, plot = 52, 28, 28, 240
     cells: list[list[int]] = data["documents"]
     columns, rows = len(cells), len(cells[0])
@@ -111,15 +112,15 @@ def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
     out = [
         f'<path class="cell" fill-opacity="{level / 7:.2f}" d="{"".join(d)}"/>' for level, d in sorted(levels.items())
     ]
-    middles = []
+    medians = []
     for i, column in enumerate(cells):
         total, under = sum(column), 0
         for j, count in enumerate(column):
             if total and 2 * (under + count) >= total:
-                middles.append(f"{left + (i + 0.5) * wide:.1f},{top + plot - (j + 0.5) * high:.1f}")
+                medians.append(f"{left + (i + 0.5) * wide:.1f},{top + plot - (j + 0.5) * high:.1f}")
                 break
             under += count
-    out.append(f'<polyline class="middle" stroke-width="1.5" stroke-dasharray="4 3" points="{" ".join(middles)}"/>')
+    out.append(f'<polyline class="middle" stroke-width="1.5" stroke-dasharray="4 3" points="{" ".join(medians)}"/>')
     edges, bottom = data["edges"], top + plot
     step = max(1, math.ceil(columns / (width / 56)))
     shown = range(0, columns + 1, step)
@@ -135,17 +136,17 @@ def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
     return _svg(width, bottom + 42, label, out)
 
 
-def domains(rows: Sequence[dict[str, Any]], what: str, *, width: int = 760) -> Markup:
-    """The share of each domain before and after, `what` documents or tokens, in the order given."""
+def domains(rows: Sequence[dict[str, Any]], unit: str, *, width: int = 760) -> Markup:
+    """The share of each domain before and after, in the order of `rows`. `unit` is documents or tokens."""
     left, right, line, top = 210, 150, 22, 30
-    most = max((max(row[what]["before"], row[what]["after"]) for row in rows), default=0) or 1
+    most = max((max(row[unit]["before"], row[unit]["after"]) for row in rows), default=0) or 1
 
     def x(share: float) -> float:
         return left + (width - left - right) * share / most
 
-    out = [_text(left, 16, f"share of all {what}, before (hollow) and after (full)", "start")]
+    out = [_text(left, 16, f"share of all {unit}, before (hollow) and after (full)", "start")]
     for i, row in enumerate(rows):
-        y, shares = top + i * line + line / 2, row[what]
+        y, shares = top + i * line + line / 2, row[unit]
         before, after = x(shares["before"]), x(shares["after"])
         down = shares["after"] < shares["before"]
         out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>')
@@ -154,22 +155,22 @@ def domains(rows: Sequence[dict[str, Any]], what: str, *, width: int = 760) -> M
             f'y2="{y}"/><circle class="before" stroke-width="1.5" cx="{before:.1f}" cy="{y}" r="4.5"/>'
             f'<circle class="after{" down" * down}" cx="{after:.1f}" cy="{y}" r="4.5"/>'
         )
-        out.append(_text(left - 12, y + 4, plain(row["name"])[:30], "end"))
+        out.append(_text(left - 12, y + 4, visible(row["name"])[:30], "end"))
         out.append(
             _text(width - right + 12, y + 4, f"{percent(shares['before'])} → {percent(shares['after'])}", "start")
         )
-    return _svg(width, top + len(rows) * line + 10, f"Share of each domain in all {what}, before and after", out)
+    return _svg(width, top + len(rows) * line + 10, f"Share of each domain in all {unit}, before and after", out)
 
 
-def alone(svg: Markup) -> str:
-    """A plot as a file of its own, with its colours, on white."""
+def standalone(svg: Markup) -> str:
+    """The text of an SVG file of a chart, with its colours, on white."""
     head, _, rest = str(svg).partition(">")
     white = '<rect width="100%" height="100%" fill="#ffffff"/>'
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}><style>{COLOURS}</style>{white}{rest}'
 
 
 def _svg(width: int, height: float, label: str, parts: Sequence[str]) -> Markup:
-    return Markup(  # noqa: S704 (of parts that are escaped where they are made)
+    return Markup(  # noqa: S704 (the parts are escaped where they are built)
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="{width}" '
         f'height="{height:.0f}" viewBox="0 0 {width} {height:.0f}">{"".join(parts)}</svg>'
     )
@@ -184,8 +185,8 @@ def _log(value: float) -> float:
     return math.log(min(value, 1.7e308))
 
 
-def _ends(data: dict[str, Any], band: Band | None) -> tuple[float, float]:
-    """Where the axis of ln(perplexity) begins and ends: nearly all documents, and the thresholds."""
+def _axis_range(data: dict[str, Any], kept: PerplexityRange | None) -> tuple[float, float]:
+    """The ends of the axis of ln(perplexity): nearly all documents, and the thresholds."""
     edges, counts = data["edges"], data["documents"]
     total, under = sum(counts), 0
     low, high = edges[0], edges[-1]
@@ -196,16 +197,16 @@ def _ends(data: dict[str, Any], band: Band | None) -> tuple[float, float]:
         if under >= (1 - _CLIPPED) * total:
             high = edges[i + 1]
             break
-    if band is not None:
-        if band.low_percentile is not None:
-            low = min(low, math.log(band.low) - data["bin_width"])
-        if band.high_percentile is not None:
-            high = max(high, _log(band.high) + data["bin_width"])
+    if kept is not None:
+        if kept.low_percentile is not None:
+            low = min(low, math.log(kept.low) - data["bin_width"])
+        if kept.high_percentile is not None:
+            high = max(high, _log(kept.high) + data["bin_width"])
     return low, high
 
 
 def _bars(data: dict[str, Any], by: str, low: float, high: float, factor: int) -> list[tuple[float, float, int]]:
-    """Bins between the ends, joined by `factor`: from, to, count."""
+    """The bins between the ends, `factor` of them joined to one bar: (from, to, count)."""
     edges, counts = data["edges"], data[by]
     inside = [i for i in range(len(counts)) if edges[i + 1] > low + 1e-9 and edges[i] < high - 1e-9]
     joined = [inside[i : i + factor] for i in range(0, len(inside), factor)]
@@ -213,14 +214,14 @@ def _bars(data: dict[str, Any], by: str, low: float, high: float, factor: int) -
 
 
 def _threshold(
-    x: float, top: int, bottom: int, value: float, percentile: float | None, width: int, *, to_the_left: bool
+    x: float, top: int, bottom: int, value: float, percentile: float | None, width: int, *, label_left: bool
 ) -> Iterator[str]:
     if percentile is None:
         return
     yield f'<line class="edge" stroke-width="1.5" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 30}" y2="{bottom}"/>'
-    anchor, aside = ("end", -5) if to_the_left else ("start", 5)
-    if (to_the_left and x < 110) or (not to_the_left and x > width - 80):
-        anchor, aside = ("start", 5) if to_the_left else ("end", -5)
+    anchor, aside = ("end", -5) if label_left else ("start", 5)
+    if (label_left and x < 110) or (not label_left and x > width - 80):
+        anchor, aside = ("start", 5) if label_left else ("end", -5)
     yield _text(x + aside, top - 20, perplexity(value), anchor, "strong")
     yield _text(x + aside, top - 6, f"percentile {percentile:.4g}", anchor)
 
@@ -231,11 +232,11 @@ def _count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) 
     for value in range(0, most + 1, step):
         y = top + plot - plot * value / most
         yield f'<line class="{"axis" if value == 0 else "grid"}" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield _text(left - 6, y + 4, _brief(value), "end")
+        yield _text(left - 6, y + 4, _axis_label(value), "end")
     yield _text(4, 14, f"{by} per bar", "start")
 
 
-def _brief(value: int) -> str:
+def _axis_label(value: int) -> str:
     for size, unit in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if value >= size:
             return f"{value / size:.3g} {unit}"
@@ -254,34 +255,34 @@ def _perplexity_axis(x: Any, low: float, high: float, bottom: int) -> Iterator[s
 
 
 def _round_perplexities(low: float, high: float, most: float) -> list[float]:
-    """Round values between the ends, about evenly spaced on a log scale, `most` at the most."""
+    """At most `most` round values between the ends, about evenly spaced on a log scale."""
     powers = range(math.floor(low / math.log(10)), min(308, math.ceil(high / math.log(10))) + 1)
     for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         found = [
             step * 10.0**power for power in powers for step in steps if low <= math.log(step * 10.0**power) <= high
         ]
         if len(found) <= most:
-            return found or [math.exp(min(end, 709.7)) for end in (low, high)]  # no round one lies between
+            return found or [math.exp(min(end, 709.7)) for end in (low, high)]  # no round value lies between
     return found[:: math.ceil(len(found) / max(1, most))]
 
 
-def _thresholds(lane: Lane) -> list[str]:
-    """What a band's ends are, in pieces that may stand on lines of their own."""
-    band = lane.band
-    low, high = perplexity(band.low), perplexity(band.high)
-    if band.low_percentile is not None:
-        low += f" (percentile {band.low_percentile:.4g})"
-    if band.high_percentile is not None:
-        high += f" (percentile {band.high_percentile:.4g})"
-    if band.high_percentile is None and band.low_percentile is not None:
+def _thresholds(row: ChartRow) -> list[str]:
+    """The text of a row's thresholds, in pieces that may be on separate lines."""
+    kept = row.kept
+    low, high = perplexity(kept.low), perplexity(kept.high)
+    if kept.low_percentile is not None:
+        low += f" (percentile {kept.low_percentile:.4g})"
+    if kept.high_percentile is not None:
+        high += f" (percentile {kept.high_percentile:.4g})"
+    if kept.high_percentile is None and kept.low_percentile is not None:
         return [f"from {low}"]
-    if band.low_percentile is None and band.high_percentile is not None:
+    if kept.low_percentile is None and kept.high_percentile is not None:
         return [f"up to {high}"]
-    return [low, f"to {high}", *(["by thresholds of each domain"] if lane.inside else [])]
+    return [low, f"to {high}", *(["with thresholds per domain"] if row.within_domains else [])]
 
 
-def _lines(pieces: Sequence[str], characters: float) -> list[str]:
-    """The pieces, as many on a line as there is room for."""
+def _wrap(pieces: Sequence[str], characters: float) -> list[str]:
+    """Joins the pieces to lines of at most so many characters."""
     lines = [pieces[0]]
     for piece in pieces[1:]:
         joined = f"{lines[-1]} {piece}"
@@ -292,17 +293,19 @@ def _lines(pieces: Sequence[str], characters: float) -> list[str]:
     return lines
 
 
-def _lane(lane: Lane, x: Any, y: float, left: int, right: int) -> tuple[list[str], float]:
-    """A bar and, above its beginning or as near to it as there is room, what it is; and where it ends."""
-    character = _STRONG if lane.on else _CHARACTER
-    lines = _lines([f"{lane.name}:", *_thresholds(lane)], (right - left) / character)
-    first, last = x(math.log(lane.band.low)), x(_log(lane.band.high))
+def _draw_row(row: ChartRow, x: Any, y: float, left: int, right: int) -> tuple[list[str], float]:
+    """A selection's bar with its label above; returns the SVG parts and the next y."""
+    character = _STRONG if row.highlighted else _CHARACTER
+    lines = _wrap([f"{row.name}:", *_thresholds(row)], (right - left) / character)
+    first, last = x(math.log(row.kept.low)), x(_log(row.kept.high))
     at = max(4.0, min(first, right - character * max(map(len, lines))))
-    out = [_text(at, y + _LINE * i, line, "start", "strong" if lane.on else "") for i, line in enumerate(lines, 1)]
+    out = [
+        _text(at, y + _LINE * i, line, "start", "strong" if row.highlighted else "") for i, line in enumerate(lines, 1)
+    ]
     y += _LINE * len(lines) + 8
     out.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
     out.append(
-        f'<rect class="lane{" on" * lane.on}" x="{first:.1f}" y="{y - 3:.1f}" '
+        f'<rect class="chart-row{" on" * row.highlighted}" x="{first:.1f}" y="{y - 3:.1f}" '
         f'width="{max(2, last - first):.1f}" height="6" rx="3"/>'
     )
     return out, y + 8

@@ -1,4 +1,4 @@
-"""How the page writes things: numbers with their units, times, and text of a corpus so that all of it is seen."""
+"""Formatting for the page: numbers with units, times, and text with its invisible characters made visible."""
 
 import math
 import re
@@ -6,22 +6,22 @@ from datetime import datetime, timezone
 
 from markupsafe import Markup, escape
 
-# Control characters but tab and line feed, marks without width, and those that change the direction of text.
+# Control characters except tab and line feed, zero-width characters, and marks that change the text direction.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufffe\uffff\ud800-\udfff]"
 )
 
-_NAME = 200  # characters of an id, a domain or a path
+_SHORT = 200  # characters
 
 
 def number(value: float) -> str:
-    """12,345."""
+    """Such as 12,345."""
     return f"{value:,.0f}"
 
 
-def short(value: float) -> str:
-    """123,456; 39.4 M; 2 B, as tokens are counted."""
-    rounded = float(f"{value:.3g}")  # first, as 999,900,000 is 1 B and not 1e+03 M
+def compact(value: float) -> str:
+    """Such as 123,456; 39.4 M; 2 B: three digits from a million on."""
+    rounded = float(f"{value:.3g}")  # before the unit is chosen: 999,900,000 is 1 B, not 1e+03 M
     for size, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if value >= 1e6 and rounded >= size:
             return f"{rounded / size:g} {name}"
@@ -29,14 +29,14 @@ def short(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """37.1 %, with more digits where it is small."""
+    """Such as 37.1 %, or < 0.1 %."""
     if 0 < share < 0.0005:
         return "< 0.1 %"
     return f"{100 * share:.1f} %"
 
 
 def perplexity(value: float | None) -> str:
-    """Three digits or more, as a perplexity of 45.54 is no other than 45.5."""
+    """At least three significant digits, such as 45.5; – for None."""
     if value is None:
         return "–"
     if math.isinf(value):
@@ -47,7 +47,7 @@ def perplexity(value: float | None) -> str:
 
 
 def ratio(before: float, after: float) -> str:
-    """How many times as large `after` is: × 1.24."""
+    """The factor from before to after, such as × 1.24."""
     if before == 0:
         return "–"
     times = after / before
@@ -55,7 +55,7 @@ def ratio(before: float, after: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12 s; 4 min; 2 h 05 min; 3 days 4 h."""
+    """Such as 12 s; 4 min; 2 h 05 min; 3 days 4 h."""
     if seconds < 90:
         return f"{max(0, round(seconds))} s"
     minutes = round(seconds / 60)
@@ -67,37 +67,28 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} days {hours % 24} h"
 
 
-def span(low: float, high: float) -> str:
-    """A duration that lies between two: 3 to 5 min."""
-    first, second = duration(low), duration(high)
-    if first == second:
-        return f"about {first}"
-    (left, unit), right = first.rsplit(" ", 1), second
-    return f"{left} to {right}" if right.endswith(f" {unit}") and " " not in left else f"{first} to {second}"
-
-
 def hours(seconds: float) -> str:
-    """0.02 h, as GPU-hours are counted."""
+    """Such as 0.02 h."""
     return f"{seconds / 3600:,.2f} h" if seconds < 36_000 else f"{seconds / 3600:,.0f} h"
 
 
 def age(when: datetime, now: datetime | None = None) -> str:
-    """How long ago a time was."""
+    """The time since then, such as 3 min ago."""
     return f"{duration(((now or datetime.now(timezone.utc)) - when).total_seconds())} ago"
 
 
-def moment(when: datetime) -> str:
-    """2026-11-25 04:31 UTC."""
+def utc(when: datetime) -> str:
+    """Such as 2026-11-25 04:31 UTC."""
     return f"{when.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
 
 
-def plain(text: str) -> str:
-    """Text of a corpus with each character that would not be seen as a symbol or its code."""
-    return _HIDDEN.sub(lambda found: _name(found.group()), text)
+def visible(text: str) -> str:
+    """Text with each invisible character replaced by a symbol or its code point."""
+    return _HIDDEN.sub(lambda found: _symbol(found.group()), text)
 
 
-def shown(text: str | None) -> Markup:
-    """The same for HTML, with the symbols marked and the rest escaped."""
+def html(text: str | None) -> Markup:
+    """Escaped text with each invisible character replaced by a marked symbol; "none" for None."""
     if text is None:
         return Markup('<span class="none">none</span>')
     parts: list[Markup] = []
@@ -105,21 +96,21 @@ def shown(text: str | None) -> Markup:
     for found in _HIDDEN.finditer(text):
         parts.append(escape(text[end : found.start()]))
         code = f"U+{ord(found.group()):04X}"
-        parts.append(Markup('<span class="hidden-mark" title="{}">{}</span>').format(code, _name(found.group())))
+        parts.append(Markup('<span class="hidden-mark" title="{}">{}</span>').format(code, _symbol(found.group())))
         end = found.end()
     parts.append(escape(text[end:]))
     return Markup("").join(parts)
 
 
-def brief(text: str | None) -> Markup:
-    """`shown` for a name, of which the first 200 characters are enough; what is left out is said."""
-    if text is None or len(text) <= _NAME:
-        return shown(text)
-    return shown(text[:_NAME]) + Markup(' <span class="none">… {} characters</span>').format(number(len(text)))
+def html_short(text: str | None) -> Markup:
+    """`html` of the first 200 characters, with the number of characters if there are more."""
+    if text is None or len(text) <= _SHORT:
+        return html(text)
+    return html(text[:_SHORT]) + Markup(' <span class="none">… {} characters</span>').format(number(len(text)))
 
 
-def _name(character: str) -> str:
-    """The symbol of a control character, else the code."""
+def _symbol(character: str) -> str:
+    """The symbol of a control character, or the code point."""
     code = ord(character)
     if code < 0x20:
         return chr(0x2400 + code)

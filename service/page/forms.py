@@ -1,4 +1,4 @@
-"""The forms of the page: what a browser posts, as the JSON that the API takes, and back."""
+"""The forms of the page, converted to the JSON requests of the API."""
 
 import math
 from typing import Any
@@ -9,50 +9,50 @@ from fastapi import Request
 from service.http.auth import is_cross_origin
 
 Form = dict[str, list[str]]
-_NUMBERS = {"tokens": int, "fraction": float, "seed": int}
+_TRAINING_NUMBERS = {"tokens": int, "fraction": float, "seed": int}
 
 
-class CrossSite(Exception):
+class CrossOriginForm(Exception):
     """A form was posted from another site."""
 
 
-async def posted(request: Request) -> Form:
-    """The fields of a form. Raises CrossSite unless a page of this service posted it, by the browser's own word."""
-    said = "origin" in request.headers or "sec-fetch-site" in request.headers
-    if not said or is_cross_origin(request.headers):
-        raise CrossSite
+async def read_form(request: Request) -> Form:
+    """The fields of a posted form. Raises CrossOriginForm unless the browser's headers say that it came from here."""
+    has_origin = "origin" in request.headers or "sec-fetch-site" in request.headers
+    if not has_origin or is_cross_origin(request.headers):
+        raise CrossOriginForm
     return parse_qs((await request.body()).decode(errors="replace"), keep_blank_values=True)
 
 
-def first(form: Form, name: str, default: str = "") -> str:
-    """The first value of a field, without space around it."""
+def first_value(form: Form, name: str, default: str = "") -> str:
+    """The first value of a field, without surrounding whitespace."""
     return form.get(name, [default])[0].strip()
 
 
-def job_body(form: Form) -> dict[str, Any]:
-    """The request that the form of a new job stands for. What is wrong in it is for the API to say."""
-    corpus: dict[str, Any] = {"paths": [line.strip() for line in first(form, "paths").splitlines() if line.strip()]}
+def job_request(form: Form) -> dict[str, Any]:
+    """The request of the form for a new job. The API checks the values."""
+    corpus: dict[str, Any] = {"paths": [s for line in first_value(form, "paths").splitlines() if (s := line.strip())]}
     for name in ("text_field", "id_field", "domain_field"):
-        if value := first(form, name):
+        if value := first_value(form, name):
             corpus[name] = value
-    reference: dict[str, Any] = {"model": first(form, "model")}
-    if first(form, "reference") != "model":
-        train: dict[str, Any] = {"preset": first(form, "preset", "tiny")}
-        for name, kind in _NUMBERS.items():
-            if value := first(form, name):
+    reference: dict[str, Any] = {"model": first_value(form, "model")}
+    if first_value(form, "reference") != "model":
+        train: dict[str, Any] = {"preset": first_value(form, "preset", "tiny")}
+        for name, kind in _TRAINING_NUMBERS.items():
+            if value := first_value(form, name):
                 train[name] = _number(value, kind)
         reference = {"train": train}
-    body: dict[str, Any] = {"corpus": corpus, "reference": reference, "selections": _selections(form)}
-    scoring: dict[str, Any] = {"dtype": first(form, "dtype", "auto")}
-    if value := first(form, "stride"):
+    scoring: dict[str, Any] = {"dtype": first_value(form, "dtype", "auto")}
+    if value := first_value(form, "stride"):
         scoring["stride"] = _number(value, int)
-    return body | {"scoring": scoring}
+    return {"corpus": corpus, "reference": reference, "selections": _selections(form), "scoring": scoring}
 
 
 def _selections(form: Form) -> list[dict[str, Any]]:
-    rates = first(form, "rates").replace(",", " ").split()
-    shared: dict[str, Any] = {"unit": first(form, "unit", "documents")}
-    if first(form, "within"):
+    """Every criterion of the form at every rate."""
+    rates = first_value(form, "rates").replace(",", " ").split()
+    shared: dict[str, Any] = {"unit": first_value(form, "unit", "documents")}
+    if first_value(form, "within"):
         shared["within"] = "domain"
     return [
         {"criterion": criterion, "rate": _rate(rate), **shared}
@@ -61,23 +61,23 @@ def _selections(form: Form) -> list[dict[str, Any]]:
     ]
 
 
-def selection_body(form: Form) -> dict[str, Any]:
-    """The selection that a form of the explorer stands for."""
-    body: dict[str, Any] = {"criterion": first(form, "criterion"), "rate": _rate(first(form, "rate"))}
-    body["unit"] = first(form, "unit", "documents")
-    return body | ({"within": "domain"} if first(form, "within") else {})
+def selection_request(form: Form) -> dict[str, Any]:
+    """The request of the button that makes the previewed selection."""
+    spec: dict[str, Any] = {"criterion": first_value(form, "criterion"), "rate": _rate(first_value(form, "rate"))}
+    spec["unit"] = first_value(form, "unit", "documents")
+    return spec | ({"within": "domain"} if first_value(form, "within") else {})
 
 
-def _rate(text: str) -> Any:
+def _rate(text: str) -> float | int | str:
     """A share; `25%` is 0.25."""
     if text.endswith("%"):
-        share = _number(text[:-1].strip(), float)
-        return round(share / 100, 12) if isinstance(share, float) else text
+        percentage = _number(text[:-1].strip(), float)
+        return text if isinstance(percentage, str) else round(percentage / 100, 12)
     return _number(text, float)
 
 
-def _number(text: str, kind: Any) -> Any:
-    """A number, or the text where it is none, for the API to refuse."""
+def _number(text: str, kind: type[int] | type[float]) -> float | int | str:
+    """A number, or the text itself if it is not one, so that the API's error names the field."""
     try:
         value = float(text.replace(",", "").replace("_", ""))
         return kind(value) if math.isfinite(value) else text

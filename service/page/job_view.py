@@ -1,4 +1,4 @@
-"""What the page says of a scored job and of a band of its documents: from the report and a preview alone."""
+"""The view model of a job's results: what the templates show of its report and of a preview of a selection."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,55 +7,52 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from service.page import charts
-from service.page.charts import Band, Lane
+from service.page.charts import ChartRow, PerplexityRange
 from service.page.format import number, percent
 
-_ROWS = 30  # domains in the table
-_WHATS = ("documents", "tokens")
-_WIDTHS = (1040, 340)  # of the histogram on wide and on narrow screens
-_WARNED = 0.01  # share of the documents from which a warning is given
+_DOMAINS_MAX = 30  # rows of the table
+_UNITS = ("documents", "tokens")
+_WIDTHS = (1040, 340)  # px of the histogram, on wide and on narrow screens
+_WARNING_SHARE = 0.01  # of the documents
 
 
-class Place(NamedTuple):
-    """Documents from a rank on: of all, or of the domain that a row of the report names, among its own."""
+class SampleSpan(NamedTuple):
+    """Consecutive documents from a rank on. With `domain`, a row of the report, ranks are those within this domain."""
 
     rank: int
     documents: int
     domain: int | None = None
 
 
-class Samples(NamedTuple):
-    """Five documents around a rank; those with the ranks [`start`, `stop`), if that is known, are kept.
+class Sample(NamedTuple):
+    """A titled span of documents. Those with ranks in [`start`, `stop`), if known, are kept.
 
-    Around a threshold they have its `perplexity`, and around one of a domain this domain's name.
+    `perplexity` is that of the threshold in the middle of the span, `domain` the name of the span's domain, if any.
     """
 
     title: str
-    place: Place
+    span: SampleSpan
     start: int | None
     stop: int | None
     perplexity: float | None = None
     domain: str | None = None
 
 
-def first_band(job: dict[str, Any]) -> dict[str, Any]:
-    """The first selection that a job was asked for."""
+def first_spec(job: dict[str, Any]) -> dict[str, Any]:
+    """The first selection that the job's request asks for, as parameters of a preview."""
     spec = job["request"]["selections"][0]
     return {name: spec[name] for name in ("criterion", "rate", "unit", "within")}
 
 
-def band_of(kept: dict[str, Any], documents: int) -> Band | None:
-    """The part of the histogram that a preview or a selection keeps, or None if that is nothing.
-
-    Thresholds are where something is left out.
-    """
+def kept_range(kept: dict[str, Any], documents: int) -> PerplexityRange | None:
+    """The perplexities that a preview or a selection of so many documents keeps, or None if it keeps nothing."""
     if kept["perplexity_min"] is None:
         return None
-    low, high = kept["perplexity_min"], _or_infinite(kept["perplexity_max"])
+    low, high = kept["perplexity_min"], _infinite_if_null(kept["perplexity_max"])
     start, stop = kept["start"], kept["stop"]
     if start is None or stop is None:
-        return Band(low, high, None, None)
-    return Band(
+        return PerplexityRange(low, high, None, None)
+    return PerplexityRange(
         low,
         high,
         100 * start / documents if start > 0 else None,
@@ -63,161 +60,160 @@ def band_of(kept: dict[str, Any], documents: int) -> Band | None:
     )
 
 
-def _or_infinite(perplexity: float | None) -> float:
-    """JSON has null for what is beyond all numbers."""
+def _infinite_if_null(perplexity: float | None) -> float:
+    """JSON has no infinity: the API sends null for a perplexity that float64 cannot hold."""
     return math.inf if perplexity is None else perplexity
 
 
-def facts(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
-    """What the templates take of a scored job, whatever part of it is looked at."""
+def job_values(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+    """The template values of a scored job that do not depend on a preview."""
+    documents = report["eligible"]["documents"]
     return {
         "job": job,
         "report": report,
         "lengths": [charts.lengths(report["lengths"], width=width) for width in (460, 340)],
         "warnings": warnings(report, job["request"]["scoring"]["stride"]),
-        "all_domains": domain_count(report),
-        "bands_made": {made["id"]: band_of(made, report["eligible"]["documents"]) for made in job["selections"]},
+        "domain_count": domain_count(report),
+        "kept_ranges": {made["id"]: kept_range(made, documents) for made in job["selections"]},
     }
 
 
-def in_view(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any], by: str) -> dict[str, Any]:
-    """What the templates take of a band of its documents, that of a preview, drawn by documents or by tokens."""
+def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any], by: str) -> dict[str, Any]:
+    """The template values of a preview, with a histogram by documents or by tokens."""
     documents = report["eligible"]["documents"]
-    band = band_of(preview, documents)
-    lanes = [
-        Lane(made["id"], kept, made["within"] is not None, made["id"] == preview["id"])
+    kept = kept_range(preview, documents)
+    chart_rows = [
+        ChartRow(made["id"], made_range, made["within"] is not None, made["id"] == preview["id"])
         for made in job["selections"]
-        if (kept := band_of(made, documents)) is not None
+        if (made_range := kept_range(made, documents)) is not None
     ]
-    if len(lanes) > charts.LANES:
-        lanes.sort(key=lambda lane: not lane.on)  # that in view is drawn in any case
-    rows = domain_shifts(report, preview)
+    if len(chart_rows) > charts.ROWS_MAX:
+        chart_rows.sort(key=lambda row: not row.highlighted)  # the previewed one is always drawn
+    shifts = domain_shifts(report, preview)
     data, name = report["histogram"], preview["id"]
     return {
         "preview": preview,
-        "band": band,
+        "kept": kept,
         "by": by,
-        "made": next((made for made in job["selections"] if made["id"] == preview["id"]), None),
-        "plots": [charts.histogram(data, by, band, lanes, width=width, name=f"{name}-{width}") for width in _WIDTHS],
-        "outside": charts.outside(data, by, band),
-        "lanes": f"{charts.LANES} of the {len(lanes)}" if len(lanes) > charts.LANES else "the",
-        "rows": most_moved(rows),
-        "domains": domain_count(report),
-        "most": max(max(row[w]["before"], row[w]["after"]) for row in rows for w in _WHATS) or 1.0,
-        "losses": losses(rows),
+        "selection": next((made for made in job["selections"] if made["id"] == preview["id"]), None),
+        "plots": [charts.histogram(data, by, kept, chart_rows, width=w, name=f"{name}-{w}") for w in _WIDTHS],
+        "not_drawn": charts.not_drawn(data, by, kept),
+        "rows_drawn": f"{charts.ROWS_MAX} of the {len(chart_rows)}" if len(chart_rows) > charts.ROWS_MAX else "the",
+        "domain_rows": largest_shifts(shifts),
+        "largest_share": max(max(row[u]["before"], row[u]["after"]) for row in shifts for u in _UNITS) or 1.0,
+        "losses": domain_losses(shifts),
         "samples": samples(preview, documents),
     }
 
 
-def growing(histogram: dict[str, Any]) -> list[Markup]:
-    """The histogram of the shards so far, for wide and for narrow screens."""
-    return [charts.histogram(histogram, "documents", None, width=width, name=f"g{width}") for width in _WIDTHS]
+def partial_plots(histogram: dict[str, Any]) -> list[Markup]:
+    """The histogram of the shards that are scored so far, for wide and for narrow screens."""
+    return [charts.histogram(histogram, "documents", None, width=width, name=f"partial-{width}") for width in _WIDTHS]
 
 
 def domain_shifts(report: dict[str, Any], preview: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each domain's shares of documents and tokens, before and after: what gains most first, what loses most last."""
+    """Each domain's shares of documents and tokens before and after, the largest gain first, the largest loss last."""
     rows = []
     for before, after in zip(report["domains"], preview["domains"], strict=True):
         row: dict[str, Any] = {"name": domain_name(before), "median": before.get("perplexity_median")}
-        for what in ("documents", "tokens"):
-            shares = {"before": before[f"{what}_share"], "after": after[f"{what}_share"], "kept": after[what]}
-            row[what] = shares | {"all": before[what]}
+        for unit in _UNITS:
+            row[unit] = {"before": before[f"{unit}_share"], "after": after[f"{unit}_share"]}
         rows.append(row)
     rows.sort(key=lambda row: row["documents"]["before"] - row["documents"]["after"])
     return rows
 
 
-def most_moved(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows whose share of documents or tokens changes most, in the same order."""
-    moved = sorted(
-        range(len(rows)), key=lambda i: -max(abs(rows[i][w]["after"] - rows[i][w]["before"]) for w in _WHATS)
+def largest_shifts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the largest changes of a share, in the order of `rows`."""
+    by_change = sorted(
+        range(len(rows)), key=lambda i: -max(abs(rows[i][w]["after"] - rows[i][w]["before"]) for w in _UNITS)
     )
-    return [rows[i] for i in sorted(moved[:_ROWS])]
+    return [rows[i] for i in sorted(by_change[:_DOMAINS_MAX])]
 
 
 def domain_count(report: dict[str, Any]) -> int:
-    """How many domains there are, those included that a report sums up."""
+    """The number of domains, including the smaller ones that a report combines in one row."""
     return sum(row.get("others", 1) for row in report["domains"])
 
 
 def domain_name(row: dict[str, Any]) -> str:
-    """What a row of domains is called."""
+    """The name of a row of the report's domains."""
     if "others" in row:
         return f"({row['others']:,} smaller domains)"
     return "(no domain)" if row["domain"] is None else str(row["domain"])
 
 
-def samples(preview: dict[str, Any], documents: int) -> list[Samples]:
-    """Where to look: both extremes, the median, and around each threshold: the band's, or those of large domains."""
-    run = preview["start"], preview["stop"]
+def samples(preview: dict[str, Any], documents: int) -> list[Sample]:
+    """Samples at both extremes, at the median, and around the thresholds of the preview or of its largest domains."""
+    kept = preview["start"], preview["stop"]
     count = min(5, documents)
-    found = [
-        Samples("Lowest perplexity: the most predictable", Place(0, count), *run),
-        Samples("Around the median", _near(documents // 2, documents), *run),
-        Samples("Highest perplexity: the least predictable", Place(documents - count, count), *run),
+    result = [
+        Sample("Lowest perplexity: the most predictable", SampleSpan(0, count), *kept),
+        Sample("Around the median", _span_around(documents // 2, documents), *kept),
+        Sample("Highest perplexity: the least predictable", SampleSpan(documents - count, count), *kept),
     ]
     if preview["within"] is None:
-        found += _around(preview, documents)
-        found.sort(key=lambda sample: sample.place.rank)
+        result += _threshold_samples(preview, documents)
+        result.sort(key=lambda sample: sample.span.rank)
     for row, inside in enumerate(preview["inside"]):
-        found += _around(inside, inside["documents"], row, domain_name(inside))
-    return found
+        result += _threshold_samples(inside, inside["documents"], row, domain_name(inside))
+    return result
 
 
-def _around(
+def _threshold_samples(
     kept: dict[str, Any], documents: int, row: int | None = None, domain: str | None = None
-) -> Iterator[Samples]:
-    """Samples around the thresholds of what is kept of all documents, or of a domain's."""
+) -> Iterator[Sample]:
+    """Samples around the thresholds of a selection, or of its part within one domain."""
     start, stop = kept["start"], kept["stop"]
-    low, high = kept["perplexity_min"], _or_infinite(kept["perplexity_max"])
+    low, high = kept["perplexity_min"], _infinite_if_null(kept["perplexity_max"])
     if stop > start > 0:
-        yield Samples("Around the lower threshold", _near(start, documents, row), start, stop, low, domain)
+        yield Sample("Around the lower threshold", _span_around(start, documents, row), start, stop, low, domain)
     if start < stop < documents:
-        yield Samples("Around the upper threshold", _near(stop, documents, row), start, stop, high, domain)
+        yield Sample("Around the upper threshold", _span_around(stop, documents, row), start, stop, high, domain)
 
 
-def _near(rank: int, documents: int, row: int | None = None) -> Place:
-    """Five documents, or all that there are, two of them under a rank where that is possible."""
+def _span_around(rank: int, documents: int, row: int | None = None) -> SampleSpan:
+    """Five documents, or all if there are fewer, two of them below the rank where possible."""
     count = min(5, documents)
-    return Place(max(0, min(rank - 2, documents - count)), count, row)
+    return SampleSpan(max(0, min(rank - 2, documents - count)), count, row)
 
 
 def warnings(report: dict[str, Any], stride: int | None = None) -> list[str]:
-    """What to know of the scores before choosing, in words; `stride` is that of the windows, if they overlap."""
+    """Sentences about properties of the scores to know before selecting. `stride` is that of overlapping windows."""
     documents = report["eligible"]["documents"]
-    said = []
+    sentences = []
     short, cut, equal, rejects = report["short"], report["cut"], report["equal"], report["rejects"]
-    if short["documents"] >= _WARNED * documents:
-        said.append(
+    if short["documents"] >= _WARNING_SHARE * documents:
+        sentences.append(
             f"{percent(short['documents'] / documents)} of the documents have fewer than {short['under_tokens']} "
-            "tokens: their perplexity says little, and they crowd both ends."
+            "tokens: their perplexity is unreliable, and they are over-represented at both ends."
         )
-    if cut["documents"] >= _WARNED * documents:
-        before = "without what came before it" if stride is None else f"of up to {number(stride)} new tokens"
-        said.append(
+    if cut["documents"] >= _WARNING_SHARE * documents:
+        windows = "without the text before it" if stride is None else f"with up to {number(stride)} new tokens"
+        sentences.append(
             f"{percent(cut['documents'] / documents)} of the documents are longer than the reference's context of "
-            f"{number(cut['context'])} tokens and were read in several windows, each {before}."
+            f"{number(cut['context'])} tokens and were read in several windows, each {windows}."
         )
-    if equal["documents"] >= _WARNED * documents:
-        said.append(
+    if equal["documents"] >= _WARNING_SHARE * documents:
+        sentences.append(
             f"{percent(equal['documents'] / documents)} of the documents share their exact score with another (up to "
-            f"{number(equal['largest'])} with one score): most are likely copies. Ties go by file and row."
+            f"{number(equal['largest'])} with one score): most are likely duplicates. Ties are ordered by file and row."
         )
     if rejects["documents"]:
         reasons = ", ".join(f"{reason}: {number(count)}" for reason, count in rejects["reasons"].items())
-        said.append(f"{number(rejects['documents'])} documents have no score and are in no selection ({reasons}).")
+        sentences.append(f"{number(rejects['documents'])} documents have no score and are in no selection ({reasons}).")
     if documents < 1000:
-        said.append(f"There are only {number(documents)} documents: thresholds and shares are coarse.")
-    return said
+        sentences.append(f"There are only {number(documents)} documents: thresholds and shares are imprecise.")
+    return sentences
 
 
-def losses(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The domains that lose more than half of their share of documents or of tokens, in words."""
-    said = []
+def domain_losses(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for each domain that loses over half of its share of documents or tokens, the largest loss first."""
+    sentences = []
     for row in rows:
-        lost = [w for w in _WHATS if row[w]["before"] >= 0.001 and row[w]["after"] < row[w]["before"] / 2]
+        lost = [u for u in _UNITS if row[u]["before"] >= 0.001 and row[u]["after"] < row[u]["before"] / 2]
         if lost:
-            what = " and ".join(f"{percent(row[w]['before'])} to {percent(row[w]['after'])} of the {w}" for w in lost)
+            change = " and ".join(f"{percent(row[u]['before'])} to {percent(row[u]['after'])} of the {u}" for u in lost)
             name = row["name"] if len(row["name"]) <= 100 else row["name"][:100] + "…"
-            said.append(f"{name} falls from {what}")
-    return said[::-1]
+            sentences.append(f"{name} falls from {change}")
+    return sentences[::-1]

@@ -1,4 +1,4 @@
-"""The page's addresses: each asks the API in this process and shows what it answers."""
+"""The page's routes. Each gets its data from the HTTP API within this process and renders a template."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -10,150 +10,149 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
+from scorer.training.names import PRESETS
 from service.contract.names import ENDED, STATUSES
-from service.page import api_docs as manual
-from service.page import forms
-from service.page import job_view as result
-from service.page import snippets as repeat
-from service.page.api import Api, Refused, job_path
-from service.page.render import HEADERS, HERE, STATIC, page
-from service.page.report import gather, report_html
+from service.page import api_docs, forms, job_view
+from service.page.api import Api, ApiError, job_path
+from service.page.render import FOLDER, HEADERS, STATIC_TYPES, page_response
+from service.page.report import fetch_report_data, report_html
 from service.page.signin import COOKIE, local_address
+from service.page.snippets import snippets
 from service.page.surprisal import LEVELS, surprisal
 
 router = APIRouter(include_in_schema=False)
+# The name of the part of a page that a script asks for; without it the whole page is sent.
 Part = Annotated[str | None, Query(max_length=20)]
-_JOBS_A_PAGE = 20
-_CHARACTERS = 2000  # of a document that are shown with others
-_CHARACTERS_ALONE = 100_000  # of one that is shown alone
-_CHARACTERS_SCORED = 20_000  # of one whose tokens are shaded
+_JOBS_PER_PAGE = 20
+_CHARACTERS = 2000  # of each of several documents
+_CHARACTERS_ALONE = 100_000  # of a single document
+_CHARACTERS_SCORED = 20_000  # of a document whose tokens are shaded
 
 Handler = Callable[..., Awaitable[Response]]
 
 
-def _shown(handler: Handler) -> Handler:
-    """Shows what the API refuses, and forms of other sites, as pages."""
+def _with_error_pages(handler: Handler) -> Handler:
+    """Turns errors of the API, and forms of other sites, into error pages."""
 
     @wraps(handler)
     async def guarded(*args: Any, **kwargs: Any) -> Response:
         try:
             return await handler(*args, **kwargs)
-        except Refused as refused:
-            return page("error.html", refused.status, title=refused.problem.get("title", "Error"), detail=str(refused))
-        except forms.CrossSite:
-            said = (
-                "This form was sent from another site, or by a browser that does not say from where: send it from here."
-            )
-            return page("error.html", 403, title="Forbidden", detail=said)
+        except ApiError as error:
+            title = error.problem.get("title", "Error")
+            return page_response("error.html", error.status, title=title, detail=str(error))
+        except forms.CrossOriginForm:
+            detail = "The form came from another site, or the browser does not say from which: send it from here."
+            return page_response("error.html", 403, title="Forbidden", detail=detail)
 
     return guarded
 
 
 @router.get("/static/{name}")
 async def static(name: str) -> Response:
-    """A file of the page's own."""
-    if name not in STATIC:
+    """A static file."""
+    if name not in STATIC_TYPES:
         raise HTTPException(404)
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public, max-age=86400"}
-    return FileResponse(HERE / "static" / name, media_type=STATIC[name], headers=headers)
+    return FileResponse(FOLDER / "static" / name, media_type=STATIC_TYPES[name], headers=headers)
 
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """The API's manual."""
+    """The documentation of the API."""
     openapi = request.app.openapi()
-    about = openapi["info"]["description"]
-    return page("manual.html", about=about, calls=manual.calls(openapi), objects=manual.objects(openapi))
+    description = openapi["info"]["description"]
+    operations, objects = api_docs.operations(openapi), api_docs.objects(openapi)
+    return page_response("api_docs.html", description=description, operations=operations, objects=objects)
 
 
 @router.get("/signin")
-@_shown
-async def sign_in(request: Request, next: str = "/") -> Response:  # noqa: A002
-    """The form that takes a key."""
-    return page("signin.html", next=local_address(next), wrong=COOKIE in request.cookies)
+@_with_error_pages
+async def sign_in_form(request: Request, next: str = "/") -> Response:  # noqa: A002
+    """The form that asks for a key."""
+    return page_response("signin.html", next=local_address(next), wrong=COOKIE in request.cookies)
 
 
 @router.post("/signin")
-@_shown
-async def signed_in(request: Request) -> Response:
-    """Keeps a key in the browser."""
-    form = await forms.posted(request)
-    key, there = forms.first(form, "key"), local_address(forms.first(form, "next"))
-    if not (key.isascii() and key.isprintable()):  # no cookie can hold it, and no key reads so
-        return page("signin.html", 422, next=there, wrong=True)
-    answer = RedirectResponse(there, 303, HEADERS)
+@_with_error_pages
+async def sign_in(request: Request) -> Response:
+    """Stores the key in a cookie."""
+    form = await forms.read_form(request)
+    key, address = forms.first_value(form, "key"), local_address(forms.first_value(form, "next"))
+    if not (key.isascii() and key.isprintable()):  # not a key, and a cookie cannot hold it
+        return page_response("signin.html", 422, next=address, wrong=True)
+    answer = RedirectResponse(address, 303, HEADERS)
     secure = request.url.scheme == "https"
     answer.set_cookie(COOKIE, key, httponly=True, samesite="strict", secure=secure)
     return answer
 
 
 @router.get("/")
-@_shown
+@_with_error_pages
 async def jobs(request: Request, cursor: str | None = None, status: str | None = None, part: Part = None) -> Response:
-    """The jobs, newest first."""
+    """The list of jobs, newest first."""
     status = status or None
-    async with Api.behind(request) as api:
-        found = await api.get("/v1/jobs", limit=_JOBS_A_PAGE, cursor=cursor, status=status)
-    older = urlencode({k: v for k, v in {"cursor": found["next_cursor"], "status": status}.items() if v})
-    return page(
+    async with Api.for_request(request) as api:
+        found = await api.get("/v1/jobs", limit=_JOBS_PER_PAGE, cursor=cursor, status=status)
+    next_query = urlencode({k: v for k, v in {"cursor": found["next_cursor"], "status": status}.items() if v})
+    return page_response(
         "_jobs.html" if part else "jobs.html",
         jobs=found["data"],
-        older=older if found["next_cursor"] else None,
-        first=cursor is None,
-        wanted=status,
+        next_query=next_query if found["next_cursor"] else None,
+        first_page=cursor is None,
+        status_filter=status,
         statuses=STATUSES,
         running=any(job["status"] not in ENDED for job in found["data"]),
     )
 
 
 @router.get("/new")
-@_shown
-async def new(request: Request) -> Response:
+@_with_error_pages
+async def new_job_form(request: Request) -> Response:
     """The form of a new job."""
-    return _form({}, [], "")
+    return _job_form({}, [], "")
 
 
 @router.post("/jobs")
-@_shown
+@_with_error_pages
 async def submit(request: Request) -> Response:
-    """Submits a job, or shows the form again with what is wrong."""
-    form = await forms.posted(request)
-    async with Api.behind(request) as api:
+    """Submits a job, or shows the form again with its errors."""
+    form = await forms.read_form(request)
+    key = forms.first_value(form, "key") or secrets.token_hex(16)
+    async with Api.for_request(request) as api:
         try:
-            job = await api.post(
-                "/v1/jobs",
-                forms.job_body(form),
-                **{"Idempotency-Key": forms.first(form, "key") or secrets.token_hex(8)},
-            )
-        except Refused as refused:
-            if refused.status in (401, 403):
+            job = await api.post("/v1/jobs", forms.job_request(form), **{"Idempotency-Key": key})
+        except ApiError as error:
+            if error.status in (401, 403):
                 raise
-            if refused.status == 422:  # nothing was accepted, and this key may stand for another request
+            if error.status == 422:  # no job was made; a corrected request needs a new key
                 form["key"] = [secrets.token_hex(16)]
-            return _form(form, refused.problem.get("errors", []), str(refused), refused.status)
+            return _job_form(form, error.problem.get("errors", []), str(error), error.status)
     return RedirectResponse(f"/jobs/{job['id']}", 303, HEADERS)
 
 
-def _form(form: forms.Form, errors: list[dict[str, str]], said: str, status: int = 200) -> Response:
+def _job_form(form: forms.Form, errors: list[dict[str, str]], message: str, status: int = 200) -> Response:
     def value(name: str, default: str = "") -> str:
-        return forms.first(form, name, default)
+        return forms.first_value(form, name, default)
 
     def chosen(name: str, option: str, default: bool = False) -> bool:
         return option in form[name] if name in form else default and not form
 
-    return page(
+    key = forms.first_value(form, "key") or secrets.token_hex(16)
+    return page_response(
         "new.html",
         status,
         value=value,
         chosen=chosen,
         errors=errors,
-        said=said,
-        key=forms.first(form, "key") or secrets.token_hex(16),
+        message=message,
+        key=key,
+        presets=PRESETS,
     )
 
 
 @router.get("/jobs/{job_id}")
-@_shown
+@_with_error_pages
 async def job(
     request: Request,
     job_id: str,
@@ -162,23 +161,23 @@ async def job(
     unit: str | None = None,
     within: str | None = None,
     by: str = "documents",
-    waiting: bool = False,
+    requested: bool = False,
     part: Part = None,
 ) -> Response:
-    """A job: how far it is, or what came of it."""
-    async with Api.behind(request) as api:
+    """A job: its progress, or its results with a preview of a selection. `requested`: the selection is being made."""
+    async with Api.for_request(request) as api:
         found = await api.get(job_path(job_id))
-        if found["status"] != "succeeded" or part == "live":  # the event that it has ended is about to come
-            return page("_live.html" if part == "live" else "job.html", **await _running(api, found))
-        band = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
-        shown = await _result(api, found, band, by if by in ("documents", "tokens") else "documents")
-        shown["waiting"] = waiting
-        if part == "band":
-            return page("_band.html", **shown)
-        return page("job.html", **shown, ways=repeat.ways(_server(request), found, _keyed(request)))
+        if found["status"] != "succeeded" or part == "live":  # a script that asks for progress waits for the last event
+            return page_response("_live.html" if part == "live" else "job.html", **await _progress_values(api, found))
+        spec = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
+        values = await _result_values(api, found, spec, by if by in ("documents", "tokens") else "documents")
+        values["requested"] = requested
+        if part == "preview":
+            return page_response("_preview.html", **values)
+        return page_response("job.html", **values, snippets=snippets(_server(request), found, _with_key(request)))
 
 
-def _keyed(request: Request) -> bool:
+def _with_key(request: Request) -> bool:
     return "authorization" in request.headers
 
 
@@ -186,57 +185,59 @@ def _server(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-async def _running(api: Api, job: dict[str, Any]) -> dict[str, Any]:
-    """What is shown of a job that has no results."""
+async def _progress_values(api: Api, job: dict[str, Any]) -> dict[str, Any]:
+    """The template values of a job without results."""
     live = job["status"] not in ENDED
     workers = (await api.get(job_path(job["id"], "workers")))["data"] if live else []
-    growing = await api.get(job_path(job["id"], "histogram")) if live and job["progress"]["shards_done"] else None
-    plots = result.growing(growing["histogram"]) if growing and growing["histogram"] else []
-    return {"job": job, "live": live, "workers": workers, "growing": growing, "plots": plots, "report": None}
+    partial = await api.get(job_path(job["id"], "histogram")) if live and job["progress"]["shards_done"] else None
+    plots = job_view.partial_plots(partial["histogram"]) if partial and partial["histogram"] else []
+    stages = [status for status in STATUSES if status not in ENDED]
+    values = {"job": job, "live": live, "stages": stages, "workers": workers}
+    return values | {"partial": partial, "plots": plots, "report": None}
 
 
-async def _result(api: Api, job: dict[str, Any], band: dict[str, Any], by: str) -> dict[str, Any]:
-    """What is shown of a scored job, with a band of its documents in view."""
+async def _result_values(api: Api, job: dict[str, Any], spec: dict[str, Any], by: str) -> dict[str, Any]:
+    """The template values of a scored job with a preview of the selection `spec`, by default of its first one."""
     path = job_path(job["id"])
     report = await api.get(f"{path}/report")
-    preview = await api.get(f"{path}/preview", **(band if any(band.values()) else result.first_band(job)))
-    view = result.facts(job, report) | result.in_view(job, report, preview, by)
-    return view | {"live": False, "alone": False}
+    preview = await api.get(f"{path}/preview", **(spec if any(spec.values()) else job_view.first_spec(job)))
+    values = job_view.job_values(job, report) | job_view.preview_values(job, report, preview, by)
+    return values | {"live": False, "standalone": False}
 
 
 @router.get("/jobs/{job_id}/report.html")
-@_shown
+@_with_error_pages
 async def report(request: Request, job_id: str) -> Response:
     """The report of a scored job as one file."""
-    async with Api.behind(request) as api:
-        body = report_html(await gather(api.get, job_id), _server(request), _keyed(request))
+    async with Api.for_request(request) as api:
+        body = report_html(await fetch_report_data(api.get, job_id), _server(request), _with_key(request))
     headers = HEADERS | {"Content-Disposition": 'attachment; filename="report.html"'}
     return Response(body, 200, headers, "text/html; charset=utf-8")
 
 
 @router.post("/jobs/{job_id}/cancel")
-@_shown
+@_with_error_pages
 async def cancel(request: Request, job_id: str) -> Response:
     """Cancels a job."""
-    await forms.posted(request)
-    async with Api.behind(request) as api:
+    await forms.read_form(request)
+    async with Api.for_request(request) as api:
         await api.post(job_path(job_id, "cancel"))
     return RedirectResponse(f"/jobs/{job_id}", 303, HEADERS)
 
 
 @router.post("/jobs/{job_id}/selections")
-@_shown
+@_with_error_pages
 async def select(request: Request, job_id: str) -> Response:
-    """Makes the band in view a selection."""
-    spec = forms.selection_body(await forms.posted(request))
-    async with Api.behind(request) as api:
+    """Makes the previewed selection."""
+    spec = forms.selection_request(await forms.read_form(request))
+    async with Api.for_request(request) as api:
         made = await api.post(job_path(job_id, "selections"), spec)
-    later = {} if "manifest_url" in made else {"waiting": "1"}
-    return RedirectResponse(f"/jobs/{job_id}?{urlencode(spec | later)}", 303, HEADERS)
+    requested = {} if "manifest_url" in made else {"requested": "1"}
+    return RedirectResponse(f"/jobs/{job_id}?{urlencode(spec | requested)}", 303, HEADERS)
 
 
 @router.get("/jobs/{job_id}/documents")
-@_shown
+@_with_error_pages
 async def documents(
     request: Request,
     job_id: str,
@@ -248,16 +249,16 @@ async def documents(
     domain: int | None = None,
     part: Part = None,
 ) -> Response:
-    """Documents by rank, of all or of a domain, with the tokens of one shaded by surprisal if it is asked for."""
+    """Documents by rank, of all or of a domain; the tokens of the one of rank `surprisal` are shaded."""
     characters = _CHARACTERS_ALONE if count == 1 else _CHARACTERS
-    async with Api.behind(request) as api:
-        asked = {"rank": rank, "count": count, "characters": characters, "domain": domain}
-        found = await api.get(job_path(job_id, "documents"), **asked)
-        shaded, away = {}, ""
+    async with Api.for_request(request) as api:
+        page = {"rank": rank, "count": count, "characters": characters, "domain": domain}
+        found = await api.get(job_path(job_id, "documents"), **page)
+        shaded, scoring_error = {}, ""
         for row in found["data"]:
             if row["rank"] == surprisal_of and row["text"] is not None:
-                shaded[row["rank"]], away = await surprisal(api, job_id, row["text"][:_CHARACTERS_SCORED])
-    return page(
+                shaded[row["rank"]], scoring_error = await surprisal(api, job_id, row["text"][:_CHARACTERS_SCORED])
+    return page_response(
         "_documents.html" if part else "documents.html",
         job_id=job_id,
         rows=found["data"],
@@ -268,7 +269,7 @@ async def documents(
         stop=stop,
         domain=domain,
         shaded=shaded,
-        away=away,
+        scoring_error=scoring_error,
         levels=LEVELS,
         scored_characters=_CHARACTERS_SCORED,
     )

@@ -1,4 +1,4 @@
-"""Templates into answers: everything escaped, and headers that let a page use this service's own files alone."""
+"""Rendering of templates: with HTML escaping, and headers that restrict a page to this service's own files."""
 
 import hashlib
 from datetime import datetime
@@ -10,10 +10,10 @@ from fastapi import Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import service
-from service.page import format as words
+from service.page import format as formats
 
-HERE = Path(__file__).parent
-STATIC = {"winnow.css": "text/css", "winnow.js": "text/javascript", "icon.svg": "image/svg+xml"}
+FOLDER = Path(__file__).parent
+STATIC_TYPES = {"winnow.css": "text/css", "winnow.js": "text/javascript", "icon.svg": "image/svg+xml"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -22,51 +22,40 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_FILTERS = (
+    *("number", "compact", "percent", "perplexity", "ratio"),
+    *("duration", "hours", "age", "utc", "html", "html_short"),
+)
 
 
 def _environment() -> Environment:
-    made = Environment(
-        loader=FileSystemLoader(HERE / "templates"),
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = (
-        "number",
-        "short",
-        "percent",
-        "perplexity",
-        "ratio",
-        "duration",
-        "span",
-        "hours",
-        "age",
-        "moment",
-        "shown",
-        "brief",
-    )
-    made.filters.update({name: getattr(words, name) for name in names})
-    made.filters["time"] = lambda text: datetime.fromisoformat(text)
-    made.globals.update(version=service.__version__, static=_static_address)
-    return made
+    environment.filters.update({name: getattr(formats, name) for name in _FILTERS})
+    environment.filters["time"] = datetime.fromisoformat
+    environment.globals.update(version=service.__version__, static=_static_url)
+    return environment
 
 
 @cache
-def _static_address(name: str) -> str:
-    """The address of a file of ours, another when it changes."""
-    return f"/static/{name}?{hashlib.sha256((HERE / 'static' / name).read_bytes()).hexdigest()[:12]}"
+def _static_url(name: str) -> str:
+    """The URL of a static file, with a digest of its content so that browsers reload it when it changes."""
+    return f"/static/{name}?{hashlib.sha256((FOLDER / 'static' / name).read_bytes()).hexdigest()[:12]}"
 
 
 _TEMPLATES = _environment()
 
 
-def text(template: str, **values: Any) -> str:
-    """A template with its values."""
+def render(template: str, **values: Any) -> str:
+    """The text of a template with these values."""
     return _TEMPLATES.get_template(template).render(**values)
 
 
-def page(template: str, status: int = 200, headers: dict[str, str] | None = None, **values: Any) -> Response:
-    """A template as an answer."""
-    body = text(template, **values)
-    return Response(body, status, HEADERS | (headers or {}), "text/html; charset=utf-8")
+def page_response(template: str, status: int = 200, **values: Any) -> Response:
+    """An HTML answer with the text of a template."""
+    return Response(render(template, **values), status, HEADERS, "text/html; charset=utf-8")

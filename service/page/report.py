@@ -1,4 +1,4 @@
-"""The report as one file that needs no service and runs no script, and its plots as files of their own."""
+"""The report of a job as one HTML file without scripts or links to a service, and its plots as files."""
 
 from collections.abc import Awaitable, Callable
 from importlib import import_module
@@ -7,84 +7,84 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from service.page import charts
-from service.page import job_view as result
-from service.page import snippets as repeat
+from service.page import charts, job_view, snippets
 from service.page.api import job_path
-from service.page.job_view import Place
-from service.page.render import HERE, text
+from service.page.job_view import SampleSpan
+from service.page.render import FOLDER, render
 
-_SELECTIONS = 12  # that are shown in full
-CHARACTERS = 1000  # of each sample's text
+_SELECTIONS_MAX = 12  # shown in full
+SAMPLE_CHARACTERS = 1000  # of each document's text
 
 Rows = list[dict[str, Any]]
 
 
-class Material(NamedTuple):
-    """What a report is made of, as the API answers it: a preview of each selection, samples by their place."""
+class ReportData(NamedTuple):
+    """The answers of the API that a report is made of: a preview of each selection, and documents by their span."""
 
     job: dict[str, Any]
     report: dict[str, Any]
     previews: list[dict[str, Any]]
-    samples: dict[Place, Rows]
+    samples: dict[SampleSpan, Rows]
 
 
-def previewed(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """The selections of a job that are shown in full."""
+def preview_specs(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """The selections of a job that a report shows in full, as parameters of previews."""
     names = ("criterion", "rate", "unit", "within")
-    return [{name: made[name] for name in names} for made in job["selections"][:_SELECTIONS]]
+    return [{name: made[name] for name in names} for made in job["selections"][:_SELECTIONS_MAX]]
 
 
-def sampled(report: dict[str, Any], previews: Rows) -> set[Place]:
-    """The samples that a report holds."""
+def sample_spans(report: dict[str, Any], previews: Rows) -> set[SampleSpan]:
+    """The documents that a report shows."""
     documents = report["eligible"]["documents"]
-    return {sample.place for each in previews for sample in result.samples(each, documents)}
+    return {sample.span for preview in previews for sample in job_view.samples(preview, documents)}
 
 
-async def gather(get: Callable[..., Awaitable[Any]], job_id: str) -> Material:
-    """The material from the API, by a function that takes a path and parameters; raises as that does."""
+async def fetch_report_data(get: Callable[..., Awaitable[Any]], job_id: str) -> ReportData:
+    """Gets the data by `get`, a function of an API path and query parameters. Raises what `get` raises."""
     job = await get(job_path(job_id))
     report = await get(job_path(job_id, "report"))
-    previews = [await get(job_path(job_id, "preview"), **spec) for spec in previewed(job)]
+    previews = [await get(job_path(job_id, "preview"), **spec) for spec in preview_specs(job)]
     samples = {}
-    for place in sampled(report, previews):
-        rank, count, domain = place
-        found = await get(job_path(job_id, "documents"), rank=rank, count=count, characters=CHARACTERS, domain=domain)
-        samples[place] = found["data"]
-    return Material(job, report, previews, samples)
+    for span in sample_spans(report, previews):
+        page = {"rank": span.rank, "count": span.documents, "domain": span.domain}
+        found = await get(job_path(job_id, "documents"), **page, characters=SAMPLE_CHARACTERS)
+        samples[span] = found["data"]
+    return ReportData(job, report, previews, samples)
 
 
-def report_html(material: Material, server: str, keyed: bool = False) -> str:
-    """The report as HTML; `server` is where the job could be submitted again, with a key if it is `keyed`."""
-    job, report, previews, samples = material
-    documents = report["eligible"]["documents"]
-    bands = []
+def report_html(data: ReportData, server: str, with_key: bool = False) -> str:
+    """The report as HTML. Its code examples submit the job to `server`, with an API key if `with_key`."""
+    job, report, previews, documents = data
+    count = report["eligible"]["documents"]
+    selections = []
     for preview in previews:
-        read = [
-            (each, samples[each.place]) for each in result.samples(preview, documents) if each.perplexity is not None
-        ]
-        bands.append(result.in_view(job, report, preview, "documents") | {"read": read})
-    whole = [each for each in result.samples(previews[0], documents) if each.perplexity is None]
-    return text(
+        # Samples without a threshold are the same for all selections: they are shown once, further down.
+        own = [each for each in job_view.samples(preview, count) if each.perplexity is not None]
+        values = job_view.preview_values(job, report, preview, "documents")
+        selections.append(values | {"read_samples": [(each, documents[each.span]) for each in own]})
+    common = [each for each in job_view.samples(previews[0], count) if each.perplexity is None]
+    return render(
         "report.html",
-        **result.facts(job, report),
-        bands=bands,
-        read=[(each, samples[each.place]) for each in whole],
-        alone=True,
-        away="",
-        by="documents",
-        style=Markup((HERE / "static" / "winnow.css").read_text()),  # noqa: S704 (the page's own)
-        ways=repeat.ways(server, job, keyed),
+        **job_view.job_values(job, report),
+        selections=selections,
+        common_samples=[(each, documents[each.span]) for each in common],
+        standalone=True,
+        scoring_error="",
+        style=Markup((FOLDER / "static" / "winnow.css").read_text()),  # noqa: S704 (the page's own file)
+        snippets=snippets.snippets(server, job, with_key),
     )
 
 
-def write_report(out: Path, material: Material, server: str) -> list[Path]:
-    """Writes the report and, in a folder beside it, its plots as SVG and, with the extra `report`, PNG; the files."""
+def write_report(out: Path, data: ReportData, server: str) -> list[Path]:
+    """Writes the report and, in the folder `<stem>-plots` beside it, its plots as SVG and PNG; returns the files.
+
+    PNG files need the extra `report`; without it only SVG files are written.
+    """
     folder = out.with_name(f"{out.stem}-plots")
     folder.mkdir(parents=True, exist_ok=True)
-    out.write_text(report_html(material, server), encoding="utf-8")
+    out.write_text(report_html(data, server), encoding="utf-8")
     written = [out]
-    for name, svg in _plots(material).items():
+    for name, svg in _plots(data).items():
         written.append(folder / f"{name}.svg")
         written[-1].write_text(svg, encoding="utf-8")
         image = _png(svg)
@@ -94,26 +94,21 @@ def write_report(out: Path, material: Material, server: str) -> list[Path]:
     return written
 
 
-def _plots(material: Material) -> dict[str, str]:
-    """The plots as SVG files, by name."""
-    job, report, previews, _ = material
-    made = {"lengths": charts.lengths(report["lengths"])}
-    for preview in previews:
-        view = result.in_view(job, report, preview, "documents")
-        made[f"histogram-{preview['id']}"] = view["plots"][0]
-        if view["domains"] > 1:
-            for what in ("documents", "tokens"):
-                made[f"domains-{preview['id']}-{what}"] = charts.domains(_by_change(view["rows"], what), what)
-    return {name: charts.alone(svg) for name, svg in made.items()}
-
-
-def _by_change(rows: Rows, what: str) -> Rows:
-    """Rows of domains, what gains most share first."""
-    return sorted(rows, key=lambda row: float(row[what]["before"] - row[what]["after"]))
+def _plots(data: ReportData) -> dict[str, str]:
+    """The plots as the text of SVG files, by name."""
+    plots = {"lengths": charts.lengths(data.report["lengths"])}
+    for preview in data.previews:
+        values = job_view.preview_values(data.job, data.report, preview, "documents")
+        plots[f"histogram-{preview['id']}"] = values["plots"][0]
+        if job_view.domain_count(data.report) > 1:
+            for unit in ("documents", "tokens"):
+                rows = sorted(values["domain_rows"], key=lambda row: float(row[unit]["before"] - row[unit]["after"]))
+                plots[f"domains-{preview['id']}-{unit}"] = charts.domains(rows, unit)
+    return {name: charts.standalone(svg) for name, svg in plots.items()}
 
 
 def _png(svg: str) -> bytes | None:
-    """A plot as a PNG of twice its size, or None where the extra `report` is not installed."""
+    """A plot as a PNG of twice its size, or None if the extra `report` is not installed."""
     try:
         resvg = import_module("resvg_py")
     except ImportError:

@@ -1,4 +1,4 @@
-"""How to do a job again: the same request as curl, as a command line and as Python, and how to open what comes out."""
+"""Code to copy from a job's page: the same job with curl, `winnow prune` and Python, and how to open its manifests."""
 
 import json
 import shlex
@@ -6,104 +6,82 @@ from typing import Any
 
 _LONG = 8_000  # characters of a request, which may name a hundred thousand paths
 
+_WRITE_DOCUMENTS = """import os
+import fsspec, numpy as np, pyarrow.compute as pc, pyarrow.parquet as pq
 
-def minimal(request: dict[str, Any]) -> dict[str, Any]:
-    """A request without what is default or null."""
-    made = {name: value for name, value in request.items() if value is not None}
-    corpus = {name: value for name, value in request["corpus"].items() if value is not None}
-    if corpus.get("text_field") == "text":
-        del corpus["text_field"]
-    made["corpus"] = corpus
-    made["reference"] = {name: value for name, value in request["reference"].items() if value is not None}
-    scoring = {name: value for name, value in request.get("scoring", {}).items() if value not in (None, "auto")}
-    made.pop("scoring", None)
-    if scoring:
-        made["scoring"] = scoring
-    made["selections"] = [
-        {name: value for name, value in spec.items() if value not in (None, "documents")}
-        for spec in request["selections"]
-    ]
-    return made
+manifest = pq.read_table("{manifest}", columns=["file", "row"])
+os.makedirs("kept")
+for i, file in enumerate(manifest["file"].unique().to_pylist()):
+    rows = manifest.filter(pc.field("file") == file)["row"].to_numpy()
+    if file.endswith(".parquet"):
+        with fsspec.open(file) as source:
+            table = pq.read_table(source)
+        pq.write_table(table.filter(np.isin(np.arange(len(table)), rows)), f"kept/{i:05}.parquet")
+    else:
+        wanted = set(rows.tolist())
+        with fsspec.open(file, compression="infer") as source, open(f"kept/{i:05}.jsonl", "wb") as kept:
+            kept.writelines(line for row, line in enumerate(source) if row in wanted)"""
 
 
-def ways(server: str, job: dict[str, Any], keyed: bool = False) -> dict[str, str]:
-    """How to do a job again and what to do with its manifest: title -> code; with a key where the service takes one."""
+def snippets(server: str, job: dict[str, Any], with_key: bool = False) -> dict[str, str]:
+    """Code by title. Requests to `server` send the key in WINNOW_KEY if `with_key`."""
     request = job["request"]
-    made = {"The same job with curl": curl(server, job, keyed)}
+    code = {"The same job with curl": curl(server, job, with_key)}
     if len(json.dumps(request)) <= _LONG:
-        made["The same with winnow prune, with no server"] = "\n".join(command(request))
-        made["The same from Python"] = python(server, request, keyed)
-    name = f"manifest-{job['selections'][0]['id']}.parquet"
-    made |= {f"Open a manifest in {tool}": code for tool, code in openers(name).items()}
-    return made | {"Write the documents that a manifest keeps": documents(name)}
+        code["The same job with winnow prune, without a service"] = "\n".join(prune_commands(request))
+        code["The same job from Python"] = python(server, request, with_key)
+    manifest = f"manifest-{job['selections'][0]['id']}.parquet"
+    code |= {f"Open a manifest in {tool}": lines for tool, lines in openers(manifest).items()}
+    return code | {"Write the documents that a manifest keeps": write_documents(manifest)}
 
 
-def curl(server: str, job: dict[str, Any], keyed: bool = False) -> str:
-    """A call of curl, or, of a long request, a few that pass it on."""
-    body = json.dumps(minimal(job["request"]), ensure_ascii=False, indent=1)
-    key = ' -H "Authorization: Bearer $WINNOW_KEY"' if keyed else ""
+def curl(server: str, job: dict[str, Any], with_key: bool = False) -> str:
+    """A curl command that submits the job; of a long request, one that gets it from the service first."""
+    body = json.dumps(_without_nulls(job["request"]), ensure_ascii=False, indent=1)
+    key = ' -H "Authorization: Bearer $WINNOW_KEY"' if with_key else ""
     submit = f"curl {shlex.quote(server + '/v1/jobs')} -H 'Content-Type: application/json'{key} -d"
     if len(body) <= _LONG:
         return f"{submit} {shlex.quote(body)}"
-    ask = f"curl -s{key} {shlex.quote(server + '/v1/jobs/' + job['id'])}"
-    take = """python3 -c 'import json, sys; json.dump(json.load(sys.stdin)["request"], sys.stdout)'"""
-    return f"{ask} |\n  {take} |\n  {submit} @-"
+    get = f"curl -s{key} {shlex.quote(server + '/v1/jobs/' + job['id'])}"
+    extract = """python3 -c 'import json, sys; json.dump(json.load(sys.stdin)["request"], sys.stdout)'"""
+    return f"{get} |\n  {extract} |\n  {submit} @-"
 
 
-def command(request: dict[str, Any]) -> list[str]:
-    """Lines of `winnow prune`: one for the job or, where the selections are no full sweep, one for each of them.
+def prune_commands(request: dict[str, Any]) -> list[str]:
+    """Commands of `winnow prune`: one if the selections are every criterion at every rate, else one per selection.
 
-    A later line scores nothing again, as they share their output folder.
+    They share an output folder, so that only the first one scores.
     """
-    corpus, reference, scoring = request["corpus"], request["reference"], request.get("scoring") or {}
-    words = ["winnow", "prune", *corpus["paths"]]
-    flags = {
-        "--text-field": corpus["text_field"] if corpus["text_field"] != "text" else None,
-        "--id-field": corpus["id_field"],
-        "--domain-field": corpus["domain_field"],
-        "--reference": reference["model"],
-        **{f"--{name}": value for name, value in (reference["train"] or {}).items()},
-        "--stride": scoring.get("stride"),
-        "--dtype": scoring.get("dtype") if scoring.get("dtype") != "auto" else None,
-    }
-    for name, value in flags.items():
-        if value is not None:
-            words += [name, str(value)]
-    lines = []
-    for criteria, rates, unit, within in _sweeps(request["selections"]):
-        line = list(words)
-        for criterion in criteria:
-            line += ["--select", criterion]
-        for rate in rates:
-            line += ["--rate", repr(rate).removesuffix(".0")]
-        line += ["--unit", unit] if unit != "documents" else []
-        line += ["--within", within] if within is not None else []
-        lines.append(shlex.join([*line, "--out", "pruned"]))
-    return lines
-
-
-def _sweeps(selections: list[dict[str, Any]]) -> list[tuple[list[str], list[float], str, str | None]]:
-    """Selections as sweeps of every criterion at every rate."""
-    kinds: dict[tuple[str, str | None], list[tuple[str, float]]] = {}
-    for spec in selections:
-        kinds.setdefault((spec["unit"], spec["within"]), []).append((spec["criterion"], spec["rate"]))
-    sweeps = []
-    for (unit, within), pairs in kinds.items():
+    request = _without_nulls(request)
+    options = request["corpus"] | request["scoring"]
+    options |= request["reference"].get("train") or {"reference": request["reference"]["model"]}
+    words = ["winnow", "prune", *options.pop("paths")]
+    for name, value in options.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    sweeps: dict[tuple[str, str | None], list[tuple[str, float]]] = {}
+    for spec in request["selections"]:
+        sweeps.setdefault((spec["unit"], spec.get("within")), []).append((spec["criterion"], spec["rate"]))
+    commands = []
+    for (unit, within), pairs in sweeps.items():
+        shared = ["--unit", unit, *(["--within", within] if within is not None else []), "--out", "pruned"]
         criteria, rates = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
-        if len(set(pairs)) == len(criteria) * len(rates):
-            sweeps.append((criteria, rates, unit, within))
-        else:
-            sweeps += [([criterion], [rate], unit, within) for criterion, rate in dict.fromkeys(pairs)]
-    return sweeps
+        complete = len(set(pairs)) == len(criteria) * len(rates)
+        for some_criteria, some_rates in (
+            [(criteria, rates)] if complete else [([c], [r]) for c, r in dict.fromkeys(pairs)]
+        ):
+            selected = [word for criterion in some_criteria for word in ("--select", criterion)]
+            selected += [word for rate in some_rates for word in ("--rate", repr(rate))]
+            commands.append(shlex.join([*words, *selected, *shared]))
+    return commands
 
 
-def python(server: str, request: dict[str, Any], keyed: bool = False) -> str:
-    """A few lines of Python that submit the job, wait and save its manifests."""
-    key = ', headers={"Authorization": f"Bearer {os.environ[\'WINNOW_KEY\']}"}' if keyed else ""
-    return f"""import {"os, " if keyed else ""}time, httpx
+def python(server: str, request: dict[str, Any], with_key: bool = False) -> str:
+    """Python code that submits the request, waits for the job and saves its manifests."""
+    key = ', headers={"Authorization": f"Bearer {os.environ[\'WINNOW_KEY\']}"}' if with_key else ""
+    return f"""import {"os, " if with_key else ""}time, httpx
 
 with httpx.Client(base_url={server!r}, timeout=60{key}) as api:
-    job = api.post("/v1/jobs", json={minimal(request)!r}).raise_for_status().json()
+    job = api.post("/v1/jobs", json={_without_nulls(request)!r}).raise_for_status().json()
     while job["finished_at"] is None:
         time.sleep(2)
         job = api.get(f"/v1/jobs/{{job['id']}}").raise_for_status().json()
@@ -112,32 +90,25 @@ with httpx.Client(base_url={server!r}, timeout=60{key}) as api:
             file.write(api.get(made["manifest_url"]).raise_for_status().content)"""
 
 
-def openers(name: str) -> dict[str, str]:
-    """How tools open a manifest, by the tool's name."""
+def openers(manifest: str) -> dict[str, str]:
+    """Python code that opens a manifest, by tool."""
     return {
         "datasets": "from datasets import load_dataset\n"
-        f'kept = load_dataset("parquet", data_files={name!r}, split="train")',
-        "DuckDB": "import duckdb\n"  # noqa: S608 (it is shown, not run)
-        f"kept = duckdb.read_parquet({name!r})\n"
+        f'kept = load_dataset("parquet", data_files={manifest!r}, split="train")',
+        "DuckDB": "import duckdb\n"  # noqa: S608 (shown, not run)
+        f"kept = duckdb.read_parquet({manifest!r})\n"
         'duckdb.sql("select domain, count(*), sum(n_tokens) from kept group by all").show()',
-        "Polars": f"import polars as pl\nkept = pl.read_parquet({name!r})",
+        "Polars": f"import polars as pl\nkept = pl.read_parquet({manifest!r})",
     }
 
 
-def documents(name: str) -> str:
-    """A few lines of Python that write what a manifest keeps: a file of whole documents for each of the corpus."""
-    return f"""import os
-import fsspec, numpy as np, pyarrow.compute as pc, pyarrow.parquet as pq
+def write_documents(manifest: str) -> str:
+    """Python code that writes the documents of a manifest, to one file for each corpus file."""
+    return _WRITE_DOCUMENTS.replace("{manifest}", manifest)
 
-manifest = pq.read_table({json.dumps(name)}, columns=["file", "row"])
-os.makedirs("kept")
-for i, file in enumerate(manifest["file"].unique().to_pylist()):
-    rows = manifest.filter(pc.field("file") == file)["row"].to_numpy()
-    if file.endswith(".parquet"):
-        with fsspec.open(file) as source:
-            table = pq.read_table(source)
-        pq.write_table(table.filter(np.isin(np.arange(len(table)), rows)), f"kept/{{i:05}}.parquet")
-    else:
-        wanted = set(rows.tolist())
-        with fsspec.open(file, compression="infer") as source, open(f"kept/{{i:05}}.jsonl", "wb") as kept:
-            kept.writelines(line for row, line in enumerate(source) if row in wanted)"""
+
+def _without_nulls(value: Any) -> Any:
+    """A JSON value without the members of objects that are null."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(member) for name, member in value.items() if member is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

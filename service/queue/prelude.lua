@@ -16,8 +16,9 @@
 --   p active:<resource>       zset    job -> ms of workers' time that it was given, by its weight; jobs with tasks
 --   p ready:<resource>:<job>  zset    "<node>:<first>-<last>" -> first: tasks that were never claimed, as ranges
 --   p later:<resource>:<job>  zset    task -> time from which it is claimable: the end of its lease, or of a pause
---   p lease:<job>             hash    task -> JSON {fence, worker, resource, attempts, deaths, error, claimed, note} of
---                                     tasks that were claimed and are not done; fence 0: no worker holds it
+--   p lease:<job>             hash    task -> JSON {fence, worker, resource, attempts, deaths, error, claimed, idle,
+--                                     note} of tasks that were claimed and are not done; fence 0: no worker holds it;
+--                                     idle: its worker did other tasks at the last heartbeat
 --   p totals                  hash    counters since the data was last lost; lost: leases whose worker died or hung;
 --                                     refused: calls under a lease that was over
 --   p workers:<resource>      zset    worker -> last seen; of all resources that it takes
@@ -83,10 +84,14 @@ local function held(job, task, fence)
 end
 
 local function record_worker_death(job, entry, how)
+  redis.call('HINCRBY', p .. 'totals', 'lost', 1)
+  if entry.idle then  -- the worker died at another task
+    entry.attempts = entry.attempts - 1
+    return
+  end
   entry.error = 'its worker ' .. entry.worker .. how
   entry.deaths = entry.deaths + 1
   redis.call('HINCRBY', job_key(job), 'deaths', 1)
-  redis.call('HINCRBY', p .. 'totals', 'lost', 1)
 end
 
 -- Puts a job under these labels (a JSON list) and no others.

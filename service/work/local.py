@@ -9,12 +9,11 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pruner.select.index import read_index
-
 from pruner.corpus.files import find_files
 from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
+from pruner.select.index import read_index
 from pruner.spec import CorpusSpec, SelectionSpec
 from pruner.tables.storage import Storage
 from scorer.training.names import Preset
@@ -145,18 +144,20 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
 
 def _write_html(files: JobFiles, job: Job, out: Path) -> None:
     from service.jobs.explore import read_documents
-    from service.page.report import CHARACTERS, Material, previewed, sampled, write_report
+    from service.page.report import SAMPLE_CHARACTERS, ReportData, preview_specs, sample_spans, write_report
 
     shown = job.model_dump(mode="json")
     summary = files.workspace.storage.read_json(report.path(files))
     ranks = read_index(files.workspace.storage, index.folder(files))
-    previews = [ranks.preview(SelectionSpec.model_validate(spec)) for spec in previewed(shown)]
+    previews = [ranks.preview(SelectionSpec.model_validate(spec)).flat() for spec in preview_specs(shown)]
     samples = {}
-    for place in sampled(summary, previews):
+    for place in sample_spans(summary, [made.model_dump() for made in previews]):
         rank, count, domain = place
-        found = read_documents(files, ranks, rank, count, CHARACTERS, domain)
+        found = read_documents(files, ranks, rank, count, SAMPLE_CHARACTERS, domain)
         samples[place] = found.model_dump(mode="json")["data"]
-    write_report(out, Material(shown, summary, previews, samples), "http://127.0.0.1:8000")
+    write_report(
+        out, ReportData(shown, summary, [made.model_dump() for made in previews], samples), "http://127.0.0.1:8000"
+    )
 
 
 @contextmanager

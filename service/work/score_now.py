@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pruner.corpus.shard_reader import EMPTY
+from pruner.corpus.batches import EMPTY
 from pruner.tables.shard_scores import NO_TOKEN, NON_FINITE
 from scorer.errors import BadReference, OutOfMemory
 from service.contract.permissions import Access

@@ -12,11 +12,15 @@ import pyarrow.parquet as pq
 from redis import Redis
 
 from service.contract.schemas import JobRequest
+from service.jobs.lifecycle import Lifecycle
+from service.queue.local import LocalQueue
 from service.run.redis_server import address
+from service.store.workspace import Workspace
+from tests.service.artefacts import results, table_path
 from tests.service.pool import until
 
 # Keys that remain when every job has ended, besides those of the jobs themselves and the lists of their ids.
-_LASTING = {"jobs", "totals", "workers", "fence", "clock", "epoch"}
+_LASTING = {"totals", "workers:light", "workers:gpu", "fence", "clock", "epoch"}
 _SETTLE_SECONDS = 30.0
 
 
@@ -71,10 +75,12 @@ def given_back(redis: Any, workspace: Path, job_id: str, held: dict[str, dict[st
 
 def downloads(workspace: Path, job_id: str) -> dict[str, bytes]:
     """Every file of a job that a user can download."""
-    folder = workspace / "jobs" / job_id
-    names = ["scores.parquet", "rejects.parquet", "rejects.jsonl", "report.json"]
-    paths = [folder / name for name in names] + sorted(folder.glob("selections/*/manifest.*"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    files = Workspace(str(workspace))
+    lifecycle = Lifecycle(files, LocalQueue())
+    lifecycle.advance(job_id)  # of a job that has ended: only shows it
+    record = files.job(job_id)
+    assert record is not None
+    return results(files, lifecycle.show(record, lifecycle.queue.state(job_id)))
 
 
 def audit(
@@ -97,7 +103,7 @@ def nothing_left(workspace: Path, redis: Any) -> None:
 
     def others() -> list[str]:
         keys = {key.removeprefix(start) for key in redis.scan_iter(start.replace("{", "[{]").replace("}", "[}]") + "*")}
-        return sorted(key for key in keys - _LASTING if not key.startswith(("job:", "status:")))
+        return sorted(key for key in keys - _LASTING if not key.startswith(("job:", "count:", "label:")))
 
     def parts() -> list[Path]:
         names = ("*.part", "room")
@@ -112,7 +118,8 @@ def nothing_left(workspace: Path, redis: Any) -> None:
 
 
 def _rows(workspace: Path, job_id: str) -> list[tuple[str, int]]:
-    table = pq.read_table(workspace / "jobs" / job_id / "scores.parquet", columns=["file", "row"])
+    path = table_path(Workspace(str(workspace)), job_id, "scores.parquet")
+    table = pq.read_table(workspace / path, columns=["file", "row"])
     return [(row["file"], row["row"]) for row in table.to_pylist()]
 
 

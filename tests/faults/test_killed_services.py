@@ -83,24 +83,23 @@ def test_an_api_killed_at_every_status(
     job_id = httpx.post(f"{api.url}/v1/jobs", json=request.model_dump(mode="json")).json()["id"]
     queue = Jobs(Workspace(str(tmp_path / "workspace")), connect(redis_server.url)).queue
     worker: subprocess.Popen[bytes] | None = None
-    way: list[tuple[str, tuple[str, ...]]] = [("planning", ("plan",)), ("scoring", ("score", "select"))]
+    way: list[tuple[str, tuple[str, ...]]] = [("planning", ("light",)), ("scoring", ("light", "gpu"))]
     if long:
-        way = [("queued", ()), ("planning", ("plan",)), ("training", ("train",))]
-        way += [("scoring", ("score",)), ("selecting", ("select",))]
-    for status, stages in way:
-        # A job waits at a stage until there is a worker for it; planning begins only when a worker has it.
-        lease = queue.claim("here", ("plan",)) if status == "planning" else None
+        way = [("queued", ()), ("planning", ("light",)), ("training", ("light", "gpu"))]
+    for status, resources in way:
+        # A job waits until there is a worker for its next node; planning begins only when a worker has it.
+        lease = queue.claim("here", ("light",)) if status == "planning" else None
         until(lambda status=status: api.job(job_id)["status"] == status)
         api.kill()
         api.start()
         assert api.job(job_id)["status"] == status
         if lease is not None:
             queue.release(lease)
-        if stages:
+        if resources:
             if worker is not None:
                 worker.terminate()
                 worker.wait()
-            worker = start_worker(stages[0], redis_server.url, stages=stages)
+            worker = start_worker(status, redis_server.url, resources=resources)
     until(lambda: api.job(job_id)["status"] in ENDED)
     api.kill()
     api.start()
@@ -109,7 +108,7 @@ def test_an_api_killed_at_every_status(
     audit(tmp_path / "workspace", redis, api.job(job_id), request, expected, 3)
     base = f"{api.url}/v1/jobs/{job_id}"
     served = httpx.get(f"{base}/selections/medium-0.5/manifest", params={"format": "parquet"})
-    assert served.content == expected["selections/medium-0.5/manifest.parquet"]
+    assert served.content == expected["medium-0.5/manifest.parquet"]
 
 
 def test_a_job_is_accepted_once_however_often_the_api_dies_at_it(

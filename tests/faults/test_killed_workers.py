@@ -155,15 +155,15 @@ def test_a_shard_that_kills_its_worker_every_time_is_given_up_and_costs_no_other
     poisoned, other = make_request(3, documents=120), make_request(12)
     job_id, other_id = service.submit(poisoned), service.submit(other)
     while service.job(job_id)["status"] not in ENDED:
-        entry = leases(redis, workspace, job_id).get("score:1")
+        entry = leases(redis, workspace, job_id).get("scores:1")
         pid = service.workers().get(entry["worker"]) if entry else None
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
-            until(lambda entry=entry: leases(redis, workspace, job_id).get("score:1") != entry)
+            until(lambda entry=entry: leases(redis, workspace, job_id).get("scores:1") != entry)
         time.sleep(0.02)
     failed = service.job(job_id)
     assert failed["status"] == "failed"
-    assert f"score 1 was tried {MAX_ATTEMPTS} times" in failed["error"]["detail"]
+    assert f"scores 1 was tried {MAX_ATTEMPTS} times" in failed["error"]["detail"]
     assert "its worker serve-" in failed["error"]["detail"]
     audit(workspace, redis, service.ended(other_id), other, undisturbed(other), 12)
     nothing_left(workspace, redis)

@@ -47,10 +47,10 @@ def test_a_cancelled_job_frees_its_worker(
         status = ("scoring", "training")[number % 2]
         changes = {"reference": TRAIN} if status == "training" else {}
         big = service.submit(make_request(2, documents=600, words=1000, **changes))
-        until(lambda big=big: any(task.startswith(("score", "train")) for task in leases(redis, workspace, big)))
+        until(lambda big=big: any(task.startswith(("scores", "model")) for task in leases(redis, workspace, big)))
         time.sleep(chance.uniform(0, 2))
         other = service.submit(make_request(1, documents=1 + number))
-        until(lambda other=other: service.job(other)["status"] == "scoring")
+        until(lambda other=other: service.job(other)["status"] not in ("queued", "planning"))
         httpx.post(f"{service.url}/v1/jobs/{big}/cancel").raise_for_status()
         took[status].append(timed(lambda other=other: service.job(other)["progress"]["shards_done"] > 0))
         service.ended(other)
@@ -80,7 +80,7 @@ def test_a_worker_that_is_told_to_stop_has_stopped(
         changes = {"reference": TRAIN} if number % 2 else {}
         job, _ = jobs.create(make_request(2, documents=600, words=1000, **changes))
         worker = start_worker(f"w{number}", redis_server.url, lease_seconds=600)
-        kinds = ("train",) if number % 2 else ("score",)
+        kinds = ("model",) if number % 2 else ("scores",)
         until(lambda job=job, kinds=kinds: any(t.startswith(kinds) for t in leases(redis, workspace, job.id)))
         time.sleep(chance.uniform(0, 2))
         worker.terminate()
@@ -100,7 +100,7 @@ def test_a_worker_whose_redis_hangs_stops_too(
     took = []
     for number in range(5 if long else 1):
         worker = start_worker(f"w{number}", redis_server.url, resources=("light",))
-        until(lambda number=number: jobs.queue.redis.zscore(f"{jobs.queue.prefix}workers", f"w{number}"))
+        until(lambda number=number: jobs.queue.redis.zscore(f"{jobs.queue.prefix}workers:light", f"w{number}"))
         os.kill(pid, signal.SIGSTOP)
         try:
             time.sleep(0.5)  # by now it waits for an answer

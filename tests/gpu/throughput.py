@@ -81,8 +81,8 @@ def corpus(paths: list[str], field: str, megabytes: float) -> Blocks:
         spec = CorpusSpec(paths=paths, text_field=field)
         plan = make_plan(spec)
         for shard in plan.shards:
-            for block in read_shard(plan, shard, spec):
-                yield block.texts
+            for batch in read_shard(plan.files[shard.file], shard, spec):
+                yield batch["text"].to_pylist()
 
     def stdlib() -> Iterator[list[str | None]]:
         documents = iter(sources(1 << 62))

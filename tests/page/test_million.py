@@ -78,10 +78,10 @@ def test_a_million_documents(served: tuple[httpx.Client, str], capsys: pytest.Ca
     client, job = served
     addresses = {
         "page": f"/jobs/{job}",
-        "band, by documents": f"/jobs/{job}?part=band&criterion=high&rate=0.37",
-        "band, by tokens": f"/jobs/{job}?part=band&criterion=medium&rate=0.37&unit=tokens",
-        "band, in each of 2,000 domains": f"/jobs/{job}?part=band&criterion=low&rate=0.37&within=domain",
-        "preview": f"/v1/jobs/{job}/preview?criterion=medium&rate=0.37&unit=tokens",
+        "preview, by documents": f"/jobs/{job}?part=preview&criterion=high&rate=0.37",
+        "preview, by tokens": f"/jobs/{job}?part=preview&criterion=medium&rate=0.37&unit=tokens",
+        "preview, in each of 2,000 domains": f"/jobs/{job}?part=preview&criterion=low&rate=0.37&within=domain",
+        "API preview": f"/v1/jobs/{job}/preview?criterion=medium&rate=0.37&unit=tokens",
     }
     for name, address in addresses.items():
         seconds = []

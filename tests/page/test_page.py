@@ -1,4 +1,4 @@
-"""The page in a real browser, on a real service: what a visitor does, from a form to a manifest."""
+"""The page in a real browser on a real service, from submitting a job to downloading a manifest."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ LONG = 60_000  # ms, for what other processes do
 
 def submit(page: Page, corpus: Path, model: Path) -> None:
     """Fills in the form of a new job and sends it."""
-    page.get_by_label("Paths, one a line").fill(str(corpus))
+    page.get_by_label("Paths, one per line").fill(str(corpus))
     page.get_by_label("Id field").fill("id")
     page.get_by_label("Domain field").fill("domain")
     page.get_by_label("Use a model").check()
@@ -57,29 +57,30 @@ def test_from_submitting_to_a_manifest_without_a_reload(
     assert [made["id"] for made in job["selections"]] == ["low-0.5", "low-0.25", "medium-0.5", "medium-0.25"]
 
 
-def test_the_form_says_what_is_wrong_and_keeps_what_was_written(serving: Serving, open_page: OpenPage) -> None:
+def test_the_form_shows_its_errors_and_keeps_its_values(serving: Serving, open_page: OpenPage) -> None:
     page = open_page(f"{serving.url}/new", expected="422")
-    page.get_by_label("Paths, one a line").fill("/data/<b>x</b>.parquet")
+    page.get_by_label("Paths, one per line").fill("/data/<b>x</b>.parquet")
     page.get_by_label("Rates").fill("1.5")
     page.get_by_label("Tokens to train on").fill("ten")
     page.get_by_role("button", name="Submit job").click()
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("selections.0.rate")
-    expect(alert).to_contain_text("reference.train.tokens")
-    expect(page.get_by_label("Paths, one a line")).to_have_value("/data/<b>x</b>.parquet")
+    expect(alert).to_contain_text("selections.0.rate must be at most 1")
+    expect(alert).to_contain_text("reference.train.tokens must be a whole number")
+    expect(page.locator(".wrong").last).to_have_text("rate must be at most 1")
+    expect(page.get_by_label("Paths, one per line")).to_have_value("/data/<b>x</b>.parquet")
     expect(page.get_by_label("Rates")).to_have_value("1.5")
     expect(page.get_by_label("Tokens to train on")).to_have_value("ten")
 
 
 def keeps(page: Page) -> tuple[int, int]:
-    """The documents and tokens that the explorer says a band keeps."""
+    """The documents and tokens that the page says a selection keeps."""
     text = page.locator(".keeps").inner_text().replace(",", "")
     found = re.search(r"keeps (\d+) of \d+ documents .* and (\d+) of \d+ tokens", text)
     assert found is not None, text
     return int(found[1]), int(found[2])
 
 
-def test_what_the_explorer_shows_is_what_the_selection_is(
+def test_a_selection_is_what_its_preview_showed(
     serving: Serving, open_page: OpenPage, asked: dict[str, Any], shot: Any
 ) -> None:
     job = serving.ended(serving.submit(asked))["id"]
@@ -95,7 +96,7 @@ def test_what_the_explorer_shows_is_what_the_selection_is(
     expect(page.locator(".keeps")).to_contain_text("high-0.37-tokens")
     documents, tokens = keeps(page)
     shifts = page.locator(".domains tbody tr").all_inner_texts()
-    expect(page.locator("#said")).to_contain_text("high-0.37-tokens")
+    expect(page.locator("#announcement")).to_contain_text("high-0.37-tokens")
     page.get_by_role("button", name="Make this selection").click()
     expect(page.get_by_role("link", name="Download manifest")).to_be_visible(timeout=LONG)
     assert keeps(page) == (documents, tokens)
@@ -110,9 +111,7 @@ def test_what_the_explorer_shows_is_what_the_selection_is(
         assert f"{100 * share:.1f} %" in shift
 
 
-def test_samples_are_read_where_they_stand(
-    serving: Serving, open_page: OpenPage, scored: dict[str, Any], shot: Any
-) -> None:
+def test_samples_are_loaded_on_demand(serving: Serving, open_page: OpenPage, scored: dict[str, Any], shot: Any) -> None:
     page = open_page(f"{serving.url}/jobs/{scored['id']}")
     sample = page.locator("details.sample").filter(has_text="Around the lower threshold")
     sample.locator("summary").click()
@@ -129,7 +128,7 @@ def test_samples_are_read_where_they_stand(
     shot(page, "samples")
 
 
-def test_a_killed_worker_is_seen_and_the_job_goes_on(
+def test_the_page_follows_a_job_whose_worker_was_killed(
     serving: Serving, open_page: OpenPage, slow_request: Callable[[], dict[str, Any]]
 ) -> None:
     job = serving.submit(slow_request())
@@ -141,7 +140,7 @@ def test_a_killed_worker_is_seen_and_the_job_goes_on(
     expect(page.locator(".tile").first).to_contain_text("192")
 
 
-def test_a_lost_connection_is_said_and_found_again(
+def test_a_lost_connection_is_shown_and_restored(
     serving: Serving, open_page: OpenPage, slow_request: Callable[[], dict[str, Any]]
 ) -> None:
     line = Line(serving.url)
@@ -222,7 +221,7 @@ def test_jobs_are_listed_in_pages(serving: Serving, open_page: OpenPage, scored:
     shot(page, "jobs")
 
 
-def test_what_is_not_there_is_a_page_too(serving: Serving, open_page: OpenPage) -> None:
+def test_an_unknown_job_is_an_error_page(serving: Serving, open_page: OpenPage) -> None:
     page = open_page(f"{serving.url}/jobs/nothing", expected="404")
     expect(page.get_by_role("alert")).to_contain_text("there is no job nothing")
 

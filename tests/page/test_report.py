@@ -1,4 +1,4 @@
-"""The report as a file: from a service, from `winnow prune`, and its plots as pictures."""
+"""The report as a file, from a service and from `winnow prune`, and its plots as image files."""
 
 import json
 import re
@@ -76,9 +76,9 @@ def test_there_is_no_report_of_a_job_without_results(serving: Serving, tmp_path:
 def test_the_lines_that_repeat_a_job_do(serving: Serving, scored: dict[str, Any], tmp_path: Path) -> None:
     import shlex
 
-    from service.page.snippets import command, curl, python
+    from service.page.snippets import curl, prune_commands, python
 
-    (line,) = command(scored["request"])
+    (line,) = prune_commands(scored["request"])
     words = shlex.split(line.replace("--out pruned", f"--out {tmp_path / 'kept'} --device cpu"))
     assert winnow(*words[1:]).returncode == 0
     for made in scored["selections"]:

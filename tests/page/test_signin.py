@@ -1,4 +1,4 @@
-"""A visitor of a service that asks for keys signs in once, and is then known by what the browser keeps."""
+"""Signing in to the page of a service that requires keys."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 
 @pytest.fixture
 def visitor(jobs: Jobs) -> Iterator[TestClient]:
-    """A browser at a service that lets nobody in without a key."""
+    """A browser at a service that requires keys."""
     headers = {"accept": "text/html", "origin": "http://testserver"}
     with TestClient(create_app(jobs, always_keys=True), headers=headers) as client:
         yield client
@@ -41,10 +41,10 @@ def key(jobs: Jobs, role: Any = "submit") -> str:
 def test_a_visitor_signs_in(visitor: TestClient, jobs: Jobs) -> None:
     answer = visitor.get("/?status=failed")
     assert answer.url.path == "/signin"
-    assert "none of this service's" not in answer.text
+    assert "unknown or was revoked" not in answer.text
     form = {"key": "wrong", "next": "/?status=failed"}
-    assert "none of this service's" in visitor.post("/signin", data=form).text
-    assert "none of this service's" in visitor.post("/signin", data=form | {"key": "\u201cwinnow_\u201d"}).text
+    assert "unknown or was revoked" in visitor.post("/signin", data=form).text
+    assert "unknown or was revoked" in visitor.post("/signin", data=form | {"key": "\u201cwinnow_\u201d"}).text
     answer = visitor.post("/signin", data=form | {"key": key(jobs)})
     assert str(answer.url).endswith("/?status=failed")
     assert "No job is failed" in answer.text
@@ -79,7 +79,7 @@ def test_the_form_and_its_looks_need_no_key(visitor: TestClient) -> None:
         assert visitor.get(path, headers={"accept": "*/*"}).status_code == 200
 
 
-def test_other_sites_sign_nobody_in_and_send_no_form(visitor: TestClient, jobs: Jobs) -> None:
+def test_forms_of_other_sites_are_refused(visitor: TestClient, jobs: Jobs) -> None:
     elsewhere = {"origin": "https://elsewhere.example"}
     assert visitor.post("/signin", data={"key": key(jobs)}, headers=elsewhere).status_code == 403
     assert "winnow_key" not in visitor.cookies

@@ -1,4 +1,4 @@
-"""Tokens shaded by their surprisal: what a worker's scoring says, and a clear line where nobody can say it."""
+"""Tokens shaded by surprisal: the values of a worker's scoring, or the reason why there are none."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from service.contract.schemas import JobRequest
 from service.http.routes import score
 from service.jobs.jobs import Jobs
 from service.page.api import Api
-from service.page.surprisal import LEVELS, Shaded, surprisal
+from service.page.surprisal import LEVELS, ShadedToken, surprisal
 from service.queue.leases import connect
 from service.run.app import create_app
 from service.run.redis_server import RedisServer
@@ -21,8 +21,8 @@ from service.store.workspace import Workspace
 from tests.page.serving import Serving
 
 
-def asked(http: httpx.AsyncClient, job_id: str, text: str) -> tuple[list[Shaded], str]:
-    async def ask() -> tuple[list[Shaded], str]:
+def asked(http: httpx.AsyncClient, job_id: str, text: str) -> tuple[list[ShadedToken], str]:
+    async def ask() -> tuple[list[ShadedToken], str]:
         async with Api(http) as api:
             return await surprisal(api, job_id, text)
 

@@ -1,4 +1,4 @@
-"""Every view for everyone: a corpus that means harm, small screens, dark ones, and what axe has to say."""
+"""Every view with hostile texts, on narrow screens, in dark mode, by keyboard, and under axe's accessibility rules."""
 
 import os
 from collections.abc import Callable, Iterator

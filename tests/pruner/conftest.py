@@ -1,14 +1,20 @@
-"""Corpora of every format."""
+"""Corpora in every format, and how tests look at record batches."""
 
 import gzip
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from pruner.corpus import plan as plans
+from pruner.select import manifest, score_table
+from pruner.tables.storage import Storage
+from tests.pruner.scored import SPLIT, ScoredCorpus, corpus_spec
 
 Rows = list[dict[str, Any]]
 
@@ -28,6 +34,11 @@ def parquet(rows: Rows, row_group_size: int = 1000) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink, row_group_size=row_group_size)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def column(batches: Iterable[pa.RecordBatch], name: str) -> list[Any]:
+    """A column of all batches."""
+    return [value for batch in batches for value in batch[name].to_pylist()]
 
 
 FORMATS: dict[str, Callable[[Rows], bytes]] = {
@@ -53,3 +64,35 @@ def corpus_file(request: pytest.FixtureRequest, tmp_path: Path, rows: Rows) -> P
     path = tmp_path / request.param
     path.write_bytes(FORMATS[request.param](rows))
     return path
+
+
+@pytest.fixture
+def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScoredCorpus:
+    """A scored corpus of two files in several shards, with ties and rejects."""
+    monkeypatch.setattr(plans, "SHARD_BYTES", 400)
+    monkeypatch.setattr(plans, "SHARD_BYTES_MAX", 800)
+    monkeypatch.setattr(score_table, "ROWS_A_GROUP", 16)
+    monkeypatch.setattr(manifest, "ROWS_A_GROUP", 16)
+    return scored_corpus(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def many_indexed(tmp_path_factory: pytest.TempPathFactory) -> ScoredCorpus:
+    """The same corpus with its index, in larger shards."""
+    made = scored_corpus(tmp_path_factory.mktemp("scored"))
+    made.index(split=SPLIT)
+    return made
+
+
+def scored_corpus(folder: Path) -> ScoredCorpus:
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    rows = [{"text": f"{'w' * (i % 9)}", "id": f"é{i}", "domain": ["a", "b", None][i % 3]} for i in range(150)]
+    (corpus / "1.parquet").write_bytes(parquet(rows[:70], 9))
+    (corpus / "2.jsonl").write_bytes(jsonl(rows[70:]) + b"broken\n")
+
+    def score(text: str) -> tuple[int, float]:
+        return len(text), math.nan if len(text) == 7 else len(text) * (len(text) % 4 + 0.5)
+
+    spec = corpus_spec(corpus, id_field="id", domain_field="domain")
+    return ScoredCorpus(Storage(str(folder / "workspace")), spec, score, lambda shard: {"context": 5 + shard % 2})

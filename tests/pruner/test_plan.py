@@ -1,5 +1,6 @@
-"""Shards are cut by a fixed rule from footers and sizes alone, and remember what the files were."""
+"""Shards are cut by a fixed rule from footers and sizes alone; changed files are noticed."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruner.corpus import plan as plans
-from pruner.corpus.plan import check_unchanged, make_plan, read_plan, shard_digest, write_plan
+from pruner.corpus.plan import Plan, Shard, check_unchanged, make_plan, read_plan, write_plan
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
@@ -53,17 +54,17 @@ def test_a_plain_jsonl_is_cut_at_bytes(tmp_path: Path, small_shards: None, size:
 
 
 def test_a_compressed_file_is_one_shard(tmp_path: Path, small_shards: None) -> None:
-    (tmp_path / "a.jsonl.gz").write_bytes(b"x" * 10 * SMALL)  # text that nobody may read while planning
+    (tmp_path / "a.jsonl.gz").write_bytes(b"x" * 10 * SMALL)  # not gzip: planning must not read it
     plan = make_plan(spec(tmp_path / "a.jsonl.gz"))
     assert len(plan.shards) == 1
     assert plan.documents is None
 
 
-def test_the_real_sizes_are_those_that_are_promised() -> None:
+def test_shard_sizes() -> None:
     assert (16 << 20) <= plans.SHARD_BYTES <= plans.SHARD_BYTES_MAX == (64 << 20)
 
 
-def test_a_plan_is_the_same_again_and_survives_storage(corpus_file: Path, tmp_path: Path) -> None:
+def test_a_plan_is_deterministic_and_survives_storage(corpus_file: Path, tmp_path: Path) -> None:
     plan = make_plan(spec(corpus_file))
     assert make_plan(spec(corpus_file)) == plan
     storage = Storage(str(tmp_path / "workspace"))
@@ -71,31 +72,65 @@ def test_a_plan_is_the_same_again_and_survives_storage(corpus_file: Path, tmp_pa
     assert read_plan(storage, "plan.parquet") == plan
 
 
-def test_a_shard_is_named_by_what_is_read_of_it(tmp_path: Path) -> None:
-    write_groups(tmp_path / "a.parquet", [10])
-    fields = spec(tmp_path / "a.parquet")
-    plan = make_plan(fields)
-    name = shard_digest(plan, plan.shards[0], fields)
-    assert name == shard_digest(make_plan(fields), plan.shards[0], fields)
-    assert name != shard_digest(plan, plan.shards[0], fields.model_copy(update={"id_field": "id"}))
-    os.utime(tmp_path / "a.parquet", ns=(1, 1))
-    assert name != shard_digest(make_plan(fields), plan.shards[0], fields)
+def test_a_plan_of_another_format_is_refused(corpus_file: Path, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "workspace"))
+    write_plan(storage, "plan.parquet", make_plan(spec(corpus_file)))
+    with storage.open("plan.parquet") as source:
+        table = pq.read_table(source)
+    metadata = json.loads(table.schema.metadata[b"winnow"])
+    for other in (metadata | {"format": 2}, {"files": []}):
+        with storage.create("plan.parquet") as out:
+            pq.write_table(table.replace_schema_metadata({"winnow": json.dumps(other)}), out)
+        with pytest.raises(InputError, match=r"plan\.parquet: has format .*this version of Winnow reads format 1"):
+            read_plan(storage, "plan.parquet")
+
+
+def test_digests_change_with_the_file_the_part_and_the_fields(tmp_path: Path, small_shards: None) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"x" * 3 * SMALL)
+    plan = make_plan(spec(path))
+    digests = {shard.digest for shard in plan.shards}
+    assert len(digests) == len(plan.shards) == 3
+    assert make_plan(spec(path)).digest == plan.digest
+    other_field = make_plan(spec(path, id_field="id"))
+    os.utime(path, ns=(1, 1))
+    touched = make_plan(spec(path))
+    assert len({plan.digest, other_field.digest, touched.digest}) == 3
+    assert digests.isdisjoint(shard.digest for other in (other_field, touched) for shard in other.shards)
+
+
+def test_a_footer_changes_the_digest(tmp_path: Path) -> None:
+    plans_made = []
+    for value in ("1", "2"):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"text": ["a"]}).replace_schema_metadata({"key": value}), path)
+        os.utime(path, ns=(1, 1))
+        plans_made.append(make_plan(spec(path)))
+    one, two = plans_made
+    assert one.files[0].size == two.files[0].size
+    assert one.digest != two.digest
+
+
+def test_the_digest_of_a_plan_depends_on_the_order_of_its_shards() -> None:
+    shards = tuple(Shard(i, 0, i, i + 1, 1, 10, f"{i:064}") for i in range(3))
+    assert Plan((), shards).digest != Plan((), shards[::-1]).digest
+    assert Plan((), shards).text_bytes == 30
 
 
 def test_a_changed_file_is_named(corpus_file: Path, tmp_path: Path) -> None:
     plan = make_plan(spec(corpus_file))
-    check_unchanged(plan, 0)
+    check_unchanged(plan.files[0])
     before = corpus_file.stat().st_mtime_ns
     data = corpus_file.read_bytes()
     corpus_file.write_bytes(data + data)
     with pytest.raises(InputError, match=f"{corpus_file.name}: changed between planning and scoring"):
-        check_unchanged(plan, 0)
+        check_unchanged(plan.files[0])
     corpus_file.write_bytes(data)
     os.utime(corpus_file, ns=(before, before))
-    check_unchanged(plan, 0)
+    check_unchanged(plan.files[0])
 
 
-def test_a_footer_that_changed_in_place_is_seen(tmp_path: Path) -> None:
+def test_a_footer_that_changed_in_place_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_groups(path, [10])
     plan, before, data = make_plan(spec(path)), path.stat().st_mtime_ns, bytearray(path.read_bytes())
@@ -103,10 +138,10 @@ def test_a_footer_that_changed_in_place_is_seen(tmp_path: Path) -> None:
     path.write_bytes(data)
     os.utime(path, ns=(before, before))
     with pytest.raises(InputError, match=r"a\.parquet: changed"):
-        check_unchanged(plan, 0)
+        check_unchanged(plan.files[0])
 
 
-def test_layouts_of_fineweb_are_read_as_they_are(tmp_path: Path) -> None:
+def test_fineweb_columns_are_accepted(tmp_path: Path) -> None:
     columns: dict[str, list[Any]] = {
         "text": ["a"],
         "id": ["<urn:uuid:1>"],
@@ -156,7 +191,7 @@ def test_a_truncated_parquet_is_named(tmp_path: Path, keep: int) -> None:
         make_plan(spec(tmp_path / "a.parquet"))
 
 
-def test_a_footer_of_nonsense_is_named(tmp_path: Path) -> None:
+def test_a_damaged_footer_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1" + b"\xff" * 60 + (60).to_bytes(4, "little") + b"PAR1")
     with pytest.raises(InputError, match=r"a\.parquet: its Parquet footer cannot be read"):
         make_plan(spec(tmp_path / "a.parquet"))

@@ -1,131 +1,140 @@
-"""Selections are exact: they are what a plain sort and a plain loop give, ties and all."""
+"""Selections are slices of the index: manifests hold the kept rows as they were scored, and records count them."""
 
-from decimal import ROUND_HALF_UP, Decimal
-from fractions import Fraction
-from typing import Any
+import hashlib
+import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import given, settings
 
-from pruner.select.bands import select
+from pruner.report import Report, report
+from pruner.select.selection import read_selection, write_selection
+from pruner.select.selection_record import SelectionRecord
+from pruner.select.write_index import read_summary
 from pruner.spec import SelectionSpec
+from pruner.tables.json_lines import write_json_lines
+from pruner.tables.records import read_record, write_record
+from tests.pruner.oracle import select
+from tests.pruner.scored import SPLIT, ScoredCorpus
+from tests.pruner.test_index import SPECS
 
-RATES = st.one_of(
-    st.sampled_from([0.5, 0.25, 0.1, 0.145, 0.15, 1.0, 1e-9, 0.333]), st.floats(0, 1, exclude_min=True, width=32)
-)
-CRITERIA = st.sampled_from(["low", "medium", "high"])
-# Few different values, so that ties are heavy; n_tokens is a power of two so that quotients tie exactly.
-DOCUMENTS = st.lists(
-    st.tuples(st.integers(0, 4), st.sampled_from([1, 2, 4]), st.integers(0, 2)), min_size=1, max_size=40
-)
-
-
-def plain(ranks: list[int], tokens: list[int], criterion: str, unit: str, rate: float) -> tuple[int, int]:
-    """The band [start, stop) among documents in rank order, by the contract's words."""
-    n, exact = len(ranks), Decimal(repr(rate))
-    if unit == "documents":
-        k = int((exact * n).quantize(Decimal(1), ROUND_HALF_UP))
-        return {"low": (0, k), "medium": ((n - k) // 2, (n - k) // 2 + k), "high": (n - k, n)}[criterion]
-    sizes = [tokens[i] for i in ranks]
-    total = sum(sizes)
-    budget = Fraction(exact) * total
-
-    def fits(start: int, stop: int) -> bool:
-        return start >= 0 and stop <= n and sum(sizes[start:stop]) <= budget
-
-    if criterion == "low":
-        return 0, max(stop for stop in range(n + 1) if fits(0, stop))
-    if criterion == "high":
-        return min(start for start in range(n + 1) if fits(start, n)), n
-    start = stop = next(i for i in range(n) if 2 * sum(sizes[: i + 1]) > total)
-    while True:
-        steps = [(start - 1, stop), (start, stop + 1)]
-        if sum(sizes[:start]) < sum(sizes[stop:]):
-            steps.reverse()
-        band = next((band for band in steps if fits(*band)), None)
-        if band is None:
-            return start, stop
-        start, stop = band
+PROVENANCE = {"reference": {"sha256": "ab"}, "winnow": "1"}
+CHOSEN = [
+    SelectionSpec(criterion="low", rate=0.3),
+    SelectionSpec(criterion="medium", rate=0.5, unit="tokens"),
+    SelectionSpec(criterion="high", rate=0.25, within="domain"),
+    SelectionSpec(criterion="medium", rate=1),
+    SelectionSpec(criterion="low", rate=1e-9),
+]
 
 
-@given(DOCUMENTS, CRITERIA, RATES, st.sampled_from(["documents", "tokens"]), st.sampled_from([None, "domain"]))
-@example([(0, 1, 0)], "medium", 1e-9, "tokens", None)
-@example([(0, 1, 0)] * 7, "medium", 0.5, "tokens", "domain")
-@example([(0, 4, 0), (1, 1, 0), (2, 1, 0), (3, 1, 0)], "medium", 0.5, "tokens", None)
-def test_selections_are_those_of_a_plain_sort(
-    documents: list[tuple[int, int, int]], criterion: Any, rate: float, unit: Any, within: Any
-) -> None:
-    spec = SelectionSpec(criterion=criterion, rate=rate, unit=unit, within=within)
-    nll = [float(value) for value, _, _ in documents]
-    tokens = [count for _, count, _ in documents]
-    groups = [domain if within else 0 for _, _, domain in documents]
-    expected = {}
-    for group in set(groups):
-        members = [i for i in range(len(documents)) if groups[i] == group]
-        ranks = sorted(members, key=lambda i: (nll[i] / tokens[i], i))
-        start, stop = plain(ranks, tokens, criterion, unit, rate)
-        expected |= {ranks[rank]: 100 * rank / len(ranks) for rank in range(start, stop)}
-    found = select(np.array(nll), np.array(tokens), spec, np.array([d for _, _, d in documents]))
-    assert found.kept.tolist() == sorted(expected)
-    assert found.percentile.tolist() == pytest.approx([expected[i] for i in sorted(expected)])
+def write(scored: ScoredCorpus, spec: SelectionSpec, folder: str = "made") -> SelectionRecord:
+    return write_selection(scored.storage, "job", f"{folder}/{spec.id}", spec, PROVENANCE, lambda: None)
 
 
-@given(DOCUMENTS, CRITERIA, RATES)
-def test_a_run_of_tokens_is_within_budget_and_cannot_grow(
-    documents: list[tuple[int, int, int]], criterion: Any, rate: float
-) -> None:
-    nll, tokens = np.array([float(v) for v, _, _ in documents]), np.array([t for _, t, _ in documents])
-    kept = select(nll, tokens, SelectionSpec(criterion=criterion, rate=rate, unit="tokens")).kept
-    order = np.argsort(nll / tokens, kind="stable").tolist()
-    budget = Fraction(repr(rate)) * int(tokens.sum())
-    ranks = sorted(order.index(i) for i in kept)
-    assert tokens[kept].sum() <= budget
-    assert ranks == list(range(ranks[0], ranks[0] + len(ranks))) if ranks else True
-    if ranks:
-        neighbours = {"low": [ranks[-1] + 1], "high": [ranks[0] - 1], "medium": [ranks[0] - 1, ranks[-1] + 1]}[
-            criterion
+@pytest.fixture
+def indexed(scored: ScoredCorpus) -> ScoredCorpus:
+    scored.index(split=SPLIT)
+    return scored
+
+
+@pytest.mark.parametrize("spec", CHOSEN, ids=lambda spec: spec.id)
+def test_a_manifest_holds_the_kept_rows_as_they_were_scored(indexed: ScoredCorpus, spec: SelectionSpec) -> None:
+    record = write(indexed, spec)
+    table = indexed.table(f"made/{spec.id}/manifest.parquet")
+    assert table.schema.remove_metadata() == pa.schema(
+        [
+            ("file", pa.string()),
+            ("row", pa.int64()),
+            ("id", pa.string()),
+            ("domain", pa.string()),
+            ("n_tokens", pa.int64()),
+            ("nll", pa.float64()),
+            ("perplexity", pa.float64()),
+            ("percentile", pa.float64()),
+            ("n_bytes", pa.int64()),
         ]
-        for rank in neighbours:
-            if 0 <= rank < len(order):
-                assert tokens[kept].sum() + tokens[order[rank]] > budget
+    )
+    assert json.loads(table.schema.metadata[b"winnow"]) == PROVENANCE | {"selection": spec.model_dump()}
+    rows = table.to_pylist()
+    scores = {(row["file"], row["row"]): row for row in indexed.rows("job/scores.parquet")}
+    places = [(row["file"], row["row"]) for row in rows]
+    assert places == sorted(places)
+    assert not any(scores[place]["training"] for place in places)
+    for row in rows:
+        assert row.items() <= scores[row["file"], row["row"]].items() | {"percentile": row["percentile"]}.items()
+    assert (record.documents, record.tokens) == (len(rows), sum(row["n_tokens"] for row in rows))
+    found = [row["perplexity"] for row in rows]
+    assert (record.perplexity_min, record.perplexity_max) == (min(found, default=None), max(found, default=None))
+    for domain in record.domains:
+        inside = [row for row in rows if row["domain"] == domain.domain]
+        assert (domain.documents, domain.tokens) == (len(inside), sum(row["n_tokens"] for row in inside))
 
 
-def test_a_medium_run_of_tokens_is_centred() -> None:
-    rng = np.random.default_rng(0)
-    nll, tokens = rng.random(10_000) * 5, rng.integers(1, 500, 10_000)
-    kept = select(nll * tokens, tokens, SelectionSpec(rate=0.3, unit="tokens")).kept
-    order = np.argsort(nll, kind="stable")
-    ranks = np.flatnonzero(np.isin(order, kept))
-    below, above = tokens[order[: ranks[0]]].sum(), tokens[order[ranks[-1] + 1 :]].sum()
-    assert abs(int(below) - int(above)) <= 1000
-    assert 0.3 * tokens.sum() - tokens[kept].sum() < 500
-
-
-@pytest.mark.parametrize("criterion", ["low", "medium", "high"])
-@pytest.mark.parametrize("unit", ["documents", "tokens"])
-def test_the_whole_at_rate_one(criterion: Any, unit: Any) -> None:
-    spec = SelectionSpec(criterion=criterion, rate=1, unit=unit)
-    assert select(np.array([3.0, 1, 2]), np.array([1, 5, 2]), spec).kept.tolist() == [0, 1, 2]
-
-
-def test_medium_is_the_percentile_band_of_the_paper() -> None:
-    nll = np.random.default_rng(1).permutation(1000) + 1.0
-    found = select(nll, np.ones(1000, dtype=np.int64), SelectionSpec(criterion="medium", rate=0.5))
-    assert (found.percentile.min(), found.percentile.max()) == (25.0, 74.9)
-
-
-def test_rates_are_the_decimals_that_were_written() -> None:
-    # 0.145 in binary is a little less: 100 documents would round to 14.
-    spec = SelectionSpec(criterion="low", rate=0.145)
-    assert len(select(np.arange(100.0), np.ones(100, dtype=np.int64), spec).kept) == 15
-
-
-def test_ids_of_selections() -> None:
-    specs = [
-        SelectionSpec(),
-        SelectionSpec(criterion="low", rate=1),
-        SelectionSpec(criterion="high", rate=0.25, unit="tokens", within="domain"),
+@given(spec=SPECS)
+@settings(max_examples=30, deadline=None)
+def test_a_manifest_is_the_selection_by_a_plain_sort(many_indexed: ScoredCorpus, spec: SelectionSpec) -> None:
+    rows = [row for row in many_indexed.rows("job/scores.parquet") if row["reject"] is None and not row["training"]]
+    domains = np.unique([str(row["domain"]) for row in rows], return_inverse=True)[1]
+    nll, n_tokens = (np.array([row[name] for row in rows]) for name in ("nll", "n_tokens"))
+    expected = select(nll, n_tokens, spec, domains)
+    write(many_indexed, spec)
+    manifest = many_indexed.rows(f"made/{spec.id}/manifest.parquet")
+    assert [(row["file"], row["row"]) for row in manifest] == [
+        (rows[kept]["file"], rows[kept]["row"]) for kept in expected.kept.tolist()
     ]
-    assert [spec.id for spec in specs] == ["medium-0.5", "low-1", "high-0.25-tokens-domain"]
+    assert [row["percentile"] for row in manifest] == expected.percentile.tolist()
+
+
+def test_the_record_is_stored_and_names_its_files(indexed: ScoredCorpus) -> None:
+    spec = SelectionSpec(within="domain")
+    record = write(indexed, spec)
+    assert read_selection(indexed.storage, f"made/{spec.id}") == record
+    assert indexed.storage.read_json(f"made/{spec.id}/selection.json")["format"] == 1
+    data = indexed.storage.read_bytes(f"made/{spec.id}/manifest.parquet")
+    written = record.files["manifest.parquet"]
+    assert (written.sha256, written.size) == (hashlib.sha256(data).hexdigest(), len(data))
+
+
+def test_a_manifest_as_json_lines(indexed: ScoredCorpus) -> None:
+    spec = SelectionSpec()
+    write(indexed, spec)
+    path = f"made/{spec.id}/manifest"
+    write_json_lines(indexed.storage, f"{path}.parquet", f"{path}.jsonl", lambda: None)
+    lines = indexed.storage.read_bytes(f"{path}.jsonl").splitlines()
+    assert [json.loads(line) for line in lines] == indexed.rows(f"{path}.parquet")
+
+
+def test_the_same_selection_gives_the_same_bytes(indexed: ScoredCorpus) -> None:
+    spec = SelectionSpec()
+    for folder in ("one", "two"):
+        write(indexed, spec, folder)
+    names = {file.path.removeprefix("one/") for file in indexed.storage.files("one")}
+    assert names == {f"{spec.id}/manifest.parquet", f"{spec.id}/selection.json"}
+    for name in names:
+        assert indexed.storage.read_bytes(f"one/{name}") == indexed.storage.read_bytes(f"two/{name}")
+
+
+def test_no_row_group_is_empty(indexed: ScoredCorpus) -> None:
+    for spec in CHOSEN:
+        write(indexed, spec)
+    for name in ("job/rejects.parquet", "job/scores.parquet", *(f"made/{s.id}/manifest.parquet" for s in CHOSEN)):
+        with indexed.storage.open(name) as source:
+            metadata = pq.ParquetFile(source).metadata
+        assert all(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+
+
+def test_the_report_has_the_summary_and_the_selections(indexed: ScoredCorpus) -> None:
+    made = [write(indexed, SelectionSpec(criterion=criterion)) for criterion in ("low", "high")]
+    summary = read_summary(indexed.storage, "job")
+    write_record(indexed.storage, "job/report.json", report(summary, made))
+    found = indexed.storage.read_json("job/report.json")
+    assert found.pop("selections") == [json.loads(record.flat().model_dump_json()) for record in made]
+    assert found == json.loads(summary.model_dump_json())
+    assert found["domains"][0].keys() >= {"domain", "documents", "tokens", "perplexity_median", "tokens_share"}
+    assert [selection.id for selection in read_record(indexed.storage, "job/report.json", Report).selections] == [
+        "low-0.5",
+        "high-0.5",
+    ]

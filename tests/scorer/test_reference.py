@@ -65,7 +65,7 @@ def test_a_file_is_no_folder(gpt2: Path) -> None:
 def test_a_hub_id_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadReference, match="'nobody/nothing' is no folder here, nor can it be had from the hub"):
+    with pytest.raises(BadReference, match="'nobody/nothing' is not a folder here and cannot be fetched from the hub"):
         resolve("nobody/nothing")
 
 
@@ -118,7 +118,7 @@ def test_no_config(gpt2: Path) -> None:
 
 def test_a_config_that_says_nothing(gpt2: Path) -> None:
     (gpt2 / "config.json").write_text("{}")
-    assert "names no model_type" in wrong(gpt2)
+    assert "neither a model_type nor" in wrong(gpt2)
 
 
 def test_a_model_that_the_device_has_no_room_for(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,3 +159,13 @@ def test_a_context_of_one(gpt2: Path) -> None:
     tf.GPT2LMHeadModel(tf.GPT2Config(**GPT2 | {"n_positions": 1})).save_pretrained(gpt2)
     with pytest.raises(BadReference, match="too few to predict one"):
         load(gpt2)
+
+
+def test_load_refuses_a_model_that_is_not_the_expected_one(gpt2: Path) -> None:
+    expected = inspect(gpt2)
+    assert load(gpt2, expected=expected).fingerprint == expected
+    weights = bytearray((gpt2 / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (gpt2 / "model.safetensors").write_bytes(weights)
+    with pytest.raises(BadReference, match="my gpt2: the model has changed since it was chosen"):
+        load(gpt2, expected=expected)

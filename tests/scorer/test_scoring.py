@@ -335,7 +335,9 @@ def test_waste_is_the_padding_of_rows_and_of_full_packs(gpt2: Reference, monkeyp
     list(rows)
     assert (rows.window_positions, rows.computed_positions, rows.batches) == (16, 30, 1)
     model = Transformer(make_model(tf.GPT2Config(**GPT2)), packs=True)
-    model.full_packs = True
+    monkeypatch.setattr(torch, "compile", lambda body, dynamic: body)
+    model.compile(100)
+    assert model.full_packs
     packs = score(dataclasses.replace(gpt2, model=model, budget=100), [(texts, None)], on_progress=silent)
     (_, nll, _), (wanted, _) = *packs, score_one_block(gpt2, texts)
     assert (packs.window_positions, packs.computed_positions, packs.waste) == (16, 100, 0.84)

@@ -1,6 +1,8 @@
 """Transformers models against their own `labels=` loss, and folders that are no whole model."""
 
+import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 
 from kernels.pack import IGNORED, Pack
+from scorer.causal_lm.capabilities import NO_LIMIT
+from scorer.causal_lm.forward import head_logits
 from scorer.causal_lm.head import OwnHead
-from scorer.causal_lm.transformer import NO_LIMIT, Transformer, load_transformer
+from scorer.causal_lm.transformer import Transformer, load_transformer
 from scorer.errors import BadReference
 from tests.scorer.model_folders import GPT2, GROUPED, ROWS, SHAPE, change_json, make_folder, make_model, rows_nll
 
@@ -151,7 +155,7 @@ def test_nll_is_that_of_the_labels_loss(name: str, packs: bool) -> None:
     ours = Transformer(model, packs)
     assert (ours.context, ours.vocab_size) == (limit, ROWS)
     assert ours.packed == (packs and name in PACKED) or (packs and name in EITHER)
-    assert type(ours._head).__name__ == head
+    assert type(ours.capabilities.head).__name__ == head
     ids, targets, pack = documents(16, 3, 15, 1)
     nll, _ = ours.nll(ids, targets, pack)
     again = make_model(config)
@@ -176,8 +180,9 @@ def test_the_ways_to_the_logits_agree(name: str) -> None:
     ids, targets, pack = documents(11, 5, 8)
     targets[[0, 7, 12]] = IGNORED
     found = [ours.nll(ids, targets, pack)[0]]
-    for head in (OwnHead(ours._own_head, 7 << 20), None):
-        ours._head = head
+    own_head = OwnHead(partial(head_logits, ours.model, ours.capabilities.body), 7 << 20)
+    for head in (own_head, None):
+        ours.capabilities = dataclasses.replace(ours.capabilities, head=head)
         found.append(ours.nll(ids, targets, pack)[0])
     for nll in found:
         assert torch.equal(nll == 0, targets == IGNORED)
@@ -317,7 +322,7 @@ def test_a_tensor_that_is_missing_misshapen_or_left_over_is_named(llama: Path) -
     with pytest.raises(BadReference, match=f"{name} is missing"):
         load(llama)
     change_weights(llama, **{name: whole[:5].clone()})
-    with pytest.raises(BadReference, match=f"{name} has another shape"):
+    with pytest.raises(BadReference, match=f"{name} has a different shape"):
         load(llama)
     change_weights(llama, **{name: whole})
     change_json(llama / "config.json", num_hidden_layers=1)

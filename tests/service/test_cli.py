@@ -266,7 +266,7 @@ def test_convert(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> Non
     assert ran.status == 0, ran.err
 
 
-def test_nobody_answers(run: Run) -> None:
+def test_an_unreachable_service(run: Run) -> None:
     for command in (("status",), ("status", "x"), ("watch", "x"), ("cancel", "x"), ("download", "x"), ("submit", "x")):
         ran = run(*command, "--server", "http://127.0.0.1:9")
         assert (ran.status, "no service answers at http://127.0.0.1:9" in ran.line) == (1, True)

@@ -10,8 +10,10 @@ import pytest
 
 from service.contract.schemas import JobRequest, Progress
 from service.jobs.jobs import Jobs
-from service.jobs.status import make_view, progress_of, tokens_left
+from service.jobs.status import progress_of, tokens_left
+from service.store.records import JobSummary, TaskNote
 from service.work.pool_worker import PoolWorker
+from tests.service.artefacts import files_of
 from tests.service.pool import until, write_corpus
 
 SPECS = [
@@ -178,33 +180,35 @@ def test_workers_and_their_time_are_shown(
     assert api.get(f"/v1/jobs/{job}/workers").json()["data"] == []
 
 
-def test_time_left_is_a_range_and_time_on_gpus_is_booked(jobs: Jobs, make_request: Callable[..., JobRequest]) -> None:
+def test_progress_counts_what_is_under_way(jobs: Jobs, make_request: Callable[..., JobRequest]) -> None:
     queue = jobs.queue
     job, _ = jobs.create(make_request())
-    queue.submit(job.id, "score", 3, {})
-    first = queue.claim("gpu", ["score"])
-    second = queue.claim("cpu", ["score"])
-    third = queue.claim("cpu", ["score"])
-    assert first is not None
-    assert second is not None
-    assert third is not None
-    queue.beat(first, 30, 3000, "cuda")
-    queue.beat(second, 10, 1000, "cpu")
-    queue.fail(third, "a broken shard")
-    until(lambda: (state := queue.state(job.id)) and state.gpu_ms > 20)
-    state = queue.state(job.id)
-    assert state is not None
-    assert (state.shards_leased, state.shards_failed, state.documents_done) == (2, 1, 40)
-    assert state.gpu_ms < state.worker_ms
-    progress = progress_of(state, make_view_of(jobs, job.id) | {"documents_total": 120, "shards_total": 3})
-    assert progress.eta_seconds is not None
-    assert progress.eta_low_seconds is not None
-    assert progress.eta_high_seconds is not None
-    assert 0 < progress.eta_low_seconds < progress.eta_seconds < progress.eta_high_seconds
-    queue.done(first, 30, 3000)
-    booked = queue.state(job.id)
-    assert booked is not None
-    assert booked.gpu_ms >= state.gpu_ms
+    files = files_of(jobs.workspace, job.id)
+    summary = JobSummary(status="scoring", documents=120, shards=3, text_bytes=100_000)
+    queue.submit(job.id, "scores", "gpu", [range(3)], summary.model_dump_json())
+    leases = [queue.claim(f"w{number}", ["gpu"]) for number in range(3)]
+    first, second, third = (lease for lease in leases if lease is not None)
+    for lease, rate in ((first, 300.0), (second, 100.0)):
+        note = TaskNote(device="cuda", documents=10, tokens=1000, tokens_per_second=rate)
+        queue.beat(lease, 500.0, note.model_dump_json())
+    queue.fail(third, "a broken shard", delay_seconds=60)
+
+    def progress() -> Progress:
+        state = queue.state(job.id)
+        assert state is not None
+        return progress_of(files, state)
+
+    now = progress()
+    assert (now.shards_leased, now.shards_failed, now.documents_done, now.tokens_done) == (2, 1, 20, 2000)
+    assert now.tokens_per_second == 400
+    assert now.eta_seconds == (1000 * 120 / 10 - 2000) / 400
+    assert now.waiting_for is None
+    queue.done(first, counters={"documents": 40, "tokens": 4000, "rejects": 1, "worker_ms": 1500, "gpu_ms": 1500})
+    queue.release(second, delay_seconds=60)
+    now = progress()
+    assert (now.shards_done, now.documents_done, now.tokens_done, now.rejects) == (1, 40, 4000, 1)
+    assert now.worker_seconds == now.gpu_seconds == 1.5
+    assert now.waiting_for == "another attempt after an error: a broken shard"
 
 
 def test_long_documents_first_do_not_make_the_time_left_longer() -> None:
@@ -216,9 +220,3 @@ def test_long_documents_first_do_not_make_the_time_left_longer() -> None:
     one = half.model_copy(update={"shards_done": 1})
     assert tokens_left(one, 1_250_000, 20_000_000) == 2_000_000
     assert tokens_left(Progress(shards_total=4), 0, 0) is None
-
-
-def make_view_of(jobs: Jobs, job_id: str) -> dict[str, Any]:
-    record = jobs.workspace.job(job_id)
-    assert record is not None
-    return make_view(jobs.workspace, record)

@@ -1,4 +1,4 @@
-"""API keys: requests without a key are refused, roles limit keys, and a job is visible to its owner only."""
+"""API keys: requests without one are refused, roles limit a key, and jobs are visible to their owner only."""
 
 import json
 import re

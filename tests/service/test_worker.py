@@ -127,6 +127,39 @@ def test_a_cancelled_job_frees_its_worker(
     assert jobs.get(job.id).status == "cancelled"
 
 
+def test_a_long_shard_is_set_aside_for_a_small_job(
+    jobs: Jobs,
+    workspace: Workspace,
+    redis: Any,
+    make_request: MakeRequest,
+    start_worker: StartWorker,
+    wait_for: WaitFor,
+    tmp_path: Path,
+) -> None:
+    corpus = write_corpus(tmp_path / "one-shard", files=1, documents=2_000, words=400)
+    start_worker()
+    long, _ = jobs.create(make_request(corpus))
+    until(lambda: jobs.get(long.id).progress.documents_done > 0)
+    small, _ = jobs.create(make_request())
+    seen: set[tuple[str, str | None]] = set()
+    while jobs.get(small.id).status != "succeeded":
+        now = jobs.get(long.id)
+        seen.add((now.status, now.progress.waiting_for))
+        assert jobs.get(small.id).status != "failed"
+    assert jobs.get(long.id).progress.shards_done == 0
+    assert {status for status, _ in seen} == {"scoring"}
+    assert "its worker, which does tasks of other jobs first" in {reason for _, reason in seen}
+    (lease,) = [lease for lease in jobs.workers(long.id).data if lease.task == "scores:0"]
+    assert lease.attempts == 1
+    together = results(workspace, wait_for(long.id, "succeeded"))
+    alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
+    job, _ = alone.create(make_request(corpus))
+    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
+    while worker.once():
+        pass
+    assert results(alone.workspace, alone.get(job.id)) == together
+
+
 def test_a_hung_worker_loses_its_shard_and_is_refused_when_it_wakes(
     jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, long_corpus: Path
 ) -> None:

@@ -1,15 +1,12 @@
-"""The workspace's promises: what is written first stands, names stay inside, and settings come from the environment."""
+"""The workspace's promises: what is written first stands, names stay inside."""
 
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
 from pruner.spec import CorpusSpec, SelectionSpec
-from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest, Progress
-from service.run.settings import Settings
 from service.store.records import Ended, JobRecord, Outcome
 from service.store.workspace import Workspace, digest
 
@@ -59,24 +56,3 @@ def test_selections_asked_for_later_follow_those_of_the_request(workspace: Works
 def test_digests_tell_values_and_their_borders_apart() -> None:
     assert len({digest("ab", "c"), digest("a", "bc"), digest("abc"), digest(["ab", "c"]), digest(None)}) == 5
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-
-
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WINNOW_LEASE_SECONDS", "3.5")
-    monkeypatch.setenv("WINNOW_RESOURCES", "gpu, light")
-    settings = Settings(workspace="/w")
-    assert (settings.lease_seconds, settings.resources, settings.redis) == (3.5, ("light", "gpu"), None)
-
-
-def test_a_workers_environment_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WINNOW_REDIS", "redis://not-this-one")
-    settings = Settings(workspace="/w", redis=None, workers=3, device="cpu", resources=RESOURCES)
-    for name, value in settings.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("WINNOW_REDIS")
-    assert Settings() == settings
-
-
-def test_an_unknown_resource_is_refused() -> None:
-    with pytest.raises(ValidationError):
-        Settings.model_validate({"resources": "light,dance"})

@@ -1,32 +1,33 @@
-// Live updates, the explorer and texts on demand. Without this file every link and form still does its work.
+// Live updates, previews of selections and texts on demand. Without scripts every link and form still works.
 "use strict";
 
-// Puts a part of a page, as the server made it, into an element.
-async function fill(element, address, signal) {
-  const answer = await fetch(address, { signal, headers: { Accept: "text/html" } });
+// Replaces the content of an element with a part of a page from the server.
+async function fill(element, url) {
+  const answer = await fetch(url, { headers: { Accept: "text/html" } });
   if (answer.redirected) signedOut();
   const html = await answer.text();
   const page = new DOMParser().parseFromString(html, "text/html");
   const found = answer.ok ? page.body : page.querySelector(".notice") || page.body;
-  const held = element.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
+  const focused = element.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
   element.replaceChildren(...found.childNodes);
-  if (held) element.querySelector(`[aria-label="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
+  if (focused) element.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   wire(element);
   return answer;
 }
 
-// A part is only ever elsewhere for a visitor whose key is gone: the whole page then leads to the form that takes one.
+// A part redirects only when the key is no longer valid: reloading the page leads to the sign-in form.
 function signedOut() {
   location.reload();
   throw new Error("signed out");
 }
 
-function say(text) {
-  const place = document.getElementById("said");
-  if (place && text && place.textContent !== text) place.textContent = text;
+// Lets screen readers read a text.
+function announce(text) {
+  const line = document.getElementById("announcement");
+  if (line && text && line.textContent !== text) line.textContent = text;
 }
 
-// One request at a time, and after it only the latest that was asked for meanwhile.
+// Runs one call at a time; of the calls made in the meantime only the latest is run afterwards.
 function latest(work) {
   let busy = false, next = null;
   return async function run(argument) {
@@ -39,24 +40,24 @@ function latest(work) {
 }
 
 function explore(form) {
-  const band = document.getElementById("band");
+  const preview = document.getElementById("preview");
   const slider = form.querySelector("#rate-slider"), rate = form.querySelector("#rate");
-  let quiet = 0;
+  let announceTimer = 0;
   slider.hidden = false;
   const show = latest(async (query) => {
-    band.classList.add("old");
+    preview.classList.add("old");
     try {
-      await fill(band, `${form.dataset.part}&${query}`);
+      await fill(preview, `${form.dataset.part}&${query}`);
       history.replaceState(null, "", `${form.getAttribute("action")}?${query}`);
     } catch (error) {
       const line = document.createElement("p");
       line.className = "wrong";
-      line.textContent = `The service cannot be reached (${error.message}). Change something to try again.`;
-      say(line.textContent);
-      band.replaceChildren(line); // rather than the numbers of another selection
-    } finally { band.classList.remove("old"); }
-    clearTimeout(quiet);
-    quiet = setTimeout(() => say(band.querySelector("[data-say]")?.textContent), 700);
+      line.textContent = `The service cannot be reached (${error.message}). Change an option to try again.`;
+      announce(line.textContent);
+      preview.replaceChildren(line); // instead of the numbers of the previous selection
+    } finally { preview.classList.remove("old"); }
+    clearTimeout(announceTimer);
+    announceTimer = setTimeout(() => announce(preview.querySelector("[data-announce]")?.textContent), 700);
   });
   form.addEventListener("input", (event) => {
     if (event.target === slider) rate.value = slider.value;
@@ -72,15 +73,15 @@ function follow(live) {
   notice.className = "lost";
   notice.hidden = true;
   live.before(notice);
-  const lost = (is) => {
-    notice.hidden = !is;
-    notice.textContent = is ? "The connection to the service is lost. Trying again …" : "";
-    if (is) say(notice.textContent);
+  const setLost = (isLost) => {
+    notice.hidden = !isLost;
+    notice.textContent = isLost ? "The connection to the service is lost. Trying again …" : "";
+    if (isLost) announce(notice.textContent);
   };
   const show = latest(async () => {
     shown = Date.now();
     const answer = await fill(live, live.dataset.part);
-    if (answer.ok) say(live.querySelector("[data-say]")?.dataset.say);
+    if (answer.ok) announce(live.querySelector("[data-announce]")?.dataset.announce);
   });
   async function ended() {
     source.close();
@@ -91,10 +92,10 @@ function follow(live) {
     document.title = page.title;
     document.getElementById("main").replaceChildren(...page.getElementById("main").childNodes);
     wire(document.getElementById("main"));
-    say(`The job has ${page.title.split(" ")[0]}.`);
+    announce(`The job has ${page.title.split(" ")[0]}.`);
   }
   function again() {
-    lost(true);
+    setLost(true);
     source.close();
     setTimeout(open, wait);
     wait = Math.min(2 * wait, 15000);
@@ -103,7 +104,7 @@ function follow(live) {
     source = new EventSource(live.dataset.events);
     source.addEventListener("progress", (event) => {
       wait = 1000;
-      lost(false);
+      setLost(false);
       const job = JSON.parse(event.data);
       clearTimeout(timer);
       if (job.finished_at) ended().catch(again);
@@ -144,7 +145,7 @@ function wire(root) {
         await fill(inside, link.dataset.swap);
         const text = inside.querySelector(".text");
         article.replaceWith(...inside.childNodes);
-        text?.focus(); // where the link was that had it
+        text?.focus(); // which was on the link
       } catch (error) { link.textContent = `Scoring failed (${error.message}). Try again`; }
     });
   }

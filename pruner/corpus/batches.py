@@ -1,0 +1,74 @@
+"""Record batches of a shard's rows: their columns, the reasons of rejects, and the rule that cuts the batches.
+
+Columns: `text` (large_string, null where the row is no document), `id` and `domain` (string), `n_bytes` (int64, UTF-8
+bytes of the text, null without text), `reject` (string: why the row is no document, else null) and, where columns of
+the file were asked for, `source` (a struct of these columns).
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SCHEMA = pa.schema(
+    [
+        ("text", pa.large_string()),
+        ("id", pa.string()),
+        ("domain", pa.string()),
+        ("n_bytes", pa.int64()),
+        ("reject", pa.string()),
+    ]
+)
+SOURCE = "source"
+LINE = "line"  # the field of `source` that holds a whole JSON line
+
+NOT_TEXT = "not text"
+EMPTY = "empty text"
+UNREADABLE = "unreadable row"
+DOCUMENT_BYTES_MAX = 64 << 20  # of a document's text or JSON line
+TOO_LONG = f"{UNREADABLE}: longer than {DOCUMENT_BYTES_MAX >> 20} MiB"
+
+BATCH_ROWS = 2_048
+BATCH_CHARACTERS = 1 << 20  # small, so that the first batch is read soon
+_BATCH_SOURCE_BYTES = 64 << 20
+
+
+def make_batch(text: Any, id_: Any, domain: Any, reject: Any, source: Any = None) -> pa.RecordBatch:
+    """A batch of the given columns, each an Arrow array [rows]; `n_bytes` is computed."""
+    columns = [text, id_, domain, pc.binary_length(text), reject]
+    if source is None:
+        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    return pa.RecordBatch.from_arrays([*columns, source], schema=SCHEMA.append(pa.field(SOURCE, source.type)))
+
+
+def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cuts consecutive pieces of a shard into batches that do not depend on the sizes of the pieces.
+
+    A batch ends with BATCH_ROWS rows, or with the document that brings it to BATCH_CHARACTERS characters of text. Where
+    there is a `source`, it also ends before about 64 MiB of it.
+    """
+    held: list[pa.RecordBatch] = []
+    rows = characters = size = 0
+    for piece in pieces:
+        ends = np.cumsum(pc.fill_null(pc.utf8_length(piece["text"]), 0).to_numpy(zero_copy_only=False))
+        row_bytes = piece[SOURCE].nbytes / len(piece) if SOURCE in piece.schema.names and len(piece) else 0.0
+        start = 0
+        while start < len(piece):
+            before = int(ends[start - 1]) if start else 0
+            # The row whose text reaches the limit is the last of its batch.
+            full = int(np.searchsorted(ends, before + BATCH_CHARACTERS - characters)) + 1
+            stop = min(full, start + BATCH_ROWS - rows, len(piece))
+            if row_bytes:
+                stop = min(stop, start + max(1, int((_BATCH_SOURCE_BYTES - size) / row_bytes)))
+            held.append(piece.slice(start, stop - start))
+            rows += stop - start
+            characters += int(ends[stop - 1]) - before
+            size += int(row_bytes * (stop - start))
+            start = stop
+            if rows == BATCH_ROWS or characters >= BATCH_CHARACTERS or size >= _BATCH_SOURCE_BYTES - row_bytes > 0:
+                yield pa.concat_batches(held)
+                held, rows, characters, size = [], 0, 0, 0
+    if held:
+        yield pa.concat_batches(held)

@@ -1,0 +1,158 @@
+"""Messages between the sandbox and its reader process.
+
+A request is JSON with its length before it (8 bytes, little-endian). A response is a series of messages. A message is a
+kind (one byte), the length of its content (8 bytes, little-endian), and the content:
+
+    READY    nothing: the reader has started
+    LISTING  a path of the corpus, which is listed next, as JSON
+    FILE     the URL of a file, which is looked at next, as JSON
+    ALIVE    nothing: reading goes on
+    PLAN     a plan as JSON
+    BATCH    an Arrow IPC stream of one record batch
+    END      nothing: the response is complete
+    FAILURE  a `Failure` as JSON
+
+The reader may be under the control of a hostile file, so everything that it sends is validated.
+"""
+
+import struct
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pruner.corpus.batches import BATCH_ROWS, SCHEMA, SOURCE
+from pruner.corpus.files import CorpusFile
+from pruner.corpus.plan import Plan, Shard
+from pruner.spec import CorpusSpec
+
+READY, LISTING, FILE, ALIVE, PLAN, BATCH, END, FAILURE = b"R", b"L", b"F", b"A", b"P", b"B", b"E", b"X"
+HEAD = struct.Struct("<cQ")
+LENGTH = struct.Struct("<Q")
+CONTENT_BYTES_MAX = 1 << 30  # a batch with the longest texts and labels, or the plan of a huge corpus
+
+
+class ReaderFailed(Exception):
+    """The reader ran out of memory, died, hung or sent an invalid message.
+
+    The message continues a sentence about the file. `file` is the one that the reader reported last, if any.
+    """
+
+    def __init__(self, message: str, file: str | None = None) -> None:
+        super().__init__(message)
+        self.file = file
+
+
+def invalid(why: object) -> ReaderFailed:
+    """The error to raise for an invalid message."""
+    return ReaderFailed(f"makes the reader send an invalid message ({' '.join(str(why).split())})")
+
+
+class ReadRequest(BaseModel):
+    """Which rows of a shard to read."""
+
+    file: CorpusFile
+    shard: Shard
+    columns: tuple[str, ...] | None  # None: all
+    first_row: int
+    only_one: bool  # just the first row
+
+
+class Request(BaseModel):
+    """Reads a shard, or plans a corpus if `read` is None."""
+
+    spec: CorpusSpec
+    roots: tuple[str, ...] | None
+    careful: bool  # slower, with less memory: one file or row at a time
+    read: ReadRequest | None = None
+
+
+class Failure(BaseModel):
+    """Why the reader could not answer."""
+
+    kind: Literal["input", "memory", "os", "other"]
+    message: str
+    errno: int | None = None
+
+
+_PLAN = TypeAdapter(Plan)
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """A plan as JSON."""
+    return _PLAN.dump_json(plan)
+
+
+def decode_plan(content: memoryview) -> Plan:
+    """Parses a plan. Raises ReaderFailed."""
+    try:
+        return _PLAN.validate_json(bytes(content))
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+def encode_batch(batch: pa.RecordBatch) -> pa.Buffer:
+    """A batch as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue()
+
+
+def decode_batch(content: memoryview) -> pa.RecordBatch:
+    """Parses a batch, whose buffers are those of `content`. Raises ReaderFailed.
+
+    Compressed buffers are refused: a few bytes could become gigabytes. So the batch is never larger than its message.
+    """
+    try:
+        messages = pa.BufferReader(content)
+        while messages.tell() < len(content):
+            if _is_compressed(pa.ipc.read_message(messages)):
+                raise invalid("compressed buffers")
+    except EOFError:  # the end-of-stream marker
+        pass
+    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
+        raise invalid(error) from None
+    try:
+        with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
+            batch = stream.read_next_batch()
+        names = batch.schema.names
+        if names[: len(SCHEMA)] != SCHEMA.names or names[len(SCHEMA) :] not in ([], [SOURCE]):
+            raise invalid(f"columns {names}")
+        if batch.schema.types[: len(SCHEMA)] != SCHEMA.types or not 0 < len(batch) <= BATCH_ROWS:
+            raise invalid(f"{len(batch)} rows of {batch.schema.types}")
+        batch.validate(full=True)
+        if not batch["text"].is_null().equals(batch["reject"].is_valid()):
+            raise invalid("rows with both text and reject, or with neither")
+    except (pa.ArrowException, OSError, StopIteration, ValueError) as error:
+        raise invalid(error) from None
+    return batch
+
+
+# Positions of fields in the tables of Arrow's Message.fbs.
+_MESSAGE_HEADER, _DICTIONARY_DATA, _BATCH_COMPRESSION = 2, 1, 3
+
+
+def _is_compressed(message: pa.ipc.Message) -> bool:
+    """Whether a message has compressed buffers. pyarrow does not tell, so this follows its FlatBuffers metadata."""
+    if message.type == "schema":
+        return False
+    data = memoryview(message.metadata)
+    header = _follow(data, _field(data, _follow(data, 0), _MESSAGE_HEADER))
+    if message.type == "dictionary":
+        header = _follow(data, _field(data, header, _DICTIONARY_DATA))
+    return _field(data, header, _BATCH_COMPRESSION) != 0
+
+
+def _field(data: memoryview, table: int, number: int) -> int:
+    """The position of a field of a FlatBuffers table, 0 if it is absent."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    (size,) = struct.unpack_from("<H", data, vtable)
+    place = 4 + 2 * number
+    offset = struct.unpack_from("<H", data, vtable + place)[0] if place < size else 0
+    return table + offset if offset else 0
+
+
+def _follow(data: memoryview, position: int) -> int:
+    """The position that an offset at `position` refers to."""
+    return int(position + struct.unpack_from("<I", data, position)[0])

@@ -1,0 +1,67 @@
+"""Rows of a report's domain table: documents and tokens of each domain, and their shares."""
+
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer
+
+DOMAINS_MAX = 1_000  # that are named; the smaller ones are summed
+
+
+class DomainRow(BaseModel):
+    """A domain, or the sum of the `others` domains that are too small to be named."""
+
+    domain: str | None
+    documents: int
+    tokens: int
+    documents_share: float
+    tokens_share: float
+    others: int | None = None  # the number of summed domains; absent in JSON for a named domain
+    perplexity_median: float | None = None  # absent in JSON if unknown
+
+    @model_serializer(mode="wrap")
+    def _leave_out_missing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        optional = ("others", "perplexity_median")
+        return {name: value for name, value in fields.items() if value is not None or name not in optional}
+
+
+def by_size(everywhere: np.ndarray) -> np.ndarray:
+    """Domains in the order of a report, the largest first. `everywhere` int64 [domains]: documents of each."""
+    return np.argsort(-everywhere, kind="stable")
+
+
+def domain_rows(
+    names: list[str | None],
+    everywhere: np.ndarray,
+    documents: np.ndarray,
+    tokens: np.ndarray,
+    medians: np.ndarray | None = None,
+) -> list[DomainRow]:
+    """Documents and tokens of each domain, the largest of the whole corpus first, and their shares.
+
+    All arrays are [domains]: int64 `everywhere`, the documents of the whole corpus, and `documents` and `tokens`, those
+    that are counted; float64 `medians` of perplexity.
+    """
+    order = by_size(everywhere)
+    all_documents, all_tokens = max(1, int(documents.sum())), max(1, int(tokens.sum()))
+
+    def row(domain: str | None, members: np.ndarray, others: int | None, median: float | None) -> DomainRow:
+        counted, of_tokens = int(documents[members].sum()), int(tokens[members].sum())
+        shares = counted / all_documents, of_tokens / all_tokens
+        return DomainRow(
+            domain=domain,
+            documents=counted,
+            tokens=of_tokens,
+            documents_share=shares[0],
+            tokens_share=shares[1],
+            others=others,
+            perplexity_median=median,
+        )
+
+    rows = [
+        row(names[code], order[number : number + 1], None, None if medians is None else float(medians[code]))
+        for number, code in enumerate(order[:DOMAINS_MAX].tolist())
+    ]
+    rest = order[DOMAINS_MAX:]
+    return [*rows, row(None, rest, len(rest), None)] if len(rest) else rows

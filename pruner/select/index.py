@@ -1,0 +1,196 @@
+"""The index of a job's scores: documents by rank, from which any selection is a slice, counted without sorting again.
+
+Ranks order the N documents that selections choose from by their score key, equal keys by (file, row). The arrays
+`inside_*` hold the documents of each domain together, in the order of their ranks.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from pruner.errors import InputError
+from pruner.select.bands import band
+from pruner.select.domains import DOMAINS_MAX, by_size, domain_rows
+from pruner.select.perplexity import perplexity
+from pruner.select.selection_record import DomainBand, Preview, SelectionCounts
+from pruner.spec import SelectionSpec
+from pruner.tables.records import Record, read_record, write_record
+from pruner.tables.storage import Storage
+
+FOLDER = "ranks"
+_WRITE_BYTES = 64 << 20  # of an array, written at a time
+_INSIDE_MAX = 3  # domains whose bands are part of a preview
+
+
+@dataclass(frozen=True)
+class Index:
+    """The arrays of an index, mapped from disk where the storage is local."""
+
+    below: np.ndarray  # int64 [N + 1], tokens of all documents with a lower rank
+    key: np.ndarray  # float64 [N], ln(perplexity)
+    domain: np.ndarray  # int32 [N], index into domain_names
+    place: np.ndarray  # int64 [N], row of the table of scores
+    marks: np.ndarray  # int64 [M, domains, 2], documents and tokens of each domain below every `step`-th rank
+    inside_below: np.ndarray  # int64 [N + 1]
+    inside_key: np.ndarray  # float64 [N]
+    inside_place: np.ndarray  # int64 [N]
+    inside_bounds: np.ndarray  # int64 [domains + 1]
+    shards: np.ndarray  # int64 [shards + 1], rows of the table of scores before each shard
+    step: int
+    domain_names: list[str | None]
+
+    @property
+    def documents(self) -> int:
+        """N."""
+        return len(self.key)
+
+    @property
+    def domain_sizes(self) -> np.ndarray:
+        """The number of documents of each domain, int64 [domains]."""
+        return np.diff(self.inside_bounds)
+
+    def preview(self, spec: SelectionSpec) -> Preview:
+        """What a selection would keep."""
+        return Preview(**dict(self.counts(spec)), inside=self.inside(spec))
+
+    def counts(self, spec: SelectionSpec, beat: Callable[[], None] = lambda: None) -> SelectionCounts:
+        """What a selection keeps, exactly. Calls `beat` now and then."""
+        start, stop = None, None
+        if spec.within is None:
+            start, stop = band(self.below, spec)
+            counts = self._counts_below(stop) - self._counts_below(start)
+            ends = (self.key[start], self.key[stop - 1]) if stop > start else None
+        else:
+            counts, ends = self._counts_inside(spec, beat)
+        documents, tokens = counts[:, 0], counts[:, 1]
+        low, high = perplexity(np.array(ends)).tolist() if ends is not None else (None, None)
+        return SelectionCounts(
+            spec=spec,
+            documents=int(documents.sum()),
+            tokens=int(tokens.sum()),
+            perplexity_min=low,
+            perplexity_max=high,
+            start=start,
+            stop=stop,
+            domains=domain_rows(self.domain_names, self.domain_sizes, documents, tokens),
+        )
+
+    def inside(self, spec: SelectionSpec) -> list[DomainBand]:
+        """What a selection within domains keeps of the largest domains, in a report's order; [] for others."""
+        bands = []
+        for code in by_size(self.domain_sizes)[:_INSIDE_MAX].tolist() if spec.within is not None else ():
+            first, last = self.inside_bounds[code : code + 2].tolist()
+            start, stop = band(self.inside_below[first : last + 1], spec)
+            ends: list[float | None] = [None, None]
+            if stop > start:
+                ends = perplexity(self.inside_key[[first + start, first + stop - 1]]).tolist()
+            bands.append(
+                DomainBand(
+                    domain=self.domain_names[code],
+                    documents=last - first,
+                    start=start,
+                    stop=stop,
+                    perplexity_min=ends[0],
+                    perplexity_max=ends[1],
+                )
+            )
+        return bands
+
+    def in_domain(self, row: int, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """The documents with ranks [start, stop) inside one domain, as rows of the table of scores; the domain's size.
+
+        The domain is that of a row of a report's `domains`. Returns int64 [stop - start], fewer where the domain has no
+        more. Raises InputError if no row names the domain.
+        """
+        named = by_size(self.domain_sizes)[:DOMAINS_MAX]
+        if row >= len(named):
+            raise InputError(
+                f"domain: the report names {len(named):,} domains; give a number from 0 to {len(named) - 1}"
+            )
+        first, last = self.inside_bounds[[named[row], named[row] + 1]].tolist()
+        return np.asarray(self.inside_place[min(first + start, last) : min(first + stop, last)]), last - first
+
+    def _counts_below(self, rank: int) -> np.ndarray:
+        """Documents and tokens of each domain below a rank, int64 [domains, 2]."""
+        mark = rank // self.step
+        first = mark * self.step
+        counts = count_domains(self.domain[first:rank], np.diff(self.below[first : rank + 1]), len(self.domain_names))
+        counts += self.marks[mark]
+        return counts
+
+    def _counts_inside(
+        self, spec: SelectionSpec, beat: Callable[[], None]
+    ) -> tuple[np.ndarray, tuple[float, float] | None]:
+        """Documents and tokens kept of each domain, and the lowest and highest key among them."""
+        counts = np.zeros((len(self.domain_names), 2), dtype=np.int64)
+        ends: list[tuple[float, float]] = []
+        for code, (first, last) in enumerate(pairwise(self.inside_bounds.tolist())):
+            if code % 1_000 == 0:
+                beat()
+            start, stop = band(self.inside_below[first : last + 1], spec)
+            if stop > start:
+                tokens = self.inside_below[first + stop] - self.inside_below[first + start]
+                counts[code] = stop - start, tokens
+                ends.append((self.inside_key[first + start], self.inside_key[first + stop - 1]))
+        return counts, (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+
+
+def count_domains(domain: np.ndarray, tokens: np.ndarray, size: int) -> np.ndarray:
+    """Documents and tokens of each domain, int64 [size, 2]. domain and tokens are int [D]."""
+    counts = np.zeros((size, 2), dtype=np.int64)
+    counts[:, 0] = np.bincount(domain, minlength=size)
+    np.add.at(counts[:, 1], domain, tokens)
+    return counts
+
+
+class _IndexRecord(Record):
+    """What an index holds beside its arrays."""
+
+    step: int
+    domains: list[str | None]
+
+
+_ARRAYS = (
+    "below",
+    "key",
+    "domain",
+    "place",
+    "marks",
+    "inside_below",
+    "inside_key",
+    "inside_place",
+    "inside_bounds",
+    "shards",
+)
+
+
+def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[], None]) -> None:
+    """Writes an index into `folder`/ranks: a .npy file for each array, then ranks.json."""
+    for name in _ARRAYS:
+        array = np.ascontiguousarray(getattr(index, name))
+        with storage.create(f"{folder}/{FOLDER}/{name}.npy") as file:
+            # Not np.save: its own file access does not tell a full disk from other errors.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            data = array.reshape(-1).view(np.uint8).data
+            for start in range(0, len(data), _WRITE_BYTES):
+                file.write(data[start : start + _WRITE_BYTES])
+                beat()
+    write_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord(step=index.step, domains=index.domain_names))
+
+
+def read_index(storage: Storage, folder: str) -> Index:
+    """Reads the index in `folder`. Raises FileNotFoundError, and InputError if it has another format version.
+
+    The arrays are mapped from disk if the storage is local, else they are held in memory: 52 bytes a document.
+    """
+    record = read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord)
+    arrays = {}
+    for name in _ARRAYS:
+        path = f"{folder}/{FOLDER}/{name}.npy"
+        local = storage.local(path)
+        source = local if local is not None else io.BytesIO(storage.read_bytes(path))
+        arrays[name] = np.load(source, mmap_mode="r" if local is not None else None, allow_pickle=False)
+    return Index(**arrays, step=record.step, domain_names=record.domains)

@@ -1,0 +1,163 @@
+"""The public tables of scores and rejects, joined from the documents and scores files of the shards in plan order."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pruner.corpus.plan import Plan, Shard
+from pruner.corpus.train_split import Split, in_split
+from pruner.errors import InputError
+from pruner.select.perplexity import perplexity, score_key
+from pruner.tables.documents import DocumentCounts
+from pruner.tables.hashing_writer import HashingWriter, WrittenFile
+from pruner.tables.part_file import read_part
+from pruner.tables.shard_scores import ShardCounts
+from pruner.tables.storage import Storage
+
+SCORES_FILE, REJECTS_FILE = "scores.parquet", "rejects.parquet"
+ROWS_A_GROUP = 1 << 17
+
+SCORES = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("domain", pa.string()),
+        ("n_tokens", pa.int64()),
+        ("nll", pa.float64()),
+        ("perplexity", pa.float64()),
+        ("n_bytes", pa.int64()),
+        ("training", pa.bool_()),
+        ("reject", pa.string()),
+    ]
+)
+REJECTS = pa.schema([("file", pa.string()), ("row", pa.int64()), ("id", pa.string()), ("reason", pa.string())])
+
+
+@dataclass
+class Joined:
+    """What the joined files hold."""
+
+    documents: int = 0
+    tokens: int = 0
+    rejects: int = 0
+    training: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)  # rejects by reason, without details
+    scorers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by their JSON
+    shard_rows: list[int] = field(default_factory=list)
+    files: dict[str, WrittenFile] = field(default_factory=dict)
+
+
+def write_tables(
+    storage: Storage,
+    folder: str,
+    plan: Plan,
+    documents_paths: Sequence[str],
+    scores_paths: Sequence[str],
+    split: Split | None,
+    on_rows: Callable[[pa.Table], None],
+    beat: Callable[[], None],
+) -> Joined:
+    """Writes scores.parquet and rejects.parquet into `folder`, from the files of each shard in plan order.
+
+    `on_rows` gets each written piece of the table of scores; `beat` is called for each, and for each shard. Raises
+    FileNotFoundError if a shard's file is missing; InputError, with nothing written, if there are no documents.
+    """
+    joined = Joined()
+    with ExitStack() as stack:
+        outs = {
+            name: HashingWriter(stack.enter_context(storage.create(f"{folder}/{name}")))
+            for name in (SCORES_FILE, REJECTS_FILE)
+        }
+        with (
+            pq.ParquetWriter(outs[SCORES_FILE], SCORES, compression="zstd") as scores,
+            pq.ParquetWriter(outs[REJECTS_FILE], REJECTS, compression="zstd") as rejects,
+        ):
+            for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, joined):
+                joined.shard_rows.append(len(table))
+                for start in range(0, len(table), ROWS_A_GROUP):
+                    rows = table.slice(start, ROWS_A_GROUP)
+                    _write(rows, scores, rejects, joined)
+                    on_rows(rows)
+                    beat()
+                beat()
+        if not joined.documents:
+            raise InputError("the corpus is empty: its files hold no documents; check corpus.paths")
+    joined.files = {name: out.written for name, out in outs.items()}
+    return joined
+
+
+def eligible_rows(rows: pa.Table) -> np.ndarray:
+    """Which rows of the table of scores selections choose from, bool [rows]: scored, and not in the train split."""
+    return np.asarray(pc.and_not(pc.is_null(rows["reject"]), rows["training"]).to_numpy(zero_copy_only=False))
+
+
+def _write(rows: pa.Table, scores: pq.ParquetWriter, rejects: pq.ParquetWriter, joined: Joined) -> None:
+    scores.write_table(rows)
+    rejected = rows.filter(pc.is_valid(rows["reject"])).select(["file", "row", "id", "reject"])
+    if len(rejected):  # some readers cannot read row groups without rows
+        rejects.write_table(rejected.rename_columns(REJECTS.names))
+    joined.documents += len(rows)
+    joined.tokens += pc.sum(rows["n_tokens"]).as_py() or 0
+    joined.rejects += len(rejected)
+    joined.training += pc.sum(rows["training"]).as_py() or 0
+    joined.reasons.update(reason.partition(":")[0] for reason in rejected["reject"].to_pylist())
+
+
+def _shard_tables(
+    storage: Storage,
+    plan: Plan,
+    documents_paths: Sequence[str],
+    scores_paths: Sequence[str],
+    split: Split | None,
+    joined: Joined,
+) -> Iterator[pa.Table]:
+    """The rows of each shard, with row numbers of the file."""
+    file, next_row = -1, 0
+    for shard, documents_path, scores_path in zip(plan.shards, documents_paths, scores_paths, strict=True):
+        documents, _ = read_part(storage, documents_path, DocumentCounts)
+        scores, counts = read_part(storage, scores_path, ShardCounts)
+        if len(documents) != len(scores):
+            raise InputError(
+                f"{scores_path}: has {len(scores):,} rows, but {documents_path} has {len(documents):,}; "
+                "remove both files to score the shard again"
+            )
+        joined.scorers[orjson.dumps(counts.scorer, option=orjson.OPT_SORT_KEYS).decode()] = counts.scorer
+        # A shard does not know its first row in the file: it follows from the rows of the shards before.
+        first_row = next_row if shard.file == file else 0
+        file, next_row = shard.file, first_row + len(documents)
+        yield _join(plan, shard, first_row, documents, scores, split)
+
+
+def _join(
+    plan: Plan, shard: Shard, first_row: int, documents: pa.Table, scores: pa.Table, split: Split | None
+) -> pa.Table:
+    rows = len(documents)
+    training = np.zeros(rows, dtype=bool)
+    if split is not None:
+        training = in_split(split.seed, split.fraction, shard.index, 0, rows)
+    nll, n_tokens = (scores[name].to_numpy().astype(np.float64) for name in ("nll", "n_tokens"))
+    values = perplexity(score_key(nll, n_tokens))
+    return pa.table(
+        [
+            pa.repeat(plan.files[shard.file].url, rows),
+            pc.add(documents["row"], first_row),
+            documents["id"],
+            documents["domain"],
+            scores["n_tokens"].cast(pa.int64()),
+            scores["nll"],
+            pa.array(values, mask=np.isnan(values)),
+            documents["n_bytes"],
+            pa.array(training),
+            pc.coalesce(documents["reject"], scores["reject"]),
+        ],
+        schema=SCORES,
+    )

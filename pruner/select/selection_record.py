@@ -1,0 +1,85 @@
+"""Records of a selection: what it keeps, its preview, and its shape in reports and in the API."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from pruner.select.domains import DomainRow
+from pruner.spec import SelectionSpec
+from pruner.tables.hashing_writer import WrittenFile
+from pruner.tables.records import Record
+
+
+class SelectionReport(BaseModel):
+    """What a selection keeps, in the flat shape of reports and of the API."""
+
+    id: str
+    criterion: Literal["low", "medium", "high"]
+    rate: float
+    unit: Literal["documents", "tokens"]
+    within: Literal["domain"] | None
+    documents: int
+    tokens: int
+    perplexity_min: float | None
+    perplexity_max: float | None
+    start: int | None
+    stop: int | None
+    domains: list[DomainRow]
+
+
+class SelectionCounts(BaseModel):
+    """What a selection keeps.
+
+    The perplexities are None if it keeps nothing. The kept documents have the ranks [start, stop), which are None for a
+    selection within domains: its documents are no run of ranks. Shares of `domains` are of all that is kept.
+    """
+
+    spec: SelectionSpec
+    documents: int
+    tokens: int
+    perplexity_min: float | None
+    perplexity_max: float | None
+    start: int | None
+    stop: int | None
+    domains: list[DomainRow]
+
+    def flat(self) -> SelectionReport:
+        """The public shape."""
+        counts = {name: getattr(self, name) for name in SelectionCounts.model_fields if name != "spec"}
+        return SelectionReport(id=self.spec.id, **self.spec.model_dump(), **counts)
+
+
+class DomainBand(BaseModel):
+    """What a selection within domains keeps of one domain: the ranks [start, stop) among its `documents`.
+
+    The perplexities are those of the first and the last kept document, None if nothing is kept.
+    """
+
+    domain: str | None
+    documents: int
+    start: int
+    stop: int
+    perplexity_min: float | None
+    perplexity_max: float | None
+
+
+class PreviewReport(SelectionReport):
+    """A preview in the flat shape of the API."""
+
+    inside: list[DomainBand]
+
+
+class Preview(SelectionCounts):
+    """What a selection would keep; if it is within domains, `inside` has its bands in the largest of them."""
+
+    inside: list[DomainBand]
+
+    def flat(self) -> PreviewReport:
+        """The public shape."""
+        return PreviewReport(**dict(super().flat()), inside=self.inside)
+
+
+class SelectionRecord(SelectionCounts, Record):
+    """A selection that was made, as stored in selection.json. `files` are those beside it, by name."""
+
+    files: dict[str, WrittenFile]

@@ -1,0 +1,120 @@
+"""Writes the index of a job's scores: the public tables, the arrays by rank, and the summary."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from pruner.corpus.plan import Plan
+from pruner.corpus.train_split import Split
+from pruner.errors import InputError
+from pruner.select import summary as summaries
+from pruner.select.build_index import IndexBuilder
+from pruner.select.index import Index, write_arrays
+from pruner.select.score_table import REJECTS_FILE, Joined, write_tables
+from pruner.select.summary import Summary
+from pruner.tables.hashing_writer import WrittenFile
+from pruner.tables.records import Record, read_record, write_record
+from pruner.tables.storage import Storage
+
+FILES_FILE, SUMMARY_FILE = "files.json", "summary.json"
+
+
+class IndexCounts(BaseModel):
+    """What an index holds: counts of documents and tokens, and what the scorers of the shards say of themselves."""
+
+    documents: int
+    tokens: int
+    rejects: int
+    training: int  # documents of the train split, rejects included
+    eligible: int  # documents that selections choose from
+    scorers: list[dict[str, Any]]  # each different one once
+
+
+class FilesRecord(Record):
+    """The tables of an index, by file name, as stored in files.json."""
+
+    files: dict[str, WrittenFile]
+
+
+def write_index(
+    storage: Storage,
+    folder: str,
+    plan: Plan,
+    documents_paths: Sequence[str],
+    scores_paths: Sequence[str],
+    split: Split | None,
+    beat: Callable[[], None],
+) -> IndexCounts:
+    """Writes an index into `folder` from the documents and scores files of the shards, given in plan order.
+
+    Writes scores.parquet, rejects.parquet, files.json, the arrays in ranks/, and last summary.json: an index that has
+    it is complete. Calls `beat` for each shard, row group and array. Raises FileNotFoundError if a shard's file is
+    missing, InputError if the corpus is empty (nothing is written). With no document to select from, there are only the
+    tables and files.json.
+    """
+    builder = IndexBuilder()
+    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, builder.add, beat)
+    write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=joined.files))
+    eligible = builder.eligible
+    if eligible:
+        index = builder.build(joined.shard_rows, beat)
+        write_arrays(storage, folder, index, beat)
+        write_record(storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, beat))
+    return IndexCounts(
+        documents=joined.documents,
+        tokens=joined.tokens,
+        rejects=joined.rejects,
+        training=joined.training,
+        eligible=eligible,
+        scorers=[joined.scorers[text] for text in sorted(joined.scorers)],
+    )
+
+
+def read_summary(storage: Storage, folder: str) -> Summary:
+    """The summary of the index in `folder`. Raises FileNotFoundError, and InputError for another format version."""
+    return read_record(storage, f"{folder}/{SUMMARY_FILE}", Summary)
+
+
+def read_files(storage: Storage, folder: str) -> FilesRecord:
+    """Hash and size of the tables of the index in `folder`. Raises as `read_summary` does."""
+    return read_record(storage, f"{folder}/{FILES_FILE}", FilesRecord)
+
+
+def _summary(index: Index, joined: Joined, beat: Callable[[], None]) -> Summary:
+    context = min((scorer["context"] for scorer in joined.scorers.values() if scorer.get("context")), default=None)
+    fit = index.documents if context is None else summaries.count_lengths(index, context, beat)
+    short = summaries.count_lengths(index, summaries.SHORT_TOKENS, beat)
+    return Summary(
+        documents=joined.documents,
+        tokens=joined.tokens,
+        training=joined.training,
+        rejects=summaries.RejectCounts(documents=joined.rejects, reasons=dict(joined.reasons.most_common())),
+        eligible=summaries.Eligible(documents=index.documents, tokens=int(index.below[-1])),
+        perplexity=summaries.quantiles(index),
+        histogram=summaries.key_histogram(index, beat),
+        lengths=summaries.lengths(index, beat),
+        short=summaries.Short(under_tokens=summaries.SHORT_TOKENS, documents=short),
+        cut=summaries.Cut(context=context, documents=index.documents - fit),
+        equal=summaries.equal(index),
+        domains=summaries.domain_table(index),
+    )
+
+
+def check_eligible(storage: Storage, folder: str, counts: IndexCounts) -> None:
+    """Raises InputError if the index in `folder` has no document to select from: why, and what to do."""
+    if counts.eligible:
+        return
+    if counts.rejects < counts.documents:
+        raise InputError("every document with a score trains the reference: choose a smaller reference.train.fraction")
+    reasons: Counter[str] = Counter()
+    with storage.open(f"{folder}/{REJECTS_FILE}") as source:
+        for batch in pq.ParquetFile(source).iter_batches(columns=["reason"]):
+            reasons.update(batch["reason"].to_pylist())
+    common = ", ".join(f"{times:,} times: {reason}" for reason, times in reasons.most_common(3))
+    raise InputError(
+        f"no document of {counts.documents:,} has a score ({common}); check corpus.text_field and the files, "
+        "and see the table of rejects"
+    )

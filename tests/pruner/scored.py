@@ -1,0 +1,60 @@
+"""A scored corpus: writes the files of each shard as workers do, with scores by a rule of the test."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pruner.corpus.plan import Plan, make_plan
+from pruner.corpus.shard_reader import read_shard
+from pruner.corpus.train_split import Split
+from pruner.select.write_index import IndexCounts, write_index
+from pruner.spec import CorpusSpec
+from pruner.tables.documents import DocumentsWriter
+from pruner.tables.shard_scores import ScoresWriter
+from pruner.tables.storage import Storage
+
+SPLIT = Split(3, 0.2)
+
+
+class ScoredCorpus:
+    """The shards' files of a corpus; `score` gives n_tokens and NLL of a text."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        spec: CorpusSpec,
+        score: Callable[[str], tuple[int, float]],
+        scorer: Callable[[int], dict[str, Any]] = lambda _shard: {},
+    ) -> None:
+        self.storage, self.spec = storage, spec
+        self.plan: Plan = make_plan(spec)
+        self.documents_paths = [f"documents/{shard.index}" for shard in self.plan.shards]
+        self.scores_paths = [f"scores/{shard.index}" for shard in self.plan.shards]
+        for shard in self.plan.shards:
+            with (
+                DocumentsWriter(storage, self.documents_paths[shard.index]) as documents,
+                ScoresWriter(storage, self.scores_paths[shard.index], scorer(shard.index)) as scores,
+            ):
+                for batch in read_shard(self.plan.files[shard.file], shard, spec):
+                    documents.append(batch)
+                    found = [score(text) for text in batch["text"].drop_null().to_pylist()]
+                    scores.append(batch, *(list(column) for column in zip(*found, strict=True)) if found else ([], []))
+
+    def index(
+        self, folder: str = "job", split: Split | None = None, beat: Callable[[], None] = lambda: None
+    ) -> IndexCounts:
+        return write_index(self.storage, folder, self.plan, self.documents_paths, self.scores_paths, split, beat)
+
+    def table(self, path: str) -> pa.Table:
+        with self.storage.open(path) as source:
+            return pq.read_table(source)
+
+    def rows(self, path: str) -> list[dict[str, Any]]:
+        return list(self.table(path).to_pylist())
+
+
+def corpus_spec(folder: Path, **fields: str) -> CorpusSpec:
+    return CorpusSpec(paths=[str(folder)], **fields)

@@ -1,0 +1,155 @@
+"""A preview from the index equals the selection by a plain sort, to the document and the last digit."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pruner.errors import InputError
+from pruner.select import build_index
+from pruner.select.build_index import IndexBuilder
+from pruner.select.domains import domain_rows
+from pruner.select.index import Index, read_index, write_arrays
+from pruner.select.perplexity import perplexity
+from pruner.select.selection_record import SelectionReport
+from pruner.spec import SelectionSpec
+from pruner.tables.storage import Storage
+from tests.pruner.oracle import select
+
+SPECS = st.builds(
+    SelectionSpec,
+    criterion=st.sampled_from(["low", "medium", "high"]),
+    rate=st.one_of(st.sampled_from([0.5, 0.25, 1.0, 0.01, 1e-9]), st.floats(0, 1, exclude_min=True, width=32)),
+    unit=st.sampled_from(["documents", "tokens"]),
+    within=st.sampled_from([None, "domain"]),
+)
+
+
+class Scores:
+    """Random scores; few different ones give many ties. Every third row of the table is not eligible."""
+
+    def __init__(self, documents: int, domains: int, seed: int, scores: int = 1_000_000) -> None:
+        rng = np.random.default_rng(seed)
+        self.names: list[str | None] = [None, *(f"d{i}" for i in range(1, domains))]
+        self.tokens = rng.integers(1, 300, documents)
+        self.nll = self.tokens * rng.integers(1, scores, documents) / 1000.0
+        self.codes = np.concatenate((np.arange(domains), rng.integers(0, domains, documents - domains)))
+        self.places = np.arange(documents) * 3 // 2
+
+    @property
+    def table(self) -> pa.Table:
+        rows = int(self.places[-1]) + 1
+        columns = {"nll": np.zeros(rows), "n_tokens": np.ones(rows, np.int64)}
+        columns["nll"][self.places], columns["n_tokens"][self.places] = self.nll, self.tokens
+        domain, training = np.full(rows, "never", dtype=object), np.ones(rows, dtype=bool)
+        domain[self.places] = [self.names[code] for code in self.codes]
+        training[self.places] = False
+        more = {"domain": pa.array(domain, pa.string()), "training": training, "reject": pa.nulls(rows, pa.string())}
+        return pa.table(columns | more)
+
+    def index(self, shard_rows: list[int] | None = None) -> Index:
+        builder = IndexBuilder()
+        table = self.table
+        for start in range(0, len(table), 50):
+            builder.add(table.slice(start, 50))
+        return builder.build(shard_rows or [len(table)], lambda: None)
+
+    def report(self, spec: SelectionSpec) -> SelectionReport:
+        """What a selection keeps, by a plain sort."""
+        selected = select(self.nll, self.tokens, spec, self.codes)
+        kept = selected.kept
+        found = perplexity((self.nll / self.tokens)[kept]).tolist()
+        sizes, counts = (np.bincount(codes, minlength=len(self.names)) for codes in (self.codes, self.codes[kept]))
+        tokens = np.bincount(self.codes[kept], weights=self.tokens[kept], minlength=len(self.names)).astype(np.int64)
+        return SelectionReport(
+            id=spec.id,
+            **spec.model_dump(),
+            documents=len(kept),
+            tokens=int(tokens.sum()),
+            perplexity_min=min(found, default=None),
+            perplexity_max=max(found, default=None),
+            start=selected.start,
+            stop=selected.stop,
+            domains=domain_rows(self.names, sizes, counts, tokens),
+        )
+
+
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+@given(spec=SPECS, seed=st.integers(0, 50), scores=st.sampled_from([3, 1_000_000]))
+def test_a_preview_is_the_selection(step: int, spec: SelectionSpec, seed: int, scores: int) -> None:
+    made = Scores(documents=60 + seed, domains=1 + seed % 5, seed=seed, scores=scores)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build_index, "_MARKS_MAX", -(-len(made.nll) // step))
+        preview = made.index().preview(spec)
+    expected = made.report(spec)
+    assert SelectionReport.model_validate(preview.flat().model_dump(exclude={"inside"})) == expected
+    for band, row in zip(preview.inside, expected.domains, strict=False):
+        assert (band.domain, band.stop - band.start) == (row.domain, row.documents)
+    assert len(preview.inside) == (0 if spec.within is None else min(3, len(made.names)))
+    if preview.start is not None and preview.stop is not None:
+        assert preview.stop - preview.start == preview.documents
+
+
+def test_the_public_shape_is_flat() -> None:
+    preview = Scores(documents=100, domains=3, seed=1).index().preview(SelectionSpec(within="domain"))
+    public = preview.flat().model_dump()
+    assert list(public)[:9] == [
+        *("id", "criterion", "rate", "unit", "within"),
+        *("documents", "tokens", "perplexity_min", "perplexity_max"),
+    ]
+    assert (public["id"], public["start"], len(public["inside"])) == ("medium-0.5-domain", None, 3)
+    assert set(public["domains"][0]) == {"domain", "documents", "tokens", "documents_share", "tokens_share"}
+
+
+@given(seed=st.integers(0, 50), scores=st.sampled_from([3, 1_000_000]), first=st.integers(0, 70))
+def test_ranks_inside_a_domain_lead_to_its_documents(seed: int, scores: int, first: int) -> None:
+    made = Scores(documents=60 + seed, domains=1 + seed % 5, seed=seed, scores=scores)
+    index = made.index()
+    named = index.preview(SelectionSpec(rate=1.0)).domains
+    key = dict(zip(made.places.tolist(), (made.nll / made.tokens).tolist(), strict=True))
+    for row, domain in enumerate(named):
+        code = made.names.index(domain.domain)
+        members = sorted(made.places[made.codes == code].tolist(), key=lambda place: (key[place], place))
+        places, size = index.in_domain(row, first, first + 5)
+        assert (places.tolist(), size) == (members[first : first + 5], domain.documents)
+    with pytest.raises(InputError, match=f"the report names {len(named)} domains"):
+        index.in_domain(len(named), 0, 5)
+
+
+def test_a_preview_of_many_documents_and_domains_is_the_selection() -> None:
+    made = Scores(documents=200_000, domains=1_500, seed=0)
+    index = made.index()
+    for spec in (SelectionSpec(rate=0.333, unit="tokens"), SelectionSpec(rate=0.1, within="domain")):
+        preview = index.preview(spec)
+        assert preview.domains[-1].others == 500
+        assert made.report(spec) == SelectionReport(**preview.flat().model_dump(exclude={"inside"}))
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_an_index_is_read_as_it_was_written(tmp_path: Path, remote: bool) -> None:
+    made = Scores(documents=100, domains=3, seed=1, scores=5)
+    index = made.index([40, 0, 109])
+    storage = Storage("memory://index" if remote else str(tmp_path))
+    beats: list[None] = []
+    write_arrays(storage, "job", index, lambda: beats.append(None))
+    found = read_index(storage, "job")
+    for field in fields(Index):
+        assert np.array_equal(getattr(found, field.name), getattr(index, field.name))
+    assert isinstance(found.key, np.memmap) != remote
+    assert len(beats) >= 10
+    key = dict(zip(made.places.tolist(), (made.nll / made.tokens).tolist(), strict=True))
+    assert found.place.tolist() == sorted(key, key=lambda place: (key[place], place))
+    assert found.shards.tolist() == [0, 40, 40, 149]
+
+
+def test_an_index_that_is_missing_or_of_another_format_is_an_error(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        read_index(storage, "job")
+    storage.write_json("job/ranks/ranks.json", {"format": 2})
+    with pytest.raises(InputError, match=r"ranks\.json: has format 2"):
+        read_index(storage, "job")
