@@ -48,12 +48,17 @@ local function later_key(resource, job) return p .. 'later:' .. resource .. ':' 
 
 -- Adds tasks of a node: `ranges` is '<first>-<last>', or several of these with commas between.
 local function add_tasks(resource, job, node, ranges)
-  local count = 0
-  for range in string.gmatch(ranges, '[^,]+') do
-    local first, last_part = string.match(range, '^(%d+)-(%d+)$')
-    redis.call('ZADD', ready_key(resource, job), first, node .. ':' .. range)
+  local count, scored = 0, {}
+  for first, last_part in string.gmatch(ranges, '(%d+)-(%d+)') do
     count = count + last_part - first + 1
+    scored[#scored + 1] = first
+    scored[#scored + 1] = node .. ':' .. first .. '-' .. last_part
+    if #scored == 2000 then  -- few calls, and no more arguments than Lua takes
+      redis.call('ZADD', ready_key(resource, job), unpack(scored))
+      scored = {}
+    end
   end
+  if #scored > 0 then redis.call('ZADD', ready_key(resource, job), unpack(scored)) end
   redis.call('HINCRBY', count_key(job), node .. '/left', count)
   redis.call('HINCRBY', job_key(job), 'ready:' .. resource, count)
   if not redis.call('ZSCORE', active_key(resource), job) then

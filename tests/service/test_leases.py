@@ -134,6 +134,17 @@ def test_the_tasks_of_a_dead_worker_come_back_at_once(queue: Queue) -> None:
         queue.done(held[0])
 
 
+def test_a_task_that_was_set_aside_is_not_blamed_for_the_death_of_its_worker(queue: Queue) -> None:
+    start(queue, "a", 2)
+    aside, at_work = claim(queue, "dead"), claim(queue, "dead")
+    queue.beat(aside, 0, "")
+    queue.beat(at_work, 500, "")
+    assert queue.reclaim("dead") == queue.stats().totals["lost"] == 2
+    again = {lease.part: lease for lease in (claim(queue), claim(queue))}
+    assert (again[aside.part].attempts, again[aside.part].error) == (1, "")
+    assert (again[at_work.part].attempts, again[at_work.part].error) == (2, "its worker dead died")
+
+
 def test_a_worker_is_seen_at_all_its_resources_while_it_works_at_one(make_queue: MakeQueue) -> None:
     queue = make_queue(10)
     assert queue.claim("idle", ["light"]) is None
