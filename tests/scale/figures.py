@@ -1,4 +1,4 @@
-"""Figures of a benchmark: percentiles, and a table with a column for each size and a verdict where there is a target."""
+"""Figures of a benchmark: percentiles, and a table with a column for each size and the missed targets."""
 
 import math
 from collections.abc import Sequence
