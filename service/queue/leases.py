@@ -173,24 +173,20 @@ class Queue:
         return self.states([job])[0]
 
     def states(self, jobs: Sequence[str]) -> list[JobState | None]:
-        """What is known of several jobs, in one round trip."""
+        """What is known of several jobs, in two round trips."""
         p = self.prefix
+        wall, ahead = self._clock()
         with self.redis.pipeline(transaction=True) as pipe:
-            pipe.time()
-            pipe.hget(f"{p}clock", "ahead")
             for resource in RESOURCES:
-                pipe.zrange(f"{p}workers:{resource}", 0, -1, withscores=True)
+                pipe.zcount(f"{p}workers:{resource}", wall + ahead - 2 * self.lease_ms, "+inf")
             for job in jobs:
                 pipe.hgetall(f"{p}job:{job}")
                 pipe.hgetall(f"{p}lease:{job}")
                 pipe.hgetall(f"{p}count:{job}")
-            (seconds, micros), ahead, *rows = pipe.execute()
-        ahead = int(float(ahead or 0))
-        now = seconds * 1000 + micros // 1000 + ahead
-        seen = {r: dict(rows[i]) for i, r in enumerate(RESOURCES)}
-        live = {r: sum(at > now - 2 * self.lease_ms for at in workers.values()) for r, workers in seen.items()}
+            rows = pipe.execute()
+        live = dict(zip(RESOURCES, rows, strict=False))
         rows = rows[len(RESOURCES) :]
-        return [_state(seen, live, ahead, *rows[i : i + 3]) for i in range(0, len(rows), 3)]
+        return [_state(live, ahead, *rows[i : i + 3]) for i in range(0, len(rows), 3)]
 
     def owner(self, job: str) -> str | None:
         """The owner of a job, "" of none, or None if the job is not known."""
@@ -226,7 +222,7 @@ class Queue:
         """Sizes for the metrics."""
         p = self.prefix
         pending, leased = dict.fromkeys(RESOURCES, 0), dict.fromkeys(RESOURCES, 0)
-        now = self._now()
+        now = sum(self._clock())
         workers: set[str] = set()
         for resource in RESOURCES:
             workers.update(self.redis.zrangebyscore(f"{p}workers:{resource}", now - 2 * self.lease_ms, "+inf"))
@@ -253,10 +249,13 @@ class Queue:
         found = self.redis.hgetall(f"{self.prefix}lease:{job}")
         return {task: json.loads(text) for task, text in found.items()}
 
-    def _now(self) -> int:
-        seconds, micros = self.redis.time()
-        ahead = self.redis.hget(f"{self.prefix}clock", "ahead")
-        return int(seconds * 1000 + micros // 1000 + float(ahead or 0))
+    def _clock(self) -> tuple[int, int]:
+        """Redis' clock, and how far the queue's own is ahead of it, in milliseconds."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.hget(f"{self.prefix}clock", "ahead")
+            (seconds, micros), ahead = pipe.execute()
+        return seconds * 1000 + micros // 1000, int(float(ahead or 0))
 
     # -- has Redis lost its data?
     def epoch(self) -> str | None:
@@ -281,7 +280,6 @@ class Queue:
 
 
 def _state(
-    seen: dict[Resource, dict[str, float]],
     live: dict[Resource, int],
     ahead: int,
     job: dict[str, str],
@@ -302,7 +300,7 @@ def _state(
             resource=entry["resource"],
             attempts=int(entry["attempts"]),
             claimed_at=int(entry["claimed"]) - ahead,
-            seen_at=int(seen[entry["resource"]].get(entry["worker"]) or entry["claimed"]) - ahead,
+            seen_at=int(entry["seen"]) - ahead,
             note=entry["note"],
         )
         for task, entry in entries.items()

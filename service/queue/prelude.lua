@@ -16,8 +16,8 @@
 --   p active:<resource>       zset    job -> ms of workers' time that it was given, by its weight; jobs with tasks
 --   p ready:<resource>:<job>  zset    "<node>:<first>-<last>" -> first: tasks that were never claimed, as ranges
 --   p later:<resource>:<job>  zset    task -> time from which it is claimable: the end of its lease, or of a pause
---   p lease:<job>             hash    task -> JSON {fence, worker, resource, attempts, deaths, error, claimed, idle,
---                                     note} of tasks that were claimed and are not done; fence 0: no worker holds it;
+--   p lease:<job>             hash    task -> JSON {fence, worker, resource, attempts, deaths, error, claimed, seen,
+--                                     idle, note} of tasks that were claimed and are not done; fence 0: no worker holds it;
 --                                     idle: its worker did other tasks at the last heartbeat
 --   p totals                  hash    counters since the data was last lost; lost: leases whose worker died or hung;
 --                                     refused: calls under a lease that was over

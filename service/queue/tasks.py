@@ -47,7 +47,7 @@ class HeldLease:
     resource: Resource
     attempts: int
     claimed_at: int
-    seen_at: int  # when the worker was last seen
+    seen_at: int  # last heartbeat
     note: str  # what the worker said with its last heartbeat
 
 

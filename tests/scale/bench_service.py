@@ -39,7 +39,7 @@ def measure(redis: Any, url: str, folder: Path, shards: int) -> list[Figure]:
     begun = time.perf_counter()
     jobs.check()
     recovered = time.perf_counter() - begun
-    first, others = _work(jobs, min(shards - WORKERS, TASKS_MAX))
+    shard = _work(jobs, min(shards - WORKERS, TASKS_MAX))
     for worker in range(WORKERS):
         lease = jobs.queue.claim(f"node-{worker:03}-12345-abcdef", ["gpu"])
         assert lease is not None
@@ -58,8 +58,7 @@ def measure(redis: Any, url: str, folder: Path, shards: int) -> list[Figure]:
         service.process.wait()
     return [
         Figure("rebuild of Redis from the workspace", "ms", recovered * 1000),
-        Figure("worker's first shard, with its plan", "ms", first),
-        Figure("worker, for each further shard", "ms", others, OVERHEAD_MS),
+        Figure("worker, for each shard", "ms", shard, OVERHEAD_MS),
         Figure(f"GET of a job with {WORKERS} leases, median", "ms", percentile(scoring, 50)),
         Figure(f"GET of a job with {WORKERS} leases, p99", "ms", percentile(scoring, 99), GET_P99_MS),
         Figure("GET of a job that is done, median", "ms", percentile(done, 50)),
@@ -69,19 +68,17 @@ def measure(redis: Any, url: str, folder: Path, shards: int) -> list[Figure]:
     ]
 
 
-def _work(jobs: Jobs, tasks: int) -> tuple[float, float]:
-    """Milliseconds that a worker takes for its first task, and for each of the others."""
+def _work(jobs: Jobs, tasks: int) -> float:
+    """Milliseconds that a worker takes for each task."""
     kind, KINDS["scores"] = KINDS["scores"], NoScores()
     worker = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "scale")
     try:
-        times = []
+        begun = time.perf_counter()
         for _ in range(tasks):
-            begun = time.perf_counter()
             assert worker.once()
-            times.append((time.perf_counter() - begun) * 1000)
+        return (time.perf_counter() - begun) * 1000 / tasks
     finally:
         KINDS["scores"] = kind
-    return times[0], sum(times[1:]) / (tasks - 1)
 
 
 def _get(client: httpx.Client, job_id: str, requests: int) -> list[float]:
