@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test browser page faults test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
+.PHONY: demo test browser page faults scale-queue test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -37,6 +37,10 @@ test-s3: $(VENV)/.installed-test
 # Half an hour: kills, full disks, clock changes and load at full size. Prints the measurements.
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/faults --long --timeout 3600
+
+# The queue with 200 and 200,000 shards, a minute: time and memory of each shard, and of the API. Fails on a missed target.
+scale-queue: $(VENV)/.installed-test
+	$(BIN)/python -m tests.scale
 
 # A Chromium for the tests of the page: installed with apt-get if possible, else it prints what to do.
 browser:

@@ -1,10 +1,12 @@
-"""An S3 server that speaks the real protocol."""
+"""Fixtures of all tests: an S3 server that speaks the real protocol, and the plugin with those of Redis."""
 
 import uuid
 from collections.abc import Iterator
 
 import fsspec
 import pytest
+
+pytest_plugins = ["tests.service.redis_fixtures"]
 
 
 @pytest.fixture(scope="session")

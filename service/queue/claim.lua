@@ -12,6 +12,7 @@ local function take(resource, job)
   local node, first, last_part = string.match(range, '^(.*):(%d+)-(%d+)$')
   first = tonumber(first)
   redis.call('ZREM', ready_key(resource, job), range)
+  redis.call('HINCRBY', job_key(job), 'ready:' .. resource, -1)
   if first < tonumber(last_part) then
     redis.call('ZADD', ready_key(resource, job), first + 1, node .. ':' .. (first + 1) .. '-' .. last_part)
   end
@@ -23,7 +24,8 @@ local function grant(resource, job, task)
   local entry = text and cjson.decode(text) or {attempts = 0, deaths = 0, error = ''}
   if entry.fence and entry.fence ~= 0 then record_worker_death(job, entry, ' died or hung') end
   entry.fence = redis.call('INCR', p .. 'fence')
-  entry.worker, entry.resource, entry.claimed, entry.note, entry.idle = worker, resource, now, '', false
+  entry.worker, entry.resource, entry.claimed, entry.seen = worker, resource, now, now
+  entry.note, entry.idle = '', false
   entry.attempts = entry.attempts + 1
   redis.call('HSET', lease_key(job), task, cjson.encode(entry))
   redis.call('ZADD', later_key(resource, job), now + lease, task)

@@ -16,7 +16,7 @@ end
 redis.call('HSET', job_key(job), 'updated', wall)
 if redis.call('HINCRBY', count_key(job), node .. '/left', -1) <= 0 then
   redis.call('HDEL', count_key(job), node .. '/left')
-  if follow ~= '' then add_range(ARGV[6], job, follow, entry.fence, entry.fence) end
+  if follow ~= '' then add_tasks(ARGV[6], job, follow, entry.fence .. '-' .. entry.fence) end
 end
 retire(entry.resource, job)
 return 1

@@ -8,6 +8,7 @@ if mode ~= 'open' then
   for i = 5, #ARGV do
     redis.call('DEL', ready_key(ARGV[i], job), later_key(ARGV[i], job))
     redis.call('ZREM', active_key(ARGV[i]), job)
+    redis.call('HDEL', job_key(job), 'ready:' .. ARGV[i])
   end
   redis.call('DEL', lease_key(job))
 end

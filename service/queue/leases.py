@@ -4,13 +4,14 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, cast
 
 from redis import Redis, RedisError
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import LockError
 from redis.retry import Retry
 
 from service.contract.names import RESOURCES, Resource
@@ -45,6 +46,7 @@ def connect(url: str) -> "Redis":
     return Redis.from_url(
         url,
         decode_responses=True,
+        encoding_errors="backslashreplace",  # errors may name files whose names are no text
         socket_timeout=10,
         socket_connect_timeout=5,
         health_check_interval=30,
@@ -86,8 +88,8 @@ class Queue:
         counters: Mapping[str, int] | None = None,
     ) -> bool:
         """As TaskQueue."""
-        bounds = [bound for part in parts for bound in (part.start, part.stop - 1)]
-        return bool(self._call("submit", job, node, resource, summary, json.dumps(counters or {}), *bounds))
+        bounds = ",".join(f"{some.start}-{some.stop - 1}" for some in parts)
+        return bool(self._call("submit", job, node, resource, summary, json.dumps(counters or {}), bounds))
 
     def end(self, job: str, labels: Sequence[str], summary: str, *, closed: bool) -> None:
         """As TaskQueue."""
@@ -101,8 +103,12 @@ class Queue:
     def admission(self, owner: str | None) -> Iterator[None]:
         """Holds up the owner's other submissions, so that quotas are counted one job after the other."""
         lock = self.redis.lock(f"{self.prefix}admission:{owner or ''}", timeout=_ADMISSION_SECONDS)
-        with lock:
+        lock.acquire()
+        try:
             yield
+        finally:
+            with suppress(LockError):  # it took longer, and the lock lapsed
+                lock.release()
 
     # -- leases
     def claim(self, worker: str, resources: Sequence[Resource], other_than: str = "") -> Lease | None:
@@ -116,7 +122,8 @@ class Queue:
 
     def beat(self, lease: Lease, worked_ms: float, note: str) -> None:
         """As TaskQueue."""
-        self._held(self._call("beat", lease.job, lease.task, lease.fence, self.lease_ms, worked_ms, note))
+        task = (lease.job, lease.task, lease.fence)
+        self._held(self._call("beat", *task, self.lease_ms, worked_ms, note, *RESOURCES))
 
     def done(
         self,
@@ -148,8 +155,9 @@ class Queue:
         for job in self._active_jobs():
             for task, entry in self._leases(job).items():
                 if entry["worker"] == worker and entry["fence"]:
-                    self._put_back(job, task, entry["fence"], 0, 0, "", "died")
-                    count += 1
+                    with suppress(LeaseLost):  # it lapsed and was taken, or the job ended, since it was read
+                        self._put_back(job, task, entry["fence"], 0, 0, "", "died")
+                        count += 1
         for resource in RESOURCES:
             self.redis.zrem(f"{self.prefix}workers:{resource}", worker)
         return count
@@ -165,26 +173,20 @@ class Queue:
         return self.states([job])[0]
 
     def states(self, jobs: Sequence[str]) -> list[JobState | None]:
-        """What is known of several jobs, in one round trip."""
+        """What is known of several jobs, in two round trips."""
         p = self.prefix
+        wall, ahead = self._clock()
         with self.redis.pipeline(transaction=True) as pipe:
-            pipe.time()
-            pipe.hget(f"{p}clock", "ahead")
             for resource in RESOURCES:
-                pipe.zrange(f"{p}workers:{resource}", 0, -1, withscores=True)
+                pipe.zcount(f"{p}workers:{resource}", wall + ahead - 2 * self.lease_ms, "+inf")
             for job in jobs:
                 pipe.hgetall(f"{p}job:{job}")
                 pipe.hgetall(f"{p}lease:{job}")
                 pipe.hgetall(f"{p}count:{job}")
-                for resource in RESOURCES:
-                    pipe.exists(f"{p}ready:{resource}:{job}")
-            (seconds, micros), ahead, *rows = pipe.execute()
-        ahead = int(float(ahead or 0))
-        now = seconds * 1000 + micros // 1000 + ahead
-        seen = {r: dict(rows[i]) for i, r in enumerate(RESOURCES)}
-        live = {r: sum(at > now - 2 * self.lease_ms for at in workers.values()) for r, workers in seen.items()}
-        rows, width = rows[len(RESOURCES) :], 3 + len(RESOURCES)
-        return [_state(seen, live, ahead, *rows[i : i + width]) for i in range(0, len(rows), width)]
+            rows = pipe.execute()
+        live = dict(zip(RESOURCES, rows, strict=False))
+        rows = rows[len(RESOURCES) :]
+        return [_state(live, ahead, *rows[i : i + 3]) for i in range(0, len(rows), 3)]
 
     def owner(self, job: str) -> str | None:
         """The owner of a job, "" of none, or None if the job is not known."""
@@ -220,17 +222,17 @@ class Queue:
         """Sizes for the metrics."""
         p = self.prefix
         pending, leased = dict.fromkeys(RESOURCES, 0), dict.fromkeys(RESOURCES, 0)
-        now = self._now()
+        now = sum(self._clock())
         workers: set[str] = set()
         for resource in RESOURCES:
             workers.update(self.redis.zrangebyscore(f"{p}workers:{resource}", now - 2 * self.lease_ms, "+inf"))
             for job in self.redis.zrange(f"{p}active:{resource}", 0, -1):
                 with self.redis.pipeline(transaction=False) as pipe:
-                    pipe.zrange(f"{p}ready:{resource}:{job}", 0, -1)
+                    pipe.hget(f"{p}job:{job}", f"ready:{resource}")
                     pipe.zcount(f"{p}later:{resource}:{job}", "-inf", now)
                     pipe.zcount(f"{p}later:{resource}:{job}", f"({now}", "+inf")
                     ready, due, held = pipe.execute()
-                pending[resource] += due + sum(map(_range_size, ready))
+                pending[resource] += due + int(ready or 0)
                 leased[resource] += held
         totals = {name: int(value) for name, value in self.redis.hgetall(f"{p}totals").items()}
         return Stats(pending, leased, len(workers), totals)
@@ -247,10 +249,13 @@ class Queue:
         found = self.redis.hgetall(f"{self.prefix}lease:{job}")
         return {task: json.loads(text) for task, text in found.items()}
 
-    def _now(self) -> int:
-        seconds, micros = self.redis.time()
-        ahead = self.redis.hget(f"{self.prefix}clock", "ahead")
-        return int(seconds * 1000 + micros // 1000 + float(ahead or 0))
+    def _clock(self) -> tuple[int, int]:
+        """Redis' clock, and how far the queue's own is ahead of it, in milliseconds."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            pipe.hget(f"{self.prefix}clock", "ahead")
+            (seconds, micros), ahead = pipe.execute()
+        return seconds * 1000 + micros // 1000, int(float(ahead or 0))
 
     # -- has Redis lost its data?
     def epoch(self) -> str | None:
@@ -274,19 +279,12 @@ class Queue:
             pipe.execute()
 
 
-def _range_size(member: str) -> int:
-    first, _, last = member.rpartition(":")[2].partition("-")
-    return int(last) - int(first) + 1
-
-
 def _state(
-    seen: dict[Resource, dict[str, float]],
     live: dict[Resource, int],
     ahead: int,
     job: dict[str, str],
     leases: dict[str, str],
     counts: dict[str, str],
-    *ready: int,
 ) -> JobState | None:
     if "created" not in job:
         return None
@@ -302,7 +300,7 @@ def _state(
             resource=entry["resource"],
             attempts=int(entry["attempts"]),
             claimed_at=int(entry["claimed"]) - ahead,
-            seen_at=int(seen[entry["resource"]].get(entry["worker"]) or entry["claimed"]) - ahead,
+            seen_at=int(entry["seen"]) - ahead,
             note=entry["note"],
         )
         for task, entry in entries.items()
@@ -316,6 +314,6 @@ def _state(
         counters=counters,
         leases=sorted(held, key=lambda lease: (lease.worker, lease.task)),
         failed=[entry["error"] for entry in entries.values() if not entry["fence"] and entry["error"]],
-        waiting=[resource for resource, there in zip(RESOURCES, ready, strict=True) if there],
+        waiting=[resource for resource in RESOURCES if int(job.get(f"ready:{resource}", 0))],
         workers=live,
     )

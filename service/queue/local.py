@@ -9,12 +9,16 @@ from service.queue.tasks import HeldLease, JobState, Lease, LeaseLost
 
 
 class LocalQueue:
-    """A TaskQueue for one worker and one job at a time. Nothing lapses: the worker is this process."""
+    """A TaskQueue for one worker and one job at a time.
+
+    Leases do not lapse and attempts are not counted: the worker is this process, and raises its errors.
+    """
 
     def __init__(self) -> None:
         self.lease_ms = 15_000
         self._fence = 0
         self._summaries: dict[str, tuple[int, str]] = {}
+        self._closed: set[str] = set()
         self._tasks: dict[Resource, deque[tuple[str, str, int]]] = {r: deque() for r in RESOURCES}  # job, node, part
         self._left: dict[tuple[str, str], int] = {}
         self._counters: dict[str, dict[str, dict[str, int]]] = {}
@@ -36,28 +40,38 @@ class LocalQueue:
         counters: Mapping[str, int] | None = None,
     ) -> bool:
         """As TaskQueue."""
-        if self._left.get((job, node)):
+        if job not in self._summaries or job in self._closed or self._left.get((job, node)):
             return False
         self._summaries[job] = (self._summaries[job][0], summary)
         self._counters.setdefault(job, {}).setdefault(node, {}).update(counters or {})
-        self._left[job, node] = sum(map(len, parts))
-        self._tasks[resource].extend((job, node, part) for some in parts for part in some)
+        self._add_tasks(job, node, resource, [part for some in parts for part in some])
         return True
+
+    def _add_tasks(self, job: str, node: str, resource: Resource, parts: Sequence[int]) -> None:
+        self._left[job, node] = self._left.get((job, node), 0) + len(parts)
+        self._tasks[resource].extend((job, node, part) for part in parts)
 
     def end(self, job: str, labels: Sequence[str], summary: str, *, closed: bool) -> None:
         """As TaskQueue."""
+        if job not in self._summaries:
+            return
         self._summaries[job] = (self._summaries[job][0], summary)
         if closed:
-            self._drop(job)
+            self._closed.add(job)
+            self._drop_tasks(job)
 
     def forget(self, job: str) -> None:
         """As TaskQueue."""
+        self._drop_tasks(job)
         self._summaries.pop(job, None)
-        self._drop(job)
+        self._counters.pop(job, None)
+        self._closed.discard(job)
 
-    def _drop(self, job: str) -> None:
+    def _drop_tasks(self, job: str) -> None:
         for resource, tasks in self._tasks.items():
             self._tasks[resource] = deque(task for task in tasks if task[0] != job)
+        self._held = {fence: held for fence, held in self._held.items() if held[0].job != job}
+        self._left = {(other, node): left for (other, node), left in self._left.items() if other != job}
 
     def claim(self, worker: str, resources: Sequence[Resource], other_than: str = "") -> Lease | None:
         """As TaskQueue; there is no other job."""
@@ -73,9 +87,10 @@ class LocalQueue:
 
     def beat(self, lease: Lease, worked_ms: float, note: str) -> None:
         """As TaskQueue."""
-        if lease.fence not in self._held:
+        held = self._held.get(lease.fence)
+        if held is None:
             raise LeaseLost
-        self._held[lease.fence] = (lease, self._held[lease.fence][1], note)
+        self._held[lease.fence] = (lease, held[1], note)
 
     def done(
         self,
@@ -93,7 +108,7 @@ class LocalQueue:
             counted[name] = counted.get(name, 0) + value
         self._left[lease.job, lease.node] -= 1
         if not self._left[lease.job, lease.node] and follow is not None:
-            self.submit(lease.job, *follow, [range(lease.fence, lease.fence + 1)], self._summaries[lease.job][1])
+            self._add_tasks(lease.job, *follow, [lease.fence])
 
     def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
         """As TaskQueue, with no delay."""

@@ -9,18 +9,19 @@
 --   p label:<label>           zset    job -> created (microseconds since 1970): an index of jobs; labels are Python's
 --   p job:<job>               hash    created, owner ("" for none), weight (of its priority), labels (JSON list),
 --                                     closed ("1": takes no tasks any more), summary (JSON, opaque), started, updated,
---                                     deaths (of workers that held its tasks)
+--                                     deaths (of workers that held its tasks), ready:<resource> (number of tasks that
+--                                     were never claimed)
 --   p count:<job>             hash    "<node>/<counter>" -> number. Of the queue: left (tasks not done), total, parts
 --                                     (done), started (first claim). All others are given by callers.
 --   p active:<resource>       zset    job -> ms of workers' time that it was given, by its weight; jobs with tasks
 --   p ready:<resource>:<job>  zset    "<node>:<first>-<last>" -> first: tasks that were never claimed, as ranges
 --   p later:<resource>:<job>  zset    task -> time from which it is claimable: the end of its lease, or of a pause
---   p lease:<job>             hash    task -> JSON {fence, worker, resource, attempts, deaths, error, claimed, idle,
---                                     note} of tasks that were claimed and are not done; fence 0: no worker holds it;
+--   p lease:<job>             hash    task -> JSON {fence, worker, resource, attempts, deaths, error, claimed, seen,
+--                                     idle, note} of tasks that were claimed and are not done; fence 0: no worker holds it;
 --                                     idle: its worker did other tasks at the last heartbeat
 --   p totals                  hash    counters since the data was last lost; lost: leases whose worker died or hung;
 --                                     refused: calls under a lease that was over
---   p workers:<resource>      zset    worker -> last seen
+--   p workers:<resource>      zset    worker -> last seen; of all resources that it takes
 --   p fence                   string  the last fencing token; starts at the time, so that none is given twice after the
 --                                     data was lost
 --   p clock                   hash    last (the latest `now`), ahead (of `wall`)
@@ -45,9 +46,21 @@ local function active_key(resource) return p .. 'active:' .. resource end
 local function ready_key(resource, job) return p .. 'ready:' .. resource .. ':' .. job end
 local function later_key(resource, job) return p .. 'later:' .. resource .. ':' .. job end
 
-local function add_range(resource, job, node, first, last_part)
-  redis.call('ZADD', ready_key(resource, job), first, node .. ':' .. first .. '-' .. last_part)
-  redis.call('HINCRBY', count_key(job), node .. '/left', last_part - first + 1)
+-- Adds tasks of a node: `ranges` is '<first>-<last>', or several of these with commas between.
+local function add_tasks(resource, job, node, ranges)
+  local count, scored = 0, {}
+  for first, last_part in string.gmatch(ranges, '(%d+)-(%d+)') do
+    count = count + last_part - first + 1
+    scored[#scored + 1] = first
+    scored[#scored + 1] = node .. ':' .. first .. '-' .. last_part
+    if #scored == 2000 then  -- few calls, and no more arguments than Lua takes
+      redis.call('ZADD', ready_key(resource, job), unpack(scored))
+      scored = {}
+    end
+  end
+  if #scored > 0 then redis.call('ZADD', ready_key(resource, job), unpack(scored)) end
+  redis.call('HINCRBY', count_key(job), node .. '/left', count)
+  redis.call('HINCRBY', job_key(job), 'ready:' .. resource, count)
   if not redis.call('ZSCORE', active_key(resource), job) then
     local least = redis.call('ZRANGE', active_key(resource), 0, 0, 'WITHSCORES')
     redis.call('ZADD', active_key(resource), least[2] or 0, job)

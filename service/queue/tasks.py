@@ -47,7 +47,7 @@ class HeldLease:
     resource: Resource
     attempts: int
     claimed_at: int
-    seen_at: int  # when the worker was last seen
+    seen_at: int  # last heartbeat
     note: str  # what the worker said with its last heartbeat
 
 
@@ -85,10 +85,13 @@ class TaskQueue(Protocol):
         summary: str = "{}",
         counters: Mapping[str, int] | None = None,
     ) -> bool:
-        """Adds a node's tasks; False if it has tasks, or the job takes none. `counters` are those to start from."""
+        """Adds the tasks of a node, at least one; `counters` are those to start from.
+
+        Returns False, and adds none, if the node has tasks, or the job is unknown or closed.
+        """
 
     def end(self, job: str, labels: Sequence[str], summary: str, *, closed: bool) -> None:
-        """Changes a job's labels and summary. A `closed` one loses its tasks and takes no others."""
+        """Changes a job's labels and summary, if it is known. A `closed` one loses its tasks and takes no others."""
 
     def forget(self, job: str) -> None:
         """Drops all that is known of a job."""

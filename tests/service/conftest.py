@@ -1,4 +1,4 @@
-"""What the service's tests share: one real Redis and one small trained reference a session, corpora, and workers."""
+"""What the service's tests share beside Redis: one small trained reference a session, corpora, and workers."""
 
 import os
 import signal
@@ -18,45 +18,12 @@ from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds.model_loader import ModelLoader
-from service.queue.leases import Queue, connect
 from service.run import subprocesses as child
 from service.run.app import create_app
-from service.run.redis_server import RedisServer
 from service.run.settings import Settings
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
 from tests.service.pool import train_a_step, until, write_corpus
-
-
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server.url
-    server.close()
-
-
-@pytest.fixture
-def redis(redis_url: str) -> Iterator[Any]:
-    client = connect(redis_url)
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def make_queue(redis: Any) -> Callable[..., Queue]:
-    """Queues on a workspace of this test's own, so that tests share a Redis and see nothing of each other."""
-    workspace = uuid.uuid4().hex
-
-    def make(lease_seconds: float = 60) -> Queue:
-        return Queue(redis, workspace, lease_seconds)
-
-    return make
-
-
-@pytest.fixture
-def queue(make_queue: Callable[..., Queue]) -> Queue:
-    return make_queue()
 
 
 @pytest.fixture(scope="session")

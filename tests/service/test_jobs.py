@@ -123,6 +123,13 @@ def test_a_recovery_while_the_job_goes_on_changes_nothing(
     assert (ended.status, ended.progress.documents_done) == ("succeeded", 120)
 
 
+def test_a_job_keeps_its_priority_and_owner_when_redis_was_lost(jobs: Jobs, make_request: MakeRequest) -> None:
+    job, _ = jobs.create(make_request(priority=3), owner="ann")
+    found = lose_redis(jobs)
+    assert found.get(job.id).request.priority == 3
+    assert found.queue.redis.hmget(f"{found.queue.prefix}job:{job.id}", "weight", "owner") == ["8.0", "ann"]
+
+
 def test_an_equal_job_reuses_the_scores(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
     first, _ = jobs.create(make_request())
     work_off()

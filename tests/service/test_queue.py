@@ -1,326 +1,238 @@
-"""The queue on a real Redis: who gets which task, fencing, attempts, fairness, and that no job is left taskless."""
-
-import threading
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
+"""What a worker and the life of a job rely on, of the queue in Redis and of the one in a process alike."""
 
 import pytest
 
-from service.queue.leases import MAX_ATTEMPTS, MAX_ATTEMPTS_IN_A_STORM, Lease, LeaseLost, Queue
-
-ALL = ("advance", "select", "plan", "score", "train")
-LAPSED = 0.0  # a lease that is over at once
-
-
-def start(queue: Queue, job: str, shards: int, created_at: int = 1) -> None:
-    queue.add(job, created_at, {})
-    assert queue.submit(job, "score", shards, {})
+from service.contract.names import RESOURCES
+from service.queue.local import LocalQueue
+from service.queue.tasks import LeaseLost, TaskQueue, ranges
+from tests.service.tasks import claim, counter, idle, refuse_all, start, state
 
 
-def claim(queue: Queue, worker: str = "w", kinds: tuple[str, ...] = ALL) -> Lease:
-    lease = queue.claim(worker, kinds)
-    assert lease is not None
-    return lease
-
-
-def state(queue: Queue, job: str) -> Any:
-    found = queue.state(job)
-    assert found is not None
+@pytest.fixture(params=["redis", "local"])
+def tasks(request: pytest.FixtureRequest) -> TaskQueue:
+    found: TaskQueue = request.getfixturevalue("queue") if request.param == "redis" else LocalQueue()
     return found
 
 
-def test_tasks_come_in_order_and_each_once(queue: Queue) -> None:
-    start(queue, "a", 12)
-    leases = [claim(queue) for _ in range(12)]
-    assert [lease.shard for lease in leases] == list(range(12))
-    assert queue.claim("w", ALL) is None
+# -- order
+def test_each_part_is_claimed_once_and_in_order(tasks: TaskQueue) -> None:
+    start(tasks, "a", 12)
+    leases = [claim(tasks) for _ in range(12)]
+    assert [lease.part for lease in leases] == list(range(12))
+    assert {(lease.job, lease.node, lease.resource, lease.attempts, lease.error) for lease in leases} == {
+        ("a", "work", "gpu", 1, "")
+    }
+    assert len({lease.fence for lease in leases}) == 12
+    assert idle(tasks)
 
 
-def test_a_worker_gets_only_the_kinds_it_takes_and_in_their_order(queue: Queue) -> None:
-    start(queue, "a", 1)
-    queue.add("b", 2, {})
-    queue.submit("b", "plan", 1, {})
-    assert queue.claim("light", ("select",)) is None
-    assert claim(queue, kinds=("plan", "score")).kind == "plan"
-    assert claim(queue, kinds=("plan", "score")).kind == "score"
+def test_only_the_missing_parts_are_given_out(tasks: TaskQueue) -> None:
+    tasks.add("a", 1, [], "{}")
+    missing = [2, 3, 4, 10, 12, 13, *range(100, 5_000, 2), 200_000]  # more ranges than one call in Redis takes
+    tasks.submit("a", "work", "gpu", ranges(missing))
+    assert [claim(tasks).part for _ in missing] == missing
+    assert idle(tasks)
 
 
-def test_a_wanted_task_comes_first_if_it_is_to_be_had(queue: Queue) -> None:
-    start(queue, "a", 3)
-    start(queue, "b", 3, created_at=2)
-    wanted = queue.claim("w", ALL, ("b", "score:2"))
-    assert wanted is not None
-    assert (wanted.job, wanted.shard, wanted.attempts) == ("b", 2, 1)
-    other = queue.claim("w", ALL, ("b", "score:2"))  # it is held now
-    assert other is not None
-    assert (other.job, other.shard) == ("a", 0)
-    queue.add("c", 3, {})
-    queue.submit("c", "select", 1, {})
-    assert claim(queue).kind == "select"  # what is to be done before shards still is
-    gone = queue.claim("w", ALL, ("none-such", "score:0"))
-    assert gone is not None
-    queue.done(wanted)
-    assert state(queue, "b").shards_done == 1
+def test_a_worker_gets_only_its_resources_in_the_order_that_it_gives(tasks: TaskQueue) -> None:
+    start(tasks, "a", 2, "gpu")
+    assert tasks.claim("w", ["light"]) is None
+    tasks.submit("a", "plan", "light", [range(2)])
+    assert claim(tasks, "w", "light", "gpu").node == "plan"
+    assert claim(tasks, "w", "gpu", "light").node == "work"
+    assert claim(tasks, "w", "light").task == "plan:1"
 
 
-def test_the_next_shard_is_what_a_claim_gives_and_differs_between_workers(queue: Queue) -> None:
-    assert queue.next_shard("w") is None
-    start(queue, "a", 3)
-    queue.done(claim(queue, "w"))
-    assert queue.next_shard("w") == ("a", "score:1")
-    assert queue.next_shard("w") == ("a", "score:1")  # nobody has it
-    assert claim(queue, "v").shard == 1
-    assert queue.next_shard("v") == queue.next_shard("w") == ("a", "score:2")
-    assert claim(queue, "v").shard == 2
-    start(queue, "b", 4, created_at=2)
-    assert {queue.next_shard("v"), queue.next_shard("w")} == {("b", "score:0"), ("b", "score:1")}
-
-
-def test_a_lapsed_lease_is_claimable_and_its_late_holder_is_refused(make_queue: Callable[..., Queue]) -> None:
-    queue, lapsing = make_queue(), make_queue(LAPSED)
-    start(queue, "a", 1)
-    late = claim(lapsing, "late")
-    again = claim(queue, "next")
-    assert (again.task, again.attempts) == (late.task, 2)
-    assert "late" in again.error
-    for verb in (queue.beat, queue.done, queue.release):
-        with pytest.raises(LeaseLost):
-            verb(late)
+# -- done and counters
+def test_done_adds_to_the_counters_of_its_node_once(tasks: TaskQueue) -> None:
+    tasks.add("a", 1, [], "{}")
+    tasks.submit("a", "work", "gpu", [range(2, 4)], counters={"total": 4, "parts": 2, "tokens": 100})
+    first, second = claim(tasks), claim(tasks)
+    tasks.done(first, counters={"tokens": 50, "rejects": 1})
     with pytest.raises(LeaseLost):
-        queue.fail(late, "too late")
-    queue.done(again)
-    assert state(queue, "a").shards_done == 1
-    assert (queue.stats().leases_lost, queue.stats().leases_refused) == (1, 4)
+        tasks.done(first, counters={"tokens": 50})
+    tasks.done(second, counters={"tokens": 7})
+    assert {name: counter(tasks, "a", name) for name in ("total", "parts", "tokens", "rejects")} == {
+        "total": 4,
+        "parts": 4,
+        "tokens": 157,
+        "rejects": 1,
+    }
+    assert counter(tasks, "a", "started") > 0
 
 
-def test_a_lease_lives_as_long_as_it_is_beaten(make_queue: Callable[..., Queue]) -> None:
-    start(make_queue(), "a", 1)
-    lease = claim(make_queue(LAPSED))
-    make_queue().beat(lease)
-    assert make_queue().claim("other", ALL) is None
+def test_counters_of_nodes_are_apart(tasks: TaskQueue) -> None:
+    start(tasks, "a", 1)
+    tasks.submit("a", "selection/medium-0.5", "light", [range(1)])
+    tasks.done(claim(tasks, "w", "light"), counters={"rows": 3})
+    assert counter(tasks, "a", "rows", "selection/medium-0.5") == 3
+    assert counter(tasks, "a", "parts") == 0
 
 
-def test_what_a_dead_worker_held_comes_before_what_is_new(make_queue: Callable[..., Queue]) -> None:
-    start(make_queue(), "a", 9)
-    claim(make_queue())
-    failed, lapsed = claim(make_queue()), claim(make_queue(LAPSED))
-    assert claim(make_queue()).task == lapsed.task
-    make_queue().fail(failed, "once")
-    assert claim(make_queue()).task == failed.task
-    assert claim(make_queue()).shard == 3
+def test_the_last_part_of_a_node_adds_the_follow_up_task_once(tasks: TaskQueue) -> None:
+    start(tasks, "a", 3)
+    leases = [claim(tasks) for _ in range(3)]
+    for lease in leases[:2]:
+        tasks.done(lease, follow=("advance", "light"))
+        assert tasks.claim("w", ["light"]) is None
+    tasks.done(leases[2], follow=("advance", "light"))
+    advance = claim(tasks, "w", "light")
+    assert advance.node == "advance"
+    tasks.done(advance)
+    assert idle(tasks)
 
 
-def test_a_lapsed_lease_that_nobody_took_goes_on(make_queue: Callable[..., Queue]) -> None:
-    start(make_queue(), "a", 1)
-    lease = claim(make_queue(LAPSED))
-    make_queue().beat(lease)
-    make_queue().done(lease)
+def test_each_node_adds_its_follow_up_task_while_that_of_another_runs(tasks: TaskQueue) -> None:
+    start(tasks, "a", 1)
+    tasks.submit("a", "other", "gpu", [range(1)])
+    first, second = claim(tasks), claim(tasks)
+    tasks.done(first, follow=("advance", "light"))
+    running = claim(tasks, "w", "light")  # it may have looked before `second` was done
+    tasks.done(second, follow=("advance", "light"))
+    again = claim(tasks, "w", "light")
+    assert (running.node, again.node) == ("advance", "advance")
+    assert running.task != again.task
+    for lease in (running, again):
+        tasks.done(lease)
+    assert idle(tasks)
 
 
-def test_done_twice_counts_once(queue: Queue) -> None:
-    start(queue, "a", 2)
-    lease = claim(queue)
-    queue.done(lease, documents=5, tokens=50, rejects=1)
+def test_a_released_last_part_adds_no_follow_up_task(tasks: TaskQueue) -> None:
+    start(tasks, "a", 1)
+    tasks.release(claim(tasks))
+    assert tasks.claim("w", ["light"]) is None
+
+
+# -- giving tasks back
+def test_a_released_task_comes_back_before_those_that_were_not_claimed(tasks: TaskQueue) -> None:
+    start(tasks, "a", 3)
+    lease = claim(tasks)
+    tasks.release(lease)
+    again = claim(tasks)
+    assert (again.part, again.attempts) == (0, 1)
+    assert again.fence > lease.fence
     with pytest.raises(LeaseLost):
-        queue.done(lease, documents=5, tokens=50, rejects=1)
-    now = state(queue, "a")
-    assert (now.shards_done, now.documents_done, now.tokens_done, now.rejects) == (1, 5, 50, 1)
+        tasks.done(lease)
+    tasks.done(again)
+    assert claim(tasks).part == 1
 
 
-def test_progress_counts_what_is_in_flight_until_it_is_lost(queue: Queue) -> None:
-    start(queue, "a", 2)
-    queue.done(claim(queue), documents=10, tokens=100)
-    lease = claim(queue)
-    queue.beat(lease, documents=3, tokens=30)
-    assert (state(queue, "a").documents_done, state(queue, "a").tokens_done) == (13, 130)
-    assert state(queue, "a").tokens_per_second > 0
-    queue.release(lease)
-    assert (state(queue, "a").documents_done, state(queue, "a").tokens_done) == (10, 100)
+def test_a_failed_task_comes_back(tasks: TaskQueue) -> None:
+    start(tasks, "a", 1)
+    tasks.fail(claim(tasks), "disk full")
+    tasks.done(claim(tasks))
+    assert counter(tasks, "a", "parts") == 1
 
 
-def test_failures_count_as_attempts_and_releases_do_not(queue: Queue) -> None:
-    start(queue, "a", 1)
-    for attempt in range(1, MAX_ATTEMPTS + 1):
-        lease = claim(queue)
-        assert lease.attempts == attempt
-        queue.release(lease)
-        lease = claim(queue)
-        assert lease.attempts == attempt
-        queue.fail(lease, f"error {attempt}")
-    last = claim(queue)
-    assert (last.attempts, last.error) == (MAX_ATTEMPTS + 1, f"error {MAX_ATTEMPTS}")
+def test_no_verb_takes_a_lease_that_was_given_back(tasks: TaskQueue) -> None:
+    start(tasks, "a", 1)
+    lease = claim(tasks)
+    tasks.release(lease)
+    refuse_all(tasks, lease)
 
 
-def test_a_task_has_more_attempts_where_workers_die_at_others_too(queue: Queue) -> None:
-    start(queue, "a", 3)
-    for attempt in range(1, 4):
-        lease = claim(queue, "unlucky")
-        assert (lease.shard, lease.attempts, lease.limit) == (0, attempt, MAX_ATTEMPTS)
-        queue.reclaim("unlucky")
-    kept = claim(queue, "lucky")
-    for attempt in range(1, 9):
-        other = claim(queue, "unlucky")
-        assert (other.shard, other.attempts, other.limit == MAX_ATTEMPTS) == (1, attempt, attempt > 3)
-        queue.reclaim("unlucky")
-    queue.release(kept)
-    assert claim(queue).limit == MAX_ATTEMPTS_IN_A_STORM
+# -- submitting
+def test_a_node_with_tasks_takes_no_others(tasks: TaskQueue) -> None:
+    start(tasks, "a", 2)
+    assert not tasks.submit("a", "work", "gpu", [range(2)], summary="other", counters={"parts": 9})
+    assert (state(tasks, "a").summary, counter(tasks, "a", "parts")) == ("{}", 0)
+    tasks.done(claim(tasks))
+    held = claim(tasks)
+    assert not tasks.submit("a", "work", "gpu", [range(2)])
+    tasks.done(held)
+    assert tasks.submit("a", "work", "gpu", [range(2)], summary="again")
+    assert state(tasks, "a").summary == "again"
+    assert claim(tasks).part == 0
 
 
-def test_a_failed_task_waits_before_it_is_claimable(queue: Queue) -> None:
-    start(queue, "a", 1)
-    queue.fail(claim(queue), "later", delay_seconds=60)
-    assert queue.claim("w", ALL) is None
-    assert queue.stats().leased["gpu"] == 1
+def test_an_unknown_job_takes_no_tasks(tasks: TaskQueue) -> None:
+    assert not tasks.submit("a", "work", "gpu", [range(1)])
+    assert tasks.state("a") is None
+    assert idle(tasks)
 
 
-def test_a_dead_workers_tasks_come_back_at_once(queue: Queue) -> None:
-    start(queue, "a", 3)
-    start(queue, "b", 1)
-    held = [claim(queue, "dead"), claim(queue, "dead"), claim(queue, "alive")]
-    assert queue.holders() == {"dead", "alive"}
-    assert queue.reclaim("dead") == queue.stats().leases_lost == 2
-    assert queue.holders() == {"alive"}
-    again = [claim(queue, "alive"), claim(queue, "alive")]
-    assert {(x.job, x.task) for x in again} == {(x.job, x.task) for x in held[:2]}
-    assert all(lease.attempts == 2 and "dead" in lease.error for lease in again)
-    queue.done(held[2])
+def test_a_known_job_stays_as_it_is_when_it_is_added_again(tasks: TaskQueue) -> None:
+    tasks.add("a", 5, ["all"], "first")
+    tasks.add("a", 9, ["all"], "second")
+    assert (state(tasks, "a").created, state(tasks, "a").summary) == (5, "first")
+
+
+# -- the end of a job
+def test_a_closed_job_loses_its_tasks_and_takes_no_others(tasks: TaskQueue) -> None:
+    start(tasks, "a", 3)
+    lease = claim(tasks)
+    tasks.end("a", ["all", "cancelled"], "ended", closed=True)
+    assert idle(tasks)
+    refuse_all(tasks, lease)
+    assert not tasks.submit("a", "work", "gpu", [range(3)])
+    assert state(tasks, "a").summary == "ended"
+    assert not state(tasks, "a").leases
+
+
+def test_a_job_that_ended_open_takes_further_tasks(tasks: TaskQueue) -> None:
+    start(tasks, "a", 1)
+    tasks.done(claim(tasks))
+    tasks.end("a", ["all", "succeeded"], "ended", closed=False)
+    assert tasks.submit("a", "selection", "light", [range(1)], summary="more")
+    tasks.done(claim(tasks))
+    assert state(tasks, "a").summary == "more"
+
+
+def test_the_end_of_one_job_leaves_the_others(tasks: TaskQueue) -> None:
+    start(tasks, "a", 3)
+    start(tasks, "b", 3)
+    leases = [claim(tasks) for _ in range(6)]
+    tasks.end("a", [], "", closed=True)
+    for lease in leases:
+        if lease.job == "b":
+            tasks.done(lease)
+    assert counter(tasks, "b", "parts") == 3
+
+
+def test_a_forgotten_job_can_come_again(tasks: TaskQueue) -> None:
+    start(tasks, "a", 3)
+    lease = claim(tasks)
+    tasks.end("a", [], "", closed=True)
+    tasks.forget("a")
+    assert tasks.state("a") is None
+    assert idle(tasks)
+    start(tasks, "a", 1)
+    assert counter(tasks, "a", "started") == 0
     with pytest.raises(LeaseLost):
-        queue.done(held[0])
+        tasks.done(lease)
+    tasks.done(claim(tasks))
+    assert counter(tasks, "a", "parts") == 1
 
 
-def test_a_small_job_does_not_wait_behind_a_huge_one(queue: Queue) -> None:
-    start(queue, "huge", 100)
-    for _ in range(20):
-        queue.done(claim(queue))
-    start(queue, "small", 3)
-    served = [claim(queue).job for _ in range(6)]
-    assert Counter(served) == {"huge": 3, "small": 3}
+def test_the_end_of_an_unknown_job_changes_nothing(tasks: TaskQueue) -> None:
+    tasks.end("a", ["all"], "", closed=True)
+    tasks.forget("a")
+    assert tasks.state("a") is None
 
 
-def test_a_new_job_does_not_starve_the_old_ones(queue: Queue) -> None:
-    start(queue, "old", 100)
-    for _ in range(50):
-        queue.done(claim(queue))
-    start(queue, "new", 100)
-    served = Counter(claim(queue).job for _ in range(20))
-    assert served == {"old": 10, "new": 10}
+# -- readers
+def test_readers_see_the_note_of_each_lease_until_it_is_given_back(tasks: TaskQueue) -> None:
+    start(tasks, "a", 2)
+    first, second = claim(tasks), claim(tasks)
+    tasks.beat(first, 10, "3 documents")
+    seen = {lease.task: lease for lease in state(tasks, "a").leases}
+    assert {task: lease.note for task, lease in seen.items()} == {"work:0": "3 documents", "work:1": ""}
+    assert {(lease.resource, lease.attempts) for lease in seen.values()} == {("gpu", 1)}
+    assert all(lease.claimed_at <= lease.seen_at for lease in seen.values())
+    tasks.release(first)
+    tasks.done(second)
+    assert not state(tasks, "a").leases
 
 
-def test_finishing_the_last_task_leaves_the_job_to_be_advanced(queue: Queue) -> None:
-    start(queue, "a", 2)
-    first, second = claim(queue), claim(queue)
-    queue.done(first)
-    assert queue.claim("w", ("advance",)) is None
-    queue.done(second)
-    advance = claim(queue, kinds=("advance",))
-    queue.submit("a", "select", 1, {})
-    queue.done(advance)
-    assert claim(queue).kind == "select"
+def test_no_other_job_is_served_where_there_is_none(tasks: TaskQueue) -> None:
+    start(tasks, "a", 2)
+    claim(tasks)
+    assert tasks.claim("w", RESOURCES, other_than="a") is None
 
 
-def test_submitting_again_changes_nothing(queue: Queue) -> None:
-    start(queue, "a", 3)
-    queue.done(claim(queue), documents=1)
-    held = claim(queue)
-    assert not queue.submit("a", "score", 3, {})
-    assert not queue.submit("a", "plan", 1, {})
-    queue.add("a", 99, {"other": True})
-    assert state(queue, "a").shards_done == 1
-    assert state(queue, "a").view == {}
-    queue.done(held)
-
-
-def test_a_job_that_ended_gives_out_no_more_tasks(queue: Queue) -> None:
-    start(queue, "a", 3)
-    lease = claim(queue)
-    queue.end("a", "cancelled", {"n": 1})
-    with pytest.raises(LeaseLost):
-        queue.beat(lease)
-    assert not queue.submit("a", "score", 3, {})
-    assert queue.claim("w", ALL) is None
-    queue.end("a", "failed", {"n": 2})
-    assert (state(queue, "a").status, state(queue, "a").view) == ("cancelled", {"n": 2})
-    assert queue.stats().jobs["cancelled"] == 1
-
-
-def test_a_succeeded_job_can_still_select(queue: Queue) -> None:
-    start(queue, "a", 1)
-    queue.end("a", "succeeded", {})
-    assert queue.submit("a", "select", 1, {})
-    assert claim(queue).kind == "select"
-    assert state(queue, "a").status == "succeeded"
-
-
-def test_statuses_follow_the_stages(queue: Queue) -> None:
-    seen = []
-    queue.add("a", 1, {})
-    for kind in ("plan", "train", "score", "select"):
-        queue.submit("a", kind, 1, {})
-        seen.append(state(queue, "a").status)
-        lease = claim(queue, kinds=(kind,))
-        seen.append(state(queue, "a").status)
-        queue.done(lease)
-        queue.done(claim(queue, kinds=("advance",)))
-    queue.end("a", "succeeded", {})
-    seen.append(state(queue, "a").status)
-    order = ["queued", "planning", "training", "scoring", "selecting", "succeeded"]
-    assert [s for s, before in zip(seen, [None, *seen], strict=False) if s != before] == order
-
-
-def test_pages_walk_all_jobs_newest_first(queue: Queue) -> None:
-    for number in range(7):
-        queue.add(f"job{number}", number // 2, {})  # pairs are of one microsecond
-    queue.end("job3", "failed", {})
-    seen: list[str] = []
-    cursor = None
-    while True:
-        ids, cursor = queue.page(2, cursor, None)
-        seen += ids
-        if cursor is None:
-            break
-    assert seen == [f"job{n}" for n in (6, 5, 4, 3, 2, 1, 0)]
-    assert queue.page(5, None, "failed") == (["job3"], None)
-    with pytest.raises(ValueError, match="invalid literal"):
-        queue.page(5, "nonsense", None)
-
-
-def test_a_forgotten_job_leaves_nothing(queue: Queue, redis: Any) -> None:
-    start(queue, "a", 3)
-    queue.beat(claim(queue), 1, 1)
-    queue.forget("a")
-    assert queue.state("a") is None
-    assert queue.page(5, None, None) == ([], None)
-    assert not [key for key in redis.scan_iter(f"{queue.prefix}*") if ":a" in key.removeprefix(queue.prefix)]
-
-
-def test_a_lost_database_is_noticed(queue: Queue, redis: Any) -> None:
-    epoch = queue.epoch()
-    assert epoch is not None
-    queue.reconciled(epoch)
-    assert queue.epoch() is None
-    redis.delete(f"{queue.prefix}epoch")
-    assert queue.epoch() == epoch
-
-
-def test_many_workers_finish_every_task_once(queue: Queue) -> None:
-    for job in ("a", "b", "c"):
-        start(queue, job, 40)
-    finished: list[tuple[str, str]] = []
-
-    def work(name: str) -> None:
-        while (lease := queue.claim(name, ["gpu"])) is not None:
-            if lease.attempts == 1 and lease.shard % 7 == 0:
-                queue.fail(lease, "once")
-                continue
-            queue.done(lease, documents=1, tokens=10)
-            finished.append((lease.job, lease.task))
-
-    threads = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(finished) == len(set(finished)) == 120
-    assert all(state(queue, job).tokens_done == 400 for job in ("a", "b", "c"))
-    assert queue.stats().tokens_scored == 1200
+@pytest.mark.parametrize(
+    ("parts", "found"),
+    [([], []), ([0], [range(1)]), ([0, 1, 2], [range(3)]), ([0, 2, 3, 9], [range(1), range(2, 4), range(9, 10)])],
+)
+def test_ranges_hold_each_part_once(parts: list[int], found: list[range]) -> None:
+    assert ranges(parts) == found

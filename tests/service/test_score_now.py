@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from tests.service.doors import bearer, client, serving
 
 from scorer.errors import BadReference
 from service.contract.permissions import Access, Rules
@@ -23,6 +22,7 @@ from service.jobs.jobs import Jobs
 from service.kinds.model_loader import ModelLoader
 from service.work.pool_worker import PoolWorker
 from service.work.score_now import find_reference
+from tests.service.api_server import bearer, client, serving
 from tests.service.pool import PROSE, until, write_corpus
 from tests.service.test_api import problem
 from tests.service.test_worker import StartWorker, in_flight, long_corpus

@@ -1,0 +1,96 @@
+"""A workspace with a job that has all its shards to score, and one that is done: small files, no documents."""
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pruner.corpus.files import CorpusFile
+from pruner.corpus.paths import parse
+from pruner.corpus.plan import Plan, Shard, write_plan
+from pruner.select.domains import DomainRow
+from pruner.select.selection_record import SelectionRecord
+from pruner.select.write_index import IndexCounts
+from service.contract.schemas import JobRequest, Progress
+from service.kinds import index, report, selection
+from service.kinds.job_files import JobFiles, plan_path
+from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome
+from service.store.workspace import Workspace
+
+SCORING, DONE = "scoring", "done"  # ids of the two jobs
+_DOCUMENTS = 10_000  # of a shard
+_FILES = 100
+
+
+def make_workspace(folder: Path, shards: int) -> Workspace:
+    """Writes both jobs, over one plan of so many shards."""
+    workspace = Workspace(str(folder))
+    plan = _plan(folder / "corpus", shards)
+    for job_id in (SCORING, DONE):
+        _planned_job(workspace, job_id, plan)
+    _finish(workspace, DONE, shards)
+    return workspace
+
+
+def _plan(corpus: Path, shards: int) -> Plan:
+    files = tuple(
+        CorpusFile(parse(f"{corpus}/part-{number:05}.parquet"), "parquet", None, 1 << 30, str(number), f"{number:064x}")
+        for number in range(min(_FILES, shards))
+    )
+    cut = (Shard(n, n * len(files) // shards, n, n + 1, _DOCUMENTS, 32 << 20, f"{n:064x}") for n in range(shards))
+    return Plan(files, tuple(cut))
+
+
+def _planned_job(workspace: Workspace, job_id: str, plan: Plan) -> None:
+    now = datetime.now(timezone.utc)
+    request = JobRequest.model_validate({"corpus": {"paths": ["/corpus"]}, "reference": {"model": "/model"}})
+    workspace.create_job(JobRecord(id=job_id, created_at=now, request=request))
+    path = plan_path(plan.digest)
+    if not workspace.storage.exists(path):
+        write_plan(workspace.storage, path, plan)
+    corpus = CorpusRecord(
+        started_at=now,
+        digest=plan.digest,
+        documents=plan.documents,
+        shards=len(plan.shards),
+        text_bytes=plan.text_bytes,
+    )
+    # Another model for each job: they would share their scores.
+    model = ModelRecord(source="/model", trained=False, sha256=job_id, tokenizer_sha256=job_id)
+    workspace.write(workspace.path(job_id, "corpus.json"), corpus)
+    workspace.write(workspace.path(job_id, "model.json"), model)
+
+
+def _finish(workspace: Workspace, job_id: str, shards: int) -> None:
+    record = workspace.job(job_id)
+    assert record is not None
+    job, documents = JobFiles(workspace, record), shards * _DOCUMENTS
+    counts = IndexCounts(
+        documents=documents, tokens=documents, rejects=0, training=0, eligible=documents, scorers=[{"context": 1024}]
+    )
+    workspace.write(
+        f"{index.folder(job)}/index.json", index.IndexRecord(counts=counts, shards=shards, provenance={"winnow": "0"})
+    )
+    rows = [
+        DomainRow(domain=f"domain {n}", documents=1, tokens=1, documents_share=0.01, tokens_share=0.01)
+        for n in range(100)
+    ]
+    for spec in job.selections:
+        made = SelectionRecord(
+            spec=spec,
+            documents=documents // 2,
+            tokens=documents // 2,
+            perplexity_min=10.0,
+            perplexity_max=20.0,
+            start=documents // 4,
+            stop=3 * documents // 4,
+            domains=rows,
+            files={},
+        )
+        workspace.write(selection.path(job, spec), made)
+    workspace.storage.write_bytes(report.path(job), b"{}")
+    outcome = Outcome(
+        status="succeeded",
+        started_at=record.created_at,
+        finished_at=record.created_at,
+        progress=Progress(documents_done=documents, shards_done=shards, shards_total=shards),
+    )
+    workspace.end(job_id, outcome)
