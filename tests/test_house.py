@@ -21,7 +21,7 @@ ALLOWED = {
 PARTS = {
     "scorer": ("errors", "fingerprint", "hf_logging", "process", "tokenizer", "causal_lm", "engine", "training"),
     "pruner": ("errors", "spec", "tables", "corpus", "select", "report"),
-    "service": ("contract", "queue", "store", "kinds", "jobs", "http", "page", "work", "run", "commands"),
+    "service": ("contract", "queue", "store", "kinds", "jobs", "work", "http", "page", "run", "commands"),
 }
 # Packages of others, and the parts of `service` that may import them; no other part does, not even in a function.
 OUTSIDE = {

@@ -5,12 +5,16 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pruner.errors import InputError
 from service.commands import options
 from service.commands.options import Parser
 from service.commands.output import console, progress_bar, scored_texts, summary
+
+if TYPE_CHECKING:
+    from service.contract.schemas import Job
+    from service.kinds.job_files import JobFiles
 
 
 def add_prune(parser: Parser) -> None:
@@ -33,10 +37,16 @@ def prune(parser: Parser, args: argparse.Namespace) -> int:
 
     from service.work import local
 
+    def on_end(files: "JobFiles", job: "Job") -> None:
+        if args.report is not None:
+            from service.page.report import write_local_report
+
+            write_local_report(files, job, args.report)
+
     request = options.job_request(parser, args)
     started = time.monotonic()
     with progress_bar() as bar:
-        job = local.prune(request, args.out, args.device, bar, args.report)
+        job = local.prune(request, args.out, args.device, bar, on_end)
     seconds = time.monotonic() - started
     report = orjson.loads((args.out / "report.json").read_bytes())
     if args.json:

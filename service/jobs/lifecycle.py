@@ -64,6 +64,7 @@ class Lifecycle:
                     started_at=started_at(job, state),
                     finished_at=_now(),
                     progress=_final_progress(job, state, status),
+                    index=index.folder(job) if index.find(job) is not None else None,
                     error=problem,
                 ),
             )
@@ -87,9 +88,8 @@ class Lifecycle:
     def show(self, record: JobRecord, state: JobState | None) -> Job:
         """A job as returned."""
         ended = state is None or JobSummary.model_validate_json(state.summary).status in ENDED
-        path = self.workspace.path(record.id, "outcome.json")
-        outcome = self.workspace.recall(Outcome, path, record.created_at) if ended else None
-        return show_job(JobFiles(self.workspace, record), outcome, state)
+        job = JobFiles(self.workspace, record)
+        return show_job(job, job.outcome if ended else None, state)
 
     def _submit(self, job: JobFiles, ready: Ready, summary: str) -> None:
         node, missing = ready

@@ -37,6 +37,8 @@ def key(job: JobFiles, model: ModelRecord) -> str:
 
 def folder(job: JobFiles) -> str:
     """Where the index lies. Raises FileNotFoundError for a job that has no scores to come yet."""
+    if (outcome := job.outcome) is not None and outcome.index is not None:
+        return outcome.index
     if job.model is None:
         raise FileNotFoundError("the job's reference is not in the workspace")
     return f"index/{key(job, job.model)}"

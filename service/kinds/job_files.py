@@ -5,7 +5,7 @@ from functools import cached_property, lru_cache
 from pruner.corpus.plan import Plan, read_plan
 from pruner.spec import SelectionSpec
 from pruner.tables.storage import Storage
-from service.store.records import CorpusRecord, JobRecord, ModelRecord
+from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome
 from service.store.workspace import Workspace, digest
 
 TRAINER = 3  # version of the kind `model`: raised when a change of the code changes trained references
@@ -53,6 +53,12 @@ class JobFiles:
             return None
         key = digest("model", TRAINER, self.corpus.digest, train.model_dump())
         return f"model/{key}/model.json"
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the job ended, or None while it has not."""
+        path = self.workspace.path(self.record.id, "outcome.json")
+        return self.workspace.recall(Outcome, path, self.record.created_at)
 
     @cached_property
     def selections(self) -> list[SelectionSpec]:

@@ -7,6 +7,13 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from pruner.select.index import read_index
+from pruner.spec import SelectionSpec
+from service.contract.schemas import Job
+from service.jobs.explore import read_documents
+from service.kinds import index
+from service.kinds import report as report_kind
+from service.kinds.job_files import JobFiles
 from service.page import charts, job_view, snippets
 from service.page.api import job_path
 from service.page.job_view import SampleSpan
@@ -92,6 +99,19 @@ def write_report(out: Path, data: ReportData, server: str) -> list[Path]:
             written.append(folder / f"{name}.png")
             written[-1].write_bytes(image)
     return written
+
+
+def write_local_report(files: JobFiles, job: Job, out: Path) -> None:
+    """`write_report` of a job that ran without a service."""
+    storage, shown = files.workspace.storage, job.model_dump(mode="json")
+    ranks, report = read_index(storage, index.folder(files)), storage.read_json(report_kind.path(files))
+    specs = [SelectionSpec.model_validate(spec) for spec in preview_specs(shown)]
+    previews = [ranks.preview(spec).flat().model_dump() for spec in specs]
+    samples = {}
+    for span in sample_spans(report, previews):
+        found = read_documents(files, ranks, span.rank, span.documents, SAMPLE_CHARACTERS, span.domain)
+        samples[span] = found.model_dump(mode="json")["data"]
+    write_report(out, ReportData(shown, report, previews, samples), "http://127.0.0.1:8000")
 
 
 def _plots(data: ReportData) -> dict[str, str]:

@@ -32,6 +32,7 @@ class Outcome(Record):
     started_at: datetime | None
     finished_at: datetime
     progress: Progress
+    index: str | None = None  # its folder, so that results stay where they are when keys change with a version
     error: Problem | None = None
 
 

@@ -13,8 +13,7 @@ from pruner.corpus.files import find_files
 from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
-from pruner.select.index import read_index
-from pruner.spec import CorpusSpec, SelectionSpec
+from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
 from scorer.training.names import Preset
 from service.contract.names import RESOURCES, Device, Status
@@ -34,10 +33,16 @@ OnProgress = Callable[[Status, Progress], None]
 _TELL_SECONDS = 0.2
 
 
-def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgress, html: Path | None = None) -> Job:
+def prune(
+    request: JobRequest,
+    out: Path,
+    device: Device,
+    on_progress: OnProgress,
+    on_end: Callable[[JobFiles, Job], None] = lambda *_: None,
+) -> Job:
     """Runs a job and puts its manifests, scores, rejects, report and trained reference into `out`.
 
-    With `html` it writes the report as HTML there, and its plots into a folder beside it.
+    `on_end` is called with the job when all is written.
 
     An earlier, killed run of the same job into `out` is resumed. Manifests of earlier jobs there that were made of the
     same scores stay; the results of others are removed. `on_progress` is called as the job goes on, and may raise to
@@ -62,8 +67,7 @@ def prune(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
         if files.model is not None and files.model.trained:
             for name in workspace.storage.list(files.model.source):
                 _copy(workspace, f"{files.model.source}/{name}", target, f"reference/{name}")
-        if html is not None:
-            _write_html(files, job, html)
+        on_end(files, job)
         return job
 
 
@@ -140,24 +144,6 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
     finally:
         worker.release_ahead()
     return lifecycle.show(record, queue.state(record.id))
-
-
-def _write_html(files: JobFiles, job: Job, out: Path) -> None:
-    from service.jobs.explore import read_documents
-    from service.page.report import SAMPLE_CHARACTERS, ReportData, preview_specs, sample_spans, write_report
-
-    shown = job.model_dump(mode="json")
-    summary = files.workspace.storage.read_json(report.path(files))
-    ranks = read_index(files.workspace.storage, index.folder(files))
-    previews = [ranks.preview(SelectionSpec.model_validate(spec)).flat() for spec in preview_specs(shown)]
-    samples = {}
-    for place in sample_spans(summary, [made.model_dump() for made in previews]):
-        rank, count, domain = place
-        found = read_documents(files, ranks, rank, count, SAMPLE_CHARACTERS, domain)
-        samples[place] = found.model_dump(mode="json")["data"]
-    write_report(
-        out, ReportData(shown, summary, [made.model_dump() for made in previews], samples), "http://127.0.0.1:8000"
-    )
 
 
 @contextmanager

@@ -12,18 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
-from service.jobs.steps import score_key
 
-from pruner.corpus.plan import read_plan, shard_digest
-from pruner.corpus.shard_reader import Block
-from pruner.tables.shard_scores import ShardScoresWriter
+from pruner.corpus.sandbox import read_shard
+from pruner.tables.documents import DocumentsWriter
+from pruner.tables.shard_scores import ScoresWriter
+from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds import stages
+from service.kinds import documents, scores
+from service.kinds.job_files import JobFiles
+from service.kinds.model_loader import ModelLoader
 from service.queue.leases import connect
 from service.run.app import create_app
 from service.run.redis_server import RedisServer
 from service.store.workspace import Workspace
+from service.work.pool_worker import PoolWorker
 
 pytestmark = pytest.mark.skipif(not os.environ.get("WINNOW_TEST_LONG"), reason="takes a minute: make page")
 DOCUMENTS, DOMAINS, SHARDS = 1_000_000, 2_000, 20
@@ -51,24 +54,27 @@ def served(tmp_path: Path, model: Path) -> Any:
         }
     )
     job, _ = jobs.create(request)
+    worker = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "here")
+    while jobs.get(job.id).status != "scoring":
+        worker.once()
     record = jobs.workspace.job(job.id)
     assert record is not None
-    stages.plan(jobs.workspace, record)
-    plan = read_plan(jobs.workspace.storage, jobs.workspace.path(job.id, "plan.parquet"))
-    reference = jobs.workspace.reference(stages.plan_of(jobs.workspace, record))
-    assert reference is not None
+    files = JobFiles(jobs.workspace, record)
+    assert files.model is not None
     about = {"architecture": "made-up", "parameters": 1, "dtype": "float32", "device": "cpu", "context": 1024}
-    for shard in plan.shards:
-        path = jobs.workspace.score_path(score_key(record, reference), shard_digest(plan, shard, request.corpus))
-        rows = int(shard.rows or 0)
-        tokens = rng.lognormal(6, 1.5, rows).astype(np.int64) + 1
-        nll = tokens * rng.normal(3.6, 0.7, rows).clip(0.05)
-        inside = domains[shard.file * per : (shard.file + 1) * per].tolist()
-        with ShardScoresWriter(jobs.workspace.storage, path, about | {"versions": {}}) as writer:
-            writer.append(Block([""] * rows, [None] * rows, inside, [None] * rows), tokens, nll)
-    stages.select(jobs.workspace, record)
-    jobs.advance(job.id)
-    jobs.advance(job.id)
+    made = zip(files.plan.shards, scores.paths(files, files.model), documents.paths(files), strict=True)
+    for shard, scores_path, documents_path in made:
+        with (
+            ScoresWriter(jobs.workspace.storage, scores_path, about | {"versions": {}}) as scored,
+            DocumentsWriter(jobs.workspace.storage, documents_path) as listed,
+        ):
+            for batch in read_shard(files.plan, shard, request.corpus):
+                tokens = rng.lognormal(6, 1.5, len(batch)).astype(np.int64) + 1
+                scored.append(batch, tokens, tokens * rng.normal(3.6, 0.7, len(batch)).clip(0.05))
+                listed.append(batch)
+    while worker.once():
+        pass
+    assert jobs.get(job.id).status == "succeeded"
     with TestClient(create_app(jobs), base_url="http://127.0.0.1") as client:
         yield client, job.id
     server.close()
