@@ -6,6 +6,9 @@ from collections.abc import Iterator
 import fsspec
 import pytest
 
+from scorer.process import tune_process
+
+tune_process()  # as the entry points do, before torch is loaded
 pytest_plugins = ["tests.service.redis_fixtures"]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pruner.tables.storage import Storage
 from scorer.errors import BadReference
 from scorer.fingerprint import ModelFingerprint
+from scorer.process import tune_process
 from service.contract.names import Device
 from service.store.records import ModelRecord
 from service.store.workspace import Workspace
@@ -25,6 +26,7 @@ class ModelLoader:
     """Loads references on a device. Torch is imported with the first one."""
 
     def __init__(self, workspace: Workspace, device: Device) -> None:
+        tune_process()  # before torch is loaded
         self._workspace = workspace
         self._wanted = device
         self._loaded: OrderedDict[tuple[str, str], Reference] = OrderedDict()

@@ -6,8 +6,6 @@ import socket
 import uuid
 from pathlib import Path
 
-from scorer.process import tune_process
-
 from pruner.errors import InputError
 from service.jobs.jobs import Jobs
 from service.kinds.model_loader import ModelLoader
@@ -27,7 +25,6 @@ def run(settings: Settings, name: str | None = None) -> None:
         redis = connect(settings.redis)
     except ValueError as error:
         raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
-    tune_process()
     workspace = Workspace(settings.workspace)
     worker = PoolWorker(
         Jobs(workspace, redis, settings.lease_seconds),

@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
-# Correctness on a CUDA device, then the tables of speed. Needs torch, triton, transformers and pytest; no network.
-# PEERS=DIR runs the public kernels beside ours (tests/gpu/peers.py says what DIR holds); arguments go to throughput.py.
+# tests/gpu/run.sh [PART] [ARGUMENT ...]: correctness on a CUDA device, then the tables of speed. PART is `tests`,
+# `kernels` or `throughput`, each under 8 minutes; without it all of them run. ARGUMENTs go to throughput.py. PEERS=DIR
+# runs the public kernels beside ours (tests/gpu/peers.py says what DIR holds). Needs torch, triton, transformers and
+# pytest; no network.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} CUBLAS_WORKSPACE_CONFIG=:4096:8 HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 "$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "tests/gpu/run.sh: torch finds no CUDA device")'
 date -u +"date: %F"
+part=all
+case ${1:-} in tests | kernels | throughput) part=$1 && shift ;; esac
+failed=0
+if [ "$part" = all ] || [ "$part" = tests ]; then
 
 # Compiling takes most of the time, on one core: the tests run in several processes at once, by file and by name.
 logs=$(mktemp -d)
@@ -40,7 +46,6 @@ if command -v compute-sanitizer >/dev/null; then
     start memcheck compute-sanitizer --tool memcheck --error-exitcode 1 "$python" tests/gpu/sanitize.py
     start racecheck compute-sanitizer --tool racecheck --error-exitcode 1 "$python" tests/gpu/sanitize.py portable
 fi
-failed=0
 finish() {
     for pid in "${!running[@]}"; do
         wait "$pid" || { failed=1; cat "$logs/${running[$pid]}"; }
@@ -52,6 +57,11 @@ finish
 start "ssd, more than 2^31 elements" check tests/gpu/test_ssd.py -k elements # alone: it takes half of a card's memory
 finish
 grep -h "bfloat16 at most" "$logs"/* || true
-"$python" tests/gpu/bench_kernels.py ${PEERS:+--peers "$PEERS"}
-"$python" tests/gpu/throughput.py "$@"
+fi
+if [ "$part" = all ] || [ "$part" = kernels ]; then
+    "$python" tests/gpu/bench_kernels.py ${PEERS:+--peers "$PEERS"}
+fi
+if [ "$part" = all ] || [ "$part" = throughput ]; then
+    "$python" tests/gpu/throughput.py "$@"
+fi
 exit "$failed"
