@@ -52,7 +52,9 @@ def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     held: list[pa.RecordBatch] = []
     rows = characters = size = 0
     for piece in pieces:
-        ends = np.cumsum(pc.fill_null(pc.utf8_length(piece["text"]), 0).to_numpy(zero_copy_only=False))
+        lengths = pc.utf8_length(piece["text"])
+        lengths = pc.fill_null(lengths, 0) if lengths.null_count else lengths
+        ends = np.cumsum(lengths.to_numpy())
         row_bytes = piece[SOURCE].nbytes / len(piece) if SOURCE in piece.schema.names and len(piece) else 0.0
         start = 0
         while start < len(piece):
