@@ -69,7 +69,7 @@ def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             characters += int(ends[stop - 1]) - before
             size += int(row_bytes * (stop - start))
             start = stop
-            if rows == BATCH_ROWS or characters >= BATCH_CHARACTERS or size >= _BATCH_SOURCE_BYTES - row_bytes > 0:
+            if rows == BATCH_ROWS or characters >= BATCH_CHARACTERS or size + row_bytes > _BATCH_SOURCE_BYTES:
                 yield pa.concat_batches(held)
                 held, rows, characters, size = [], 0, 0, 0
     if held:
