@@ -52,7 +52,9 @@ def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     held: list[pa.RecordBatch] = []
     rows = characters = size = 0
     for piece in pieces:
-        ends = np.cumsum(pc.fill_null(pc.utf8_length(piece["text"]), 0).to_numpy(zero_copy_only=False))
+        lengths = pc.utf8_length(piece["text"])
+        lengths = pc.fill_null(lengths, 0) if lengths.null_count else lengths
+        ends = np.cumsum(lengths.to_numpy())
         row_bytes = piece[SOURCE].nbytes / len(piece) if SOURCE in piece.schema.names and len(piece) else 0.0
         start = 0
         while start < len(piece):
@@ -67,7 +69,7 @@ def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             characters += int(ends[stop - 1]) - before
             size += int(row_bytes * (stop - start))
             start = stop
-            if rows == BATCH_ROWS or characters >= BATCH_CHARACTERS or size >= _BATCH_SOURCE_BYTES - row_bytes > 0:
+            if rows == BATCH_ROWS or characters >= BATCH_CHARACTERS or size + row_bytes > _BATCH_SOURCE_BYTES:
                 yield pa.concat_batches(held)
                 held, rows, characters, size = [], 0, 0, 0
     if held:

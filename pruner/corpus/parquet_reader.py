@@ -19,6 +19,8 @@ from pruner.spec import CorpusSpec
 
 _READ_BYTES = 1 << 20  # read from a file at a time
 _DECODE_BYTES = 8 << 20  # decoded at a time, by the sizes in the footer
+_PIECE_ROWS = 512  # decoded rows that are processed together
+_PIECE_BYTES = 4 << 20  # the same in bytes, at which a piece ends
 _DICTIONARY_BYTES = 32 << 20  # of dictionary values that are copied to their rows at a time
 
 _Rejects = dict[int, str]  # by row of a piece
@@ -43,9 +45,8 @@ def parquet_pieces(
         # No pre-buffering: it would hold whole row groups in memory.
         parquet = pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES)
         names = None if columns is None else list(dict.fromkeys((*fields, *columns)))
-        for batch in _decoded(parquet, range(shard.start, shard.stop), names, first_row, decode_rows):
-            growth.add_bytes(batch.nbytes + _dictionary_bytes(batch, fields))
-            growth.add_rows(len(batch))
+        decoded = _decoded(parquet, range(shard.start, shard.stop), names, first_row, decode_rows)
+        for batch in _gathered(decoded, fields, growth):
             for piece in _split_dictionaries(batch, fields):
                 yield _piece(piece, spec, columns)
     except MemoryError:  # Arrow's MemoryError is an ArrowException too
@@ -71,6 +72,23 @@ def _decoded(
             if skip < len(batch):
                 yield batch.slice(skip)
             skip = max(0, skip - len(batch))
+
+
+def _gathered(batches: Iterator[pa.RecordBatch], fields: list[str], growth: GrowthLimit) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches that are worth the overhead of Arrow's functions."""
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        decoded = batch.nbytes + _dictionary_bytes(batch, fields)
+        growth.add_bytes(decoded)
+        growth.add_rows(len(batch))
+        held.append(batch)
+        rows, size = rows + len(batch), size + decoded
+        if rows >= _PIECE_ROWS or size >= _PIECE_BYTES:
+            yield pa.concat_batches(held) if len(held) > 1 else batch
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.concat_batches(held)
 
 
 def _split_dictionaries(batch: pa.RecordBatch, fields: list[str]) -> Iterator[pa.RecordBatch]:
@@ -101,7 +119,7 @@ def _piece(batch: pa.RecordBatch, spec: CorpusSpec, columns: tuple[str, ...] | N
     rejects: _Rejects = {}
     for column in fields.values():
         if is_string_like(column.type):
-            rejects |= dict.fromkeys(_where(pc.greater(pc.binary_length(column), DOCUMENT_BYTES_MAX)), TOO_LONG)
+            rejects |= dict.fromkeys(_where(_byte_lengths(column) > DOCUMENT_BYTES_MAX), TOO_LONG)
     if rejects:
         fields = {name: _without(column, rejects) for name, column in fields.items()}
     labels: list[Any] = []
@@ -135,12 +153,11 @@ def _source(batch: pa.RecordBatch, columns: tuple[str, ...] | None) -> Any:
 
 def _text(column: Any) -> tuple[Any, _Rejects]:
     """Text as large_string, and the reasons of the rows without text."""
-    rejects: _Rejects = {}
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), pa.large_string()), dict.fromkeys(range(len(column)), f"{NOT_TEXT}: null")
+    rejects: _Rejects = dict.fromkeys(_where(_byte_lengths(column) == 0), EMPTY)
     if column.null_count:
-        rejects |= dict.fromkeys(_where(pc.is_null(column)), f"{NOT_TEXT}: null")
-    rejects |= dict.fromkeys(_where(pc.equal(pc.binary_length(column), 0)), EMPTY)
+        rejects |= dict.fromkeys(_where(_is_null(column)), f"{NOT_TEXT}: null")
     try:
         return column.cast(pa.large_string()), rejects
     except pa.ArrowInvalid:  # some row is not UTF-8
@@ -166,8 +183,7 @@ def _labels(column: Any) -> tuple[Any, _Rejects]:
             text = column.cast(pa.large_string())
         except pa.ArrowInvalid:
             return _python_labels(column)
-        long = _where(pc.greater(pc.utf8_length(text), LABEL_CHARACTERS_MAX))
-        errors = dict.fromkeys(long, f"longer than {LABEL_CHARACTERS_MAX:,} characters")
+        errors = dict.fromkeys(_too_long(text), f"longer than {LABEL_CHARACTERS_MAX:,} characters")
         return _without(text, errors).cast(pa.string()), errors
     return _python_labels(column)
 
@@ -192,16 +208,14 @@ def _hosts(column: Any) -> tuple[Any, _Rejects]:
         urls = column.cast(pa.large_string())
     except pa.ArrowInvalid:
         return pa.array([host(value) for value in column.to_pylist()], pa.string()), {}
-    urls = _without(urls, _where(pc.greater(pc.utf8_length(urls), LABEL_CHARACTERS_MAX)))
-    plain = pc.extract_regex(urls, PLAIN_HOST)
-    hosts = pc.ascii_lower(pc.if_else(pc.is_valid(plain), pc.struct_field(plain, "host"), None))
-    odd = _where(pc.and_(pc.is_valid(urls), pc.is_null(plain)))
-    if odd:
-        found = hosts.to_pylist()
-        for row in odd:
-            found[row] = host(urls[row].as_py())
-        return pa.array(found, pa.string()), {}
-    return hosts.cast(pa.string()), {}
+    urls = _without(urls, _too_long(urls))
+    hosts = pc.ascii_lower(pc.struct_field(pc.extract_regex(urls, PLAIN_HOST), "host"))
+    if hosts.null_count == urls.null_count:
+        return hosts.cast(pa.string()), {}
+    found = hosts.to_pylist()
+    for row in _where(_is_null(hosts) & ~_is_null(urls)):
+        found[row] = host(urls[row].as_py())
+    return pa.array(found, pa.string()), {}
 
 
 def _plain(column: Any) -> Any:
@@ -215,9 +229,30 @@ def _binary(column: Any) -> Any:
     return column.cast(pa.large_binary()) if is_string_like(column.type) else column
 
 
-def _where(mask: Any) -> list[int]:
+def _byte_lengths(column: Any) -> np.ndarray:
+    """The length of each value of a large_binary or large_string array, int64 [rows]; 0 for nulls."""
+    offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
+    lengths = np.diff(offsets)
+    if column.null_count:
+        lengths[_is_null(column)] = 0
+    return lengths
+
+
+def _too_long(text: Any) -> list[int]:
+    """The rows of a large_string array that are too long for a label."""
+    if _byte_lengths(text).max(initial=0) <= LABEL_CHARACTERS_MAX:
+        return []
+    characters = pc.fill_null(pc.utf8_length(text), 0).to_numpy(zero_copy_only=False)
+    return _where(characters > LABEL_CHARACTERS_MAX)
+
+
+def _is_null(column: Any) -> np.ndarray:
+    return np.asarray(column.is_null().to_numpy(zero_copy_only=False))
+
+
+def _where(mask: np.ndarray) -> list[int]:
     """The rows where a mask is true."""
-    return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False)).tolist()
+    return np.flatnonzero(mask).tolist()
 
 
 def _without(column: Any, rows: Any) -> Any:

@@ -116,11 +116,11 @@ def decode_batch(content: memoryview) -> pa.RecordBatch:
     try:
         with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
             batch = stream.read_next_batch()
-        names = batch.schema.names
-        if names[: len(SCHEMA)] != SCHEMA.names or names[len(SCHEMA) :] not in ([], [SOURCE]):
-            raise invalid(f"columns {names}")
-        if batch.schema.types[: len(SCHEMA)] != SCHEMA.types or not 0 < len(batch) <= BATCH_ROWS:
-            raise invalid(f"{len(batch)} rows of {batch.schema.types}")
+        more = [(field.name, pa.types.is_struct(field.type)) for field in list(batch.schema)[len(SCHEMA) :]]
+        if list(batch.schema)[: len(SCHEMA)] != list(SCHEMA) or more not in ([], [(SOURCE, True)]):
+            raise invalid(f"columns {batch.schema.names} of types {batch.schema.types}")
+        if not 0 < len(batch) <= BATCH_ROWS:
+            raise invalid(f"a batch of {len(batch)} rows")
         batch.validate(full=True)
         if not batch["text"].is_null().equals(batch["reject"].is_valid()):
             raise invalid("rows with both text and reject, or with neither")

@@ -155,8 +155,7 @@ class ReaderProcess:
         view = memoryview(bytearray(size))
         got = 0
         while got < size:
-            tick()
-            if not self._poll.poll(_TICK_SECONDS * 1000):
+            if not self._poll.poll(1000 * tick()):
                 if time.monotonic() > deadline:
                     raise ReaderFailed(f"gives no progress for {limit:.0f} s")
                 continue
@@ -174,12 +173,14 @@ class ReaderProcess:
 
 
 class _Tick:
-    """Calls `waiting` if 0.5 s have passed since the last call."""
+    """Calls `waiting` every 0.5 s."""
 
     def __init__(self, waiting: Callable[[], None]) -> None:
         self._waiting, self._last = waiting, time.monotonic()
 
-    def __call__(self) -> None:
+    def __call__(self) -> float:
+        """Calls `waiting` if it is due; returns the seconds until it is due again."""
         if time.monotonic() - self._last >= _TICK_SECONDS:
             self._waiting()
             self._last = time.monotonic()
+        return max(0.0, self._last + _TICK_SECONDS - time.monotonic())

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.plan import Plan, Shard
-from pruner.corpus.protocol import BATCH, PLAN, ReaderFailed, ReadRequest, Request, decode_batch, decode_plan
+from pruner.corpus.protocol import BATCH, PLAN, ReaderFailed, ReadRequest, Request, decode_batch, decode_plan, invalid
 from pruner.corpus.reader_process import ReaderProcess, environment
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
@@ -32,6 +32,8 @@ def make_plan(spec: CorpusSpec, roots: Roots = UNRESTRICTED, waiting: Callable[[
         try:
             with _reader(fresh=careful) as reader:
                 plans = [decode_plan(content) for kind, content in reader.messages(request, waiting) if kind == PLAN]
+                if len(plans) != 1:
+                    raise invalid(f"{len(plans)} plans")
                 return plans[0]
         except ReaderFailed as failed:
             if careful:  # files are planned one by one, so the last one failed

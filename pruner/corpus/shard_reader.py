@@ -14,7 +14,7 @@ from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.plan import Shard, check_unchanged
 from pruner.spec import CorpusSpec
 
-_DECODE_ROWS = 512  # decoded at a time; few, as a row may be long
+_DECODE_ROWS = 64  # decoded at a time; few, as a row may be long
 
 
 def read_shard(

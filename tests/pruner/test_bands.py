@@ -105,7 +105,7 @@ def test_a_medium_run_of_tokens_is_centred() -> None:
 
 @pytest.mark.parametrize("criterion", ["low", "medium", "high"])
 @pytest.mark.parametrize("unit", ["documents", "tokens"])
-def test_the_whole_at_rate_one(criterion: Any, unit: Any) -> None:
+def test_rate_one_keeps_everything(criterion: Any, unit: Any) -> None:
     spec = SelectionSpec(criterion=criterion, rate=1, unit=unit)
     assert select(np.array([3.0, 1, 2]), np.array([1, 5, 2]), spec).kept.tolist() == [0, 1, 2]
 

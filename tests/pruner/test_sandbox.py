@@ -18,11 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruner.corpus import reader_process, sandbox
-from pruner.corpus.batches import make_batch
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.paths import UNRESTRICTED, CorpusPath, Roots
 from pruner.corpus.plan import Plan, make_plan
-from pruner.corpus.protocol import ReaderFailed, decode_batch, encode_batch
 from pruner.corpus.sandbox_main import MEMORY_BYTES
 from pruner.corpus.shard_reader import read_shard
 from pruner.errors import InputError
@@ -183,52 +181,6 @@ def test_a_reader_that_hangs_is_killed_and_the_file_is_named(
     monkeypatch.setattr(reader_process, "_SILENCE_SECONDS", 2.0)
     with pytest.raises(InputError, match=r"never\.jsonl: gives no progress for 2 s; leave the file out"):
         list(sandbox.read_shard(plan, plan.shards[0], spec))
-
-
-# -- what a reader may send
-@pytest.mark.parametrize("compression", ["zstd", "lz4"])
-@pytest.mark.parametrize(
-    "source", [None, pa.StructArray.from_arrays([pa.array(["x" * 99]).dictionary_encode()], ["a"])]
-)
-def test_compressed_messages_are_refused(compression: str, source: Any) -> None:
-    options = pa.ipc.IpcWriteOptions(compression=compression)
-    sink, batch = pa.BufferOutputStream(), made("x" * 9999, source=source)
-    with pa.ipc.new_stream(sink, batch.schema, options=options) as stream:
-        stream.write_batch(batch)
-    with pytest.raises(ReaderFailed, match="compressed"):
-        decode_batch(memoryview(sink.getvalue()))
-
-
-def made(*texts: str | None, source: Any = None) -> pa.RecordBatch:
-    nothing = pa.nulls(len(texts), pa.string())
-    rejects = pa.array([None if text else "empty text" for text in texts], pa.string())
-    return make_batch(pa.array(texts, pa.large_string()), nothing, nothing, rejects, source)
-
-
-def test_batches_of_other_columns_or_sizes_are_refused() -> None:
-    batch = made("a", None)
-    assert decode_batch(memoryview(encode_batch(batch))) == batch
-    both = batch.set_column(4, "reject", pa.array(["why", "why"]))
-    for wrong in (batch.select(["text", "id"]), batch.slice(0, 0), both, made(*["a"] * 3000)):
-        with pytest.raises(ReaderFailed, match="invalid message"):
-            decode_batch(memoryview(encode_batch(wrong)))
-
-
-@given(
-    st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=6), st.floats(0, 1) | st.just(1.0)
-)
-@settings(max_examples=500, deadline=None)
-def test_a_damaged_message_is_a_valid_batch_or_refused(changes: list[tuple[float, bytes]], cut: float) -> None:
-    source = pa.StructArray.from_arrays([pa.array(["x", "y"]).dictionary_encode(), pa.array([[1], []])], ["a", "b"])
-    data = bytearray(encode_batch(made("é" * 9, None, source=source)))
-    for place, piece in changes:
-        start = int(place * (len(data) - 1))
-        data[start : start + len(piece)] = piece
-    try:
-        batch = decode_batch(memoryview(bytes(data[: int(cut * len(data))])))
-    except ReaderFailed:
-        return
-    batch.to_pylist()
 
 
 # -- bombs

@@ -277,12 +277,16 @@ def test_all_columns_of_json_lines_are_the_bytes_of_the_line(tmp_path: Path, end
         assert column(found, "text") == ["a", "b", None, None]
 
 
-def test_source_columns_bound_the_size_of_a_batch(tmp_path: Path) -> None:
-    table = pa.table({"text": ["x"] * 20, "image": [bytes(10 << 20)] * 20})
-    pq.write_table(table, tmp_path / "a.parquet", compression="none", use_dictionary=False)
-    found = batches(tmp_path / "a.parquet", columns=None)
+@pytest.mark.parametrize(("image", "rows"), [(100, 9), (400, 2), (999, 1), (5000, 1)])
+def test_source_columns_bound_the_size_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: int, rows: int
+) -> None:
+    monkeypatch.setattr(batch_rules, "_BATCH_SOURCE_BYTES", 1000)
+    pq.write_table(pa.table({"text": ["x"] * 20, "image": [bytes(image)] * 20}), tmp_path / "a.parquet")
+    found = batches(tmp_path / "a.parquet", columns=("image",))
     assert column(found, "text") == ["x"] * 20
-    assert all(batch.nbytes < 100 << 20 for batch in found)
+    assert len(found[0]) == rows
+    assert all(len(batch) == rows for batch in found[:-1])
 
 
 def test_dictionary_encoded_columns_are_read(tmp_path: Path) -> None:

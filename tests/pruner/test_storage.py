@@ -1,4 +1,4 @@
-"""Files of a storage appear whole or not at all, on a disk, in memory and on S3."""
+"""Files of a storage appear complete or not at all: on a local disk, in memory and on S3."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage(request.getfixturevalue("s3_url") + "/root")
 
 
-def test_what_is_written_is_read(storage: Storage) -> None:
+def test_written_files_are_read_back(storage: Storage) -> None:
     storage.write_bytes("a/b.bin", b"first")
     storage.write_bytes("a/b.bin", b"second")
     storage.write_json("a/c.json", {"é": [1, float("inf")]})
@@ -37,7 +37,7 @@ def test_what_is_written_is_read(storage: Storage) -> None:
         assert file.read() == b"ond"
 
 
-def test_what_is_not_there(storage: Storage) -> None:
+def test_missing_paths(storage: Storage) -> None:
     assert not storage.exists("nothing")
     assert storage.list("nothing") == []
     storage.remove("nothing")
@@ -46,7 +46,7 @@ def test_what_is_not_there(storage: Storage) -> None:
         storage.read_bytes("nothing")
 
 
-def test_a_file_that_was_not_finished_does_not_appear(storage: Storage) -> None:
+def test_an_unfinished_file_does_not_appear(storage: Storage) -> None:
     storage.write_bytes("kept", b"old")
     for name in ("kept", "new"):
         with pytest.raises(RuntimeError, match="half way"), storage.create(name) as file:
@@ -66,13 +66,13 @@ def test_a_file_is_not_seen_while_it_is_written(storage: Storage) -> None:
     assert storage.exists("late")
 
 
-def test_the_first_of_two_makers_wins(storage: Storage) -> None:
+def test_create_new_keeps_the_first_file(storage: Storage) -> None:
     assert storage.create_new("one", b"a")
     assert not storage.create_new("one", b"b")
     assert storage.read_bytes("one") == b"a"
 
 
-def test_one_of_many_makers_wins(tmp_path: Path) -> None:
+def test_create_new_has_one_winner_among_threads(tmp_path: Path) -> None:
     storage, won = Storage(str(tmp_path)), list[int]()
     start = threading.Barrier(8)
 
@@ -90,7 +90,7 @@ def test_one_of_many_makers_wins(tmp_path: Path) -> None:
     assert storage.list("") == ["one"]
 
 
-def test_removing(storage: Storage) -> None:
+def test_files_and_folders_are_removed(storage: Storage) -> None:
     storage.write_bytes("a/b/c", b"x")
     storage.write_bytes("a/d", b"x")
     storage.remove("a/d")
@@ -114,7 +114,7 @@ def half_files(root: Path) -> list[str]:
     return [str(path.relative_to(root)) for path in root.rglob("*.part")]
 
 
-def test_a_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+def test_a_sweep_removes_only_files_of_killed_writers(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     code = (
         f"from pruner.tables.storage import Storage\nwith Storage({str(tmp_path)!r}).create('a/b/dead') as file:\n"
@@ -137,7 +137,7 @@ def test_a_sweep_takes_what_killed_writers_left_and_nothing_else(tmp_path: Path)
     assert half_files(tmp_path) == ["a/mine.part"]
 
 
-def test_sweeps_beside_writers_cost_no_file(tmp_path: Path) -> None:
+def test_sweeps_during_writes_lose_no_file(tmp_path: Path) -> None:
     storage, over = Storage(str(tmp_path)), threading.Event()
 
     def sweep() -> None:
@@ -156,7 +156,7 @@ def test_sweeps_beside_writers_cost_no_file(tmp_path: Path) -> None:
     assert sum(len(storage.list(str(folder))) for folder in range(7)) == 600
 
 
-def test_a_tree_that_was_half_removed_is_gone_and_swept(tmp_path: Path) -> None:
+def test_a_half_removed_folder_is_swept(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     for name in ("a/b/c", "a/d", "e"):
         storage.write_bytes(name, b"x")
@@ -165,7 +165,7 @@ def test_a_tree_that_was_half_removed_is_gone_and_swept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["e"]
 
 
-def test_what_another_process_writes_is_seen(s3_url: str) -> None:
+def test_files_of_another_process_are_seen(s3_url: str) -> None:
     one, other = Storage(s3_url), Storage(s3_url)
     assert not one.exists("folder/file")
     assert one.list("folder") == []

@@ -27,7 +27,7 @@ def test_seeds_and_shards_draw_independently() -> None:
             assert abs((one == other).mean() - 0.5) < 0.01
 
 
-def test_a_larger_fraction_holds_the_smaller() -> None:
+def test_a_larger_fraction_contains_a_smaller_one() -> None:
     small, large = in_split(1, 0.1, 0, 0, 1000), in_split(1, 0.2, 0, 0, 1000)
     assert not (small & ~large).any()
 
