@@ -54,7 +54,7 @@ class PoolWorker:
     def run(self) -> None:
         """Works until it is stopped."""
         threading.Thread(target=self._leave_in_time, daemon=True).start()
-        self._warm_up()
+        self.warm_up()
         while not self.worker.stopping:
             self.worker.heartbeat.show_life()
             try:
@@ -75,7 +75,7 @@ class PoolWorker:
         self._jobs.check()
         return self.worker.once()
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Loads what the first task will probably need, so that no lease waits for it."""
         if "gpu" not in self._resources:
             return

@@ -37,7 +37,7 @@ def working(worker: PoolWorker) -> Iterator[PoolWorker]:
     thread = threading.Thread(target=worker.run)
     thread.start()
     yield worker
-    worker.stopping = True
+    worker.worker.stopping = True
     thread.join()
 
 
@@ -148,7 +148,7 @@ def test_the_model_is_one_that_jobs_may_name_and_the_job_the_callers(
         ({"texts": ["a"] * 65, "model": "x"}, "texts"),
         ({"texts": [1], "model": "x"}, "texts.0"),
         ({"texts": ["a"], "job": "../x"}, "job"),
-        ({"texts": ["a"], "model": "x", "wat": 1}, "no such field"),
+        ({"texts": ["a"], "model": "x", "wat": 1}, "not a known field"),
     ],
 )
 def test_what_is_no_request_is_a_problem(api: httpx.Client, body: dict[str, Any], says: str) -> None:
@@ -163,8 +163,8 @@ def test_nobody_there_is_a_problem_and_the_question_is_dropped(
     assert "no worker answered" in problem(answer, 503)["detail"]
     assert answer.headers["retry-after"]
     assert api.post("/v1/score", json={"texts": ["a"], "model": str(reference)}).status_code == 503
-    assert jobs.queue.redis.llen(f"{jobs.queue.prefix}questions") == 1
-    assert jobs.questions.take() is None
+    assert jobs.queue.redis.llen(f"{jobs.queue.prefix}requests") == 1
+    assert jobs.score_requests.take() is None
 
 
 def test_a_job_that_is_not_planned_has_no_reference_yet(jobs: Jobs, make_request: Callable[..., JobRequest]) -> None:
@@ -175,23 +175,23 @@ def test_a_job_that_is_not_planned_has_no_reference_yet(jobs: Jobs, make_request
 
 def test_too_many_questions_are_a_problem(api: httpx.Client, jobs: Jobs, reference: Path) -> None:
     body = {"texts": ["a"], "model": str(reference)}
-    asked = [jobs.questions.ask(ScoreRequest.model_validate(body), 60) for _ in range(64)]
+    asked = [jobs.score_requests.put(ScoreRequest.model_validate(body), 60) for _ in range(64)]
     assert all(asked)
     assert "too many" in problem(api.post("/v1/score", json=body), 503)["detail"]
 
 
 def test_a_worker_that_only_plans_leaves_questions_to_others(jobs: Jobs, reference: Path) -> None:
-    jobs.questions.ask(ScoreRequest(texts=["a"], model=str(reference)), 60)
-    planner = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), ("plan", "select"), "planner")
+    jobs.score_requests.put(ScoreRequest(texts=["a"], model=str(reference)), 60)
+    planner = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), ["light"], "planner")
     assert not planner.once()
-    assert jobs.questions.take() is not None
+    assert jobs.score_requests.take() is not None
 
 
 def test_a_stopped_worker_ends_whatever_it_was_asked(jobs: Jobs, start_worker: StartWorker, reference: Path) -> None:
     process = start_worker()
-    name = jobs.questions.ask(ScoreRequest(texts=["a"], model=str(reference)), 60)
-    until(lambda: jobs.questions.answer(name or ""))
-    jobs.questions.ask(ScoreRequest(texts=["word " * 19_000], model=str(reference)), 60)
+    name = jobs.score_requests.put(ScoreRequest(texts=["a"], model=str(reference)), 60)
+    until(lambda: jobs.score_requests.answer(name or ""))
+    jobs.score_requests.put(ScoreRequest(texts=["word " * 19_000], model=str(reference)), 60)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
 
@@ -203,7 +203,7 @@ def test_a_new_worker_is_warm_before_it_takes_a_task(
     while jobs.get(job.id).status != "scoring":
         worker.once()
     references = ModelLoader(jobs.workspace, "cpu")
-    PoolWorker(jobs, references, ("score",), "new").warm_up()
+    PoolWorker(jobs, references, ["gpu"], "new").warm_up()
     assert len(references._loaded) == 1
     assert jobs.queue.stats().leased["gpu"] == 0
 
