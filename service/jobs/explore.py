@@ -36,7 +36,9 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> Preview:
     if spec.within is not None and len(ranks.domain_names) > _DOMAINS_INSIDE_MAX:
         made = selection.find(files, spec)
         if made is not None:
-            return Preview.model_validate(made.flat().model_dump() | {"inside": ranks.inside(spec)})
+            return Preview.model_validate(
+                made.flat().model_dump() | {"inside": [band.model_dump() for band in ranks.inside(spec)]}
+            )
         raise InputError(
             f"within: the corpus has {len(ranks.domain_names):,} domains and a preview inside each has at most "
             f"{_DOMAINS_INSIDE_MAX:,}: make the selection to see it"
