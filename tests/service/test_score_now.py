@@ -131,7 +131,7 @@ def test_the_model_is_one_that_jobs_may_name_and_the_job_the_callers(
             return api.post("/v1/score", json={"texts": TEXTS, **named}, headers=headers)
 
         assert "use small" in problem(ask(bob, model=str(reference)), 422)["detail"]
-        assert "leads out of the model roots" in problem(ask(bob, model=str(models / "inside")), 422)["detail"]
+        assert "points outside the model roots" in problem(ask(bob, model=str(models / "inside")), 422)["detail"]
         assert problem(ask(bob, job=job.id), 404)["detail"] == f"there is no job {job.id}"
         by_name, by_job = ask(bob, model="small"), ask(alice, job=job.id)
         assert by_name.status_code == by_job.status_code == 200
