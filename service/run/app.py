@@ -25,7 +25,7 @@ Submit a job with `POST /v1/jobs`, follow it, download its manifests. Errors are
 
 
 def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool = False) -> FastAPI:
-    """The application over these jobs, which may read what the rules say. With `always_keys` nobody comes in without a
+    """The application over these jobs, which may read what the rules say. With `always_keys` every request needs a
     key; else a caller on this machine may, as long as no key was ever made.
     """
     app = FastAPI(

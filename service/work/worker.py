@@ -197,7 +197,8 @@ class Worker:
                     self._work(lease)
                     lease = self._queue.claim(self._name, self._resources, other_than=beat.lease.job)
                 if lease is not None:
-                    self._queue.release(lease)
+                    with suppress(LeaseLost):
+                        self._queue.release(lease)
         except RedisError as error:  # the task that was set aside goes on
             log.warning("tasks of other jobs wait for Redis: %s", error)
         finally:
