@@ -166,7 +166,7 @@ def test_workers_and_their_time_are_shown(
 
     def scoring() -> dict[str, Any] | None:
         held = api.get(f"/v1/jobs/{job}/workers").json()["data"]
-        return held[0] if held and held[0]["task"].startswith("score:") and held[0]["device"] else None
+        return held[0] if held and held[0]["task"].startswith("scores:") and held[0]["device"] else None
 
     held = until(scoring)
     assert (held["worker"], held["device"], held["attempts"]) == ("the-worker", "cpu", 1)
