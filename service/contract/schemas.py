@@ -156,8 +156,8 @@ class JobWorkers(BaseModel):
     data: list[WorkerState]
 
 
-class _Kept(BaseModel):
-    """What a selection keeps. `perplexity_min` and `perplexity_max` are null when that is nothing.
+class SelectionResult(BaseModel):
+    """A selection that was made. `perplexity_min` and `perplexity_max` are null when it keeps nothing.
 
     `start` and `stop` are the ranks of its documents, from 0; null within domains, where they are no run.
     """
@@ -173,54 +173,7 @@ class _Kept(BaseModel):
     perplexity_max: float | None
     start: int | None = None
     stop: int | None = None
-
-
-class SelectionResult(_Kept):
-    """A selection that was made. `perplexity_min` and `perplexity_max` are null when it keeps nothing."""
-
     manifest_url: str
-
-
-class Inside(BaseModel):
-    """What a selection within domains keeps of one: the ranks from `start` to before `stop` among its `documents`."""
-
-    domain: str | None
-    documents: int
-    start: int
-    stop: int
-    perplexity_min: float | None
-    perplexity_max: float | None
-
-
-class Preview(_Kept):
-    """What a selection would keep, by its counts."""
-
-    domains: list[dict[str, Any]]
-    inside: list[Inside] = Field(description="Of the largest domains, in the report's order, if it is within domains.")
-
-
-class Document(BaseModel):
-    """A scored document. `text` is its beginning, or null where `text_error` says why it cannot be read."""
-
-    rank: int = Field(description="Its place in the order of perplexity, from 0.")
-    percentile: float
-    file: str
-    row: int
-    id: str | None
-    domain: str | None
-    n_tokens: int
-    nll: float
-    perplexity: float
-    text: str | None
-    characters: int | None = Field(description="Of the whole text.")
-    text_error: str | None
-
-
-class Documents(BaseModel):
-    """Documents from a rank on, of the `documents` that have ranks: all, or those of a domain."""
-
-    documents: int
-    data: list[Document]
 
 
 class PartialHistogram(BaseModel):

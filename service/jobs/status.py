@@ -41,7 +41,7 @@ def selections_of(job: JobFiles, summary: JobSummary) -> list[SelectionResult]:
         made = selection.find(job, spec) if spec.id in summary.selections else None
         if made is not None:
             url = f"/v1/jobs/{job.record.id}/selections/{spec.id}/manifest"
-            shown.append(SelectionResult.model_validate(made.flat().model_dump() | {"manifest_url": url}))
+            shown.append(SelectionResult(**dict(made.flat()), manifest_url=url))
     return shown
 
 

@@ -29,10 +29,14 @@ def key(job: JobFiles, model: ModelRecord) -> str:
     """The digest of the scores, the documents and the split. Raises FileNotFoundError for a job without a plan."""
     if job.corpus is None:
         raise FileNotFoundError("the job's plan is not in the workspace")
-    train = job.record.request.reference.train
-    split = None if train is None else [train.seed, train.fraction]
     inputs = [job.corpus.digest, scores.paths(job, model).folder, documents.paths(job).folder]
-    return digest("index", VERSION, *inputs, split)
+    return digest("index", VERSION, *inputs, train_split(job))
+
+
+def train_split(job: JobFiles) -> Split | None:
+    """The documents that train the reference and are in no selection; None where it is not trained."""
+    train = job.record.request.reference.train
+    return Split(train.seed, train.fraction) if train is not None else None
 
 
 def folder(job: JobFiles) -> str:
@@ -52,14 +56,13 @@ def nodes(job: JobFiles) -> Iterator[Node]:
 
 def run(task: Task) -> Counts:
     """Joins the shards' parts. Raises InputError for a corpus without documents, InputsGone."""
-    job, train = task.job, task.job.record.request.reference.train
+    job = task.job
     if job.model is None:
         raise InputsGone("the reference")
-    split = Split(train.seed, train.fraction) if train is not None else None
     parts = documents.paths(job), scores.paths(job, job.model)
     try:
         with task.beat.allow(_SILENCE_SECONDS):
-            counts = write_index(task.storage, folder(job), job.plan, *parts, split, task.beat)
+            counts = write_index(task.storage, folder(job), job.plan, *parts, train_split(job), task.beat)
     except FileNotFoundError as error:
         raise InputsGone(str(error)) from None
     about = provenance(job) | {"scorers": counts.scorers}
