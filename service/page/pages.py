@@ -60,10 +60,7 @@ async def static(name: str) -> Response:
 @router.get("/docs")
 async def docs(request: Request) -> Response:
     """The documentation of the API."""
-    openapi = request.app.openapi()
-    description = openapi["info"]["description"]
-    operations, objects = api_docs.operations(openapi), api_docs.objects(openapi)
-    return page_response("api_docs.html", description=description, operations=operations, objects=objects)
+    return page_response("api_docs.html", openapi=request.app.openapi(), words=api_docs)
 
 
 @router.get("/signin")
