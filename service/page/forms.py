@@ -1,10 +1,10 @@
 """The forms of the page, converted to the JSON requests of the API."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from service.http.auth import is_cross_origin
 
@@ -22,6 +22,9 @@ async def read_form(request: Request) -> Form:
     if not has_origin or is_cross_origin(request.headers):
         raise CrossOriginForm
     return parse_qs((await request.body()).decode(errors="replace"), keep_blank_values=True)
+
+
+PostedForm = Annotated[Form, Depends(read_form)]
 
 
 def first_value(form: Form, name: str, default: str = "") -> str:

@@ -47,6 +47,7 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
     for part in parts:
         app.include_router(part.router)
     problems.install(app)
+    pages.install_error_pages(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(AuthMiddleware, keys=Keys(the_jobs.workspace.storage), always_keys=always_keys)
     app.add_middleware(SignInMiddleware)

@@ -23,8 +23,8 @@ from tests.page.serving import Serving
 
 def asked(http: httpx.AsyncClient, job_id: str, text: str) -> tuple[list[ShadedToken], str]:
     async def ask() -> tuple[list[ShadedToken], str]:
-        async with Api(http) as api:
-            return await surprisal(api, job_id, text)
+        async with http:
+            return await surprisal(Api(http), job_id, text)
 
     return asyncio.run(ask())
 
