@@ -83,7 +83,7 @@ def clean(parser: Parser, args: argparse.Namespace) -> int:
         queue = Queue(connect(settings.redis or address(redis_folder(workspace))), workspace.id)
         queue.epoch()
         forget = queue.forget
-    except (RedisError, ValueError) as error:
+    except RedisError as error:
         if settings.redis is not None:
             raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
     removed = retention.clean(workspace, settings.retention, forget)

@@ -14,6 +14,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import LockError
 from redis.retry import Retry
 
+from pruner.errors import InputError
 from service.contract.names import RESOURCES, Resource
 from service.queue.tasks import HeldLease, JobState, Lease, LeaseLost
 
@@ -42,16 +43,19 @@ def without_password(url: str) -> str:
 
 
 def connect(url: str) -> "Redis":
-    """A client for a redis://, rediss:// or unix:// URL, with time-outs and few retries; ValueError for others."""
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        encoding_errors="backslashreplace",  # errors may name files whose names are no text
-        socket_timeout=10,
-        socket_connect_timeout=5,
-        health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
-    )
+    """A client for a redis://, rediss:// or unix:// URL, with time-outs and few retries. Raises InputError."""
+    try:
+        return Redis.from_url(
+            url,
+            decode_responses=True,
+            encoding_errors="backslashreplace",  # errors may name files whose names are no text
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            health_check_interval=30,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
+        )
+    except ValueError as error:
+        raise InputError(f"--redis {without_password(url)}: {error}") from None
 
 
 class Queue:

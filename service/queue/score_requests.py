@@ -8,7 +8,6 @@ one loses it: the caller is told that no worker answered, and may ask again.
 """
 
 import uuid
-from typing import NamedTuple
 
 from pydantic import BaseModel
 
@@ -38,14 +37,6 @@ class Answer(BaseModel):
     problem: Problem | None = None
 
 
-class Taken(NamedTuple):
-    """A request that this worker is to answer."""
-
-    id: str
-    request: ScoreRequest
-    access: Access
-
-
 class ScoreRequests:
     """Both ends. All methods raise redis.RedisError when Redis is away."""
 
@@ -73,12 +64,11 @@ class ScoreRequests:
         answer = Answer.model_validate_json(text)
         return answer.problem or answer.result
 
-    def take(self) -> Taken | None:
+    def take(self) -> Envelope | None:
         """Takes the oldest request that still waits."""
         while (text := self._redis.lpop(self._list)) is not None:
             if self._waits(text):
-                envelope = Envelope.model_validate_json(text)
-                return Taken(envelope.id, envelope.request, envelope.access)
+                return Envelope.model_validate_json(text)
         return None
 
     def give(self, name: str, found: ScoreResult | Problem) -> None:
