@@ -30,7 +30,7 @@ OUTSIDE = {
     "uvicorn": {"run"},
     "redis": {"queue", "jobs", "http", "work", "run", "commands"},
     "ray": {"run"},
-    "torch": {"kinds"},
+    "torch": set[str](),
     "transformers": set[str](),
 }
 LONGEST_FILE = 500

@@ -9,7 +9,7 @@ from pathlib import Path
 from pruner.corpus.sample import training_texts
 from service.contract.permissions import Access
 from service.kinds.job_files import JobFiles
-from service.kinds.model_loader import cache_folder
+from service.kinds.model_files import cache_folder
 from service.kinds.node import Busy, Counts, Node, Task
 from service.store.records import ModelRecord
 

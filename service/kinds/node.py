@@ -10,8 +10,8 @@ from pruner.tables.storage import Storage
 from service.contract.names import Resource, Status
 
 if TYPE_CHECKING:
+    from scorer.engine.model_loader import ModelLoader
     from service.kinds.job_files import JobFiles
-    from service.kinds.model_loader import ModelLoader
 
 
 @dataclass(frozen=True)

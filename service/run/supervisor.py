@@ -22,7 +22,7 @@ from service.contract.names import RESOURCES
 from service.contract.quotas import Quotas
 from service.http.keys import Keys
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import cache_folder
+from service.kinds.model_files import cache_folder
 from service.queue.leases import Queue, connect, without_password
 from service.run import subprocesses as child
 from service.run.app import create_app

@@ -7,8 +7,8 @@ import uuid
 from pathlib import Path
 
 from pruner.errors import InputError
+from scorer.engine.model_loader import ModelLoader
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import ModelLoader
 from service.queue.leases import connect
 from service.run.settings import Settings
 from service.store.workspace import Workspace
@@ -24,7 +24,7 @@ def run(settings: Settings, name: str | None = None) -> None:
     workspace = Workspace(settings.workspace)
     worker = PoolWorker(
         Jobs(workspace, connect(settings.redis), settings.lease_seconds),
-        ModelLoader(workspace, settings.device),
+        ModelLoader(settings.device),
         settings.resources,
         name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
         Path(settings.alive_file) if settings.alive_file is not None else None,

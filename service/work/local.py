@@ -15,6 +15,7 @@ from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
+from scorer.engine.model_loader import ModelLoader
 from scorer.training.names import Preset
 from service.contract.names import RESOURCES, Device, Status
 from service.contract.schemas import Job, JobRequest, Progress, ScoreRequest, ScoreResult
@@ -22,7 +23,7 @@ from service.jobs.lifecycle import Lifecycle
 from service.kinds import index, report, scores, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.model import identify
-from service.kinds.model_loader import ModelLoader
+from service.kinds.model_files import load
 from service.queue.local import LocalQueue
 from service.store.records import JobRecord
 from service.store.workspace import Workspace, digest
@@ -84,8 +85,8 @@ def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
 
 def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
     """Scores a few texts by a model. Raises BadReference, and OutOfMemory."""
-    models = ModelLoader(Workspace("memory://"), device)  # which holds nothing
-    return score_now(models, identify(request.model or ""), request)
+    nothing, model = Workspace("memory://"), identify(request.model or "")
+    return score_now(load(ModelLoader(device), nothing, model, request.scoring.dtype), request)
 
 
 def train(
@@ -96,11 +97,11 @@ def train(
     Returns the tokens that it was trained on: fewer than `tokens` where the corpus is small.
     """
     work = out.parent / f".{out.name}.winnow"
-    with _workspace(work) as workspace:
+    with _workspace(work):
         on_progress("planning", Progress())
         plan = make_plan(corpus)
         name = digest(plan.digest, preset, tokens, seed)
-        place = ModelLoader(workspace, device).device()
+        place = ModelLoader(device).device()
         from scorer.training.train import train as train_reference
 
         progress = Progress(training_tokens_total=tokens)
@@ -136,7 +137,7 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
             on_progress(now.status, now.progress)
             told_at = time.monotonic()
 
-    worker = Worker(lifecycle, ModelLoader(workspace, device), RESOURCES, "here", alone=True, between=tell)
+    worker = Worker(lifecycle, ModelLoader(device), RESOURCES, "here", alone=True, between=tell)
     try:
         lifecycle.advance(record.id)
         while worker.once():

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from pruner.corpus.batches import EMPTY
 from pruner.tables.shard_scores import NO_TOKEN, NON_FINITE
+from scorer.engine.model_loader import ModelLoader
 from scorer.errors import BadReference, OutOfMemory
 from service.contract.permissions import Access
 from service.contract.schemas import Problem, ScoredText, ScoredToken, ScoreRequest, ScoreResult
 from service.kinds.job_files import JobFiles
 from service.kinds.model import identify
-from service.kinds.model_loader import ModelLoader
+from service.kinds.model_files import load
 from service.store.records import ModelRecord
 from service.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from scorer.causal_lm.reference import Reference
 
 
 def answer(workspace: Workspace, models: ModelLoader, request: ScoreRequest, access: Access) -> ScoreResult | Problem:
     """The result for a request, or the problem with it."""
     try:
-        return score_now(models, find_reference(workspace, request, access), request)
+        found = find_reference(workspace, request, access)
+        return score_now(load(models, workspace, found, request.scoring.dtype), request)
     except BadReference as error:
         return Problem(title="The texts cannot be scored", status=422, detail=str(error))
     except (OutOfMemory, FileNotFoundError) as error:
@@ -39,9 +46,8 @@ def find_reference(workspace: Workspace, request: ScoreRequest, access: Access) 
     return reference
 
 
-def score_now(models: ModelLoader, reference: ModelRecord, request: ScoreRequest) -> ScoreResult:
-    """Scores the texts of a request. Raises BadReference, and OutOfMemory."""
-    loaded = models.get(reference, request.scoring.dtype)
+def score_now(loaded: Reference, request: ScoreRequest) -> ScoreResult:
+    """Scores the texts of a request by a reference. Raises OutOfMemory."""
     from scorer.engine.score_texts import TextScore, score_texts
 
     def show(text: str, score: TextScore) -> ScoredText:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from redis import RedisError
 
 from pruner.errors import InputError
+from scorer.engine.model_loader import ModelLoader
 from scorer.errors import BadReference
 from service.contract.names import Resource
 from service.contract.schemas import Problem
@@ -17,7 +18,6 @@ from service.jobs.graph import find_node
 from service.jobs.lifecycle import ADVANCE, Lifecycle
 from service.kinds import KINDS
 from service.kinds.job_files import JobFiles
-from service.kinds.model_loader import ModelLoader
 from service.kinds.node import Busy, Counts, InputsGone, Task
 from service.queue.tasks import Lease, LeaseLost
 from service.store.records import JobRecord

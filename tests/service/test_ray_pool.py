@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import ModelLoader
 from service.run import subprocesses as child
 from service.run.settings import Settings
 from service.store.workspace import Workspace
@@ -89,7 +89,7 @@ def test_a_node_killed_in_the_middle_of_a_job_changes_nothing(
     request = make_request(write_corpus(tmp_path / "corpus", files=4, documents=100, words=300))
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     expected, _ = alone.create(request)
-    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
+    worker = PoolWorker(alone, ModelLoader("cpu"), RESOURCES, "alone")
     while worker.once():
         pass
 
