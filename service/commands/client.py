@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -55,13 +55,9 @@ class Client:
         """Cancels a job and returns it."""
         return self._json("POST", f"/v1/jobs/{job_id}/cancel")
 
-    def get(self, path: str, params: dict[str, Any]) -> dict[str, Any]:
+    def get(self, path: str, **params: Any) -> dict[str, Any]:
         """The JSON of a GET; parameters that are None are left out."""
         return self._json("GET", path, params={name: value for name, value in params.items() if value is not None})
-
-    def report(self, job_id: str) -> dict[str, Any]:
-        """A scored job's report."""
-        return self._json("GET", f"/v1/jobs/{job_id}/report")
 
     def events(self, job_id: str) -> Iterator[dict[str, Any]]:
         """The job after each change, until it has ended. Reconnects if a connection is lost."""
@@ -84,8 +80,8 @@ class Client:
             retries += 1
             time.sleep(_RETRY_SECONDS)
 
-    def download(self, path: str, target: Path, on_bytes: Callable[[int], None] = lambda _: None) -> None:
-        """Saves a file and checks its SHA-256 against the ETag. Calls `on_bytes` with the size of each chunk."""
+    def download(self, path: str, target: Path) -> None:
+        """Saves a file and checks its SHA-256 against the ETag."""
         partial = target.with_name(f".{target.name}.part")
         digest = hashlib.sha256()
         try:
@@ -94,7 +90,6 @@ class Client:
                 for piece in answer.iter_bytes():
                     file.write(piece)
                     digest.update(piece)
-                    on_bytes(len(piece))
             expected = answer.headers.get("etag", "").strip('"')
             if expected and digest.hexdigest() != expected:
                 raise ApiError(f"{target.name}: the SHA-256 of the download is wrong: download it again")

@@ -13,6 +13,7 @@ from rich.table import Table
 from service.contract.names import Status
 from service.contract.schemas import Progress as JobProgress
 from service.contract.schemas import ScoredText
+from service.page.job_view import domain_name
 
 _DOMAINS_MAX = 24  # rows of the table
 _LINE_SECONDS = 5.0  # between two lines without a terminal
@@ -127,16 +128,10 @@ def _domains(report: dict[str, Any]) -> Table:
         table.add_column(made["id"], justify="right")
     columns = [report["domains"], *(made["domains"] for made in report["selections"])]
     for row in list(zip(*columns, strict=True))[:_DOMAINS_MAX]:
-        table.add_row(_domain_name(row[0]), *(f"{d['documents_share']:.1%} / {d['tokens_share']:.1%}" for d in row))
+        table.add_row(domain_name(row[0]), *(f"{d['documents_share']:.1%} / {d['tokens_share']:.1%}" for d in row))
     if len(report["domains"]) > _DOMAINS_MAX:
         table.caption = f"the {_DOMAINS_MAX} largest of {len(report['domains'])} domains; all are in the report"
     return table
-
-
-def _domain_name(row: dict[str, Any]) -> str:
-    if "others" in row:
-        return f"({row['others']:,} smaller domains)"
-    return "(none)" if row["domain"] is None else str(row["domain"])
 
 
 def _duration(seconds: float) -> str:

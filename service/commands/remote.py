@@ -199,7 +199,7 @@ def report(_parser: Parser, args: argparse.Namespace) -> int:
     with Client(args.server, args.key) as client:
 
         async def get(path: str, **params: Any) -> Any:
-            return client.get(path, params)
+            return client.get(path, **params)
 
         data = asyncio.run(fetch_report_data(get, args.job))
     written = write_report(args.out, data, args.server)
@@ -225,7 +225,7 @@ def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
         _print(args, job, "")
         return 0
     screen = console()
-    for part in summary(client.report(job_id)):
+    for part in summary(client.get(f"/v1/jobs/{job_id}/report")):
         screen.print(part)
     return 0
 
