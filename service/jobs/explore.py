@@ -57,8 +57,8 @@ def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
     there: list[tuple[int, str]] = []
     if files.corpus is not None and files.model is not None:
         paths = scores.paths(files, files.model)
-        names = set(storage.list(paths.folder))
-        there = [(i, path) for i, path in enumerate(paths) if path.rpartition("/")[2] in names]
+        missing = set(storage.missing(paths))
+        there = [(number, path) for number, path in enumerate(paths) if number not in missing]
         split, before = index.train_split(files), _shard_counts.cache_info().misses
         for number, path in there[:_SHARDS_MAX]:
             parts.append(_shard_counts(storage, path, number, split))

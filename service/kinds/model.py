@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pruner.corpus.sample import training_texts
+from pruner.tables.storage import Storage
 from service.contract.permissions import Access
 from service.kinds.job_files import JobFiles
 from service.kinds.model_files import cache_folder
@@ -84,9 +85,9 @@ def _publish(task: Task, folder: str, trained: Path) -> None:
     """Copies a trained reference into the workspace, under a name of its content; the record is written last."""
     found = identify(str(trained))
     source = f"{folder}/{found.sha256[:16]}"
-    for file in sorted(trained.iterdir()):
-        with file.open("rb") as original, task.storage.create(f"{source}/{file.name}") as copy:
-            shutil.copyfileobj(original, copy, 1 << 20)
+    local = Storage(str(trained))
+    for name in local.list(""):
+        local.copy(name, task.storage, f"{source}/{name}")
     task.job.workspace.write_new(task.path, found.model_copy(update={"source": source, "trained": True}))
 
 

@@ -1,7 +1,6 @@
 """The files of references: found on this machine, or copied from a remote workspace, and loaded."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +32,7 @@ def find(workspace: Workspace, record: ModelRecord) -> Path:
     for name in workspace.storage.list(record.source):
         path = f"{record.sha256}/{name}"
         if not kept.exists(path):
-            with workspace.storage.open(f"{record.source}/{name}") as source, kept.create(path) as target:
-                shutil.copyfileobj(source, target)
+            workspace.storage.copy(f"{record.source}/{name}", kept, path)
     return folder / record.sha256
 
 

@@ -29,20 +29,6 @@ class Node:
         """The name of its kind."""
         return self.name.partition("/")[0]
 
-    def missing(self, storage: Storage) -> list[int]:
-        """The parts whose files are not there, ascending."""
-        if len(self.paths) == 1:
-            return [] if storage.exists(self.paths[0]) else [0]
-        there: dict[str, set[str]] = {}
-        absent = []
-        for part, path in enumerate(self.paths):
-            folder, _, name = path.rpartition("/")
-            if folder not in there:
-                there[folder] = set(storage.list(folder))
-            if name not in there[folder]:
-                absent.append(part)
-        return absent
-
 
 class ShardPaths(Sequence[str]):
     """A file for each shard of a planned job, in a folder that jobs over the same shards share.

@@ -62,12 +62,12 @@ def prune(
             for spec in other.selections:
                 if selection.find(other, spec) is not None:
                     manifest = f"{selection.folder(other, spec)}/manifest.parquet"
-                    _copy(workspace, manifest, target, f"manifest-{spec.id}.parquet")
+                    workspace.storage.copy(manifest, target, f"manifest-{spec.id}.parquet")
         _copy_tables(files, target)
-        _copy(workspace, report.path(files), target, "report.json")
+        workspace.storage.copy(report.path(files), target, "report.json")
         if files.model is not None and files.model.trained:
             for name in workspace.storage.list(files.model.source):
-                _copy(workspace, f"{files.model.source}/{name}", target, f"reference/{name}")
+                workspace.storage.copy(f"{files.model.source}/{name}", target, f"reference/{name}")
         on_end(files, job)
         return job
 
@@ -78,7 +78,7 @@ def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
     with _workspace(work) as workspace:
         files = JobFiles(workspace, _record(workspace, request, scores_only=True))
         job = _run(files, device, on_progress)
-        _copy(workspace, f"{index.folder(files)}/scores.parquet", Storage(str(out.parent)), out.name)
+        workspace.storage.copy(f"{index.folder(files)}/scores.parquet", Storage(str(out.parent)), out.name)
     shutil.rmtree(work)
     return job.progress
 
@@ -195,11 +195,6 @@ def _record(workspace: Workspace, request: JobRequest, *, scores_only: bool = Fa
 
 
 def _copy_tables(files: JobFiles, target: Storage) -> None:
-    folder = index.folder(files)
-    _copy(files.workspace, f"{folder}/rejects.parquet", target, "rejects.parquet")
-    _copy(files.workspace, f"{folder}/scores.parquet", target, "scores/scores.parquet")
-
-
-def _copy(workspace: Workspace, path: str, target: Storage, name: str) -> None:
-    with workspace.storage.open(path) as source, target.create(name) as copied:
-        shutil.copyfileobj(source, copied, 1 << 20)
+    folder, storage = index.folder(files), files.workspace.storage
+    storage.copy(f"{folder}/rejects.parquet", target, "rejects.parquet")
+    storage.copy(f"{folder}/scores.parquet", target, "scores/scores.parquet")
