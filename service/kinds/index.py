@@ -67,7 +67,7 @@ def run(task: Task) -> Counts:
         raise InputsGone(str(error)) from None
     about = provenance(job) | {"scorers": counts.scorers}
     record = IndexRecord(counts=counts, shards=len(parts[1]), provenance=about)
-    job.workspace.write(task.path, record)
+    job.workspace.records.write(task.path, record)
     return Counts(fresh=True)
 
 
@@ -75,4 +75,4 @@ def find(job: JobFiles) -> IndexRecord | None:
     """The index of a job, or None while it is not there."""
     if job.model is None or job.corpus is None:
         return None
-    return job.workspace.recall(IndexRecord, f"{folder(job)}/index.json")
+    return job.workspace.records.recall(IndexRecord, f"{folder(job)}/index.json")

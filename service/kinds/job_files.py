@@ -23,7 +23,7 @@ class JobFiles:
     def corpus(self) -> CorpusRecord | None:
         """What planning found, or None while it has not ended."""
         record = self.record
-        return self.workspace.recall(CorpusRecord, self.corpus_path, record.created_at)
+        return self.workspace.records.recall(CorpusRecord, self.corpus_path, record.created_at)
 
     @property
     def corpus_path(self) -> str:
@@ -41,7 +41,7 @@ class JobFiles:
     def model(self) -> ModelRecord | None:
         """The reference, or None while it is not known or not trained."""
         path = self.model_path
-        return None if path is None else self.workspace.recall(ModelRecord, path, self.record.created_at)
+        return None if path is None else self.workspace.records.recall(ModelRecord, path, self.record.created_at)
 
     @property
     def model_path(self) -> str | None:
@@ -58,7 +58,7 @@ class JobFiles:
     def outcome(self) -> Outcome | None:
         """How the job ended, or None while it has not."""
         path = self.workspace.path(self.record.id, "outcome.json")
-        return self.workspace.recall(Outcome, path, self.record.created_at)
+        return self.workspace.records.recall(Outcome, path, self.record.created_at)
 
     @cached_property
     def selections(self) -> list[SelectionSpec]:

@@ -31,7 +31,7 @@ def run(task: Task) -> Counts:
     if record.request.reference.model is not None:
         with task.beat.allow(_SILENCE_SECONDS):
             found = identify(record.access.model or record.request.reference.model, record.access)
-        task.job.workspace.write(task.path, found)
+        task.job.workspace.records.write(task.path, found)
     else:
         _train(task)
     return Counts(fresh=True)
@@ -88,7 +88,7 @@ def _publish(task: Task, folder: str, trained: Path) -> None:
     local = Storage(str(trained))
     for name in local.list(""):
         local.copy(name, task.storage, f"{source}/{name}")
-    task.job.workspace.write_new(task.path, found.model_copy(update={"source": source, "trained": True}))
+    task.job.workspace.records.write_new(task.path, found.model_copy(update={"source": source, "trained": True}))
 
 
 @contextmanager
