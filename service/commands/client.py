@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 
+from service.contract.network import job_path
+
 _RETRY_SECONDS = 1.0
 _RETRIES_MAX = 30  # in a row, after a connection was lost while watching
 
@@ -37,34 +39,20 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def submit(self, request: dict[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
-        """Submits a job and returns it."""
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
-        return self._json("POST", "/v1/jobs", json=request, headers=headers)
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        """One job."""
-        return self._json("GET", f"/v1/jobs/{job_id}")
-
-    def jobs(self, limit: int = 20) -> list[dict[str, Any]]:
-        """The newest jobs."""
-        page: list[dict[str, Any]] = self._json("GET", "/v1/jobs", params={"limit": limit})["data"]
-        return page
-
-    def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancels a job and returns it."""
-        return self._json("POST", f"/v1/jobs/{job_id}/cancel")
-
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         """The JSON of a GET; parameters that are None are left out."""
         return self._json("GET", path, params={name: value for name, value in params.items() if value is not None})
+
+    def post(self, path: str, body: Any = None, **headers: str) -> dict[str, Any]:
+        """The JSON of a POST."""
+        return self._json("POST", path, json=body, headers=headers)
 
     def events(self, job_id: str) -> Iterator[dict[str, Any]]:
         """The job after each change, until it has ended. Reconnects if a connection is lost."""
         retries, connected = 0, False
         while True:
             try:
-                with self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=10) as answer:
+                with self._http.stream("GET", job_path(job_id, "events"), timeout=10) as answer:
                     _check(answer)
                     connected = True
                     for line in answer.iter_lines():

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import httpx
 from fastapi import Depends, Request
@@ -48,11 +47,6 @@ async def _api(request: Request) -> AsyncIterator[Api]:
 
 
 ApiOf = Annotated[Api, Depends(_api)]
-
-
-def job_path(job_id: str, *more: str) -> str:
-    """The path of a job's resource; the id may be any text."""
-    return "/".join(["/v1/jobs", *(quote(part, safe="") for part in (job_id, *more))])
 
 
 def _json(answer: httpx.Response) -> Any:

@@ -10,8 +10,9 @@ from starlette.exceptions import HTTPException
 
 from scorer.training.names import PRESETS
 from service.contract.names import ENDED, STATUSES
+from service.contract.network import job_path
 from service.page import api_docs, forms, job_view
-from service.page.api import Api, ApiError, ApiOf, job_path
+from service.page.api import Api, ApiError, ApiOf
 from service.page.render import FOLDER, HEADERS, STATIC_TYPES, page_response
 from service.page.report import fetch_report_data, report_html
 from service.page.signin import COOKIE, local_address
@@ -180,7 +181,7 @@ async def _result_values(api: Api, job: dict[str, Any], spec: dict[str, Any], by
     """The template values of a scored job with a preview of the selection `spec`, by default of its first one."""
     path = job_path(job["id"])
     report = await api.get(f"{path}/report")
-    preview = await api.get(f"{path}/preview", **(spec if any(spec.values()) else job_view.first_spec(job)))
+    preview = await api.get(f"{path}/preview", **(spec if any(spec.values()) else job["request"]["selections"][0]))
     values = job_view.job_values(job, report) | job_view.preview_values(job, report, preview, by)
     return values | {"live": False, "standalone": False}
 

@@ -9,13 +9,13 @@ from markupsafe import Markup
 
 from pruner.select.index import read_index
 from pruner.spec import SelectionSpec
+from service.contract.network import job_path
 from service.contract.schemas import Job
 from service.jobs.explore import document_reader
 from service.kinds import index
 from service.kinds import report as report_kind
 from service.kinds.job_files import JobFiles
 from service.page import charts, job_view, snippets
-from service.page.api import job_path
 from service.page.job_view import SampleSpan
 from service.page.render import FOLDER, render
 
