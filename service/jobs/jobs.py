@@ -23,15 +23,15 @@ from service.contract.schemas import (
     JobRequest,
     JobWorkers,
     SelectionResult,
-    WorkerState,
 )
 from service.jobs.lifecycle import Lifecycle, label
+from service.jobs.status import workers_of
 from service.kinds import index
 from service.kinds.job_files import JobFiles
 from service.queue.leases import Queue
 from service.queue.score_requests import ScoreRequests
 from service.queue.tasks import JobState
-from service.store.records import JobRecord, JobSummary, TaskNote
+from service.store.records import JobRecord, JobSummary
 from service.store.workspace import Workspace, digest
 
 log = logging.getLogger(__name__)
@@ -176,22 +176,7 @@ class Jobs:
         """The workers that have tasks of a job now. Raises UnknownJob."""
         self.get(job_id)
         state = self.queue.state(job_id)
-        data = []
-        for lease in state.leases if state is not None else ():
-            note = TaskNote.model_validate_json(lease.note) if lease.note else TaskNote()
-            data.append(
-                WorkerState(
-                    worker=lease.worker,
-                    device=note.device,
-                    task=lease.task,
-                    attempts=lease.attempts,
-                    documents=note.documents,
-                    tokens=note.tokens,
-                    claimed_at=datetime.fromtimestamp(lease.claimed_at / 1000, timezone.utc),
-                    seen_at=datetime.fromtimestamp(lease.seen_at / 1000, timezone.utc),
-                )
-            )
-        return JobWorkers(data=data)
+        return JobWorkers(data=workers_of(state) if state is not None else [])
 
     def files(self, job_id: str) -> tuple[Job, JobFiles]:
         """A job and its files. Raises UnknownJob."""
@@ -262,7 +247,7 @@ class Jobs:
 
     def _show(self, job_id: str, state: JobState) -> Job | None:
         created = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=state.created)
-        record = self.workspace.recall(JobRecord, self.workspace.path(job_id, "job.json"), created)
+        record = self.workspace.records.recall(JobRecord, self.workspace.path(job_id, "job.json"), created)
         return None if record is None else self.lifecycle.show(record, state)
 
     def _shown(self, ids: list[str]) -> list[tuple[Job, JobState]]:

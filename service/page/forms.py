@@ -54,21 +54,17 @@ def job_request(form: Form) -> dict[str, Any]:
 def _selections(form: Form) -> list[dict[str, Any]]:
     """Every criterion of the form at every rate."""
     rates = first_value(form, "rates").replace(",", " ").split()
-    shared: dict[str, Any] = {"unit": first_value(form, "unit", "documents")}
-    if first_value(form, "within"):
-        shared["within"] = "domain"
-    return [
-        {"criterion": criterion, "rate": _rate(rate), **shared}
-        for criterion in form.get("criterion", [])
-        for rate in rates
-    ]
+    return [_selection(form, criterion, rate) for criterion in form.get("criterion", []) for rate in rates]
 
 
 def selection_request(form: Form) -> dict[str, Any]:
     """The request of the button that makes the previewed selection."""
-    spec: dict[str, Any] = {"criterion": first_value(form, "criterion"), "rate": _rate(first_value(form, "rate"))}
-    spec["unit"] = first_value(form, "unit", "documents")
-    return spec | ({"within": "domain"} if first_value(form, "within") else {})
+    return _selection(form, first_value(form, "criterion"), first_value(form, "rate"))
+
+
+def _selection(form: Form, criterion: str, rate: str) -> dict[str, Any]:
+    within = {"within": "domain"} if first_value(form, "within") else {}
+    return {"criterion": criterion, "rate": _rate(rate), "unit": first_value(form, "unit", "documents"), **within}
 
 
 def _rate(text: str) -> float | int | str:
