@@ -54,7 +54,7 @@ class JobFiles:
         key = digest("model", TRAINER, self.corpus.digest, train.model_dump())
         return f"model/{key}/model.json"
 
-    @property
+    @cached_property
     def outcome(self) -> Outcome | None:
         """How the job ended, or None while it has not."""
         path = self.workspace.path(self.record.id, "outcome.json")

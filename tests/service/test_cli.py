@@ -230,18 +230,8 @@ def test_score_gives_every_document_in_one_file(run: Run, corpus: Path, referenc
     ran = run("score", corpus, "--id-field", "id", "--reference", reference, "--out", tmp_path / "scores.parquet")
     assert ran.status == 0, ran.err
     table = pq.read_table(tmp_path / "scores.parquet")
-    assert table.schema.names == [
-        "file",
-        "row",
-        "id",
-        "domain",
-        "n_tokens",
-        "nll",
-        "perplexity",
-        "n_bytes",
-        "training",
-        "reject",
-    ]
+    columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", "training", "reject"]
+    assert table.schema.names == columns
     assert table["id"].to_pylist() == [f"doc-{i}" for i in range(120)]
     assert "120 documents" in ran.out
 

@@ -23,6 +23,7 @@ from service.jobs.jobs import Jobs
 from service.run import subprocesses as child
 from service.run.settings import Settings
 from tests.service.api_server import bearer, client, serving
+from tests.service.artefacts import table_path
 from tests.service.pool import until
 
 MakeRequest = Callable[..., JobRequest]
@@ -196,8 +197,8 @@ def test_no_job_reads_the_workspace(
 ) -> None:
     done = api.post("/v1/jobs", json=body).json()["id"]
     work_off()
-    paths = [f"{jobs.workspace.storage.url}/jobs/*/scores.parquet"]
-    if (scores := jobs.workspace.storage.local(f"jobs/{done}/scores.parquet")) is not None:
+    paths = [f"{jobs.workspace.storage.url}/index/*/scores.parquet"]
+    if (scores := jobs.workspace.storage.local(table_path(jobs.workspace, done, "scores.parquet"))) is not None:
         (tmp_path / "link.parquet").symlink_to(scores)
         paths.append(str(tmp_path / "link.parquet"))
     for path in paths:
