@@ -13,6 +13,7 @@ from rich.table import Table
 from service.contract.names import Status
 from service.contract.schemas import Progress as JobProgress
 from service.contract.schemas import ScoredText
+from service.page.format import duration
 from service.page.job_view import domain_name
 
 _DOMAINS_MAX = 24  # rows of the table
@@ -56,7 +57,7 @@ class ProgressBar:
             done, total = progress.documents_done, progress.documents_total
             if total is None and progress.eta_seconds is None:
                 done, total = progress.shards_done, progress.shards_total or None
-            eta = "" if progress.eta_seconds is None else f", {_duration(progress.eta_seconds)} left"
+            eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
             note = f"{progress.documents_done:,} documents, {progress.tokens_per_second:,.0f} tokens/s{eta}"
         else:
             done, total, note = 0, None, ""
@@ -85,7 +86,7 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in rejects["reasons"].items())
     line += f"; {rejects['documents']:,} rejects" + (f" ({reasons})" if reasons else "")
     if seconds is not None:
-        line += f"; {_duration(seconds)}"
+        line += f"; {duration(seconds)}"
     selections = Table(title="Selections", title_justify="left")
     for name in ("selection", "documents", "tokens", "share of tokens", "perplexity from", "to"):
         selections.add_column(name, justify="left" if name == "selection" else "right")
@@ -132,11 +133,3 @@ def _domains(report: dict[str, Any]) -> Table:
     if len(report["domains"]) > _DOMAINS_MAX:
         table.caption = f"the {_DOMAINS_MAX} largest of {len(report['domains'])} domains; all are in the report"
     return table
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -176,17 +176,6 @@ class SelectionResult(BaseModel):
     manifest_url: str
 
 
-class PartialHistogram(BaseModel):
-    """The histogram of ln(perplexity) of some shards. `shards` of `shards_done` have been counted."""
-
-    shards: int
-    shards_done: int
-    shards_total: int
-    documents: int
-    tokens: int
-    histogram: dict[str, Any] | None
-
-
 class Problem(BaseModel):
     """An RFC 9457 problem."""
 

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from pruner.select.documents import Documents
+from pruner.select.partial_histogram import PartialHistogram
 from pruner.select.selection_record import PreviewReport
 from pruner.spec import SelectionSpec
-from service.contract.schemas import JobWorkers, PartialHistogram
+from service.contract.schemas import JobWorkers
 from service.http.dependencies import JobId, JobsOf
 from service.http.problems import responses
 from service.jobs import explore
