@@ -19,8 +19,18 @@ ALLOWED = {
 }
 # The parts of a room, folders and single modules: a part may import itself and the parts before it.
 PARTS = {
-    "scorer": ("errors", "fingerprint", "hf_logging", "process", "tokenizer", "causal_lm", "engine", "training"),
-    "pruner": ("errors", "spec", "tables", "corpus", "select", "report"),
+    "scorer": (
+        "errors",
+        "kernels_check",
+        "fingerprint",
+        "hf_logging",
+        "process",
+        "tokenizer",
+        "causal_lm",
+        "engine",
+        "training",
+    ),
+    "pruner": ("errors", "validation", "spec", "tables", "corpus", "select", "report"),
     "service": ("contract", "queue", "store", "kinds", "jobs", "work", "http", "page", "run", "commands"),
 }
 # Packages of others, and the parts of `service` that may import them; no other part does, not even in a function.

@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from pruner.spec import CorpusSpec
+from pruner.validation import explain
 from scorer.training.names import PRESETS
 from service.contract.names import DEVICES
 from service.contract.schemas import JobRequest, ScoreRequest, TrainSpec
-from service.contract.validation import explain
 
 _TRAIN = TrainSpec()
 Request = TypeVar("Request", bound=BaseModel)

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from redis import RedisError
 
 from pruner.errors import InputError
+from pruner.validation import explain
 from service.commands.options import Parser
-from service.contract.validation import explain
 from service.run.settings import RetentionPolicy, Settings
 
 _COMMON = ("workspace", "redis", "device", "lease_seconds")
