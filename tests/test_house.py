@@ -29,6 +29,7 @@ PARTS = {
         "causal_lm",
         "engine",
         "training",
+        "spec",
     ),
     "pruner": ("errors", "validation", "spec", "tables", "corpus", "select", "report"),
     "service": ("contract", "queue", "store", "kinds", "jobs", "work", "http", "page", "run", "commands"),

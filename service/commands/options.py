@@ -10,9 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from pruner.spec import CorpusSpec
 from pruner.validation import explain
+from scorer.spec import TrainSpec
 from scorer.training.names import PRESETS
 from service.contract.names import DEVICES
-from service.contract.schemas import JobRequest, ScoreRequest, TrainSpec
+from service.contract.schemas import JobRequest, ScoreRequest
 
 _TRAIN = TrainSpec()
 Request = TypeVar("Request", bound=BaseModel)

@@ -8,7 +8,6 @@ from pruner.select.index import Index, read_index
 from pruner.select.partial_histogram import PartialHistogram, partial_histogram
 from pruner.select.selection_record import PreviewReport
 from pruner.spec import SelectionSpec
-from pruner.tables.storage import Storage
 from service.jobs.jobs import Jobs, not_there
 from service.kinds import index, scores, selection
 from service.kinds.job_files import JobFiles
@@ -61,7 +60,4 @@ def _scored(jobs: Jobs, job_id: str) -> tuple[JobFiles, Index]:
         raise not_there(job.status, "scores") from None
 
 
-@lru_cache(maxsize=16)
-def _index(storage: Storage, folder: str) -> Index:
-    """An index never changes; that of a workspace elsewhere is held in memory."""
-    return read_index(storage, folder)
+_index = lru_cache(maxsize=16)(read_index)  # an index never changes; that of a workspace elsewhere is held in memory

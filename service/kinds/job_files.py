@@ -4,7 +4,6 @@ from functools import cached_property, lru_cache
 
 from pruner.corpus.plan import Plan, read_plan
 from pruner.spec import SelectionSpec
-from pruner.tables.storage import Storage
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome
 from service.store.workspace import Workspace, digest
 
@@ -71,6 +70,4 @@ def plan_path(digest: str) -> str:
     return f"corpus/{digest}/plan.parquet"
 
 
-@lru_cache(maxsize=_PLANS)
-def _plan(storage: Storage, path: str) -> Plan:
-    return read_plan(storage, path)
+_plan = lru_cache(maxsize=_PLANS)(read_plan)  # a plan never changes

@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 import service
@@ -35,7 +34,7 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
         description=_ABOUT,
         docs_url=None,  # the page has its own: FastAPI's takes its scripts from another host
         redoc_url=None,
-        generate_unique_id_function=_operation_id,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.jobs = the_jobs
     app.state.rules = rules or Rules()
@@ -54,10 +53,6 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
     app.add_middleware(RequestMetrics, registry=app.state.registry)
     _describe_problems(app)
     return app
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 def _describe_problems(app: FastAPI) -> None:
