@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pruner.errors import InputError
 
-_COPY_BYTES = 1 << 20  # copied at a time
+_COPY_BYTES, _READ_BYTES = 1 << 20, 1 << 18  # copied, and read, at a time
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.part")  # names of files and folders that are being written or removed
 
 
@@ -56,6 +56,14 @@ class Storage:
         if self._local is not None:
             return (self._local / path).read_bytes()
         return cast(bytes, self._fs.cat_file(self._full(path)))
+
+    def read_range(self, path: str, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes [start, stop) of a file, in pieces. Raises FileNotFoundError when the first one is taken."""
+        with self.open(path) as file:
+            file.seek(start)
+            while start < stop and (chunk := file.read(min(_READ_BYTES, stop - start))):
+                start += len(chunk)
+                yield chunk
 
     def read_json(self, path: str) -> dict[str, Any]:
         """The content of a file as a JSON object. Raises FileNotFoundError."""

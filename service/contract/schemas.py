@@ -9,7 +9,6 @@ from pruner.spec import CorpusSpec, SelectionSpec
 from scorer.spec import ReferenceSpec, ScoringSpec, TrainSpec
 from service.contract.names import Status
 
-SELECTIONS_MAX = 1000  # of a job, each of which may be as large as its corpus has documents
 TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
 
 
@@ -23,7 +22,7 @@ class JobRequest(_Request):
     corpus: CorpusSpec
     reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
     scoring: ScoringSpec = ScoringSpec()
-    selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=SELECTIONS_MAX)
+    selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=1000)
     priority: int = Field(
         0, ge=-10, le=10, description="Each step doubles the job's share of the workers' time beside other jobs."
     )

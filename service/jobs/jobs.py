@@ -16,14 +16,7 @@ from pruner.spec import SelectionSpec
 from service.contract.names import ENDED, STATUSES, Status
 from service.contract.permissions import Access
 from service.contract.quotas import Quotas, Usage
-from service.contract.schemas import (
-    SELECTIONS_MAX,
-    Job,
-    JobPage,
-    JobRequest,
-    JobWorkers,
-    SelectionResult,
-)
+from service.contract.schemas import Job, JobPage, JobRequest, JobWorkers, SelectionResult
 from service.jobs.lifecycle import Lifecycle, label
 from service.jobs.status import workers_of
 from service.kinds import index
@@ -162,8 +155,6 @@ class Jobs:
         files = JobFiles(self.workspace, record)
         if job.status in ("failed", "cancelled") or index.find(files) is None:
             raise not_there(job.status, "scores to select from")
-        if len(files.selections) >= SELECTIONS_MAX:
-            raise Conflict(f"the job has {SELECTIONS_MAX:,} selections, the most there are: submit it again for others")
         self.workspace.want(job_id, spec)
         self.lifecycle.advance(job_id)
         return None

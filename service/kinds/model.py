@@ -1,12 +1,12 @@
 """Kind `model`: the reference of a job, one part. A named one is identified, another is trained on the split."""
 
-import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pruner.corpus.sample import training_texts
+from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
 from service.contract.permissions import Access
 from service.kinds.job_files import JobFiles
@@ -94,10 +94,9 @@ def _publish(task: Task, folder: str, trained: Path) -> None:
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
     """Holds a training's folder, and removes it when the training has ended. Raises Busy while another has it."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("wb") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive(work / "lock"))
         except BlockingIOError:
             raise Busy from None
         yield

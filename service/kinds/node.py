@@ -75,10 +75,6 @@ class Beat(Protocol):
         """Lets more time than a lease's length pass between two signs of life inside the block."""
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass
 class Task:
     """What the run of a part is given."""
@@ -88,7 +84,7 @@ class Task:
     part: int
     beat: Beat
     models: "ModelLoader"
-    read_ahead: Any = field(default=_nothing)  # called once when all input is read: the next task may be prepared
+    read_ahead: Any = field(default=lambda: None)  # called once when all input is read: the next task may be prepared
     prepared: Any = None  # what `prepare` of its kind returned
 
     @property

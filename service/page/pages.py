@@ -17,7 +17,7 @@ from service.page.render import FOLDER, HEADERS, STATIC_TYPES, page_response
 from service.page.report import fetch_report_data, report_html
 from service.page.signin import COOKIE, local_address
 from service.page.snippets import snippets
-from service.page.surprisal import LEVELS, surprisal
+from service.page.surprisal import LEVELS, level, surprisal
 
 router = APIRouter(include_in_schema=False)
 # The name of the part of a page that a script asks for; without it the whole page is sent.
@@ -243,5 +243,6 @@ async def documents(
         shaded=shaded,
         scoring_error=scoring_error,
         levels=LEVELS,
+        shade=level,
         scored_characters=_CHARACTERS_SCORED,
     )

@@ -6,7 +6,6 @@ import socket
 import uuid
 from pathlib import Path
 
-from pruner.errors import InputError
 from scorer.engine.model_loader import ModelLoader
 from service.jobs.jobs import Jobs
 from service.queue.leases import connect
@@ -19,11 +18,9 @@ _NICE = 10  # of a worker beside the API, which must answer at once on the same 
 
 def run(settings: Settings, name: str | None = None) -> None:
     """Works until SIGTERM or SIGINT. Raises InputError for settings that are wrong."""
-    if settings.redis is None:
-        raise InputError("a worker needs the Redis of its service: give --redis URL")
     workspace = Workspace(settings.workspace)
     worker = PoolWorker(
-        Jobs(workspace, connect(settings.redis), settings.lease_seconds),
+        Jobs(workspace, connect(settings.redis or ""), settings.lease_seconds),
         ModelLoader(settings.device),
         settings.resources,
         name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",

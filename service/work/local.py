@@ -1,7 +1,6 @@
 """The commands that need no server: a job runs in this process, on a queue and a workspace of its own, resumable."""
 
 import errno
-import fcntl
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
+from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
 from scorer.engine.model_loader import ModelLoader
 from scorer.training.names import Preset
@@ -151,9 +151,7 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
 def _workspace(folder: Path) -> Iterator[Workspace]:
     """A workspace for this process alone. Raises InputError while another works in it, and where the disk is full."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with exclusive(folder / "lock"):
             workspace = Workspace(str(folder))
             _ = workspace.id  # raises InputError for one of another version
             yield workspace
