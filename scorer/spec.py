@@ -7,11 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scorer.training.names import Preset
 
 
-class _Request(BaseModel):
+class RequestModel(BaseModel):
+    """A request: unknown fields are errors, and no value is converted to another type."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)  # else `false` would do for 0
 
 
-class TrainSpec(_Request):
+class TrainSpec(RequestModel):
     """A reference trained on a seeded fraction of the corpus' documents, which the selections leave out."""
 
     preset: Preset = "tiny"
@@ -25,7 +27,7 @@ class TrainSpec(_Request):
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-class ReferenceSpec(_Request):
+class ReferenceSpec(RequestModel):
     """Either `model`, a local folder or hub id, or `train`."""
 
     model: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
@@ -38,7 +40,7 @@ class ReferenceSpec(_Request):
         return self
 
 
-class ScoringSpec(_Request):
+class ScoringSpec(RequestModel):
     """How documents are scored. The defaults are right for nearly everyone."""
 
     stride: int | None = Field(

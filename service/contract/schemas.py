@@ -6,17 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruner.spec import CorpusSpec, SelectionSpec
-from scorer.spec import ReferenceSpec, ScoringSpec, TrainSpec
+from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
 from service.contract.names import Status
 
 TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)  # else `false` would do for 0
-
-
-class JobRequest(_Request):
+class JobRequest(RequestModel):
     """A corpus, the reference that scores it, and the selections to make."""
 
     corpus: CorpusSpec
@@ -34,7 +30,7 @@ class JobRequest(_Request):
         return self
 
 
-class ScoreRequest(_Request):
+class ScoreRequest(RequestModel):
     """A few texts to score now, by a `model` (a local folder or hub id) or by the reference that a `job` trained."""
 
     texts: list[str] = Field(min_length=1, max_length=64)

@@ -78,8 +78,9 @@ class Jobs:
         self.check()
         named = ("key", idempotency_key) if owner is None else ("key", owner, idempotency_key)
         job_id = uuid.uuid4().hex[:20] if idempotency_key is None else digest(*named)[:20]
+        now = datetime.now(timezone.utc)
         record = JobRecord(
-            id=job_id, created_at=_now(), request=request, owner=owner, access=access or Access(), quotas=self.quotas
+            id=job_id, created_at=now, request=request, owner=owner, access=access or Access(), quotas=self.quotas
         )
         known = idempotency_key is not None and self.workspace.job(job_id) is not None
         limited = not known and self.quotas != Quotas()
@@ -174,8 +175,7 @@ class Jobs:
         return self.get(job_id), JobFiles(self.workspace, self._record(job_id))
 
     def report_path(self, job_id: str) -> str | None:
-        """The file of a job's latest report, or None while there is none. Raises UnknownJob."""
-        self.get(job_id)
+        """The file of a job's latest report, or None while there is none."""
         state = self.queue.state(job_id)
         return None if state is None else JobSummary.model_validate_json(state.summary).report
 
@@ -259,7 +259,3 @@ class Jobs:
                 used.jobs, used.shards = used.jobs + 1, used.shards + left
                 used.bytes += math.ceil(summary.text_bytes * left / max(1, summary.shards))
         return used
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)

@@ -10,7 +10,6 @@ from service.kinds import documents, scores
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
 from service.kinds.provenance import provenance
-from service.store.records import ModelRecord
 from service.store.workspace import digest
 
 VERSION = 1
@@ -25,14 +24,6 @@ class IndexRecord(Record):
     provenance: dict[str, Any]
 
 
-def key(job: JobFiles, model: ModelRecord) -> str:
-    """The digest of the scores, the documents and the split. Raises FileNotFoundError for a job without a plan."""
-    if job.corpus is None:
-        raise FileNotFoundError("the job's plan is not in the workspace")
-    inputs = [job.corpus.digest, scores.paths(job, model).folder, documents.paths(job).folder]
-    return digest("index", VERSION, *inputs, train_split(job))
-
-
 def train_split(job: JobFiles) -> Split | None:
     """The documents that train the reference and are in no selection; None where it is not trained."""
     train = job.record.request.reference.train
@@ -40,12 +31,13 @@ def train_split(job: JobFiles) -> Split | None:
 
 
 def folder(job: JobFiles) -> str:
-    """Where the index lies. Raises FileNotFoundError for a job that has no scores to come yet."""
+    """Where the index lies, by its scores, documents and split. Raises FileNotFoundError while these have no names."""
     if (outcome := job.outcome) is not None and outcome.index is not None:
         return outcome.index
-    if job.model is None:
-        raise FileNotFoundError("the job's reference is not in the workspace")
-    return f"index/{key(job, job.model)}"
+    if job.corpus is None or job.model is None:
+        raise FileNotFoundError("the job's plan or reference is not in the workspace")
+    inputs = [job.corpus.digest, scores.paths(job, job.model).folder, documents.paths(job).folder]
+    return f"index/{digest('index', VERSION, *inputs, train_split(job))}"
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
