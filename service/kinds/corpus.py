@@ -38,7 +38,7 @@ def run(task: Task) -> Counts:
         shards=len(plan.shards),
         text_bytes=plan.text_bytes,
     )
-    task.job.workspace.write(task.path, found)
+    task.job.workspace.records.write(task.path, found)
     return Counts(fresh=True)
 
 

@@ -14,12 +14,12 @@ import httpx
 import numpy as np
 import pytest
 
+from scorer.engine.model_loader import ModelLoader
 from scorer.errors import BadReference
 from service.contract.permissions import Access, Rules
 from service.contract.schemas import TEXTS_MAX, JobRequest, ScoreRequest
 from service.http.routes import score as route
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import ModelLoader
 from service.work.pool_worker import PoolWorker
 from service.work.score_now import find_reference
 from tests.service.api_server import bearer, client, serving
@@ -182,7 +182,7 @@ def test_too_many_questions_are_a_problem(api: httpx.Client, jobs: Jobs, referen
 
 def test_a_worker_that_only_plans_leaves_questions_to_others(jobs: Jobs, reference: Path) -> None:
     jobs.score_requests.put(ScoreRequest(texts=["a"], model=str(reference)), 60)
-    planner = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), ["light"], "planner")
+    planner = PoolWorker(jobs, ModelLoader("cpu"), ["light"], "planner")
     assert not planner.once()
     assert jobs.score_requests.take() is not None
 
@@ -202,7 +202,7 @@ def test_a_new_worker_is_warm_before_it_takes_a_task(
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus")))
     while jobs.get(job.id).status != "scoring":
         worker.once()
-    references = ModelLoader(jobs.workspace, "cpu")
+    references = ModelLoader("cpu")
     PoolWorker(jobs, references, ["gpu"], "new").warm_up()
     assert len(references._loaded) == 1
     assert jobs.queue.stats().leased["gpu"] == 0

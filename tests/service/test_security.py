@@ -123,7 +123,7 @@ def test_a_public_service_requires_keys_and_reads_its_roots_only(tmp_path: Path,
     workspace, log = tmp_path / "workspace", tmp_path / "log"
     given = Settings(workspace=str(workspace), host="0.0.0.0", port=0, device="cpu", corpus_root=(str(corpus), "/gone"))
     with log.open("wb") as out:
-        command = child.python("from service.run.supervisor import main; main()")
+        command = child.python("from service.commands.cli import main; sys.exit(main(['serve']))")
         service = subprocess.Popen(command, env=given.environment(), stdout=out, stderr=subprocess.STDOUT)
     try:
         ready = until(lambda: re.search(r"ready at http://0\.0\.0\.0:(\d+)", log.read_text()))

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import ModelLoader
 from service.queue.leases import Queue, connect
 from service.queue.tasks import HeldLease
 from service.run import subprocesses as child
@@ -134,7 +134,7 @@ def test_a_host_cut_off_in_the_middle_of_a_job_and_joined_again_changes_nothing(
     )
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     undisturbed, _ = alone.create(request)
-    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
+    worker = PoolWorker(alone, ModelLoader("cpu"), RESOURCES, "alone")
     while worker.once():
         pass
     path = manifest_path(alone.workspace, undisturbed.id, "medium-0.3")
