@@ -21,14 +21,19 @@ from pruner.spec import CorpusSpec
 _IDLE_MAX = 4  # readers that are kept for later requests
 
 
-def make_plan(spec: CorpusSpec, roots: Roots = UNRESTRICTED, waiting: Callable[[], None] = lambda: None) -> Plan:
+def make_plan(
+    spec: CorpusSpec,
+    roots: Roots = UNRESTRICTED,
+    waiting: Callable[[], None] = lambda: None,
+    ignored: Sequence[str] = (),
+) -> Plan:
     """Plans a corpus as `pruner.corpus.plan.make_plan` does.
 
     `waiting` is called at least every 0.5 s while the reader works, and may raise to end the planning. Raises
     InputError and OSError.
     """
     for careful in (False, True):
-        request = Request(spec=spec, roots=roots.given, careful=careful)
+        request = Request(spec=spec, roots=roots.given, careful=careful, ignored=tuple(ignored))
         try:
             with _reader(fresh=careful) as reader:
                 plans = [decode_plan(content) for kind, content in reader.messages(request, waiting) if kind == PLAN]
@@ -54,15 +59,15 @@ def read_shard(
     """Reads a shard as `pruner.corpus.shard_reader.read_shard` does: batches as in `pruner.corpus.batches`.
 
     `waiting` is called at least every 0.5 s while the reader works, and may raise to end the reading. With `only`, a
-    row of the shard counted from 0, the batch has just this row; there is no batch if the shard has fewer rows.
-    `columns` of the file are added as `source`; None adds all of them, or the whole JSON line. Raises InputError and
+    row of the shard counted from 0, the batch has just this row; there is no batch if the shard has fewer rows. The
+    fields `columns` are added as `source`; None adds all of them, or the whole JSON line. Raises InputError and
     OSError.
     """
-    file = plan.files[shard.file]
+    files = plan.files_of(shard)
     done = 0
     for careful in (False, True):
         read = ReadRequest(
-            file=file,
+            files=files,
             shard=shard,
             columns=None if columns is None else tuple(columns),
             first_row=done if only is None else only,
@@ -73,7 +78,7 @@ def read_shard(
             with _reader(fresh=careful) as reader:
                 for kind, content in reader.messages(request, waiting):
                     if kind == BATCH:
-                        batch = decode_batch(content)
+                        batch = decode_batch(content, len(files))
                         done += len(batch)
                         yield batch
             return
@@ -81,7 +86,7 @@ def read_shard(
             if only is not None and done:
                 return
             if careful:  # rows were read one by one in a new process
-                raise InputError(f"{file.url}: {failed}; leave the file out") from None
+                raise InputError(f"{failed.file or files[0].url}: {failed}; leave the file out") from None
 
 
 _idle: list[ReaderProcess] = []

@@ -90,7 +90,7 @@ def _answer(request: Request, out: _Output) -> None:
     try:
         roots = Roots(request.roots)
         if request.read is None:
-            _plan(request.spec, roots, request.careful, out)
+            _plan(request, roots, out)
         else:
             _read(request.read, request.spec, roots, request.careful, out)
         out.send(END)
@@ -108,27 +108,29 @@ def _answer(request: Request, out: _Output) -> None:
         _fail(out, Failure(kind="other", message=f"{type(error).__name__}: {reason(error)}"))
 
 
-def _plan(spec: CorpusSpec, roots: Roots, careful: bool, out: _Output) -> None:
+def _plan(request: Request, roots: Roots, out: _Output) -> None:
     def on_path(path: str) -> None:
         out.send(LISTING, orjson.dumps(path))
 
     def on_file(url: str) -> None:
         out.send(FILE, orjson.dumps(url))
 
-    at_once = {"at_once": 1} if careful else {}
-    out.send(PLAN, encode_plan(make_plan(spec, roots, **at_once, on_path=on_path, on_file=on_file)))
+    at_once = {"at_once": 1} if request.careful else {}
+    plan = make_plan(request.spec, roots, **at_once, on_path=on_path, on_file=on_file, ignored=request.ignored)
+    out.send(PLAN, encode_plan(plan))
 
 
 def _read(request: ReadRequest, spec: CorpusSpec, roots: Roots, careful: bool, out: _Output) -> None:
     decode_rows = {"decode_rows": 1} if careful else {}
     batches = read_shard(
-        request.file,
+        request.files,
         request.shard,
         spec,
         roots,
         request.columns,
         request.first_row,
         **decode_rows,
+        on_file=lambda url: out.send(FILE, orjson.dumps(url)),
         on_read=out.alive,
     )
     for batch in batches:

@@ -148,7 +148,7 @@ def _join(
     values = perplexity(score_key(nll, n_tokens))
     return pa.table(
         [
-            pa.repeat(plan.files[shard.file].url, rows),
+            pa.array([file.url for file in plan.files_of(shard)]).take(documents["file"]),
             pc.add(documents["row"], first_row),
             documents["id"],
             documents["domain"],

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 from pruner.corpus.paths import is_below
-from pruner.corpus.plan import Plan, write_plan
+from pruner.corpus.plan import Plan
+from pruner.corpus.plan_file import write_plan
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
 from service.kinds.job_files import JobFiles, plan_path

@@ -2,7 +2,8 @@
 
 from functools import cached_property, lru_cache
 
-from pruner.corpus.plan import Plan, read_plan
+from pruner.corpus.plan import Plan
+from pruner.corpus.plan_file import read_plan
 from pruner.spec import SelectionSpec
 from pruner.tables.storage import Storage
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pruner.corpus.files import find_files
+from pruner.corpus.listing import find_files
 from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
@@ -186,7 +186,7 @@ def _scores(files: JobFiles) -> list[str]:
 
 def _record(workspace: Workspace, request: JobRequest, *, scores_only: bool = False) -> JobRecord:
     """The job of this request on these files, as it was asked for before or now."""
-    found = [(file.url, file.size, file.version) for file in find_files(request.corpus.paths)]
+    found = [(file.url, file.size, file.version) for file in find_files(request.corpus).files]
     name = digest(request.model_dump(mode="json"), found)[:20]
     record = JobRecord(id=name, created_at=datetime.now(timezone.utc), request=request, scores_only=scores_only)
     workspace.create_job(record)

@@ -34,7 +34,7 @@ def split(plan: Plan, spec: CorpusSpec, fraction: float, seed: int) -> set[str]:
     found = set()
     for shard in plan.shards:
         row = 0
-        for batch in read_shard(plan.files[shard.file], shard, spec):
+        for batch in read_shard(plan.files_of(shard), shard, spec):
             chosen = in_split(seed, fraction, shard.index, row, len(batch))
             texts = batch["text"].to_pylist()
             found |= {text for text, taken in zip(texts, chosen, strict=True) if taken and text is not None}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.paths import parse
-from pruner.corpus.plan import Plan, Shard, write_plan
+from pruner.corpus.plan import Plan, Shard
+from pruner.corpus.plan_file import write_plan
 from pruner.select.domains import DomainRow
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import IndexCounts
@@ -32,10 +33,18 @@ def make_workspace(folder: Path, shards: int) -> Workspace:
 
 def _plan(corpus: Path, shards: int) -> Plan:
     files = tuple(
-        CorpusFile(parse(f"{corpus}/part-{number:05}.parquet"), "parquet", None, 1 << 30, str(number), f"{number:064x}")
+        CorpusFile(
+            parse(f"{corpus}/part-{number:05}.parquet"),
+            "parquet",
+            None,
+            1 << 30,
+            str(number),
+            f"part-{number:05}.parquet",
+            f"{number:064x}",
+        )
         for number in range(min(_FILES, shards))
     )
-    cut = (Shard(n, n * len(files) // shards, n, n + 1, _DOCUMENTS, 32 << 20, f"{n:064x}") for n in range(shards))
+    cut = (Shard(n, n * len(files) // shards, 1, n, n + 1, _DOCUMENTS, 32 << 20, f"{n:064x}") for n in range(shards))
     return Plan(files, tuple(cut))
 
 
