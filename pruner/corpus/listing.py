@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from pruner.corpus.globs import matches_any
 from pruner.corpus.names import KNOWN, left_out_reason, unreadable_reason
-from pruner.corpus.paths import LOCAL, UNRESTRICTED, CorpusPath, Roots, is_below
+from pruner.corpus.paths import LOCAL, UNRESTRICTED, CorpusPath, Roots
 from pruner.corpus.walk import Entry, list_path
 from pruner.errors import InputError, reason
 from pruner.spec import CorpusSpec
@@ -63,9 +63,9 @@ def find_files(
 ) -> Listing:
     """Finds the files of a corpus: paths in the given order, folders and globs sorted by name, each file once.
 
-    `ignored` are local paths that are no part of a corpus, such as the output of the command that asks. `on_path` is
-    called before each path is looked up. Raises InputError for a path that is missing, holds nothing to read or does
-    not lie under a root, and for files that look like data but cannot be read.
+    Local files whose real paths begin with one of `ignored` are no part of the corpus: they are output of the command
+    that asks. `on_path` is called before each path is looked up. Raises InputError for a path that is missing, holds
+    nothing to read or does not lie under a root, and for files that look like data but cannot be read.
     """
     listed: list[tuple[str, str, str, list[Entry]]] = []  # path as given, scheme, root, entries
     for text in spec.paths:
@@ -79,7 +79,6 @@ def find_files(
         listed.append((text, path.scheme, root, entries))
     common = _common_roots((scheme, root) for _, scheme, root, _ in listed)
     listing, seen = Listing(), set[tuple[str, str]]()
-    away = [os.path.realpath(path) for path in ignored]
     for text, scheme, _, entries in listed:
         some = False
         for entry in entries:
@@ -87,7 +86,7 @@ def find_files(
                 some = True
                 continue
             relative = os.path.relpath(entry.path, common[scheme])
-            if _belongs(entry, relative, spec, away, scheme, listing):
+            if _belongs(entry, relative, spec, tuple(ignored) if scheme == LOCAL else (), listing):
                 some = True
                 seen.add((scheme, entry.path))
                 path = CorpusPath(scheme, entry.path if scheme == LOCAL else entry.path.lstrip("/"))
@@ -111,11 +110,11 @@ def _common_roots(roots: Iterable[tuple[str, str]]) -> dict[str, str]:
     return common
 
 
-def _belongs(entry: Entry, relative: str, spec: CorpusSpec, away: list[str], scheme: str, listing: Listing) -> bool:
+def _belongs(entry: Entry, relative: str, spec: CorpusSpec, ignored: tuple[str, ...], listing: Listing) -> bool:
     """Whether a file may be part of the corpus; else it is counted as left out. Raises InputError."""
     name = relative.rpartition("/")[2]
     why = entry.skipped
-    if away and scheme == LOCAL and any(is_below(os.path.realpath(entry.path), path) for path in away):
+    if ignored and os.path.realpath(entry.path).startswith(ignored):
         why = "output of this command"
     elif why is None and matches_any(relative, spec.exclude):
         why = "excluded"

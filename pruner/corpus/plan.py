@@ -24,6 +24,8 @@ from pruner.spec import CorpusSpec
 
 SHARD_BYTES = 32 << 20  # target size of a shard, in bytes of text
 SHARD_BYTES_MAX = 64 << 20  # exceeded only by a single larger unit
+_SHARD_FILES = 1_024  # small files that share a shard
+_SMALL = 4  # a file is small if so many of its size fit into a shard
 _EXPANSION = 4  # estimated bytes of text for each compressed byte
 _FILES_AT_ONCE = 16
 
@@ -61,6 +63,11 @@ class Plan:
         return None if None in rows else sum(n or 0 for n in rows)
 
     @property
+    def bytes(self) -> int:
+        """The size of the files."""
+        return sum(file.size for file in self.files)
+
+    @property
     def text_bytes(self) -> int:
         """The estimated bytes of text."""
         return sum(shard.text_bytes for shard in self.shards)
@@ -86,9 +93,9 @@ def make_plan(
     """Finds the files of a corpus and cuts them by a fixed rule: the same files always give the same shards.
 
     `at_once` files are looked into concurrently. `on_path` is called before a path of the corpus is listed, `on_file`
-    (from several threads) before a file is looked at. `ignored` are local paths that are no part of the corpus. Raises
-    InputError for paths that are wrong or not under a root, files that are damaged or of an unknown kind, fields that
-    are missing or have an unsupported type, and an empty corpus.
+    (from several threads) before a file is looked at. Local files whose real paths begin with one of `ignored` are no
+    part of the corpus. Raises InputError for paths that are wrong or not under a root, files that are damaged or of an
+    unknown kind, fields that are missing or have an unsupported type, and an empty corpus.
     """
     listing = find_files(spec, roots, on_path, ignored)
 
@@ -129,9 +136,31 @@ class _Cut(NamedTuple):
 
 
 def _cut_files(inspected: list[Inspected]) -> Iterator[_Cut]:
+    """The shards of the files in their order; consecutive small files share one."""
+    shared: _Cut | None = None  # the shard that further small files may join
     for number, made in enumerate(inspected):
-        for start, stop, rows, size in _cut(made):
-            yield _Cut(number, 1, start, stop, rows, size)
+        cuts = [_Cut(number, 1, *part) for part in _cut(made)]
+        if len(cuts) == 1 and cuts[0].text_bytes <= SHARD_BYTES // _SMALL:
+            joined = _join(shared, cuts[0]) if shared is not None else None
+            if shared is not None and joined is None:
+                yield shared
+            shared = joined or cuts[0]
+        elif cuts:
+            if shared is not None:
+                yield shared
+            shared = None
+            yield from cuts
+    if shared is not None:
+        yield shared
+
+
+def _join(one: _Cut, two: _Cut) -> _Cut | None:
+    """A shard of both, and of the empty files between them; None if it would be too large."""
+    size, files = one.text_bytes + two.text_bytes, two.file - one.file + 1
+    if size > SHARD_BYTES or files > _SHARD_FILES:
+        return None
+    rows = None if one.rows is None or two.rows is None else one.rows + two.rows
+    return _Cut(one.file, files, 0, 0, rows, size)
 
 
 def _digest(inspected: list[Inspected], cut: _Cut, spec: CorpusSpec) -> str:

@@ -66,7 +66,7 @@ class Request(BaseModel):
     spec: CorpusSpec
     roots: tuple[str, ...] | None
     careful: bool  # slower, with less memory: one file or row at a time
-    ignored: tuple[str, ...] = ()  # of a plan: local paths that are no part of the corpus
+    ignored: tuple[str, ...] = ()  # of a plan: beginnings of local paths that are no part of the corpus
     read: ReadRequest | None = None
 
 

@@ -13,8 +13,8 @@ from rich.table import Table
 from service.commands import options
 from service.commands.client import ApiError, Client
 from service.commands.options import Parser
-from service.commands.output import console, progress_bar, summary
-from service.contract.schemas import Progress
+from service.commands.output import console, left_out, progress_bar, summary
+from service.contract.schemas import Job, Progress
 
 
 def _add_server(parser: Parser) -> None:
@@ -225,8 +225,8 @@ def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
         _print(args, job, "")
         return 0
     screen = console()
-    for part in summary(client.report(job_id)):
-        screen.print(part)
+    for part in (*left_out(Job.model_validate(job).corpus), *summary(client.report(job_id))):
+        screen.print(part, soft_wrap=isinstance(part, str))
     return 0
 
 

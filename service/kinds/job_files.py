@@ -9,7 +9,7 @@ from pruner.tables.storage import Storage
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome
 from service.store.workspace import Workspace, digest
 
-TRAINER = 3  # version of the kind `model`: raised when a change of the code changes trained references
+TRAINER = 4  # version of the kind `model`: raised when a change of the code changes trained references
 _PLANS = 4  # that a process keeps; one of 200,000 shards takes some 100 MB
 
 

@@ -57,7 +57,8 @@ def prune_commands(request: dict[str, Any]) -> list[str]:
     options |= request["reference"].get("train") or {"reference": request["reference"]["model"]}
     words = ["winnow", "prune", *options.pop("paths")]
     for name, value in options.items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        for each in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(each)]
     sweeps: dict[tuple[str, str | None], list[tuple[str, float]]] = {}
     for spec in request["selections"]:
         sweeps.setdefault((spec["unit"], spec.get("within")), []).append((spec["criterion"], spec["rate"]))

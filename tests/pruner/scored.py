@@ -46,7 +46,8 @@ class ScoredCorpus:
     def index(
         self, folder: str = "job", split: Split | None = None, beat: Callable[[], None] = lambda: None
     ) -> IndexCounts:
-        return write_index(self.storage, folder, self.plan, self.documents_paths, self.scores_paths, split, beat)
+        paths = self.documents_paths, self.scores_paths
+        return write_index(self.storage, folder, self.plan, self.spec, *paths, split, beat)
 
     def table(self, path: str) -> pa.Table:
         with self.storage.open(path) as source:

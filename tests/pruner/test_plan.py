@@ -63,6 +63,23 @@ def test_a_compressed_file_is_one_shard(tmp_path: Path, small_shards: None) -> N
     assert plan.documents is None
 
 
+def test_small_files_share_shards(tmp_path: Path, small_shards: None) -> None:
+    sizes = [10, 20, SMALL, 0, 900, 0, 900, 900, 900, 900, 5 * SMALL, 30]
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number:02}.jsonl").write_bytes(LINE + b" " * (size - len(LINE)) + b"x" if size else b"")
+    plan = make_plan(spec(tmp_path))
+    shares = [(shard.file, shard.files) for shard in plan.shards]
+    assert shares == [(0, 2), (2, 1), (4, 5), (9, 1), *[(10, 1)] * 5, (11, 1)]
+    assert [file.relative for file in plan.files_of(plan.shards[2])] == [f"{n:02}.jsonl" for n in range(4, 9)]
+
+
+def test_a_shard_has_a_limited_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "_SHARD_FILES", 4)
+    for number in range(9):
+        write_groups(tmp_path / f"{number}.parquet", [10, 10])
+    assert [(shard.files, shard.rows) for shard in make_plan(spec(tmp_path)).shards] == [(4, 8), (4, 8), (1, 2)]
+
+
 def test_shard_sizes() -> None:
     assert (16 << 20) <= plans.SHARD_BYTES <= plans.SHARD_BYTES_MAX == (64 << 20)
 

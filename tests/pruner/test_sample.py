@@ -73,4 +73,5 @@ def test_a_fraction_of_one_takes_every_document(plan: Plan, spec: CorpusSpec) ->
 def test_every_batch_is_reported(plan: Plan, spec: CorpusSpec) -> None:
     beats: list[int] = []
     list(training_texts(plan, spec, 1000, 0.5, 3, lambda: beats.append(1)))
-    assert len(beats) >= 20
+    read = sum(len(list(read_shard(plan.files_of(shard), shard, spec))) for shard in plan.shards)
+    assert len(beats) >= read

@@ -94,6 +94,29 @@ def test_many_members_and_frames_are_one_file(tmp_path: Path) -> None:
     assert column(batches(gz), "text") == column(batches(zst), "text") == ["a", "b"]
 
 
+def test_small_files_are_read_together(tmp_path: Path, rows: Rows) -> None:
+    for number, name in enumerate([*FORMATS, "empty.jsonl"]):
+        write(tmp_path / f"{number}-{name}", FORMATS[name](rows) if name in FORMATS else b"")
+    spec = CorpusSpec(paths=[str(tmp_path)], id_field="id")
+    plan = make_plan(spec)
+    (shard,) = plan.shards
+    for first in (0, 5, len(rows), 2 * len(rows) + 7, 4 * len(rows)):
+        found = list(read_shard(plan.files_of(shard), shard, spec, first_row=first))
+        assert column(found, "text") == [row["text"] for row in rows * 4][first:]
+        assert column(found, "file") == [n // len(rows) for n in range(4 * len(rows))][first:]
+        assert column(found, "row") == [n % len(rows) for n in range(4 * len(rows))][first:]
+
+
+def test_files_of_other_columns_end_a_batch(tmp_path: Path) -> None:
+    for number, score in enumerate((1, 2.5, 3.5)):
+        pq.write_table(pa.table({"text": ["a"], "score": [score]}), tmp_path / f"{number}.parquet")
+    found = batches(tmp_path, columns=None)
+    assert [batch["source"].to_pylist() for batch in found] == [
+        [{"text": "a", "score": 1}],
+        [{"text": "a", "score": 2.5}, {"text": "a", "score": 3.5}],
+    ]
+
+
 BAD_LINES: list[tuple[bytes, str]] = [
     (b'{"text": ""}', "empty text"),
     (b'{"text": null}', "not text: null"),

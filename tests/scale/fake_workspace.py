@@ -61,6 +61,9 @@ def _planned_job(workspace: Workspace, job_id: str, plan: Plan) -> None:
         documents=plan.documents,
         shards=len(plan.shards),
         text_bytes=plan.text_bytes,
+        files=len(plan.files),
+        bytes=plan.text_bytes,
+        left_out=(),
     )
     # Another model for each job: they would share their scores.
     model = ModelRecord(source="/model", trained=False, sha256=job_id, tokenizer_sha256=job_id)
