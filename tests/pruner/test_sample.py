@@ -1,6 +1,7 @@
 """The text that trains a reference comes from the split only, from every file, in a fixed order."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,15 @@ def test_a_large_split_gives_about_what_is_needed_from_every_file(plan: Plan, sp
     assert min(from_file) > 5
     rows = [int(text.split()[1]) for text in texts]
     assert sum(row >= 100 for row in rows) > len(rows) / 4  # not only the head of each file
+
+
+def test_sizes_that_are_planned_too_large_give_enough_text(plan: Plan, spec: CorpusSpec) -> None:
+    mostly_other = replace(plan, shards=tuple(replace(s, text_bytes=s.text_bytes * 1000) for s in plan.shards))
+    texts = take(mostly_other, spec, 8_000)
+    assert len(texts) == len(set(texts))
+    assert set(texts) < split(plan, spec, 0.5, 3)
+    assert 40_000 <= sum(map(len, texts)) < 70_000
+    assert set(take(mostly_other, spec, 1_000_000)) == split(plan, spec, 0.5, 3)
 
 
 def test_the_order_is_mixed_seeded_and_the_same_each_time(plan: Plan, spec: CorpusSpec) -> None:
