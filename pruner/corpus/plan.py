@@ -27,7 +27,7 @@ SHARD_BYTES_MAX = 64 << 20  # exceeded only by a single larger unit
 _SHARD_FILES = 1_024  # small files that share a shard
 _SMALL = 4  # a file is small if so many of its size fit into a shard
 _EXPANSION = 4  # estimated bytes of text for each compressed byte
-_FILES_AT_ONCE = 16
+FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Plan:
 def make_plan(
     spec: CorpusSpec,
     roots: Roots = UNRESTRICTED,
-    at_once: int = _FILES_AT_ONCE,
+    at_once: int = FILES_AT_ONCE,
     on_path: Callable[[str], None] = lambda _path: None,
     on_file: Callable[[str], None] = lambda _url: None,
     ignored: Sequence[str] = (),
@@ -173,6 +173,11 @@ def _digest(inspected: list[Inspected], cut: _Cut, spec: CorpusSpec) -> str:
         by_path = [path_value(made.file, name) if name is not None else ABSENT for name in fields[1:]]
         parts.append([about, [None if value is ABSENT else [value] for value in by_path]])
     return hashlib.sha256(orjson.dumps(parts)).hexdigest()
+
+
+def text_bytes(made: Inspected) -> int:
+    """The estimated bytes of text of a file."""
+    return sum(size for _, _, _, size in _cut(made))
 
 
 def _cut(made: Inspected) -> Iterator[tuple[int, int, int | None, int]]:

@@ -8,6 +8,7 @@ kind (one byte), the length of its content (8 bytes, little-endian), and the con
     FILE     the URL of a file, which is looked at next, as JSON
     ALIVE    nothing: reading goes on
     PLAN     a plan as JSON
+    CHECK    a `CorpusCheck` as JSON
     BATCH    an Arrow IPC stream of one record batch
     END      nothing: the response is complete
     FAILURE  a `Failure` as JSON
@@ -23,12 +24,13 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pruner.corpus.batches import BATCH_ROWS, SCHEMA, SOURCE
+from pruner.corpus.check import CorpusCheck
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.flatbuffers import DICTIONARY_DATA, MESSAGE_HEADER, RECORD_BATCH_COMPRESSION, field, follow
 from pruner.corpus.plan import Plan, Shard
 from pruner.spec import CorpusSpec
 
-READY, LISTING, FILE, ALIVE, PLAN, BATCH, END, FAILURE = b"R", b"L", b"F", b"A", b"P", b"B", b"E", b"X"
+READY, LISTING, FILE, ALIVE, PLAN, CHECK, BATCH, END, FAILURE = (b"%c" % letter for letter in b"RLFAPCBEX")
 HEAD = struct.Struct("<cQ")
 LENGTH = struct.Struct("<Q")
 CONTENT_BYTES_MAX = 1 << 30  # a batch with the longest texts and labels, or the plan of a huge corpus
@@ -61,13 +63,14 @@ class ReadRequest(BaseModel):
 
 
 class Request(BaseModel):
-    """Reads a shard, or plans a corpus if `read` is None."""
+    """Reads a shard; if `read` is None, plans a corpus, or only looks at it."""
 
     spec: CorpusSpec
     roots: tuple[str, ...] | None
     careful: bool  # slower, with less memory: one file or row at a time
     ignored: tuple[str, ...] = ()  # of a plan: beginnings of local paths that are no part of the corpus
     read: ReadRequest | None = None
+    check: bool = False
 
 
 class Failure(BaseModel):
@@ -90,6 +93,14 @@ def decode_plan(content: memoryview) -> Plan:
     """Parses a plan. Raises ReaderFailed."""
     try:
         return _PLAN.validate_json(bytes(content))
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+def decode_check(content: memoryview) -> CorpusCheck:
+    """Parses what was found in a corpus. Raises ReaderFailed."""
+    try:
+        return CorpusCheck.model_validate_json(bytes(content))
     except ValidationError as error:
         raise invalid(error) from None
 

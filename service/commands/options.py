@@ -200,7 +200,12 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
 
 def training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[CorpusSpec, TrainSpec]:
     """The corpus and the training options of `winnow train`; exits with status 2 if they are wrong."""
-    return _valid(parser, CorpusSpec, _corpus(args)), _valid(parser, TrainSpec, _training(args))
+    return corpus(parser, args), _valid(parser, TrainSpec, _training(args))
+
+
+def corpus(parser: argparse.ArgumentParser, args: argparse.Namespace) -> CorpusSpec:
+    """The corpus of the arguments; exits with status 2 if they are wrong."""
+    return _valid(parser, CorpusSpec, _corpus(args))
 
 
 def _corpus(args: argparse.Namespace) -> dict[str, Any]:
