@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FieldName = Annotated[str, Field(min_length=1, max_length=200)]
+Glob = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class CorpusSpec(BaseModel):
@@ -15,12 +16,25 @@ class CorpusSpec(BaseModel):
     paths: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(
         min_length=1,
         max_length=100_000,
-        description="Files, folders, globs or fsspec URLs of .parquet, .jsonl, .jsonl.gz or .jsonl.zst files.",
+        description="Files, folders, globs or fsspec URLs: Parquet, Arrow, JSON lines, CSV and TSV, also compressed.",
     )
-    text_field: FieldName = Field("text", description="The field that holds a document's text.")
+    include: list[Glob] = Field(
+        [], max_length=1000, description="Globs: only files that match one are read. See `exclude`."
+    )
+    exclude: list[Glob] = Field(
+        [],
+        max_length=1000,
+        description="Globs of files to leave out. Without `/` they match a file's name, else its path below the corpus "
+        "root; `**` crosses folders.",
+    )
+    text_field: FieldName = Field(
+        "text", description="The field that holds a document's text: a column, or a dotted path such as `meta.text`."
+    )
     id_field: FieldName | None = Field(None, description="The field that holds a document's id.")
     domain_field: FieldName | None = Field(
-        None, description="The field that holds a document's domain; `url` is reduced to its host."
+        None,
+        description="The field that holds a document's domain, a key of folder names (`source=cc/`), `@folder` or "
+        "`@file`; of a `url` it is the host.",
     )
 
 

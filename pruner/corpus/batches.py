@@ -1,8 +1,9 @@
 """Record batches of a shard's rows: their columns, the reasons of rejects, and the rule that cuts the batches.
 
-Columns: `text` (large_string, null where the row is no document), `id` and `domain` (string), `n_bytes` (int64, UTF-8
-bytes of the text, null without text), `reject` (string: why the row is no document, else null) and, where columns of
-the file were asked for, `source` (a struct of these columns).
+Columns: `file` (int32, the number of the file in the shard, from 0), `row` (int64, the row of the file, counted from
+the shard's first row in it), `text` (large_string, null where the row is no document), `id` and `domain` (string),
+`n_bytes` (int64, UTF-8 bytes of the text, null without text), `reject` (string: why the row is no document, else null)
+and, where columns of the file were asked for, `source` (a struct of these columns).
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,8 @@ import pyarrow.compute as pc
 
 SCHEMA = pa.schema(
     [
+        ("file", pa.int32()),
+        ("row", pa.int64()),
         ("text", pa.large_string()),
         ("id", pa.string()),
         ("domain", pa.string()),
@@ -35,23 +38,37 @@ BATCH_CHARACTERS = 1 << 20  # small, so that the first batch is read soon
 _BATCH_SOURCE_BYTES = 64 << 20
 
 
-def make_batch(text: Any, id_: Any, domain: Any, reject: Any, source: Any = None) -> pa.RecordBatch:
-    """A batch of the given columns, each an Arrow array [rows]; `n_bytes` is computed."""
+def make_piece(text: Any, id_: Any, domain: Any, reject: Any, source: Any = None) -> pa.RecordBatch:
+    """Rows of one file, all columns but `file` and `row`. Each column is an Arrow array [rows]."""
     columns = [text, id_, domain, pc.binary_length(text), reject]
-    if source is None:
-        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
-    return pa.RecordBatch.from_arrays([*columns, source], schema=SCHEMA.append(pa.field(SOURCE, source.type)))
+    schema = pa.schema(list(SCHEMA)[2:])
+    if source is not None:
+        columns, schema = [*columns, source], schema.append(pa.field(SOURCE, source.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def numbered(pieces: Iterable[pa.RecordBatch], file: int, first_row: int) -> Iterator[pa.RecordBatch]:
+    """The pieces of a file with the columns `file` and `row`."""
+    row = first_row
+    for piece in pieces:
+        numbers = np.full(len(piece), file, np.int32), np.arange(row, row + len(piece), dtype=np.int64)
+        row += len(piece)
+        schema = pa.schema([*list(SCHEMA)[:2], *piece.schema])
+        yield pa.RecordBatch.from_arrays([*map(pa.array, numbers), *piece.columns], schema=schema)
 
 
 def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Cuts consecutive pieces of a shard into batches that do not depend on the sizes of the pieces.
 
     A batch ends with BATCH_ROWS rows, or with the document that brings it to BATCH_CHARACTERS characters of text. Where
-    there is a `source`, it also ends before about 64 MiB of it.
+    there is a `source`, it also ends before about 64 MiB of it, and where the types of its columns change.
     """
     held: list[pa.RecordBatch] = []
     rows = characters = size = 0
     for piece in pieces:
+        if held and piece.schema != held[0].schema:
+            yield pa.concat_batches(held)
+            held, rows, characters, size = [], 0, 0, 0
         lengths = pc.utf8_length(piece["text"])
         lengths = pc.fill_null(lengths, 0) if lengths.null_count else lengths
         ends = np.cumsum(lengths.to_numpy())

@@ -18,7 +18,7 @@ def label(value: Any) -> str | None:
     if value is None:
         return None
     if isinstance(value, bytes):
-        value = value.decode(errors="replace")
+        value = bytes_text(value)
     elif isinstance(value, (dict, list)):
         value = json_text(value)
     elif not isinstance(value, str):
@@ -26,6 +26,14 @@ def label(value: Any) -> str | None:
     if len(value) > LABEL_CHARACTERS_MAX:
         raise ValueError(f"longer than {LABEL_CHARACTERS_MAX:,} characters")
     return value  # type: ignore[no-any-return]
+
+
+def bytes_text(value: bytes) -> str:
+    """The text that the bytes are in UTF-8, else `0x` and their hex digits."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return f"0x{value.hex()}"
 
 
 def host(value: Any) -> str | None:

@@ -1,60 +1,71 @@
 """The plan of a corpus: its files and the shards (units of work) that they are cut into.
 
-Shards are cut from Parquet footers and file sizes alone; no text is read.
+Shards are cut by footers, headers and file sizes alone.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pruner.corpus.files import CorpusFile, find_files
-from pruner.corpus.parquet_footer import Footer, footer_digest, read_footer
+from pruner.corpus.check_fields import check_fields
+from pruner.corpus.fields import ABSENT, path_value
+from pruner.corpus.files import CorpusFile
+from pruner.corpus.inspect_file import Inspected, NoCorpusFile, inspect_file
+from pruner.corpus.listing import FoundFile, LeftOut, find_files
+from pruner.corpus.parquet_footer import footer_digest
 from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
-from pruner.tables.records import Record, parse_record
-from pruner.tables.storage import Storage
 
 SHARD_BYTES = 32 << 20  # target size of a shard, in bytes of text
-SHARD_BYTES_MAX = 64 << 20  # exceeded only by a single larger row group
+SHARD_BYTES_MAX = 64 << 20  # exceeded only by a single larger unit
+_SHARD_FILES = 1_024  # small files that share a shard
+_SMALL = 4  # a file is small if so many of its size fit into a shard
 _EXPANSION = 4  # estimated bytes of text for each compressed byte
-_FOOTERS_AT_ONCE = 16
+FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Row groups [start, stop) of a Parquet file, bytes [start, stop) of a JSONL file, or a whole compressed file.
+    """Units [start, stop) of a file: row groups of Parquet, record batches of Arrow, bytes of a text file.
 
-    A line belongs to the byte range in which it starts.
+    A line belongs to the byte range in which it starts. A compressed file or a CSV file is always whole. A shard of
+    several `files` holds each of them whole; its `start` and `stop` are 0.
     """
 
     index: int
-    file: int  # index into the plan's files
+    file: int  # index into the plan's files, of the first file
+    files: int  # consecutive files of the plan
     start: int
     stop: int
     rows: int | None  # None where no footer tells it
     text_bytes: int  # estimate
-    digest: str  # identifies the documents: a hash of the file as planned, the part of it, and the fields to read
+    digest: str  # identifies the documents: a hash of the files as planned, the part of them, and the fields to read
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The files and shards of a corpus, in plan order."""
+    """The files and shards of a corpus, in plan order, and the files that were left out."""
 
     files: tuple[CorpusFile, ...]
     shards: tuple[Shard, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def documents(self) -> int | None:
         """The number of documents, or None if a file does not tell."""
         rows = [shard.rows for shard in self.shards]
         return None if None in rows else sum(n or 0 for n in rows)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the files."""
+        return sum(file.size for file in self.files)
 
     @property
     def text_bytes(self) -> int:
@@ -66,73 +77,134 @@ class Plan:
         """Identifies the documents of the corpus and their order: SHA-256 over the shards' digests, 64 hex digits."""
         return hashlib.sha256("".join(shard.digest for shard in self.shards).encode()).hexdigest()
 
+    def files_of(self, shard: Shard) -> tuple[CorpusFile, ...]:
+        """The files that a shard reads."""
+        return self.files[shard.file : shard.file + shard.files]
+
 
 def make_plan(
     spec: CorpusSpec,
     roots: Roots = UNRESTRICTED,
-    at_once: int = _FOOTERS_AT_ONCE,
+    at_once: int = FILES_AT_ONCE,
     on_path: Callable[[str], None] = lambda _path: None,
     on_file: Callable[[str], None] = lambda _url: None,
+    ignored: Sequence[str] = (),
 ) -> Plan:
     """Finds the files of a corpus and cuts them by a fixed rule: the same files always give the same shards.
 
-    `at_once` footers are read concurrently. `on_path` is called before a path of the corpus is listed, `on_file` (from
-    several threads) before a file is looked at. Raises InputError for paths that are wrong or not under a root, damaged
-    files, fields that are missing or have an unsupported type, and an empty corpus.
+    `at_once` files are looked into concurrently. `on_path` is called before a path of the corpus is listed, `on_file`
+    (from several threads) before a file is looked at. Local files whose real paths begin with one of `ignored` are no
+    part of the corpus. Raises InputError for paths that are wrong or not under a root, files that are damaged or of an
+    unknown kind, fields that are missing or have an unsupported type, and an empty corpus.
     """
-    files = find_files(spec.paths, roots, on_path)
+    listing = find_files(spec, roots, on_path, ignored)
 
-    def read(file: CorpusFile) -> Footer | None:
-        on_file(file.url)
-        return read_footer(file, spec, roots) if file.format == "parquet" else None
+    def inspect(found: FoundFile) -> Inspected | NoCorpusFile:
+        on_file(found.url)
+        try:
+            return inspect_file(found, spec, roots)
+        except NoCorpusFile as left:
+            return left
 
     with ThreadPoolExecutor(at_once) as pool:
-        footers = list(pool.map(read, files))
-    planned: list[CorpusFile] = []
-    shards: list[Shard] = []
-    for number, (file, footer) in enumerate(zip(files, footers, strict=True)):
-        planned.append(replace(file, footer=footer.digest) if footer is not None else file)
-        hashed = _hash_file(planned[-1], spec)
-        for start, stop, rows, size in _cut(file, footer):
-            digest = hashlib.sha256(hashed + orjson.dumps([start, stop])).hexdigest()
-            shards.append(Shard(len(shards), number, start, stop, rows, size, digest))
+        looked = list(pool.map(inspect, listing.files))
+    inspected: list[Inspected] = []
+    for found, result in zip(listing.files, looked, strict=True):
+        if isinstance(result, Inspected):
+            inspected.append(result)
+        else:
+            listing.leave_out(str(result), found.url)
+    check_fields(inspected, spec, listing.left_out)
+    shards = [
+        Shard(index, *cut, digest=_digest(inspected, cut, spec)) for index, cut in enumerate(_cut_files(inspected))
+    ]
     if not shards:
-        others = " and the other files" if len(files) > 1 else ""
-        raise InputError(f"the corpus is empty: there are no documents in {files[0].url}{others}")
-    return Plan(tuple(planned), tuple(shards))
+        others = " and the other files" if len(inspected) > 1 else ""
+        raise InputError(f"the corpus is empty: there are no documents in {inspected[0].file.url}{others}")
+    return Plan(tuple(made.file for made in inspected), tuple(shards), listing.left_out)
 
 
-def _hash_file(file: CorpusFile, spec: CorpusSpec) -> bytes:
-    """The part of a shard's digest that all shards of a file share."""
+class _Cut(NamedTuple):
+    """A shard without its index and digest."""
+
+    file: int
+    files: int
+    start: int
+    stop: int
+    rows: int | None
+    text_bytes: int
+
+
+def _cut_files(inspected: list[Inspected]) -> Iterator[_Cut]:
+    """The shards of the files in their order; consecutive small files share one."""
+    shared: _Cut | None = None  # the shard that further small files may join
+    for number, made in enumerate(inspected):
+        cuts = [_Cut(number, 1, *part) for part in _cut(made)]
+        if len(cuts) == 1 and cuts[0].text_bytes <= SHARD_BYTES // _SMALL:
+            joined = _join(shared, cuts[0]) if shared is not None else None
+            if shared is not None and joined is None:
+                yield shared
+            shared = joined or cuts[0]
+        elif cuts:
+            if shared is not None:
+                yield shared
+            shared = None
+            yield from cuts
+    if shared is not None:
+        yield shared
+
+
+def _join(one: _Cut, two: _Cut) -> _Cut | None:
+    """A shard of both, and of the empty files between them; None if it would be too large."""
+    size, files = one.text_bytes + two.text_bytes, two.file - one.file + 1
+    if size > SHARD_BYTES or files > _SHARD_FILES:
+        return None
+    rows = None if one.rows is None or two.rows is None else one.rows + two.rows
+    return _Cut(one.file, files, 0, 0, rows, size)
+
+
+def _digest(inspected: list[Inspected], cut: _Cut, spec: CorpusSpec) -> str:
+    """The digest of a shard. The path below the corpus root is part of it only where it gives a value."""
     fields = [spec.text_field, spec.id_field, spec.domain_field]
-    return hashlib.sha256(orjson.dumps([asdict(file), fields])).digest()
+    parts: list[object] = [fields, cut.start, cut.stop]
+    for made in inspected[cut.file : cut.file + cut.files]:
+        about = asdict(made.file)
+        del about["relative"]
+        by_path = [path_value(made.file, name) if name is not None else ABSENT for name in fields[1:]]
+        parts.append([about, [None if value is ABSENT else [value] for value in by_path]])
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()
 
 
-def _cut(file: CorpusFile, footer: Footer | None) -> Iterator[tuple[int, int, int | None, int]]:
+def text_bytes(made: Inspected) -> int:
+    """The estimated bytes of text of a file."""
+    return sum(size for _, _, _, size in _cut(made))
+
+
+def _cut(made: Inspected) -> Iterator[tuple[int, int, int | None, int]]:
     """(start, stop, rows, bytes of text) of each shard of a file."""
-    if footer is not None:
-        yield from _cut_row_groups(footer.groups)
-    elif file.size == 0:
+    if made.units is not None:
+        yield from _cut_units(made.units)
+    elif made.empty:
         return
-    elif file.compression is not None:
-        yield 0, file.size, None, file.size * _EXPANSION
+    elif made.file.compression is not None:
+        yield 0, made.file.size, None, made.file.size * _EXPANSION
     else:
-        pieces = max(1, round(file.size / SHARD_BYTES))
-        step = -(-file.size // pieces)
-        for start in range(0, file.size, step):
-            stop = min(start + step, file.size)
+        pieces = max(1, round(made.end / SHARD_BYTES)) if made.file.format == "jsonl" else 1
+        step = -(-made.end // pieces)
+        for start in range(0, made.end, step):
+            stop = min(start + step, made.end)
             yield start, stop, None, stop - start
 
 
-def _cut_row_groups(groups: list[tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:
+def _cut_units(units: list[tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:
     start, rows, size = 0, 0, 0
-    for number, (more_rows, more_size) in enumerate(groups):
+    for number, (more_rows, more_size) in enumerate(units):
         if rows and (size >= SHARD_BYTES or size + more_size > SHARD_BYTES_MAX):
             yield start, number, rows, size
             start, rows, size = number, 0, 0
         rows, size = rows + more_rows, size + more_size
     if rows:
-        yield start, len(groups), rows, size
+        yield start, len(units), rows, size
 
 
 def check_unchanged(file: CorpusFile, roots: Roots = UNRESTRICTED) -> None:
@@ -140,44 +212,6 @@ def check_unchanged(file: CorpusFile, roots: Roots = UNRESTRICTED) -> None:
     changed = not file.is_unchanged()
     if not changed and file.footer is not None:
         with file.open(roots) as source:
-            changed = footer_digest(file, source) != file.footer
+            changed = footer_digest(file.url, source) != file.footer
     if changed:
         raise InputError(f"{file.url}: changed between planning and scoring; submit the job again")
-
-
-class _PlanMetadata(Record):
-    """What plan.parquet holds beside its rows, the shards."""
-
-    files: tuple[CorpusFile, ...]
-
-
-_COLUMNS = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("file", pa.int64()),
-        ("start", pa.int64()),
-        ("stop", pa.int64()),
-        ("rows", pa.int64()),
-        ("text_bytes", pa.int64()),
-        ("digest", pa.string()),
-    ]
-)
-
-
-def write_plan(storage: Storage, path: str, plan: Plan) -> None:
-    """Writes a plan as Parquet: a row for each shard, the files in the metadata key `winnow`."""
-    columns = [
-        pa.array([getattr(shard, name) for shard in plan.shards], _COLUMNS.field(name).type) for name in _COLUMNS.names
-    ]
-    metadata = {"winnow": orjson.dumps(_PlanMetadata(files=plan.files).model_dump())}
-    with storage.create(path) as out:
-        pq.write_table(pa.table(columns, schema=_COLUMNS.with_metadata(metadata)), out, compression="zstd")
-
-
-def read_plan(storage: Storage, path: str) -> Plan:
-    """Reads a plan. Raises FileNotFoundError, and InputError if it has another format version."""
-    with storage.open(path) as source:
-        table = pq.read_table(source)
-    metadata = parse_record((table.schema.metadata or {}).get(b"winnow", b"{}"), _PlanMetadata, path)
-    shards = tuple(Shard(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
-    return Plan(metadata.files, shards)

@@ -8,6 +8,7 @@ kind (one byte), the length of its content (8 bytes, little-endian), and the con
     FILE     the URL of a file, which is looked at next, as JSON
     ALIVE    nothing: reading goes on
     PLAN     a plan as JSON
+    CHECK    a `CorpusCheck` as JSON
     BATCH    an Arrow IPC stream of one record batch
     END      nothing: the response is complete
     FAILURE  a `Failure` as JSON
@@ -19,14 +20,17 @@ import struct
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pruner.corpus.batches import BATCH_ROWS, SCHEMA, SOURCE
+from pruner.corpus.check import CorpusCheck
 from pruner.corpus.files import CorpusFile
+from pruner.corpus.flatbuffers import DICTIONARY_DATA, MESSAGE_HEADER, RECORD_BATCH_COMPRESSION, field, follow
 from pruner.corpus.plan import Plan, Shard
 from pruner.spec import CorpusSpec
 
-READY, LISTING, FILE, ALIVE, PLAN, BATCH, END, FAILURE = b"R", b"L", b"F", b"A", b"P", b"B", b"E", b"X"
+READY, LISTING, FILE, ALIVE, PLAN, CHECK, BATCH, END, FAILURE = (b"%c" % letter for letter in b"RLFAPCBEX")
 HEAD = struct.Struct("<cQ")
 LENGTH = struct.Struct("<Q")
 CONTENT_BYTES_MAX = 1 << 30  # a batch with the longest texts and labels, or the plan of a huge corpus
@@ -51,7 +55,7 @@ def invalid(why: object) -> ReaderFailed:
 class ReadRequest(BaseModel):
     """Which rows of a shard to read."""
 
-    file: CorpusFile
+    files: tuple[CorpusFile, ...]
     shard: Shard
     columns: tuple[str, ...] | None  # None: all
     first_row: int
@@ -59,12 +63,14 @@ class ReadRequest(BaseModel):
 
 
 class Request(BaseModel):
-    """Reads a shard, or plans a corpus if `read` is None."""
+    """Reads a shard; if `read` is None, plans a corpus, or only looks at it."""
 
     spec: CorpusSpec
     roots: tuple[str, ...] | None
     careful: bool  # slower, with less memory: one file or row at a time
+    ignored: tuple[str, ...] = ()  # of a plan: beginnings of local paths that are no part of the corpus
     read: ReadRequest | None = None
+    check: bool = False
 
 
 class Failure(BaseModel):
@@ -91,6 +97,14 @@ def decode_plan(content: memoryview) -> Plan:
         raise invalid(error) from None
 
 
+def decode_check(content: memoryview) -> CorpusCheck:
+    """Parses what was found in a corpus. Raises ReaderFailed."""
+    try:
+        return CorpusCheck.model_validate_json(bytes(content))
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
 def encode_batch(batch: pa.RecordBatch) -> pa.Buffer:
     """A batch as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
@@ -99,8 +113,8 @@ def encode_batch(batch: pa.RecordBatch) -> pa.Buffer:
     return sink.getvalue()
 
 
-def decode_batch(content: memoryview) -> pa.RecordBatch:
-    """Parses a batch, whose buffers are those of `content`. Raises ReaderFailed.
+def decode_batch(content: memoryview, files: int) -> pa.RecordBatch:
+    """Parses a batch of a shard of `files` files, whose buffers are those of `content`. Raises ReaderFailed.
 
     Compressed buffers are refused: a few bytes could become gigabytes. So the batch is never larger than its message.
     """
@@ -116,7 +130,7 @@ def decode_batch(content: memoryview) -> pa.RecordBatch:
     try:
         with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
             batch = stream.read_next_batch()
-        more = [(field.name, pa.types.is_struct(field.type)) for field in list(batch.schema)[len(SCHEMA) :]]
+        more = [(column.name, pa.types.is_struct(column.type)) for column in list(batch.schema)[len(SCHEMA) :]]
         if list(batch.schema)[: len(SCHEMA)] != list(SCHEMA) or more not in ([], [(SOURCE, True)]):
             raise invalid(f"columns {batch.schema.names} of types {batch.schema.types}")
         if not 0 < len(batch) <= BATCH_ROWS:
@@ -124,13 +138,12 @@ def decode_batch(content: memoryview) -> pa.RecordBatch:
         batch.validate(full=True)
         if not batch["text"].is_null().equals(batch["reject"].is_valid()):
             raise invalid("rows with both text and reject, or with neither")
+        numbers = pc.min_max(batch["file"]).as_py()
+        if batch["file"].null_count or batch["row"].null_count or not 0 <= numbers["min"] <= numbers["max"] < files:
+            raise invalid("rows of unknown files")
     except (pa.ArrowException, OSError, StopIteration, ValueError) as error:
         raise invalid(error) from None
     return batch
-
-
-# Positions of fields in the tables of Arrow's Message.fbs.
-_MESSAGE_HEADER, _DICTIONARY_DATA, _BATCH_COMPRESSION = 2, 1, 3
 
 
 def _is_compressed(message: pa.ipc.Message) -> bool:
@@ -138,21 +151,7 @@ def _is_compressed(message: pa.ipc.Message) -> bool:
     if message.type == "schema":
         return False
     data = memoryview(message.metadata)
-    header = _follow(data, _field(data, _follow(data, 0), _MESSAGE_HEADER))
+    header = follow(data, field(data, follow(data, 0), MESSAGE_HEADER))
     if message.type == "dictionary":
-        header = _follow(data, _field(data, header, _DICTIONARY_DATA))
-    return _field(data, header, _BATCH_COMPRESSION) != 0
-
-
-def _field(data: memoryview, table: int, number: int) -> int:
-    """The position of a field of a FlatBuffers table, 0 if it is absent."""
-    vtable = table - struct.unpack_from("<i", data, table)[0]
-    (size,) = struct.unpack_from("<H", data, vtable)
-    place = 4 + 2 * number
-    offset = struct.unpack_from("<H", data, vtable + place)[0] if place < size else 0
-    return table + offset if offset else 0
-
-
-def _follow(data: memoryview, position: int) -> int:
-    """The position that an offset at `position` refers to."""
-    return int(position + struct.unpack_from("<I", data, position)[0])
+        header = follow(data, field(data, header, DICTIONARY_DATA))
+    return field(data, header, RECORD_BATCH_COMPRESSION) != 0

@@ -37,25 +37,27 @@ def training_texts(
     order = _round_robin(plan, seed)
     while len(order) > _SHARDS_MAX and wanted * _SPARE <= fraction * _text_bytes(order[: len(order) // 2]):
         order = order[: max(_SHARDS_MAX, len(order) // 2)]
+    shares = [_SPARE * wanted / len(order) / max(1.0, fraction * shard.text_bytes) for shard in order]
     rng = random.Random(seed)  # noqa: S311 (a fixed algorithm, so that the order is the same everywhere)
-    held: list[str] = []
-    held_bytes = 0
-    for shard in order:
-        share = _SPARE * wanted / len(order) / max(1.0, fraction * shard.text_bytes)
-        row = 0
-        for batch in read_shard(plan, shard, spec, roots, beat):
-            beat()
-            chosen = _choose(batch, shard, row, fraction, share, seed)
-            row += len(batch)
-            for text, size in zip(chosen["text"].to_pylist(), chosen["n_bytes"].to_pylist(), strict=True):
+    given, low, high = 0, 0.0, 1.0  # bytes of text; the factors of the shares that were drawn and are drawn now
+    while True:
+        held: list[str] = []
+        held_bytes = 0
+        for shard, share in zip(order, shares, strict=True):
+            for text, size in _drawn(plan, shard, spec, roots, beat, (low * share, high * share), fraction, seed):
+                given += size
                 held.append(text)
                 held_bytes += size
                 if held_bytes > _SHUFFLE_BYTES:
                     rng.shuffle(held)
                     yield from held
                     held, held_bytes = [], 0
-    rng.shuffle(held)
-    yield from held
+        rng.shuffle(held)
+        yield from held
+        if given >= wanted or all(high * share >= 1 for share in shares):
+            return
+        # The planned sizes were too large, as where most of a file is no text: draw more.
+        low, high = high, high * min(100.0, max(2.0, _SPARE * wanted / max(1, given)))
 
 
 def _round_robin(plan: Plan, seed: int) -> list[Shard]:
@@ -76,12 +78,27 @@ def _text_bytes(shards: list[Shard]) -> int:
     return sum(shard.text_bytes for shard in shards)
 
 
-def _choose(
-    batch: pa.RecordBatch, shard: Shard, first_row: int, fraction: float, share: float, seed: int
-) -> pa.RecordBatch:
-    """The documents of a batch that are in the split, or a random `share` of these."""
-    chosen = in_split(seed, fraction, shard.index, first_row, len(batch))
-    if share < 1:
-        chosen &= in_split(seed ^ 0x5EED, share, shard.index, first_row, len(batch))
-    chosen &= batch["text"].is_valid().to_numpy(zero_copy_only=False)
-    return batch.select(["text", "n_bytes"]).filter(pa.array(chosen))
+def _drawn(
+    plan: Plan,
+    shard: Shard,
+    spec: CorpusSpec,
+    roots: Roots,
+    beat: Callable[[], None],
+    between: tuple[float, float],
+    fraction: float,
+    seed: int,
+) -> Iterator[tuple[str, int]]:
+    """The texts of a shard that are in the split and whose draw lies between two shares, and their bytes."""
+    row = 0
+    for batch in read_shard(plan, shard, spec, roots, beat):
+        beat()
+        chosen = in_split(seed, fraction, shard.index, row, len(batch))
+        for share, inside in zip(between, (False, True), strict=True):
+            if share < 1:
+                chosen &= in_split(seed ^ 0x5EED, share, shard.index, row, len(batch)) == inside
+            elif not inside:
+                return  # all were drawn before
+        row += len(batch)
+        chosen &= batch["text"].is_valid().to_numpy(zero_copy_only=False)
+        texts = batch.select(["text", "n_bytes"]).filter(pa.array(chosen))
+        yield from zip(texts["text"].to_pylist(), texts["n_bytes"].to_pylist(), strict=True)

@@ -8,35 +8,68 @@ too, the error names the file.
 import atexit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pyarrow as pa
 
+from pruner.corpus.check import CorpusCheck
 from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.plan import Plan, Shard
-from pruner.corpus.protocol import BATCH, PLAN, ReaderFailed, ReadRequest, Request, decode_batch, decode_plan, invalid
+from pruner.corpus.protocol import (
+    BATCH,
+    CHECK,
+    PLAN,
+    ReaderFailed,
+    ReadRequest,
+    Request,
+    decode_batch,
+    decode_check,
+    decode_plan,
+    invalid,
+)
 from pruner.corpus.reader_process import ReaderProcess, environment
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 
+Answer = TypeVar("Answer")
 _IDLE_MAX = 4  # readers that are kept for later requests
 
 
-def make_plan(spec: CorpusSpec, roots: Roots = UNRESTRICTED, waiting: Callable[[], None] = lambda: None) -> Plan:
+def make_plan(
+    spec: CorpusSpec,
+    roots: Roots = UNRESTRICTED,
+    waiting: Callable[[], None] = lambda: None,
+    ignored: Sequence[str] = (),
+) -> Plan:
     """Plans a corpus as `pruner.corpus.plan.make_plan` does.
 
     `waiting` is called at least every 0.5 s while the reader works, and may raise to end the planning. Raises
     InputError and OSError.
     """
+    request = Request(spec=spec, roots=roots.given, careful=False, ignored=tuple(ignored))
+    return _look(request, PLAN, decode_plan, waiting)
+
+
+def check_corpus(
+    spec: CorpusSpec, roots: Roots = UNRESTRICTED, waiting: Callable[[], None] = lambda: None
+) -> CorpusCheck:
+    """Looks at a corpus as `pruner.corpus.check.check_corpus` does. `waiting` and errors as of `make_plan`."""
+    request = Request(spec=spec, roots=roots.given, careful=False, check=True)
+    return _look(request, CHECK, decode_check, waiting)
+
+
+def _look(request: Request, kind: bytes, decode: Callable[[memoryview], Answer], waiting: Callable[[], None]) -> Answer:
+    """The one message of a kind in a response. Raises InputError and OSError."""
     for careful in (False, True):
-        request = Request(spec=spec, roots=roots.given, careful=careful)
         try:
             with _reader(fresh=careful) as reader:
-                plans = [decode_plan(content) for kind, content in reader.messages(request, waiting) if kind == PLAN]
-                if len(plans) != 1:
-                    raise invalid(f"{len(plans)} plans")
-                return plans[0]
+                messages = reader.messages(request.model_copy(update={"careful": careful}), waiting)
+                answers = [decode(content) for found, content in messages if found == kind]
+                if len(answers) != 1:
+                    raise invalid(f"{len(answers)} answers")
+                return answers[0]
         except ReaderFailed as failed:
-            if careful:  # files are planned one by one, so the last one failed
+            if careful:  # files are looked at one by one, so the last one failed
                 raise InputError(f"{failed.file or 'the corpus'}: {failed}; leave the file out") from None
     raise AssertionError("unreachable: the second attempt returns or raises")
 
@@ -54,15 +87,15 @@ def read_shard(
     """Reads a shard as `pruner.corpus.shard_reader.read_shard` does: batches as in `pruner.corpus.batches`.
 
     `waiting` is called at least every 0.5 s while the reader works, and may raise to end the reading. With `only`, a
-    row of the shard counted from 0, the batch has just this row; there is no batch if the shard has fewer rows.
-    `columns` of the file are added as `source`; None adds all of them, or the whole JSON line. Raises InputError and
+    row of the shard counted from 0, the batch has just this row; there is no batch if the shard has fewer rows. The
+    fields `columns` are added as `source`; None adds all of them, or the whole JSON line. Raises InputError and
     OSError.
     """
-    file = plan.files[shard.file]
+    files = plan.files_of(shard)
     done = 0
     for careful in (False, True):
         read = ReadRequest(
-            file=file,
+            files=files,
             shard=shard,
             columns=None if columns is None else tuple(columns),
             first_row=done if only is None else only,
@@ -73,7 +106,7 @@ def read_shard(
             with _reader(fresh=careful) as reader:
                 for kind, content in reader.messages(request, waiting):
                     if kind == BATCH:
-                        batch = decode_batch(content)
+                        batch = decode_batch(content, len(files))
                         done += len(batch)
                         yield batch
             return
@@ -81,7 +114,7 @@ def read_shard(
             if only is not None and done:
                 return
             if careful:  # rows were read one by one in a new process
-                raise InputError(f"{file.url}: {failed}; leave the file out") from None
+                raise InputError(f"{failed.file or files[0].url}: {failed}; leave the file out") from None
 
 
 _idle: list[ReaderProcess] = []

@@ -12,11 +12,13 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from pruner.corpus.check import check_corpus
 from pruner.corpus.paths import Roots
 from pruner.corpus.plan import make_plan
 from pruner.corpus.protocol import (
     ALIVE,
     BATCH,
+    CHECK,
     END,
     FAILURE,
     FILE,
@@ -90,7 +92,7 @@ def _answer(request: Request, out: _Output) -> None:
     try:
         roots = Roots(request.roots)
         if request.read is None:
-            _plan(request.spec, roots, request.careful, out)
+            _look(request, roots, out)
         else:
             _read(request.read, request.spec, roots, request.careful, out)
         out.send(END)
@@ -108,27 +110,35 @@ def _answer(request: Request, out: _Output) -> None:
         _fail(out, Failure(kind="other", message=f"{type(error).__name__}: {reason(error)}"))
 
 
-def _plan(spec: CorpusSpec, roots: Roots, careful: bool, out: _Output) -> None:
+def _look(request: Request, roots: Roots, out: _Output) -> None:
+    """Plans a corpus, or checks it."""
+
     def on_path(path: str) -> None:
         out.send(LISTING, orjson.dumps(path))
 
     def on_file(url: str) -> None:
         out.send(FILE, orjson.dumps(url))
 
-    at_once = {"at_once": 1} if careful else {}
-    out.send(PLAN, encode_plan(make_plan(spec, roots, **at_once, on_path=on_path, on_file=on_file)))
+    at_once = {"at_once": 1} if request.careful else {}
+    if request.check:
+        found = check_corpus(request.spec, roots, **at_once, on_path=on_path, on_file=on_file)
+        out.send(CHECK, found.model_dump_json().encode())
+        return
+    plan = make_plan(request.spec, roots, **at_once, on_path=on_path, on_file=on_file, ignored=request.ignored)
+    out.send(PLAN, encode_plan(plan))
 
 
 def _read(request: ReadRequest, spec: CorpusSpec, roots: Roots, careful: bool, out: _Output) -> None:
     decode_rows = {"decode_rows": 1} if careful else {}
     batches = read_shard(
-        request.file,
+        request.files,
         request.shard,
         spec,
         roots,
         request.columns,
         request.first_row,
         **decode_rows,
+        on_file=lambda url: out.send(FILE, orjson.dumps(url)),
         on_read=out.alive,
     )
     for batch in batches:

@@ -50,6 +50,8 @@ class Joined:
     tokens: int = 0
     rejects: int = 0
     training: int = 0
+    missing_ids: int = 0  # of documents without a reject
+    missing_domains: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # rejects by reason, without details
     scorers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by their JSON
     shard_rows: list[int] = field(default_factory=list)
@@ -109,6 +111,9 @@ def _write(rows: pa.Table, scores: pq.ParquetWriter, rejects: pq.ParquetWriter, 
     joined.tokens += pc.sum(rows["n_tokens"]).as_py() or 0
     joined.rejects += len(rejected)
     joined.training += pc.sum(rows["training"]).as_py() or 0
+    scored = rows.filter(pc.is_null(rows["reject"]))
+    joined.missing_ids += scored["id"].null_count
+    joined.missing_domains += scored["domain"].null_count
     joined.reasons.update(reason.partition(":")[0] for reason in rejected["reject"].to_pylist())
 
 
@@ -148,7 +153,7 @@ def _join(
     values = perplexity(score_key(nll, n_tokens))
     return pa.table(
         [
-            pa.repeat(plan.files[shard.file].url, rows),
+            pa.array([file.url for file in plan.files_of(shard)]).take(documents["file"]),
             pc.add(documents["row"], first_row),
             documents["id"],
             documents["domain"],

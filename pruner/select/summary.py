@@ -85,6 +85,9 @@ class Summary(Record):
     cut: Cut
     equal: Equal
     domains: list[DomainRow]
+    missing_ids: int  # documents without an id, where the corpus names a field for it
+    missing_domains: int
+    warnings: list[str]
 
 
 def quantiles(index: Index) -> Perplexities:

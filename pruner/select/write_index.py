@@ -15,6 +15,7 @@ from pruner.select.build_index import IndexBuilder
 from pruner.select.index import Index, write_arrays
 from pruner.select.score_table import REJECTS_FILE, Joined, write_tables
 from pruner.select.summary import Summary
+from pruner.spec import CorpusSpec
 from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
@@ -43,6 +44,7 @@ def write_index(
     storage: Storage,
     folder: str,
     plan: Plan,
+    spec: CorpusSpec,
     documents_paths: Sequence[str],
     scores_paths: Sequence[str],
     split: Split | None,
@@ -62,7 +64,7 @@ def write_index(
     if eligible:
         index = builder.build(joined.shard_rows, beat)
         write_arrays(storage, folder, index, beat)
-        write_record(storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, beat))
+        write_record(storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, spec, beat))
     return IndexCounts(
         documents=joined.documents,
         tokens=joined.tokens,
@@ -83,7 +85,10 @@ def read_files(storage: Storage, folder: str) -> FilesRecord:
     return read_record(storage, f"{folder}/{FILES_FILE}", FilesRecord)
 
 
-def _summary(index: Index, joined: Joined, beat: Callable[[], None]) -> Summary:
+def _summary(index: Index, joined: Joined, spec: CorpusSpec, beat: Callable[[], None]) -> Summary:
+    missing_ids = joined.missing_ids if spec.id_field is not None else 0
+    missing_domains = joined.missing_domains if spec.domain_field is not None else 0
+    missing = (("id", spec.id_field, missing_ids), ("domain", spec.domain_field, missing_domains))
     context = min((scorer["context"] for scorer in joined.scorers.values() if scorer.get("context")), default=None)
     fit = index.documents if context is None else summaries.count_lengths(index, context, beat)
     short = summaries.count_lengths(index, summaries.SHORT_TOKENS, beat)
@@ -100,6 +105,13 @@ def _summary(index: Index, joined: Joined, beat: Callable[[], None]) -> Summary:
         cut=summaries.Cut(context=context, documents=index.documents - fit),
         equal=summaries.equal(index),
         domains=summaries.domain_table(index),
+        missing_ids=missing_ids,
+        missing_domains=missing_domains,
+        warnings=[
+            f"{count:,} of {joined.documents:,} documents have no {about} (corpus.{about}_field is {field!r})"
+            for about, field, count in missing
+            if count
+        ],
     )
 
 

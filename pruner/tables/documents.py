@@ -1,13 +1,13 @@
 """The documents file of one shard: every row of the shard once, in order, without its text.
 
-Columns: row (int64, from 0), id, domain (string), n_bytes (int64, UTF-8 bytes of the text), reject (string). A row
-without text has no n_bytes, but a reject: the reason.
+Columns: file (int32, number of the file in the shard, from 0), row (int64, row of the file, counted from the shard's
+first row in it), id, domain (string), n_bytes (int64, UTF-8 bytes of the text), reject (string). A row without text has
+no n_bytes, but a reject: the reason.
 """
 
 from contextlib import ExitStack
 from types import TracebackType
 
-import numpy as np
 import pyarrow as pa
 
 from pruner.tables.part_file import create_part
@@ -16,6 +16,7 @@ from pruner.tables.storage import Storage
 
 SCHEMA = pa.schema(
     [
+        ("file", pa.int32()),
         ("row", pa.int64()),
         ("id", pa.string()),
         ("domain", pa.string()),
@@ -46,8 +47,7 @@ class DocumentsWriter:
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Adds the rows of a batch as the sandbox gives them."""
-        rows = pa.array(np.arange(self._rows, self._rows + len(batch)))
-        columns = [rows, *(batch[name] for name in SCHEMA.names[1:])]
+        columns = [batch[name] for name in SCHEMA.names]
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
         self._rows += len(batch)
         self._rejects += len(batch) - batch["reject"].null_count

@@ -26,6 +26,7 @@ COMMANDS = {
     "pool": _Command("run", "run the workers of a pool on a Ray cluster", runs_models=True),
     "keys": _Command("keys", "make, list and revoke API keys"),
     "clean": _Command("run", "remove old jobs and scores, by age or total size"),
+    "check": _Command("check", "look at a corpus: its files, fields and first documents"),
     "prune": _Command("local", "prune a corpus on this machine, without a service", runs_models=True),
     "train": _Command("local", "train a reference", runs_models=True),
     "score": _Command("local", "score a corpus", runs_models=True),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pruner.errors import InputError
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import console, progress_bar, scored_texts, summary
+from service.commands.output import console, left_out, progress_bar, scored_texts, summary
 
 if TYPE_CHECKING:
     from service.contract.schemas import Job
@@ -50,12 +50,14 @@ def prune(parser: Parser, args: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     report = orjson.loads((args.out / "report.json").read_bytes())
     if args.json:
-        answer = {"selections": [made.model_dump() for made in job.selections], "report": report, "seconds": seconds}
+        selections = [made.model_dump() for made in job.selections]
+        corpus = job.corpus.model_dump() if job.corpus is not None else None
+        answer = {"selections": selections, "report": report, "corpus": corpus, "seconds": seconds}
         sys.stdout.write(orjson.dumps(answer).decode() + "\n")
         return 0
     screen = console()
-    for part in summary(report, seconds):
-        screen.print(part)
+    for part in (*left_out(job.corpus), *summary(report, seconds)):
+        screen.print(part, soft_wrap=isinstance(part, str))
     screen.print(f"Results in {args.out}", soft_wrap=True)
     return 0
 
@@ -85,7 +87,9 @@ def score(parser: Parser, args: argparse.Namespace) -> int:
 
     request = options.job_request(parser, args)
     with progress_bar() as bar:
-        progress = local.score(request, args.out, args.device, bar)
+        job = local.score(request, args.out, args.device, bar)
+    progress = job.progress
+    sys.stdout.writelines(f"{line}\n" for line in left_out(job.corpus))
     done, tokens = progress.documents_done, progress.tokens_done
     sys.stdout.write(f"{done:,} documents, {tokens:,} tokens, {progress.rejects:,} rejects in {args.out}\n")
     return 0
@@ -147,8 +151,9 @@ def train(parser: Parser, args: argparse.Namespace) -> int:
 
     corpus, spec = options.training(parser, args)
     with progress_bar() as bar:
-        tokens = local.train(corpus, spec.preset, spec.tokens, spec.seed, args.out, args.device, bar)
-    sys.stdout.write(f"Trained {spec.preset} on {tokens:,} tokens: {args.out}\n")
+        trained = local.train(corpus, spec.preset, spec.tokens, spec.seed, args.out, args.device, bar)
+    sys.stdout.writelines(f"{line}\n" for line in left_out(trained.corpus))
+    sys.stdout.write(f"Trained {spec.preset} on {trained.tokens:,} tokens: {args.out}\n")
     return 0
 
 

@@ -70,11 +70,25 @@ def corpus_path(text: str) -> str:
 def add_corpus(parser: argparse.ArgumentParser) -> None:
     """Adds the corpus and its fields."""
     parser.add_argument(
-        "paths", nargs="+", type=corpus_path, metavar="PATH", help="files, folders, globs or URLs of .parquet or .jsonl"
+        "paths", nargs="+", type=corpus_path, metavar="PATH", help="files, folders, globs or URLs of a corpus"
     )
     parser.add_argument("--text-field", default="text", metavar="NAME", help="field of the text (default: text)")
-    parser.add_argument("--id-field", metavar="NAME", help="field of the id")
-    parser.add_argument("--domain-field", metavar="NAME", help="field of the domain; url is reduced to its host")
+    parser.add_argument("--id-field", metavar="NAME", help="field of the id, such as id or metadata.id")
+    parser.add_argument(
+        "--domain-field",
+        metavar="NAME",
+        help="field of the domain, a key of folder names, @folder or @file; url is reduced to its host",
+    )
+    parser.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="read only files that match, by name, or by path if the glob has a /; repeatable",
+    )
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help="leave out files that match; repeatable"
+    )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -163,11 +177,17 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
 
 def training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[CorpusSpec, TrainSpec]:
     """The corpus and the training options of `winnow train`; exits with status 2 if they are wrong."""
-    return _valid(parser, CorpusSpec, _corpus(args)), _valid(parser, TrainSpec, _training(args))
+    return corpus(parser, args), _valid(parser, TrainSpec, _training(args))
+
+
+def corpus(parser: argparse.ArgumentParser, args: argparse.Namespace) -> CorpusSpec:
+    """The corpus of the arguments; exits with status 2 if they are wrong."""
+    return _valid(parser, CorpusSpec, _corpus(args))
 
 
 def _corpus(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in ("paths", "text_field", "id_field", "domain_field")}
+    names = ("paths", "text_field", "id_field", "domain_field", "include", "exclude")
+    return {name: getattr(args, name) for name in names}
 
 
 def _training(args: argparse.Namespace) -> dict[str, Any]:

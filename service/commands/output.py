@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 
 from service.contract.names import Status
+from service.contract.schemas import JobCorpus, ScoredText
 from service.contract.schemas import Progress as JobProgress
-from service.contract.schemas import ScoredText
 from service.page.format import duration
 from service.page.job_view import domain_name
 
@@ -95,10 +95,17 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
     for made in report["selections"]:
         numbers = _numbers(made, eligible, made["perplexity_min"], made["perplexity_max"])
         selections.add_row(made["id"], *numbers)
-    shown: list[Table | str] = [line, selections]
+    shown: list[Table | str] = [line, *(f"warning: {warning}" for warning in report["warnings"]), selections]
     if len(report["domains"]) > 1:
         shown.append(_domains(report))
     return shown
+
+
+def left_out(corpus: JobCorpus | None) -> Iterator[str]:
+    """A line for each reason why files of a corpus are left out."""
+    for left in corpus.left_out if corpus is not None else ():
+        files = f"{left.files:,} file" + ("s" if left.files > 1 else "")
+        yield f"left out: {files} ({left.reason}), such as {left.example}"
 
 
 def scored_texts(documents: list[ScoredText]) -> Iterator[str]:

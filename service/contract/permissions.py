@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pruner.corpus.paths import EVERYWHERE, Roots, is_below
 from pruner.errors import InputError
+from pruner.spec import CorpusSpec
 from scorer.errors import BadReference
 from service.contract.schemas import JobRequest
 
@@ -50,10 +51,15 @@ class Rules(BaseModel):
 
     def access_for(self, request: JobRequest) -> Access:
         """What the job of a request may read. Raises InputError if the request names anything else."""
-        roots = Roots(self.corpus_roots)
-        for path in request.corpus.paths:
-            roots.admit(path)
+        self.roots_for(request.corpus)
         return self.access_to_model(request.reference.model).model_copy(update={"corpus_roots": self.corpus_roots})
+
+    def roots_for(self, corpus: CorpusSpec) -> Roots:
+        """The corpus roots. Raises InputError if a path of the corpus does not lie under one."""
+        roots = Roots(self.corpus_roots)
+        for path in corpus.paths:
+            roots.admit(path)
+        return roots
 
     def access_to_model(self, model: str | None) -> Access:
         """Access to a model that a request names, and to no corpus. Raises InputError if the model is not allowed."""

@@ -1,10 +1,12 @@
 """The JSON of the HTTP API: what a job is as submitted and as returned. The OpenAPI page is made of these models."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pruner.corpus.listing import LeftOut
 from pruner.spec import CorpusSpec, SelectionSpec
 from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
 from service.contract.names import Status
@@ -145,6 +147,28 @@ class Problem(BaseModel):
     instance: str | None = None
 
 
+class LeftOutFiles(BaseModel):
+    """Files that are no part of a corpus for the same reason."""
+
+    reason: str
+    files: int = Field(description="How many.")
+    example: str = Field(description="The path of one of them.")
+
+
+class JobCorpus(BaseModel):
+    """The files of a planned job's corpus."""
+
+    files: int = Field(description="How many.")
+    bytes: int
+    left_out: list[LeftOutFiles]
+
+    @classmethod
+    def of(cls, files: int, size: int, left_out: Sequence[LeftOut]) -> "JobCorpus":
+        """The counts of a plan."""
+        left = [LeftOutFiles(reason=each.reason, files=each.files, example=each.example) for each in left_out]
+        return cls(files=files, bytes=size, left_out=left)
+
+
 class Job(BaseModel):
     """A job as returned."""
 
@@ -154,6 +178,7 @@ class Job(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     request: JobRequest
+    corpus: JobCorpus | None = Field(None, description="Null until the job is planned.")
     progress: Progress
     selections: list[SelectionResult]
     provenance: dict[str, Any]

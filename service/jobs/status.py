@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from service.contract.schemas import Job, Progress, SelectionResult, WorkerState
+from service.contract.schemas import Job, JobCorpus, Progress, SelectionResult, WorkerState
 from service.kinds import index, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.provenance import provenance
@@ -20,6 +20,7 @@ def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> 
     """A job as returned; `state` is what the queue knows of it."""
     record = job.record
     summary = JobSummary() if state is None else JobSummary.model_validate_json(state.summary)
+    corpus = job.corpus
     found = index.find(job) if summary.indexed else None
     return Job(
         id=record.id,
@@ -28,6 +29,7 @@ def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> 
         started_at=outcome.started_at if outcome else started_at(job, state),
         finished_at=outcome.finished_at if outcome else None,
         request=record.request,
+        corpus=JobCorpus.of(corpus.files, corpus.bytes, corpus.left_out) if corpus is not None else None,
         progress=outcome.progress if outcome else progress_of(job, state) if state else Progress(),
         selections=selections_of(job, summary),
         provenance=found.provenance if found else provenance(job),

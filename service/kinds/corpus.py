@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 from pruner.corpus.paths import is_below
-from pruner.corpus.plan import Plan, write_plan
+from pruner.corpus.plan import Plan
+from pruner.corpus.plan_file import write_plan
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
 from service.kinds.job_files import JobFiles, plan_path
@@ -22,7 +23,7 @@ def nodes(job: JobFiles) -> Iterator[Node]:
 def run(task: Task) -> Counts:
     """Lists the files, reads their footers and cuts them into shards. Raises InputError."""
     started, record = datetime.now(timezone.utc), task.job.record
-    plan = make_plan(record.request.corpus, record.access.roots, task.beat)
+    plan = make_plan(record.request.corpus, record.access.roots, task.beat, record.ignored)
     _refuse_own_files(task.job.workspace, plan)
     refusal = record.quotas.too_large(len(plan.shards), plan.text_bytes)
     if refusal is not None:
@@ -37,6 +38,9 @@ def run(task: Task) -> Counts:
         documents=plan.documents,
         shards=len(plan.shards),
         text_bytes=plan.text_bytes,
+        files=len(plan.files),
+        bytes=plan.bytes,
+        left_out=plan.left_out,
     )
     task.job.workspace.records.write(task.path, found)
     return Counts(fresh=True)

@@ -11,7 +11,7 @@ from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, Node, ShardPaths, Task
 from service.store.workspace import digest
 
-VERSION = 1
+VERSION = 2
 
 
 def paths(job: JobFiles) -> ShardPaths:

@@ -12,7 +12,7 @@ from service.kinds.node import Counts, InputsGone, Node, Task
 from service.kinds.provenance import provenance
 from service.store.workspace import digest
 
-VERSION = 1
+VERSION = 2
 _SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
 
 
@@ -54,7 +54,8 @@ def run(task: Task) -> Counts:
     parts = documents.paths(job), scores.paths(job, job.model)
     try:
         with task.beat.allow(_SILENCE_SECONDS):
-            counts = write_index(task.storage, folder(job), job.plan, *parts, train_split(job), task.beat)
+            corpus = job.record.request.corpus
+            counts = write_index(task.storage, folder(job), job.plan, corpus, *parts, train_split(job), task.beat)
     except FileNotFoundError as error:
         raise InputsGone(str(error)) from None
     about = provenance(job) | {"scorers": counts.scorers}

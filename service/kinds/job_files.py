@@ -2,12 +2,13 @@
 
 from functools import cached_property, lru_cache
 
-from pruner.corpus.plan import Plan, read_plan
+from pruner.corpus.plan import Plan
+from pruner.corpus.plan_file import read_plan
 from pruner.spec import SelectionSpec
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome
 from service.store.workspace import Workspace, digest
 
-TRAINER = 3  # version of the kind `model`: raised when a change of the code changes trained references
+TRAINER = 4  # version of the kind `model`: raised when a change of the code changes trained references
 _PLANS = 4  # that a process keeps; one of 200,000 shards takes some 100 MB
 
 

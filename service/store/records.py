@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
+from pruner.corpus.listing import LeftOut
 from pruner.spec import SelectionSpec
 from pruner.tables.records import Record
 from scorer.fingerprint import ModelFingerprint
@@ -24,6 +25,7 @@ class JobRecord(Record):
     access: Access = Access()
     quotas: Quotas = Quotas()  # those of the owner when the job was accepted
     scores_only: bool = False  # no selections and no report
+    ignored: tuple[str, ...] = ()  # beginnings of local paths that are no part of the corpus: the command's own output
 
 
 class Outcome(Record):
@@ -51,6 +53,9 @@ class CorpusRecord(Record):
     documents: int | None  # None while some file has no row counts
     shards: int
     text_bytes: int  # about
+    files: int
+    bytes: int  # of the files
+    left_out: tuple[LeftOut, ...]
 
 
 class ModelRecord(Record):

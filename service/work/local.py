@@ -1,14 +1,16 @@
 """The commands that need no server: a job runs in this process, on a queue and a workspace of its own, resumable."""
 
 import errno
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
-from pruner.corpus.files import find_files
+from pruner.corpus.listing import find_files
 from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
@@ -18,7 +20,7 @@ from pruner.tables.storage import Storage
 from scorer.engine.model_loader import ModelLoader
 from scorer.training.names import Preset
 from service.contract.names import RESOURCES, Device, Status
-from service.contract.schemas import Job, JobRequest, Progress, ScoreRequest, ScoreResult
+from service.contract.schemas import Job, JobCorpus, JobRequest, Progress, ScoreRequest, ScoreResult
 from service.jobs.lifecycle import Lifecycle
 from service.kinds import index, report, scores, selection
 from service.kinds.job_files import JobFiles
@@ -50,7 +52,7 @@ def prune(
     end it. Raises InputError or BadReference.
     """
     with _workspace(out / ".winnow") as workspace:
-        record, target = _record(workspace, request), Storage(str(out))
+        record, target = _record(workspace, request, _results_of(out)), Storage(str(out))
         files = JobFiles(workspace, record)
         try:
             job = _run(files, device, on_progress)
@@ -72,15 +74,15 @@ def prune(
         return job
 
 
-def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Progress:
+def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Job:
     """Scores a corpus into the Parquet file `out`, with no selection. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
     with _workspace(work) as workspace:
-        files = JobFiles(workspace, _record(workspace, request, scores_only=True))
+        files = JobFiles(workspace, _record(workspace, request, [os.path.realpath(out)], scores_only=True))
         job = _run(files, device, on_progress)
         workspace.storage.copy(f"{index.folder(files)}/scores.parquet", Storage(str(out.parent)), out.name)
     shutil.rmtree(work)
-    return job.progress
+    return job
 
 
 def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
@@ -89,17 +91,21 @@ def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
     return score_now(load(ModelLoader(device), nothing, model, request.scoring.dtype), request)
 
 
+class Trained(NamedTuple):
+    """A training that has ended."""
+
+    tokens: int  # that the reference was trained on: fewer than asked for where the corpus is small
+    corpus: JobCorpus
+
+
 def train(
     corpus: CorpusSpec, preset: Preset, tokens: int, seed: int, out: Path, device: Device, on_progress: OnProgress
-) -> int:
-    """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else.
-
-    Returns the tokens that it was trained on: fewer than `tokens` where the corpus is small.
-    """
+) -> Trained:
+    """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
     with _workspace(work):
         on_progress("planning", Progress())
-        plan = make_plan(corpus)
+        plan = make_plan(corpus, ignored=[f"{os.path.realpath(out)}/"])
         name = digest(plan.digest, preset, tokens, seed)
         place = ModelLoader(device).device()
         from scorer.training.train import train as train_reference
@@ -119,7 +125,7 @@ def train(
 
         trained = train_reference(texts, preset, tokens, seed, out, work / name, place, told)
     shutil.rmtree(work)
-    return trained
+    return Trained(trained, JobCorpus.of(len(plan.files), plan.bytes, plan.left_out))
 
 
 def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
@@ -183,11 +189,23 @@ def _scores(files: JobFiles) -> list[str]:
     return [] if files.corpus is None or files.model is None else list(scores.paths(files, files.model))
 
 
-def _record(workspace: Workspace, request: JobRequest, *, scores_only: bool = False) -> JobRecord:
+def _results_of(out: Path) -> list[str]:
+    """Beginnings of the paths of what `prune` writes into `out`, which may lie in the corpus."""
+    names = (".winnow/", "manifest-", "scores/", "reference/", "rejects.parquet", "report.json")
+    return [f"{os.path.realpath(out)}/{name}" for name in names]
+
+
+def _record(workspace: Workspace, request: JobRequest, ignored: list[str], *, scores_only: bool = False) -> JobRecord:
     """The job of this request on these files, as it was asked for before or now."""
-    found = [(file.url, file.size, file.version) for file in find_files(request.corpus.paths)]
+    found = [(file.url, file.size, file.version) for file in find_files(request.corpus, ignored=ignored).files]
     name = digest(request.model_dump(mode="json"), found)[:20]
-    record = JobRecord(id=name, created_at=datetime.now(timezone.utc), request=request, scores_only=scores_only)
+    record = JobRecord(
+        id=name,
+        created_at=datetime.now(timezone.utc),
+        request=request,
+        scores_only=scores_only,
+        ignored=tuple(ignored),
+    )
     workspace.create_job(record)
     return workspace.job(name) or record
 

@@ -38,7 +38,7 @@ class ScoredCorpus:
                 DocumentsWriter(storage, self.documents_paths[shard.index]) as documents,
                 ScoresWriter(storage, self.scores_paths[shard.index], scorer(shard.index)) as scores,
             ):
-                for batch in read_shard(self.plan.files[shard.file], shard, spec):
+                for batch in read_shard(self.plan.files_of(shard), shard, spec):
                     documents.append(batch)
                     found = [score(text) for text in batch["text"].drop_null().to_pylist()]
                     scores.append(batch, *(list(column) for column in zip(*found, strict=True)) if found else ([], []))
@@ -46,7 +46,8 @@ class ScoredCorpus:
     def index(
         self, folder: str = "job", split: Split | None = None, beat: Callable[[], None] = lambda: None
     ) -> IndexCounts:
-        return write_index(self.storage, folder, self.plan, self.documents_paths, self.scores_paths, split, beat)
+        paths = self.documents_paths, self.scores_paths
+        return write_index(self.storage, folder, self.plan, self.spec, *paths, split, beat)
 
     def table(self, path: str) -> pa.Table:
         with self.storage.open(path) as source:

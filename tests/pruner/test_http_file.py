@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import pytest
 
 from pruner.corpus import http_file
-from pruner.corpus.files import find_files
-from pruner.corpus.paths import Roots
+from pruner.corpus.files import CorpusFile
+from pruner.corpus.listing import find_files
+from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.errors import InputError
+from pruner.spec import CorpusSpec
 
 BODY = b"".join(b'{"text": "line %d"}\n' % i for i in range(100_000))
 
@@ -65,11 +67,16 @@ def open_site(site: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return site
 
 
+def find(url: str, roots: Roots = UNRESTRICTED) -> CorpusFile:
+    (found,) = find_files(CorpusSpec(paths=[url]), roots).files
+    return CorpusFile(found.path, "jsonl", None, found.size, found.version, found.relative)
+
+
 def test_private_addresses_are_refused(site: str) -> None:
     port = site.partition(":")[2]
     for host in ("127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "0", "[::1]", "[::ffff:127.0.0.1]"):
         with pytest.raises(InputError, match=r"private|chained"):
-            find_files([f"http://{host}:{port}/x.jsonl"])
+            find(f"http://{host}:{port}/x.jsonl")
     assert Site.asked == []
 
 
@@ -115,8 +122,8 @@ def test_a_host_stays_at_the_address_that_was_checked(open_site: str, monkeypatc
 
 
 def test_a_file_is_read_like_a_local_one(open_site: str) -> None:
-    (found,) = find_files([f"http://{open_site}/x.jsonl"], Roots([f"http://{open_site}/"]))
-    assert (found.size, found.version, found.format) == (len(BODY), '"1"', "jsonl")
+    found = find(f"http://{open_site}/x.jsonl", Roots([f"http://{open_site}/"]))
+    assert (found.size, found.version, found.relative) == (len(BODY), '"1"', "x.jsonl")
     with found.open() as source:
         assert source.read(5) == BODY[:5]
         source.seek(-7, io.SEEK_END)
@@ -138,12 +145,12 @@ def test_a_file_is_read_like_a_local_one(open_site: str) -> None:
 )
 def test_responses_without_a_file_are_errors(open_site: str, path: str, said: str) -> None:
     with pytest.raises(InputError, match=f"{path}: .*{said}"):
-        find_files([f"http://{open_site}/{path}"])
+        find(f"http://{open_site}/{path}")
     assert [asked.strip("/") for asked in Site.asked] == [path]
 
 
 def test_a_file_that_changes_while_it_is_read_is_named(open_site: str) -> None:
-    (found,) = find_files([f"http://{open_site}/x.jsonl"])
+    found = find(f"http://{open_site}/x.jsonl")
     with found.open() as source:
         source.read(10)
         Site.etag = '"2"'

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pruner.corpus.files import find_files
-from pruner.corpus.paths import EVERYWHERE, CorpusPath, Roots, is_below, parse
+from pruner.corpus.files import open_path
+from pruner.corpus.listing import FoundFile, find_files
+from pruner.corpus.paths import EVERYWHERE, UNRESTRICTED, CorpusPath, Roots, is_below, parse
 from pruner.errors import InputError
+from pruner.spec import CorpusSpec
 
 REFUSED = [
     "/data/../etc/passwd",
@@ -122,7 +124,11 @@ def test_the_default_roots_leave_out_the_web() -> None:
 
 
 def files(roots: Roots, *paths: Path | str) -> list[str]:
-    return [file.url for file in find_files([str(path) for path in paths], roots)]
+    return [file.url for file in found(roots, *paths)]
+
+
+def found(roots: Roots, *paths: Path | str) -> list[FoundFile]:
+    return find_files(CorpusSpec(paths=[str(path) for path in paths]), roots).files
 
 
 @pytest.mark.parametrize(
@@ -163,12 +169,12 @@ def test_a_root_may_be_a_link_itself(linked: Path) -> None:
 
 def test_a_link_that_changes_after_planning_is_not_opened(linked: Path) -> None:
     roots = Roots([str(linked / "in")])
-    (file,) = find_files([str(linked / "in/stays.jsonl")], roots)
-    file.open(roots).close()
+    (file,) = found(roots, linked / "in/stays.jsonl")
+    open_path(file.path, roots).close()
     (linked / "in/stays.jsonl").unlink()
     (linked / "in/stays.jsonl").symlink_to(linked / "out/secret.jsonl")
     with pytest.raises(InputError, match="a link in it leads out"):
-        file.open(roots)
+        open_path(file.path, roots)
 
 
 def test_an_object_name_is_not_parsed_as_chained_protocols(s3_url: str, tmp_path: Path) -> None:
@@ -176,8 +182,8 @@ def test_an_object_name_is_not_parsed_as_chained_protocols(s3_url: str, tmp_path
     secret.write_text("secret")
     name = f"simplecache::file://{secret}"
     fsspec.filesystem("s3").pipe_file(f"{s3_url}/{name}", b"open")
-    (file,) = find_files([s3_url])
-    with file.open() as source:
+    (file,) = found(UNRESTRICTED, s3_url)
+    with open_path(file.path, UNRESTRICTED) as source:
         assert source.read() == b"open"
 
 

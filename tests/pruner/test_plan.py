@@ -1,5 +1,6 @@
 """Shards are cut by a fixed rule from footers and sizes alone; changed files are noticed."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -10,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruner.corpus import plan as plans
-from pruner.corpus.plan import Plan, Shard, check_unchanged, make_plan, read_plan, write_plan
+from pruner.corpus.plan import Plan, Shard, check_unchanged, make_plan
+from pruner.corpus.plan_file import read_plan, write_plan
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
 
 SMALL = 1 << 12
+LINE = b'{"text": "a", "id": 1}\n'
 
 
 @pytest.fixture
@@ -46,18 +49,35 @@ def test_row_groups_gather_into_shards(tmp_path: Path, small_shards: None) -> No
 
 @pytest.mark.parametrize("size", [1, SMALL - 1, SMALL, 3 * SMALL // 2, 10 * SMALL + 7])
 def test_a_plain_jsonl_is_cut_at_bytes(tmp_path: Path, small_shards: None, size: int) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b"x" * size)
+    (tmp_path / "a.jsonl").write_bytes(LINE + b"x" * size)
     shards = make_plan(spec(tmp_path / "a.jsonl")).shards
     assert [s.start for s in shards] == [0, *(s.stop for s in shards[:-1])]
-    assert shards[-1].stop == size
+    assert shards[-1].stop == len(LINE) + size
     assert all(s.text_bytes <= 2 * SMALL for s in shards)
 
 
 def test_a_compressed_file_is_one_shard(tmp_path: Path, small_shards: None) -> None:
-    (tmp_path / "a.jsonl.gz").write_bytes(b"x" * 10 * SMALL)  # not gzip: planning must not read it
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LINE * SMALL, 0))
     plan = make_plan(spec(tmp_path / "a.jsonl.gz"))
     assert len(plan.shards) == 1
     assert plan.documents is None
+
+
+def test_small_files_share_shards(tmp_path: Path, small_shards: None) -> None:
+    sizes = [10, 20, SMALL, 0, 900, 0, 900, 900, 900, 900, 5 * SMALL, 30]
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number:02}.jsonl").write_bytes(LINE + b" " * (size - len(LINE)) + b"x" if size else b"")
+    plan = make_plan(spec(tmp_path))
+    shares = [(shard.file, shard.files) for shard in plan.shards]
+    assert shares == [(0, 2), (2, 1), (4, 5), (9, 1), *[(10, 1)] * 5, (11, 1)]
+    assert [file.relative for file in plan.files_of(plan.shards[2])] == [f"{n:02}.jsonl" for n in range(4, 9)]
+
+
+def test_a_shard_has_a_limited_number_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "_SHARD_FILES", 4)
+    for number in range(9):
+        write_groups(tmp_path / f"{number}.parquet", [10, 10])
+    assert [(shard.files, shard.rows) for shard in make_plan(spec(tmp_path)).shards] == [(4, 8), (4, 8), (1, 2)]
 
 
 def test_shard_sizes() -> None:
@@ -78,16 +98,16 @@ def test_a_plan_of_another_format_is_refused(corpus_file: Path, tmp_path: Path) 
     with storage.open("plan.parquet") as source:
         table = pq.read_table(source)
     metadata = json.loads(table.schema.metadata[b"winnow"])
-    for other in (metadata | {"format": 2}, {"files": []}):
+    for other in (metadata | {"format": 1}, {"files": []}):
         with storage.create("plan.parquet") as out:
             pq.write_table(table.replace_schema_metadata({"winnow": json.dumps(other)}), out)
-        with pytest.raises(InputError, match=r"plan\.parquet: has format .*this version of Winnow reads format 1"):
+        with pytest.raises(InputError, match=r"plan\.parquet: has format .*this version of Winnow reads format 2"):
             read_plan(storage, "plan.parquet")
 
 
 def test_digests_change_with_the_file_the_part_and_the_fields(tmp_path: Path, small_shards: None) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b"x" * 3 * SMALL)
+    path.write_bytes(LINE + b"x" * 3 * SMALL)
     plan = make_plan(spec(path))
     digests = {shard.digest for shard in plan.shards}
     assert len(digests) == len(plan.shards) == 3
@@ -112,7 +132,7 @@ def test_a_footer_changes_the_digest(tmp_path: Path) -> None:
 
 
 def test_the_digest_of_a_plan_depends_on_the_order_of_its_shards() -> None:
-    shards = tuple(Shard(i, 0, i, i + 1, 1, 10, f"{i:064}") for i in range(3))
+    shards = tuple(Shard(i, 0, 1, i, i + 1, 1, 10, f"{i:064}") for i in range(3))
     assert Plan((), shards).digest != Plan((), shards[::-1]).digest
     assert Plan((), shards).text_bytes == 30
 
@@ -170,11 +190,10 @@ def test_types_that_hold_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"text_field": "txt"}, "no column 'txt' for corpus.text_field; the file has text, n, parts"),
-        ({"id_field": "uid"}, "no column 'uid' for corpus.id_field"),
-        ({"domain_field": "source"}, "no column 'source' for corpus.domain_field"),
+        ({"text_field": "txt"}, "a.parquet: no field 'txt' for corpus.text_field; there are text, n, parts"),
+        ({"id_field": "uid"}, "no field 'uid' for corpus.id_field"),
+        ({"domain_field": "source"}, "no field 'source' for corpus.domain_field"),
         ({"text_field": "n"}, "column 'n' is int64, not text"),
-        ({"domain_field": "parts"}, "column 'parts' is list.*, not a plain value"),
     ],
 )
 def test_wrong_fields_are_named(tmp_path: Path, fields: dict[str, str], said: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruner.corpus.batches import make_batch
+from pruner.corpus.batches import make_piece, numbered
 from pruner.corpus.plan import Plan, Shard
 from pruner.corpus.protocol import ReaderFailed, decode_batch, decode_plan, encode_batch, encode_plan
 
@@ -22,22 +22,24 @@ def test_compressed_messages_are_refused(compression: str, source: Any) -> None:
     with pa.ipc.new_stream(sink, batch.schema, options=options) as stream:
         stream.write_batch(batch)
     with pytest.raises(ReaderFailed, match="compressed"):
-        decode_batch(memoryview(sink.getvalue()))
+        decode_batch(memoryview(sink.getvalue()), 1)
 
 
 def made(*texts: str | None, source: Any = None) -> pa.RecordBatch:
     nothing = pa.nulls(len(texts), pa.string())
     rejects = pa.array([None if text else "empty text" for text in texts], pa.string())
-    return make_batch(pa.array(texts, pa.large_string()), nothing, nothing, rejects, source)
+    piece = make_piece(pa.array(texts, pa.large_string()), nothing, nothing, rejects, source)
+    return next(numbered([piece], 0, 0))
 
 
 def test_batches_of_other_columns_or_sizes_are_refused() -> None:
     batch = made("a", None)
-    assert decode_batch(memoryview(encode_batch(batch))) == batch
-    both = batch.set_column(4, "reject", pa.array(["why", "why"]))
-    for wrong in (batch.select(["text", "id"]), batch.slice(0, 0), both, made(*["a"] * 3000)):
+    assert decode_batch(memoryview(encode_batch(batch)), 1) == batch
+    both = batch.set_column(6, "reject", pa.array(["why", "why"]))
+    elsewhere = batch.set_column(0, "file", pa.array([0, 1], pa.int32()))
+    for wrong in (batch.select(["text", "id"]), batch.slice(0, 0), both, elsewhere, made(*["a"] * 3000)):
         with pytest.raises(ReaderFailed, match="invalid message"):
-            decode_batch(memoryview(encode_batch(wrong)))
+            decode_batch(memoryview(encode_batch(wrong)), 1)
 
 
 @given(
@@ -51,14 +53,14 @@ def test_a_damaged_message_is_a_valid_batch_or_refused(changes: list[tuple[float
         start = int(place * (len(data) - 1))
         data[start : start + len(piece)] = piece
     try:
-        batch = decode_batch(memoryview(bytes(data[: int(cut * len(data))])))
+        batch = decode_batch(memoryview(bytes(data[: int(cut * len(data))])), 1)
     except ReaderFailed:
         return
     batch.to_pylist()
 
 
 def test_plans_are_the_same_after_they_are_sent() -> None:
-    plan = Plan((), (Shard(0, 0, 1, 2, None, 3, "d"),))
+    plan = Plan((), (Shard(0, 0, 1, 1, 2, None, 3, "d"),))
     assert decode_plan(memoryview(encode_plan(plan))) == plan
     for wrong in (b"", b"{}", b'{"files": [], "shards": [1]}'):
         with pytest.raises(ReaderFailed, match="invalid message"):

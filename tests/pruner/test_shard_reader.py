@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pruner.corpus import batches as batch_rules
-from pruner.corpus import jsonl_reader, parquet_reader, shard_reader
+from pruner.corpus import column_pieces, row_pieces, shard_reader
+from pruner.corpus import lines as lines_module
 from pruner.corpus import plan as plans
 from pruner.corpus.batches import SCHEMA
 from pruner.corpus.labels import host
@@ -31,9 +32,7 @@ Columns = tuple[str, ...] | None
 def batches(path: Path | str, columns: Columns = (), **fields: str) -> list[pa.RecordBatch]:
     spec = CorpusSpec(paths=[str(path)], **fields)
     plan = make_plan(spec)
-    found = [
-        batch for shard in plan.shards for batch in read_shard(plan.files[shard.file], shard, spec, columns=columns)
-    ]
+    found = [batch for shard in plan.shards for batch in read_shard(plan.files_of(shard), shard, spec, columns=columns)]
     for batch in found:
         batch.validate(full=True)
         assert batch.schema.names == SCHEMA.names + ["source"] * (columns != ())
@@ -71,7 +70,7 @@ def test_byte_ranges_cover_each_line_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, end: bytes
 ) -> None:
     monkeypatch.setattr(plans, "SHARD_BYTES", size)
-    monkeypatch.setattr(jsonl_reader, "_READ_BYTES", 16)
+    monkeypatch.setattr(lines_module, "_READ_BYTES", 16)
     lines = [json.dumps({"text": "x" * (i * 7 % 40) + "é"}).encode() for i in range(30)]
     path = write(tmp_path / "a.jsonl", (end or b"\n").join(lines) + end)
     assert column(batches(path), "text") == [json.loads(line)["text"] for line in lines]
@@ -81,7 +80,7 @@ def test_byte_ranges_cover_each_line_once(
 def test_batches_depend_on_nothing_but_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: int) -> None:
     monkeypatch.setattr(batch_rules, "BATCH_ROWS", 10)
     monkeypatch.setattr(batch_rules, "BATCH_CHARACTERS", 1000)
-    monkeypatch.setattr(jsonl_reader, "_PIECE_ROWS", decoded)
+    monkeypatch.setattr(row_pieces, "PIECE_ROWS", decoded)
     monkeypatch.setattr(shard_reader, "_DECODE_ROWS", decoded)
     rows = [{"text": "x" * n} for n in [1] * 25 + [400] * 7 + [5000, 1]]
     sizes = {name: [len(b) for b in batches(write(tmp_path / name, make(rows)))] for name, make in FORMATS.items()}
@@ -93,6 +92,29 @@ def test_many_members_and_frames_are_one_file(tmp_path: Path) -> None:
     gz = write(tmp_path / "a.jsonl.gz", gzip.compress(one) + gzip.compress(two))
     zst = write(tmp_path / "a.jsonl.zst", zstd(one) + zstd(two))
     assert column(batches(gz), "text") == column(batches(zst), "text") == ["a", "b"]
+
+
+def test_small_files_are_read_together(tmp_path: Path, rows: Rows) -> None:
+    for number, name in enumerate([*FORMATS, "empty.jsonl"]):
+        write(tmp_path / f"{number}-{name}", FORMATS[name](rows) if name in FORMATS else b"")
+    spec = CorpusSpec(paths=[str(tmp_path)], id_field="id")
+    plan = make_plan(spec)
+    (shard,) = plan.shards
+    for first in (0, 5, len(rows), 2 * len(rows) + 7, 4 * len(rows)):
+        found = list(read_shard(plan.files_of(shard), shard, spec, first_row=first))
+        assert column(found, "text") == [row["text"] for row in rows * 4][first:]
+        assert column(found, "file") == [n // len(rows) for n in range(4 * len(rows))][first:]
+        assert column(found, "row") == [n % len(rows) for n in range(4 * len(rows))][first:]
+
+
+def test_files_of_other_columns_end_a_batch(tmp_path: Path) -> None:
+    for number, score in enumerate((1, 2.5, 3.5)):
+        pq.write_table(pa.table({"text": ["a"], "score": [score]}), tmp_path / f"{number}.parquet")
+    found = batches(tmp_path, columns=None)
+    assert [batch["source"].to_pylist() for batch in found] == [
+        [{"text": "a", "score": 1}],
+        [{"text": "a", "score": 2.5}, {"text": "a", "score": 3.5}],
+    ]
 
 
 BAD_LINES: list[tuple[bytes, str]] = [
@@ -191,14 +213,8 @@ def test_a_url_is_reduced_to_its_host(tmp_path: Path) -> None:
 def test_a_truncated_stream_is_named(tmp_path: Path, rows: Rows, name: str) -> None:
     data = FORMATS[name](rows)
     for keep in (len(data) // 2, len(data) - 4):
-        with pytest.raises(InputError, match=f"{name}: cannot be read as .* lines"):
+        with pytest.raises(InputError, match=f"{name}: cannot be read .*runcated"):
             batches(write(tmp_path / name, data[:keep]))
-
-
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
-def test_a_stream_of_another_kind_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=f"{name}: cannot be read"):
-        batches(write(tmp_path / name, b'{"text": "plain"}\n' * 10))
 
 
 def test_a_damaged_page_is_named(tmp_path: Path, rows: Rows) -> None:
@@ -211,7 +227,7 @@ def test_a_damaged_page_is_named(tmp_path: Path, rows: Rows) -> None:
 def test_a_file_that_changes_while_it_is_read_is_named(corpus_file: Path) -> None:
     spec = CorpusSpec(paths=[str(corpus_file)])
     plan = make_plan(spec)
-    reading = read_shard(plan.files[0], plan.shards[0], spec)
+    reading = read_shard(plan.files, plan.shards[0], spec)
     corpus_file.write_bytes(corpus_file.read_bytes() + b"\n")
     with pytest.raises(InputError, match=f"{corpus_file.name}: changed"):
         list(reading)
@@ -223,7 +239,7 @@ def test_a_document_of_20_mb_is_a_document(tmp_path: Path) -> None:
 
 
 def test_a_line_too_long_is_a_reject_and_is_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl_reader, "DOCUMENT_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(lines_module, "DOCUMENT_BYTES_MAX", 1 << 20)
     path = tmp_path / "a.jsonl"
     with path.open("wb") as out:
         out.write(b'{"text": "a"}\n{"text": "')
@@ -243,7 +259,7 @@ def test_rows_before_the_first_row_are_skipped(corpus_file: Path, rows: Rows) ->
     spec = CorpusSpec(paths=[str(corpus_file)])
     plan = make_plan(spec)
     for first in (0, 1, 6, 7, 20, len(rows) - 1, len(rows), len(rows) + 5):
-        found = read_shard(plan.files[0], plan.shards[0], spec, first_row=first)
+        found = read_shard(plan.files, plan.shards[0], spec, first_row=first)
         assert column(found, "text") == [row["text"] for row in rows[first:]]
 
 
@@ -314,4 +330,4 @@ def test_hosts_are_those_of_urlsplit(urls: list[str]) -> None:
 
     hosts = [expected(url) for url in urls]
     assert [host(url) for url in urls] == hosts
-    assert parquet_reader._hosts(pa.array(urls, pa.large_binary()))[0].to_pylist() == hosts
+    assert column_pieces._hosts(pa.array(urls, pa.large_binary()))[0].to_pylist() == hosts

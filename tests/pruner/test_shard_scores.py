@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pruner.corpus.batches import make_batch
+from pruner.corpus.batches import make_piece, numbered
 from pruner.errors import InputError
 from pruner.tables.documents import DocumentsWriter
 from pruner.tables.shard_scores import ScoresWriter, ShardCounts, read_counts
@@ -18,7 +18,8 @@ from pruner.tables.storage import Storage
 def batch(*texts: str | None) -> pa.RecordBatch:
     ids = pa.array([f"id{number}" for number in range(len(texts))])
     rejects = pa.array([None if text else "empty text" for text in texts], pa.string())
-    return make_batch(pa.array(texts, pa.large_string()), ids, pa.nulls(len(texts), pa.string()), rejects)
+    piece = make_piece(pa.array(texts, pa.large_string()), ids, pa.nulls(len(texts), pa.string()), rejects)
+    return next(numbered([piece], 0, 0))
 
 
 @pytest.fixture
@@ -34,10 +35,11 @@ def read(storage: Storage, path: str) -> pa.Table:
 def test_documents_have_their_rows_sizes_and_reasons(storage: Storage) -> None:
     with DocumentsWriter(storage, "d.parquet") as writer:
         writer.append(batch("é", None))
-        writer.append(batch("abc"))
+        writer.append(batch("abc").set_column(0, "file", pa.array([1], pa.int32())))
     table = read(storage, "d.parquet")
     assert table.to_pydict() == {
-        "row": [0, 1, 2],
+        "file": [0, 0, 1],
+        "row": [0, 1, 0],
         "id": ["id0", "id1", "id0"],
         "domain": [None] * 3,
         "n_bytes": [2, None, 3],

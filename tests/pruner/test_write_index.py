@@ -13,7 +13,7 @@ import pytest
 
 from pruner.corpus.train_split import Split
 from pruner.errors import InputError
-from pruner.select.write_index import read_files, read_summary
+from pruner.select.write_index import check_eligible, read_files, read_summary
 from pruner.tables.json_lines import write_json_lines
 from pruner.tables.shard_scores import ScoresWriter
 from pruner.tables.storage import Storage
@@ -157,21 +157,25 @@ def test_progress_is_reported_for_each_shard_and_array(scored: ScoredCorpus) -> 
 @pytest.mark.parametrize(
     ("lines", "split", "message"),
     [
-        (b"[]\n" * 3, None, "no document of 3 has a score .3 times: unreadable row: not a JSON object"),
+        (
+            b'[]\n{"text": 1}\n[]\n',
+            None,
+            "no document of 3 has a score .2 times: unreadable row: not a JSON object, 1 times: not text: int",
+        ),
         (
             b'{"txt": "a"}\n{"text": ""}\n',
             None,
             "1 times: not text: no field 'text', 1 times: empty text.; check corpus.text_field",
         ),
         (b'{"text": "ab"}\n', Split(0, 1.0), "every document with a score trains the reference"),
-        (b"\n", Split(0, 0.5), "no document of 1 has a score"),
+        (b'{"text": ""}\n', Split(0, 0.5), "no document of 1 has a score"),
     ],
 )
 def test_nothing_to_select_from_is_an_error(tmp_path: Path, lines: bytes, split: Any, message: str) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines)
     corpus = ScoredCorpus(Storage(str(tmp_path / "ws")), corpus_spec(tmp_path), lambda _text: (1, 1.0))
     with pytest.raises(InputError, match=message):
-        corpus.index(split=split)
+        check_eligible(corpus.storage, "job", corpus.index(split=split))
     rejected = [row for row in corpus.rows("job/scores.parquet") if row["reject"]]
     assert len(corpus.rows("job/rejects.parquet")) == len(rejected)
     assert set(read_files(corpus.storage, "job").files) == {"scores.parquet", "rejects.parquet"}

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.paths import parse
-from pruner.corpus.plan import Plan, Shard, write_plan
+from pruner.corpus.plan import Plan, Shard
+from pruner.corpus.plan_file import write_plan
 from pruner.select.domains import DomainRow
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import IndexCounts
@@ -32,10 +33,18 @@ def make_workspace(folder: Path, shards: int) -> Workspace:
 
 def _plan(corpus: Path, shards: int) -> Plan:
     files = tuple(
-        CorpusFile(parse(f"{corpus}/part-{number:05}.parquet"), "parquet", None, 1 << 30, str(number), f"{number:064x}")
+        CorpusFile(
+            parse(f"{corpus}/part-{number:05}.parquet"),
+            "parquet",
+            None,
+            1 << 30,
+            str(number),
+            f"part-{number:05}.parquet",
+            f"{number:064x}",
+        )
         for number in range(min(_FILES, shards))
     )
-    cut = (Shard(n, n * len(files) // shards, n, n + 1, _DOCUMENTS, 32 << 20, f"{n:064x}") for n in range(shards))
+    cut = (Shard(n, n * len(files) // shards, 1, n, n + 1, _DOCUMENTS, 32 << 20, f"{n:064x}") for n in range(shards))
     return Plan(files, tuple(cut))
 
 
@@ -52,6 +61,9 @@ def _planned_job(workspace: Workspace, job_id: str, plan: Plan) -> None:
         documents=plan.documents,
         shards=len(plan.shards),
         text_bytes=plan.text_bytes,
+        files=len(plan.files),
+        bytes=plan.text_bytes,
+        left_out=(),
     )
     # Another model for each job: they would share their scores.
     model = ModelRecord(source="/model", trained=False, sha256=job_id, tokenizer_sha256=job_id)

@@ -18,16 +18,23 @@ def sentence(seed: int, words: int) -> str:
 
 
 def write_corpus(folder: Path, files: int = 3, documents: int = 40, words: int = 30) -> Path:
-    """Parquet files with `text`, `id` and `domain` columns, one row group and so one shard each."""
+    """Parquet files with `text`, `id` and `domain` columns, one shard each.
+
+    Small files would share a shard. So the dictionary of the texts has a long value that no row uses, and that the
+    footer counts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for file in range(files):
         rows = range(file * documents, (file + 1) * documents)
+        texts = [sentence(row, 2 + (row * 13) % words) for row in rows]
         columns = {
-            "text": [sentence(row, 2 + (row * 13) % words) for row in rows],
+            "text": pa.DictionaryArray.from_arrays(range(documents), [*texts, "x" * (9 << 20)]),
             "id": [f"doc-{row}" for row in rows],
             "domain": [("web", "code", None)[row % 3] for row in rows],
         }
-        pq.write_table(pa.table(columns), folder / f"part-{file}.parquet")
+        path = folder / f"part-{file}.parquet"
+        table, limit = pa.table(columns), 1 << 30
+        pq.write_table(table, path, compression="zstd", store_schema=False, dictionary_pagesize_limit=limit)
     return folder
 
 

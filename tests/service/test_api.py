@@ -40,6 +40,8 @@ def test_a_job_is_accepted_with_its_defaults_filled_in(api: httpx.Client) -> Non
     assert job["status"] == "queued"
     assert job["request"]["corpus"] == {
         "paths": ["data/*.parquet"],
+        "include": [],
+        "exclude": [],
         "text_field": "text",
         "id_field": None,
         "domain_field": None,
@@ -59,6 +61,8 @@ def test_a_finished_job_tells_everything(pruned: dict[str, Any]) -> None:
     progress, (selection,) = pruned["progress"], pruned["selections"]
     assert progress["documents_done"] == progress["documents_total"] == 120
     assert progress["shards_done"] == progress["shards_total"] == 3
+    assert pruned["corpus"]["files"] == 3
+    assert pruned["corpus"]["left_out"] == []
     assert progress["tokens_done"] > 0
     assert selection["id"] == "medium-0.5"
     assert selection["documents"] == 60

@@ -1,0 +1,91 @@
+"""Reads the rows of CSV and TSV files. The first row is the header; a quoted value may hold line feeds."""
+
+import csv
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from pruner.corpus.batches import DOCUMENT_BYTES_MAX
+from pruner.corpus.content import BYTE_ORDER_MARK
+from pruner.corpus.growth import GrowthLimit
+from pruner.corpus.lines import Line, is_blank, read_lines
+from pruner.corpus.names import Codec
+from pruner.corpus.row_pieces import Row
+from pruner.errors import InputError
+
+_SURROGATES = range(0xDC80, 0xDD00)  # stand for bytes that are not UTF-8
+
+
+def csv_rows(
+    url: str, source: BinaryIO, codec: Codec | None, stop: int | None, delimiter: str, growth: GrowthLimit
+) -> Iterator[Row]:
+    """The rows after the header: values by column name, an empty one as None.
+
+    A value that is not UTF-8 is given as bytes. Raises InputError naming the file for a header with equal names and for
+    a value that is too long, as after a quote that is never closed.
+    """
+    lines = _Lines(read_lines(source, codec, 0, stop, growth), url)
+    csv.field_size_limit(DOCUMENT_BYTES_MAX)
+    reader = csv.reader(lines, delimiter=delimiter)
+    header: list[str] | None = None
+    while True:
+        lines.taken.clear()
+        cells: list[str] = []
+        error = None
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as failed:
+            error = str(failed)
+            if "limit" in error:
+                raise InputError(
+                    f"{url}: row {reader.line_num:,} or one before it has a value over {DOCUMENT_BYTES_MAX >> 20} MiB;"
+                    " check for a quote that is not closed"
+                ) from None
+        if header is None:
+            if error is not None:
+                raise InputError(f"{url}: its header cannot be read ({error})")
+            header = cells
+            if len(set(header)) < len(header):
+                twice = next(name for name in header if header.count(name) > 1)
+                raise InputError(f"{url}: has several columns {twice!r}; column names must be unique")
+            continue
+        line = b"\n".join(lines.taken)
+        if error is None and all(map(is_blank, lines.taken)):
+            error = "blank line"
+        elif error is None and (len(cells) < len(header) or any(cells[len(header) :])):
+            error = f"{len(cells)} values where the header has {len(header)}"
+        values = {} if error else {name: _value(cell, lines.is_utf8) for name, cell in zip(header, cells, strict=False)}
+        yield Row(values, line, error)
+
+
+def _value(cell: str, is_utf8: bool) -> Any:
+    if not is_utf8 and any(ord(char) in _SURROGATES for char in cell):
+        return cell.encode(errors="surrogateescape")
+    return cell or None
+
+
+class _Lines:
+    """The lines of a file as text, for `csv.reader`; `taken` holds the bytes of those that it has taken."""
+
+    def __init__(self, lines: Iterator[Line], url: str) -> None:
+        self._lines, self._url, self._first = lines, url, True
+        self.taken: list[bytes] = []
+        self.is_utf8 = True
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        if line is None:
+            raise InputError(f"{self._url}: has a line over {DOCUMENT_BYTES_MAX >> 20} MiB; leave the file out")
+        self.is_utf8 = self.is_utf8 or not self.taken
+        self.taken.append(line)
+        if self._first:
+            line, self._first = line.removeprefix(BYTE_ORDER_MARK), False
+        try:
+            return line.decode() + "\n"
+        except UnicodeDecodeError:
+            self.is_utf8 = False
+            return line.decode(errors="surrogateescape") + "\n"

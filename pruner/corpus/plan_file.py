@@ -1,0 +1,54 @@
+"""The stored plan, plan.parquet: a row for each shard, the files in the metadata key `winnow`."""
+
+from typing import Literal
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pruner.corpus.files import CorpusFile
+from pruner.corpus.listing import LeftOut
+from pruner.corpus.plan import Plan, Shard
+from pruner.tables.records import Record, parse_record
+from pruner.tables.storage import Storage
+
+
+class _PlanMetadata(Record):
+    """What plan.parquet holds beside its rows, the shards."""
+
+    format: Literal[2] = 2  # type: ignore[assignment]  # 1 had no shards of several files
+    files: tuple[CorpusFile, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+_COLUMNS = pa.schema(
+    [
+        ("index", pa.int64()),
+        ("file", pa.int64()),
+        ("files", pa.int64()),
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+        ("rows", pa.int64()),
+        ("text_bytes", pa.int64()),
+        ("digest", pa.string()),
+    ]
+)
+
+
+def write_plan(storage: Storage, path: str, plan: Plan) -> None:
+    """Writes a plan as Parquet: a row for each shard, the files in the metadata key `winnow`."""
+    columns = [
+        pa.array([getattr(shard, name) for shard in plan.shards], _COLUMNS.field(name).type) for name in _COLUMNS.names
+    ]
+    metadata = {"winnow": orjson.dumps(_PlanMetadata(files=plan.files, left_out=plan.left_out).model_dump())}
+    with storage.create(path) as out:
+        pq.write_table(pa.table(columns, schema=_COLUMNS.with_metadata(metadata)), out, compression="zstd")
+
+
+def read_plan(storage: Storage, path: str) -> Plan:
+    """Reads a plan. Raises FileNotFoundError, and InputError if it has another format version."""
+    with storage.open(path) as source:
+        table = pq.read_table(source)
+    metadata = parse_record((table.schema.metadata or {}).get(b"winnow", b"{}"), _PlanMetadata, path)
+    shards = tuple(Shard(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
+    return Plan(metadata.files, shards, metadata.left_out)

@@ -1,0 +1,22 @@
+"""The rows of a text file, JSON lines or CSV."""
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from pruner.corpus.csv_reader import csv_rows
+from pruner.corpus.files import CorpusFile
+from pruner.corpus.growth import GrowthLimit
+from pruner.corpus.jsonl_reader import jsonl_rows
+from pruner.corpus.row_pieces import Row
+
+
+def text_rows(file: CorpusFile, source: BinaryIO, start: int, stop: int | None, fields: list[str]) -> Iterator[Row]:
+    """The rows of a text file that start in bytes [start, stop), or of all of a compressed one.
+
+    The values of `fields` are exact. Raises InputError and one of codecs.DECODE_ERRORS.
+    """
+    growth = GrowthLimit(file.url, file.size)
+    if file.format == "jsonl":
+        return jsonl_rows(source, file.compression, start, stop, fields, growth)
+    delimiter = "\t" if file.format == "tsv" else ","
+    return csv_rows(file.url, source, file.compression, stop, delimiter, growth)

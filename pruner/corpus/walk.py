@@ -1,0 +1,163 @@
+"""Lists the files below a folder or that match a glob, on this machine or in an object store."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pruner.corpus.files import filesystem, look_up, size_and_version
+from pruner.corpus.globs import PathGlob, has_magic
+from pruner.corpus.paths import LOCAL, WEB, CorpusPath, Roots
+from pruner.errors import InputError
+
+_LEADS_OUT = "a link in it leads out of the corpus roots of this service; remove it, or exclude it"
+
+
+class Entry(NamedTuple):
+    """A file that was listed. `problem` says why it can be no corpus file, unless it is left out anyway."""
+
+    path: str  # in its file system
+    size: int = 0  # bytes
+    version: str = ""
+    named: bool = False  # the path that the user gave is the file itself
+    skipped: str | None = None  # why it is left out, whatever its name
+    problem: str | None = None
+
+
+class Listed(NamedTuple):
+    """The folder that the entries lie below, and the entries in the order of their names."""
+
+    root: str
+    entries: list[Entry]
+
+
+def list_path(text: str, path: CorpusPath, roots: Roots) -> Listed:
+    """The files that a path stands for. Raises InputError if it is missing or lies under no root, and OSError."""
+    if path.scheme in WEB:  # web servers cannot list files
+        size, version = look_up(path)
+        return Listed(path.path.rpartition("/")[0], [Entry(path.path, size, version, named=True)])
+    if path.scheme == LOCAL:
+        return _list_local(text, path.path, roots)
+    return _list_store(text, path)
+
+
+def is_hidden(relative: str) -> bool:
+    """Whether a part of a path starts as the names of tools' internal files do."""
+    return any(part.startswith((".", "_")) for part in relative.split("/"))
+
+
+def _before_magic(path: str) -> str:
+    """The parent folder of the first pattern in a path."""
+    parts = path.split("/")
+    first = next(number for number, part in enumerate(parts) if has_magic(part))
+    return "/".join(parts[:first]) or "/"
+
+
+def _list_local(text: str, path: str, roots: Roots) -> Listed:
+    is_glob = has_magic(path) and not os.path.lexists(path)
+    root = _before_magic(path) if is_glob else path
+    roots.check_real(text, os.path.realpath(root))
+    if Path(root).is_dir():
+        glob = PathGlob(os.path.relpath(path, root)) if is_glob else None
+        entries = sorted(_Walk(root, roots).entries(glob))
+        return Listed(root, [entries[0]._replace(named=True)] if is_glob and len(entries) == 1 else entries)
+    if is_glob:
+        return Listed(root, [])
+    try:
+        size, version = look_up(CorpusPath(LOCAL, path))
+    except FileNotFoundError:
+        cause = "a broken link" if Path(path).is_symlink() else "no such file or folder"
+        raise InputError(f"{text}: {cause}") from None
+    if not Path(path).is_file():
+        raise InputError(f"{text}: neither a file nor a folder")
+    return Listed(path.rpartition("/")[0], [Entry(path, size, version, named=True)])
+
+
+class _Walk:
+    """Lists the files below a local folder. Links to folders are followed; each folder is read once."""
+
+    def __init__(self, root: str, roots: Roots) -> None:
+        self._root, self._roots = root, roots
+        self._seen: set[tuple[int, int]] = set()  # device and inode of each folder
+        # Folders to read, and links to folders, which are read after all others: path below the root, glob, and the
+        # length of the path below which names count as hidden.
+        self._folders: list[tuple[str, PathGlob | None, int]] = []
+        self._links: list[tuple[str, PathGlob | None, int]] = []
+
+    def entries(self, glob: PathGlob | None) -> Iterator[Entry]:
+        """The files that match the glob or lie in a folder that does; all files without a glob."""
+        self._folders.append(("", glob, 0))
+        while self._folders or self._links:
+            yield from self._read(*(self._folders or self._links).pop())
+
+    def _read(self, folder: str, glob: PathGlob | None, shown: int) -> Iterator[Entry]:
+        here = f"{self._root.rstrip('/')}/{folder}" if folder else self._root
+        stat = Path(here).stat()
+        if (stat.st_dev, stat.st_ino) in self._seen:
+            yield Entry(here, skipped="links to folders that are read under another name")
+            return
+        self._seen.add((stat.st_dev, stat.st_ino))
+        with os.scandir(here) as listing:
+            for entry in listing:
+                relative = f"{folder}/{entry.name}" if folder else entry.name
+                matches = glob is None or glob.matches(relative)
+                if entry.is_dir():
+                    if not matches and not (glob is not None and glob.may_match_below(relative)):
+                        continue
+                    inside = shown if glob is None else len(relative) + 1
+                    below = (relative, None, inside) if matches else (relative, glob, 0)
+                    if entry.is_symlink() and not self._is_allowed(entry.path):
+                        yield Entry(entry.path, problem=_LEADS_OUT)
+                    else:
+                        (self._links if entry.is_symlink() else self._folders).append(below)
+                elif matches:
+                    hidden = glob is None and is_hidden(relative[shown:])
+                    found = self._file(entry)
+                    yield found._replace(skipped="hidden files") if hidden else found
+
+    def _file(self, entry: "os.DirEntry[str]") -> Entry:
+        if entry.is_symlink():
+            if not self._is_allowed(entry.path):
+                return Entry(entry.path, problem=_LEADS_OUT)
+            if not Path(entry.path).exists():
+                return Entry(entry.path, problem="a broken link; mend or remove it, or exclude it")
+        if not entry.is_file():
+            return Entry(entry.path, skipped="devices, pipes and sockets")
+        stat = entry.stat()
+        return Entry(entry.path, stat.st_size, str(stat.st_mtime_ns))
+
+    def _is_allowed(self, path: str) -> bool:
+        try:
+            self._roots.check_real(path, os.path.realpath(path))
+        except InputError:
+            return False
+        return True
+
+
+def _list_store(text: str, path: CorpusPath) -> Listed:
+    fs, inner = filesystem(path)
+    if fs.isfile(inner):
+        size, version = size_and_version(fs.info(inner))
+        return Listed(inner.rpartition("/")[0], [Entry(inner, size, version, named=True)])
+    if fs.isdir(inner):
+        return Listed(inner, sorted(_find(fs, inner, inner)))
+    if not has_magic(inner):
+        raise InputError(f"{text}: no such file or folder")
+    root = _before_magic(inner)
+    hidden = any(part.startswith(".") for part in inner[len(root) :].split("/"))
+    entries: dict[str, Entry] = {}
+    for name, info in fs.glob(inner, detail=True).items():
+        if not hidden and any(part.startswith(".") for part in name[len(root) :].split("/")):
+            continue
+        if info["type"] == "file":
+            entries[name] = Entry(name, *size_and_version(info))
+        else:
+            entries |= {entry.path: entry for entry in _find(fs, name, root)}
+    found = sorted(entries.values())
+    return Listed(root, [found[0]._replace(named=True)] if len(found) == 1 else found)
+
+
+def _find(fs: object, folder: str, root: str) -> Iterator[Entry]:
+    for name, info in fs.find(folder, detail=True).items():  # type: ignore[attr-defined]
+        hidden = is_hidden(name[len(folder) :].lstrip("/"))
+        yield Entry(name, *size_and_version(info), skipped="hidden files" if hidden else None)

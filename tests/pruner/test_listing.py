@@ -1,0 +1,225 @@
+"""Paths, folders, globs and URLs resolve to files in a predictable order."""
+
+import os
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pruner.corpus.listing import Listing, find_files
+from pruner.corpus.paths import Roots
+from pruner.errors import InputError
+from pruner.spec import CorpusSpec
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def listed(*paths: str | Path, **rules: list[str]) -> Listing:
+    return find_files(CorpusSpec(paths=[str(path) for path in paths], **rules))
+
+
+def urls(*paths: str | Path, **rules: list[str]) -> list[str]:
+    return [file.url for file in listed(*paths, **rules).files]
+
+
+def test_each_path_in_the_order_given_and_sorted_inside(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.jsonl", "b/1.parquet", "b/c/0.jsonl.gz", "a/z.jsonl.zst", "a/y.jsonl")
+    found = urls(tmp_path / "b", tmp_path / "a" / "*.jsonl*")
+    assert found == [
+        str(tmp_path / n) for n in ("b/1.parquet", "b/2.jsonl", "b/c/0.jsonl.gz", "a/y.jsonl", "a/z.jsonl.zst")
+    ]
+
+
+def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jsonl", "2.jsonl")
+    assert urls(tmp_path / "2.jsonl", tmp_path, f"{tmp_path}/./1.jsonl") == [
+        str(tmp_path / "2.jsonl"),
+        str(tmp_path / "1.jsonl"),
+    ]
+
+
+def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "1.jsonl")
+    monkeypatch.chdir(tmp_path)
+    assert urls("1.jsonl") == urls("*.jsonl") == urls(".") == [str(tmp_path / "1.jsonl")]
+
+
+def test_globs_go_through_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jsonl", "a/b/2.jsonl", "a/b/readme.txt")
+    assert urls(f"{tmp_path}/**/*.jsonl") == [str(tmp_path / "a/1.jsonl"), str(tmp_path / "a/b/2.jsonl")]
+    assert urls(f"{tmp_path}/a/b/*") == [str(tmp_path / "a/b/2.jsonl")]
+
+
+def test_an_existing_file_wins_over_the_pattern_of_its_name(tmp_path: Path) -> None:
+    touch(tmp_path, "part [1] of 2.jsonl")
+    assert urls(tmp_path / "part [1] of 2.jsonl") == [str(tmp_path / "part [1] of 2.jsonl")]
+
+
+def test_hidden_files_in_a_folder_are_skipped(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jsonl", ".cache/2.jsonl", "_temporary/3.parquet")
+    assert urls(tmp_path) == [str(tmp_path / "1.jsonl")]
+
+
+def test_a_pattern_matches_hidden_names_only_if_it_starts_with_a_dot(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jsonl", "._1.jsonl", ".cache/2.jsonl", "_3.jsonl")
+    assert (
+        urls(f"{tmp_path}/**/*.jsonl")
+        == urls(f"{tmp_path}/*.jsonl")
+        == [str(tmp_path / n) for n in ("1.jsonl", "_3.jsonl")]
+    )
+    assert urls(f"{tmp_path}/.cache/*.jsonl") == urls(f"{tmp_path}/.c*/*") == [str(tmp_path / ".cache/2.jsonl")]
+    with pytest.raises(InputError, match="there is no file"):
+        listed(f"{tmp_path}/?_1.jsonl")
+
+
+def test_urls_of_memory_and_s3(s3_url: str) -> None:
+    memory = f"memory://{uuid.uuid4().hex}"
+    for root in (memory, s3_url):
+        fs, path = fsspec.core.url_to_fs(root)
+        for name in ("b.jsonl", "a.parquet", "c.txt"):
+            fs.pipe_file(f"{path}/data/{name}", b"x")
+        for given in (f"{root}/data", f"{root}/data/*"):
+            assert [url.rsplit("/", 1)[-1] for url in urls(given)] == ["a.parquet", "b.jsonl", "c.txt"]
+        assert all(file.size == 1 and file.version for file in listed(f"{root}/data").files)
+        assert [file.relative for file in listed(f"{root}/data").files] == ["a.parquet", "b.jsonl", "c.txt"]
+    assert urls(f"{s3_url}/data/b.jsonl") == [f"{s3_url}/data/b.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("missing.parquet", "missing.parquet: no such file or folder"),
+        ("*.parquet", r"\*.parquet: there is no file; a corpus has .parquet"),
+        ("empty", "empty: there is no file"),
+        ("docs", "docs: there is no corpus file; .*left out: 1 documentation, such as .*README.md"),
+        ("data.tar", "data.tar: .tar files are not read; unpack it, or exclude it"),
+        ("DATA.mds.zst", "DATA.mds.zst: .mds files are not read; convert it to Parquet or JSON lines"),
+        ("s4://bucket/x", "s4://bucket/x: unsupported scheme"),
+    ],
+)
+def test_wrong_paths_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    touch(tmp_path, "docs/README.md", "data.tar", "DATA.mds.zst")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=said) as caught:
+        listed(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, os.fsdecode(b"caf\xe9.jsonl"), "a.jsonl")
+    with pytest.raises(InputError, match=r"caf\\xe9\.jsonl: the file name is not valid UTF-8; rename"):
+        listed(tmp_path)
+    found = listed(tmp_path, exclude=["caf?.jsonl"])
+    assert [file.relative for file in found.files] == ["a.jsonl"]
+    assert [(left.reason, left.files, left.example) for left in found.left_out] == [
+        ("excluded", 1, rf"{tmp_path}/caf\xe9.jsonl")
+    ]
+
+
+# -- left out
+def test_what_is_no_corpus_file_is_counted_and_named(tmp_path: Path) -> None:
+    names = ["README.md", "LICENSE", ".gitattributes", "_SUCCESS", "dataset_info.json", "a.jsonl.sha256", ".x/b.jsonl"]
+    touch(tmp_path, "a.jsonl", "B.JSONL.GZ", "readme.jsonl", *names)
+    found = listed(tmp_path)
+    assert [file.relative for file in found.files] == ["B.JSONL.GZ", "a.jsonl", "readme.jsonl"]
+    assert {left.reason: left.files for left in found.left_out} == {
+        "documentation": 2,
+        "hidden files": 3,
+        "metadata": 1,
+        "checksums": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("rules", "kept"),
+    [
+        ({}, ["a.jsonl", "en/a.jsonl", "en/b.jsonl", "en_removed/a.jsonl", "en_removed/x/c.jsonl"]),
+        ({"exclude": ["*_removed/**"]}, ["a.jsonl", "en/a.jsonl", "en/b.jsonl"]),
+        ({"exclude": ["a.*"]}, ["en/b.jsonl", "en_removed/x/c.jsonl"]),
+        ({"include": ["en/*"]}, ["en/a.jsonl", "en/b.jsonl"]),
+        ({"include": ["**/[!a].jsonl"]}, ["en/b.jsonl", "en_removed/x/c.jsonl"]),
+        ({"include": ["**/a.jsonl"], "exclude": ["en/*"]}, ["a.jsonl", "en_removed/a.jsonl"]),
+        ({"exclude": ["*/*.jsonl"]}, ["a.jsonl", "en_removed/x/c.jsonl"]),
+    ],
+)
+def test_include_and_exclude(tmp_path: Path, rules: dict[str, list[str]], kept: list[str]) -> None:
+    names = ["a.jsonl", "en/a.jsonl", "en/b.jsonl", "en_removed/a.jsonl", "en_removed/x/c.jsonl"]
+    touch(tmp_path, *names)
+    found = listed(tmp_path, **rules)
+    assert [file.relative for file in found.files] == kept
+    assert sum(left.files for left in found.left_out) == len(names) - len(kept)
+
+
+def test_data_that_cannot_be_read_may_be_excluded(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl", "b.tar", "c/d.tar.gz")
+    with pytest.raises(InputError, match=r"b\.tar: .*exclude: '\*\.tar\*'"):
+        listed(tmp_path)
+    assert len(listed(tmp_path, exclude=["*.tar*"]).files) == 1
+
+
+def test_rules_that_leave_nothing_are_an_error(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl")
+    with pytest.raises(InputError, match=r"no corpus file that include and exclude leave; .*1 excluded"):
+        listed(tmp_path, exclude=["*"])
+    with pytest.raises(InputError, match="not a valid pattern"):
+        listed(tmp_path, exclude=["[z-a]"])
+
+
+def test_the_output_of_the_command_is_no_part_of_the_corpus(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl", "out/manifest.parquet", "scores.parquet")
+    spec = CorpusSpec(paths=[str(tmp_path)])
+    found = find_files(spec, ignored=[str(tmp_path / "out"), str(tmp_path / "scores.parquet")])
+    assert [file.relative for file in found.files] == ["a.jsonl"]
+    assert [(left.reason, left.files) for left in found.left_out] == [("output of this command", 2)]
+
+
+# -- the corpus root
+def test_the_root_of_paths(tmp_path: Path) -> None:
+    touch(tmp_path, "x/a/1.jsonl", "x/b/c/2.jsonl")
+
+    def relative(*paths: str) -> list[str]:
+        return [file.relative for file in listed(*(f"{tmp_path}/{path}" for path in paths)).files]
+
+    assert relative("x") == relative("x/**") == ["a/1.jsonl", "b/c/2.jsonl"]
+    assert relative("x/*/*.jsonl") == ["a/1.jsonl"]
+    assert relative("x/b/*") == ["c/2.jsonl"]  # a folder that a glob matches is read as a folder
+    assert relative("x/a/1.jsonl") == ["1.jsonl"]
+    assert relative("x/a", "x/b") == relative("x/a/1.jsonl", "x/b/c") == ["a/1.jsonl", "b/c/2.jsonl"]
+
+
+# -- links
+def test_folders_are_followed_through_links_each_once(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/x.jsonl", "data/real/x.jsonl")
+    for name, target in (("shard0", "../elsewhere"), ("shard1", "real"), ("loop", "..")):
+        (tmp_path / "data" / name).symlink_to(target)
+    found = listed(tmp_path / "data")
+    names = {os.path.realpath(file.url) for file in found.files}
+    assert len(found.files) == len(names) == 2
+    assert all(left.reason == "links to folders that are read under another name" for left in found.left_out)
+    assert len(listed(f"{tmp_path}/data/*/x.jsonl").files) == 2
+    assert len(listed(f"{tmp_path}/data/shard*").files) == 2
+
+
+def test_a_broken_link_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jsonl")
+    (tmp_path / "gone.jsonl").symlink_to("nowhere")
+    for path in (tmp_path, f"{tmp_path}/*.jsonl", tmp_path / "gone.jsonl"):
+        with pytest.raises(InputError, match=r"gone\.jsonl: a broken link"):
+            listed(path)
+    assert len(listed(tmp_path, exclude=["gone.*"]).files) == 1
+
+
+def test_a_link_out_of_the_roots_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/x.jsonl", "data/a.jsonl")
+    (tmp_path / "data/link").symlink_to("../elsewhere")
+    spec = CorpusSpec(paths=[str(tmp_path / "data")])
+    with pytest.raises(InputError, match=r"data/link: a link in it leads out of the corpus roots"):
+        find_files(spec, Roots([str(tmp_path / "data")]))
+    assert len(find_files(spec, Roots([str(tmp_path)])).files) == 2
