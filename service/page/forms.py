@@ -38,6 +38,9 @@ def job_request(form: Form) -> dict[str, Any]:
     for name in ("text_field", "id_field", "domain_field"):
         if value := first_value(form, name):
             corpus[name] = value
+    for name in ("include", "exclude"):
+        if globs := first_value(form, name).split():
+            corpus[name] = globs
     reference: dict[str, Any] = {"model": first_value(form, "model")}
     if first_value(form, "reference") != "model":
         train: dict[str, Any] = {"preset": first_value(form, "preset", "tiny")}

@@ -1,7 +1,9 @@
 """The sandbox reads as this process does, and no file can harm this process."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import resource
 import signal
@@ -26,6 +28,7 @@ from pruner.corpus.shard_reader import read_shard
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 from tests.pruner.conftest import FORMATS, Rows, column, jsonl, parquet, zstd
+from tests.pruner.test_formats import arrow, table
 
 KNOWN = ["gzip", "parquet", "zstd"]
 
@@ -233,12 +236,38 @@ def newlines(path: Path) -> Path:
     return path
 
 
+def streams(path: Path) -> Path:
+    """Some KB that become a line of 1 GiB, in the codec of the name."""
+    encode = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[path.suffix]
+    path.write_bytes(encode(b"x" * (64 << 20)) * 16)
+    return path
+
+
+def open_quote(path: Path) -> Path:
+    path.write_bytes(b'text,id\na,1\n"never closed' + b"\nmore text" * (8 << 20))
+    return path
+
+
+def one_record_batch(path: Path) -> Path:
+    """An Arrow stream of a few hundred KB with one record batch of 1.5 GiB."""
+    texts = pa.array(["x" * (1 << 20)]).take(pa.array([0] * 1536))
+    table = pa.table({"text": texts.cast(pa.large_string())})
+    with pa.ipc.new_stream(path, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as out:
+        out.write_table(table)
+    return path
+
+
 BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "rows.parquet": (lambda path: repeated(path, 1, 4096), "become more than 1,000 times as many"),
     "long-rows.parquet": (lambda path: repeated(path, 32, 640), "become more than 1,000 times as many"),
     "page.parquet": (page, "cannot be read within 1,024 MiB of memory"),
     "wide.parquet": (wide, "has 20,000 columns"),
     "line.jsonl.zst": (zstd_line, "become more than 1,000 times as many"),
+    "line.jsonl.gz": (streams, "become more than 1,000 times as many"),
+    "line.jsonl.bz2": (streams, "become more than 1,000 times as many"),
+    "line.jsonl.xz": (streams, "become more than 1,000 times as many"),
+    "quote.csv": (open_quote, "value over 64 MiB; check for a quote that is not closed"),
+    "batch.arrow": (one_record_batch, "cannot be read within 1,024 MiB of memory"),
     "newlines.jsonl.zst": (newlines, "become more rows than bytes"),
 }
 
@@ -247,7 +276,7 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {
 def test_a_bomb_fails_by_its_name_and_within_fixed_memory(tmp_path: Path, good: CorpusSpec, name: str) -> None:
     make, said = BOMBS[name]
     path = make(tmp_path / name)
-    assert path.stat().st_size < 40 << 20
+    assert path.stat().st_size < 100 << 20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     message = refused(path)
     assert said in message
@@ -331,6 +360,11 @@ SOUND = {
     "a.jsonl": jsonl(ROWS),
     "a.jsonl.gz": gzip.compress(jsonl(ROWS)),
     "a.jsonl.zst": zstd(jsonl(ROWS)),
+    "a.jsonl.bz2": bz2.compress(jsonl(ROWS)),
+    "a.jsonl.xz": lzma.compress(jsonl(ROWS)),
+    "a.csv": table(ROWS),
+    "a.arrow": arrow(ROWS, pa.ipc.new_file),
+    "b.arrow": arrow(ROWS, pa.ipc.new_stream, compression="zstd"),
 }
 
 
