@@ -18,7 +18,7 @@ from service.store.workspace import Workspace
 from tests.service.artefacts import files_of, manifest_path
 
 WORKSPACES = Path(__file__).parent / "workspaces"
-JOB = "8db9ae7f62997efda6e9"
+JOB = "b88ac0eecf421ebb3559"
 
 
 @pytest.fixture
