@@ -93,10 +93,10 @@ class Worker:
         ahead, self._next = self._next, None
         if ahead is not None:
             ahead.held.close()
-            if ahead.prepared is not None:
-                ahead.prepared.close()
             with suppress(LeaseLost, RedisError):
                 self._queue.release(ahead.lease)
+            if ahead.prepared is not None:
+                ahead.prepared.close()
 
     # -- one task
     def _work(self, lease: Lease, prepared: Any = None) -> None:
