@@ -18,7 +18,7 @@ def read_lines(
 ) -> Iterator[Line]:
     """The lines that start in bytes [start, stop) of a plain file, or all lines of a compressed one.
 
-    Blank lines at the end of a file are left out: those of a plain file by a `stop` from `content_end`.
+    Blank lines at the end of a file are left out: where `stop` is given, because it comes from `content_end`.
     """
     if codec is None:
         lines = _range_lines(source, start, stop)
@@ -34,7 +34,7 @@ def read_lines(
     blank: list[Line] = []
     for line in lines:
         growth.add_rows(1)
-        if codec is not None and is_blank(line):
+        if (codec is not None or stop is None) and is_blank(line):
             blank.append(line)
             continue
         if blank:

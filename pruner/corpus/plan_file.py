@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.listing import LeftOut
 from pruner.corpus.plan import Plan, Shard
+from pruner.tables.part_file import named_damage
 from pruner.tables.records import Record, parse_record
 from pruner.tables.storage import Storage
 
@@ -46,8 +47,8 @@ def write_plan(storage: Storage, path: str, plan: Plan) -> None:
 
 
 def read_plan(storage: Storage, path: str) -> Plan:
-    """Reads a plan. Raises FileNotFoundError, and InputError if it has another format version."""
-    with storage.open(path) as source:
+    """Reads a plan. Raises FileNotFoundError, and InputError if it is damaged or has another format version."""
+    with storage.open(path) as source, named_damage(storage, path):
         table = pq.read_table(source)
     metadata = parse_record((table.schema.metadata or {}).get(b"winnow", b"{}"), _PlanMetadata, path)
     shards = tuple(Shard(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))

@@ -111,7 +111,7 @@ def _score_input(parser: Parser, args: argparse.Namespace) -> int:
 
 
 def _texts(given: bytes, field: str) -> list[str]:
-    """One text; or, where a line is a JSON object with the field, the field of each line. Raises InputError."""
+    """One text; or the field of each line, if the first is a JSON object or one has the field. Raises InputError."""
     try:
         whole = given.decode()
     except UnicodeDecodeError as error:
@@ -119,22 +119,26 @@ def _texts(given: bytes, field: str) -> list[str]:
     if not whole:
         raise InputError("standard input is empty: give a text, or JSON lines")
     lines = enumerate(whole.split("\n"), 1)  # JSON may hold what splitlines takes for an end
-    texts = [(number, _field(line, field)) for number, line in lines if line.strip()]
-    if all(text is None for _, text in texts):
+    rows = [(number, _row(line)) for number, line in lines if line.strip()]
+    if not rows or (rows[0][1] is None and all(row is None or field not in row for _, row in rows)):
         return [whole]
-    for number, text in texts:
+    texts = []
+    for number, row in rows:
+        text = None if row is None else row.get(field)
         if not isinstance(text, str):
-            raise InputError(f"standard input: line {number} is no JSON object with a text as its {field!r}")
-    return [text for _, text in texts]
+            there = f"; its fields are {', '.join(row)}: choose one with --text-field" if row else ""
+            raise InputError(f"standard input: line {number} is no JSON object with a text as its {field!r}{there}")
+        texts.append(text)
+    return texts
 
 
-def _field(line: str, name: str) -> Any:
-    """A field of a line that is a JSON object, else None."""
+def _row(line: str) -> dict[str, Any] | None:
+    """A line that is a JSON object, else None."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row.get(name) if isinstance(row, dict) else None
+    return row if isinstance(row, dict) else None
 
 
 def add_train(parser: Parser) -> None:

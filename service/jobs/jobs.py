@@ -17,13 +17,13 @@ from service.contract.names import ENDED, STATUSES, Status
 from service.contract.permissions import Access
 from service.contract.quotas import Quotas, Usage
 from service.contract.schemas import Job, JobPage, JobRequest, JobWorkers, SelectionResult
-from service.jobs.lifecycle import Lifecycle, label
+from service.jobs.lifecycle import ADVANCE, Lifecycle, label
 from service.jobs.status import workers_of
 from service.kinds import index
 from service.kinds.job_files import JobFiles
 from service.queue.leases import Queue
 from service.queue.score_requests import ScoreRequests
-from service.queue.tasks import JobState
+from service.queue.tasks import JobState, NodeTasks
 from service.store.records import JobRecord, JobSummary
 from service.store.workspace import Workspace, digest
 
@@ -228,6 +228,8 @@ class Jobs:
             self.lifecycle.advance(job_id)
         except (InputError, ValueError, KeyError, FileNotFoundError) as error:  # one bad folder stops no other
             log.warning("job %s cannot go on: %s", job_id, error)
+            node, resource = ADVANCE  # a worker meets the error too, and fails the job with it
+            self.queue.submit(job_id, NodeTasks(node, resource, [range(1)]), JobSummary().model_dump_json())
 
     # -- inside
     def _record(self, job_id: str) -> JobRecord:
@@ -242,12 +244,17 @@ class Jobs:
         return None if record is None else self.lifecycle.show(record, state)
 
     def _shown(self, ids: list[str]) -> list[tuple[Job, JobState]]:
-        pairs = [
-            (self._show(job_id, state), state)
-            for job_id, state in zip(ids, self.queue.states(ids), strict=True)
-            if state is not None
-        ]
-        return [(job, state) for job, state in pairs if job is not None]
+        """The jobs of these ids that can be shown; one with a damaged file hides no other."""
+        shown = []
+        for job_id, state in zip(ids, self.queue.states(ids), strict=True):
+            try:
+                job = None if state is None else self._show(job_id, state)
+            except (InputError, FileNotFoundError) as error:
+                log.warning("job %s cannot be shown: %s", job_id, error)
+                continue
+            if job is not None and state is not None:
+                shown.append((job, state))
+        return shown
 
     def _usage(self, owner: str | None) -> Usage:
         """What an owner has unfinished. A job that is not planned yet has no shards."""

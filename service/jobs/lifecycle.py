@@ -9,7 +9,7 @@ from service.contract.names import ENDED, Resource, Status
 from service.contract.schemas import Job, Problem, Progress
 from service.jobs.graph import Graph, Ready
 from service.jobs.status import progress_of, show_job, started_at
-from service.kinds import index, scores, selection
+from service.kinds import index, scores
 from service.kinds.job_files import JobFiles
 from service.kinds.node import ShardPaths
 from service.queue.tasks import JobState, NodeTasks, TaskQueue, ranges
@@ -64,6 +64,7 @@ class Lifecycle:
                     started_at=started_at(job, state),
                     finished_at=_now(),
                     progress=_final_progress(job, state, status),
+                    model=job.model_path if job.model is not None else None,
                     index=index.folder(job) if index.find(job) is not None else None,
                     error=problem,
                 ),
@@ -74,16 +75,25 @@ class Lifecycle:
         self._sweep(job)
         return outcome.status
 
-    def fail(self, job_id: str, problem: Problem) -> Ended:
-        """Ends a job with the reason. One that has succeeded loses a later selection that cannot be made."""
+    def fail(self, job_id: str, node: str, problem: Problem) -> bool:
+        """Ends a job with the reason why a node of it cannot be made.
+
+        One that has succeeded stays so. It loses the later selection that the node makes, or, with another node, all
+        that are in no report. Returns whether it lost one, and is to be looked at again.
+        """
         ended = self.end(job_id, "failed", problem)
-        record = self.workspace.job(job_id)
-        if ended == "succeeded" and record is not None:
-            job = JobFiles(self.workspace, record)
-            for spec in job.selections:
-                if selection.find(job, spec) is None:
-                    self.workspace.unwant(job_id, spec.id)
-        return ended
+        record, state = self.workspace.job(job_id), self.queue.state(job_id)
+        if ended != "succeeded" or record is None or state is None:
+            return False
+        kind, _, name = node.partition("/")
+        reported = JobSummary.model_validate_json(state.summary).selections
+        asked = {spec.id for spec in JobFiles(self.workspace, record).selections}
+        lost = asked - {spec.id for spec in record.request.selections} - set(reported)
+        if kind == "selection":
+            lost &= {name}
+        for selection_id in lost:
+            self.workspace.unwant(job_id, selection_id)
+        return bool(lost)
 
     def show(self, record: JobRecord, state: JobState | None) -> Job:
         """A job as returned."""

@@ -46,6 +46,8 @@ class JobFiles:
     @property
     def model_path(self) -> str | None:
         """The file of the model record, or None while that cannot be told."""
+        if self.outcome is not None and self.outcome.model is not None:
+            return self.outcome.model
         train = self.record.request.reference.train
         if train is None:
             return self.workspace.path(self.record.id, "model.json")

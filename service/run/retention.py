@@ -54,6 +54,8 @@ def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], N
     other job has the same. Raises OSError as the storage does.
     """
     removed, now = Removed(half_files=workspace.storage.sweep()), time.time()
+    sizes, modified_at = _artefacts(workspace)  # before jobs are read: what they make meanwhile stays
+    all_read = True
     needed = set[str]()  # files and folders of jobs that have not ended
     ended: list[tuple[float, str, set[str]]] = []  # since when, id, folders of the results
     items: list[_Item] = []
@@ -72,7 +74,7 @@ def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], N
                 ended.append((outcome.finished_at.timestamp(), job_id, _results(JobFiles(workspace, record))))
         except (ValueError, InputError, FileNotFoundError) as error:  # it is left, and others are removed
             log.warning("job %s cannot be read: %s", job_id, error)
-    sizes, modified_at = _artefacts(workspace)
+            all_read = False
     owned = set(needed)
     for since, job_id, folders in sorted(ended, reverse=True):  # a result goes with the last job that has it
         own = folders - owned
@@ -80,7 +82,10 @@ def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], N
         size = sum(file.size for file in workspace.storage.files(workspace.folder(job_id)))
         paths = [workspace.folder(job_id), *sorted(own)]
         items.append(_Item(since, size + sum(sizes.get(path, 0) for path in own), paths, job_id))
-    items += [_Item(modified_at[path], size, [path]) for path, size in sizes.items() if path not in owned]
+    for path, size in sizes.items():
+        # What can be made again goes; the rest may belong to a job that could not be read.
+        if path not in owned and (all_read or path.partition("/")[0] in _SHARED):
+            items.append(_Item(modified_at[path], size, [path]))
     removed.left = sum(sizes.values()) + sum(file.size for file in workspace.storage.files("jobs"))
     for item in sorted(items, key=lambda item: item.since):
         old = item.since == 0.0 or (keep.days is not None and item.since < now - keep.days * _DAY)

@@ -35,7 +35,9 @@ class Outcome(Record):
     started_at: datetime | None
     finished_at: datetime
     progress: Progress
-    index: str | None = None  # its folder, so that results stay where they are when keys change with a version
+    # So that results stay where they are when keys change with a version:
+    model: str | None = None  # the file of the reference's record
+    index: str | None = None  # the folder of the index
     error: Problem | None = None
 
 

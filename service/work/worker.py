@@ -239,8 +239,8 @@ class Worker:
         with suppress(LeaseLost):
             try:
                 self._queue.beat(lease, 0.0, "")
-                if self._lifecycle.fail(lease.job, problem) == "succeeded":  # a later selection; other tasks stay
-                    self._queue.done(lease, Done(follow=ADVANCE))
+                again = self._lifecycle.fail(lease.job, lease.node, problem)
+                self._queue.done(lease, Done(follow=ADVANCE if again else None))  # other tasks stay, if it succeeded
             except (OSError, InputError):  # the workspace takes nothing now, or the job's file is damaged: again later
                 self._queue.fail(lease, "", delay_seconds=_AWAY_SECONDS)
 

@@ -169,6 +169,17 @@ def test_blank_lines_at_the_end_are_no_documents(tmp_path: Path, codec: str, end
     assert column(found, "reject") == [None, "unreadable row: blank line", None]
 
 
+@pytest.mark.parametrize(("name", "head"), [("jsonl", b""), ("csv", b"text\n")])
+def test_blank_lines_at_the_end_of_a_file_that_shares_a_shard_are_no_documents(
+    tmp_path: Path, name: str, head: bytes
+) -> None:
+    line = b"a\n" if head else b'{"text": "a"}\n'
+    for number in range(3):
+        write(tmp_path / f"{number}.{name}", head + line + b" \r\n\n" * number)
+    assert len(make_plan(CorpusSpec(paths=(str(tmp_path),))).shards) == 1
+    assert column(batches(tmp_path), "reject") == [None] * 3
+
+
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz", "part-0"])
 @pytest.mark.parametrize(
     "value",

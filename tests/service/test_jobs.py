@@ -11,9 +11,10 @@ from pruner.errors import InputError
 from pruner.spec import SelectionSpec
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Conflict, Jobs, KeyReused, UnknownJob
+from service.kinds import job_files
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
-from tests.service.artefacts import results
+from tests.service.artefacts import results, table_path
 
 MakeRequest = Callable[..., JobRequest]
 WorkOff = Callable[[], None]
@@ -239,3 +240,58 @@ def test_a_bad_folder_does_not_stop_the_recovery(jobs: Jobs, make_request: MakeR
     jobs.check()
     work_off()
     assert jobs.get(job.id).status == "succeeded"
+
+
+def test_a_job_with_a_damaged_artefact_fails_after_the_recovery(
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, work_off: WorkOff
+) -> None:
+    job, _ = jobs.create(make_request())
+    while jobs.get(job.id).progress.shards_done < 1:
+        worker.once()
+    (part,) = jobs.workspace.storage.files("scores")
+    jobs.workspace.storage.write_bytes(part.path, b"PAR1")
+    jobs = lose_redis(jobs)
+    jobs.check()
+    work_off()
+    failed = jobs.get(job.id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert f"{part.path}: is damaged" in failed.error.detail
+
+
+def test_a_damaged_job_hides_no_other(jobs: Jobs, make_request: MakeRequest) -> None:
+    damaged, whole = (jobs.create(make_request())[0].id for _ in range(2))
+    jobs.workspace.storage.write_bytes(jobs.workspace.path(damaged, "job.json"), b"{")
+    after = Jobs(Workspace(jobs.workspace.storage.url), jobs.queue.redis)
+    assert [job.id for job in after.page().data] == [whole]
+    assert after.counts()["queued"] == 1
+    with pytest.raises(InputError, match=f"{damaged}/job.json: is damaged"):
+        after.get(damaged)
+
+
+def test_a_later_selection_that_cannot_be_reported_goes_and_the_job_stays(
+    jobs: Jobs, make_request: MakeRequest, work_off: WorkOff
+) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    summary = table_path(jobs.workspace, job.id, "summary.json")
+    jobs.workspace.storage.write_bytes(summary, b"{")
+    jobs.add_selection(job.id, SelectionSpec(rate=0.1))
+    work_off()
+    after = jobs.get(job.id)
+    assert (after.status, [made.id for made in after.selections]) == ("succeeded", ["medium-0.5"])
+    assert jobs.workspace.storage.list(jobs.workspace.path(job.id, "selections")) == []
+
+
+def test_a_trained_reference_stays_where_it_is_when_a_later_version_trains_anew(
+    jobs: Jobs, make_request: MakeRequest, work_off: WorkOff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = jobs.create(make_request(reference={"train": {"tokens": 1000}}))
+    work_off()
+    before = results(jobs.workspace, jobs.get(job.id))
+    monkeypatch.setattr(job_files, "TRAINER", job_files.TRAINER + 1)
+    assert results(jobs.workspace, jobs.get(job.id)) == before
+    jobs.add_selection(job.id, SelectionSpec(rate=0.1))
+    work_off()
+    assert [made.id for made in jobs.get(job.id).selections] == ["medium-0.5", "medium-0.1"]
+    assert len(jobs.workspace.storage.list("model")) == 1

@@ -19,7 +19,7 @@ from service.run.retention import clean
 from service.run.settings import RetentionPolicy, Settings
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
-from tests.service.artefacts import files_of
+from tests.service.artefacts import files_of, manifest_path
 from tests.service.pool import write_corpus
 
 MakeRequest = Callable[..., JobRequest]
@@ -137,6 +137,19 @@ def test_a_job_that_cannot_be_read_keeps_no_other(
     assert removed.jobs == 1
     assert set(jobs.workspace.jobs()) == {"ill"}
     assert jobs.workspace.job(job.id) is None
+
+
+def test_the_results_of_a_job_that_cannot_be_read_stay(
+    jobs: Jobs, make_request: MakeRequest, work_off: Callable[[], None]
+) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    path, manifest = jobs.workspace.path(job.id, "job.json"), manifest_path(jobs.workspace, job.id)
+    record = jobs.workspace.storage.read_bytes(path)
+    jobs.workspace.storage.write_bytes(path, b"{")
+    assert clean(jobs.workspace, RetentionPolicy(bytes=0), jobs.queue.forget).jobs == 0
+    jobs.workspace.storage.write_bytes(path, record)
+    assert jobs.workspace.storage.exists(manifest)
 
 
 def test_half_files_and_half_jobs_go(jobs: Jobs) -> None:

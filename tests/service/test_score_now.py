@@ -254,6 +254,9 @@ def test_the_shell_says_what_is_wrong(reference: Path, tmp_path: Path) -> None:
     broken = shell(reference, '{"text": "some words"}\n{"text": 5}\n')
     assert (broken.returncode, broken.stdout) == (1, "")
     assert "line 2" in broken.stderr
+    other = shell(reference, '{"content": "A text."}')
+    assert (other.returncode, other.stdout) == (1, "")
+    assert "its fields are content: choose one with --text-field" in other.stderr
     ran = shell(tmp_path, "a")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "no config.json" in ran.stderr
