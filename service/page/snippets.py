@@ -13,10 +13,12 @@ manifest = pq.read_table("{manifest}", columns=["file", "row"])
 os.makedirs("kept")
 for i, file in enumerate(manifest["file"].unique().to_pylist()):
     rows = manifest.filter(pc.field("file") == file)["row"].to_numpy()
-    if file.endswith(".parquet"):
+    if file.lower().endswith(".parquet"):
         with fsspec.open(file) as source:
             table = pq.read_table(source)
         pq.write_table(table.filter(np.isin(np.arange(len(table)), rows)), f"kept/{i:05}.parquet")
+    elif not file.lower().endswith((".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz")):
+        raise SystemExit(f"{file}: only Parquet and JSON lines, plain or with gzip, are written here")
     else:
         wanted = set(rows.tolist())
         with fsspec.open(file, compression="infer") as source, open(f"kept/{i:05}.jsonl", "wb") as kept:
