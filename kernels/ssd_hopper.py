@@ -179,6 +179,7 @@ def _consume(
                 if squares_ptr is not None:
                     mbarrier.wait(gate_full.index(h), gate_phase)
                     z = gate_tiles.index(h).load(mma).to(gl.float32)
+                    fence_async_shared()  # the loads have ended when the tile is filled again
                     barrier()
                     mbarrier.arrive(gate_empty.index(h))
                     gate_phase ^= 1

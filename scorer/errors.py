@@ -5,6 +5,10 @@ class BadReference(Exception):
     """A reference model cannot be used. The message, one line, names the folder and tensor or file, and what to do."""
 
 
+class BadInstallation(Exception):
+    """Another package stands in the place of one of Winnow's. The message, one line, says what to do."""
+
+
 class OutOfMemory(Exception):
     """The device's memory is too small for the reference's budget; `Reference.halve` makes that smaller."""
 

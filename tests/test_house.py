@@ -19,8 +19,19 @@ ALLOWED = {
 }
 # The parts of a room, folders and single modules: a part may import itself and the parts before it.
 PARTS = {
-    "scorer": ("errors", "fingerprint", "hf_logging", "process", "tokenizer", "causal_lm", "engine", "training"),
-    "pruner": ("errors", "spec", "tables", "corpus", "select", "report"),
+    "scorer": (
+        "errors",
+        "kernels_check",
+        "fingerprint",
+        "hf_logging",
+        "process",
+        "tokenizer",
+        "causal_lm",
+        "engine",
+        "training",
+        "spec",
+    ),
+    "pruner": ("errors", "validation", "spec", "tables", "corpus", "select", "report"),
     "service": ("contract", "queue", "store", "kinds", "jobs", "work", "http", "page", "run", "commands"),
 }
 # Packages of others, and the parts of `service` that may import them; no other part does, not even in a function.
@@ -30,7 +41,7 @@ OUTSIDE = {
     "uvicorn": {"run"},
     "redis": {"queue", "jobs", "http", "work", "run", "commands"},
     "ray": {"run"},
-    "torch": {"kinds"},
+    "torch": set[str](),
     "transformers": set[str](),
 }
 LONGEST_FILE = 500

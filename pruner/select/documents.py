@@ -1,10 +1,13 @@
 """Documents by rank: their scores from the table of scores, and their texts, read from the corpus again."""
 
+import threading
 import time
+from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
 import numpy as np
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field
 
 from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.plan import Plan
@@ -14,6 +17,8 @@ from pruner.select.index import Index
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
 
+_TEXT_SECONDS = 5.0  # for each text, and twice that for all texts of one call
+_READING = threading.BoundedSemaphore(4)  # texts that are read at the same time, each by a process with its own memory
 _COLUMNS = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes"]
 
 
@@ -31,6 +36,66 @@ class RankedDocument(TypedDict):
     nll: float
     perplexity: float
     n_bytes: int
+
+
+class Document(BaseModel):
+    """A scored document. `text` is its beginning, or null where `text_error` says why it cannot be read."""
+
+    rank: int = Field(description="Its place in the order of perplexity, from 0.")
+    percentile: float
+    file: str
+    row: int
+    id: str | None
+    domain: str | None
+    n_tokens: int
+    nll: float
+    perplexity: float
+    n_bytes: int = Field(description="UTF-8 bytes of the whole text.")
+    text: str | None
+    characters: int | None = Field(description="Of the whole text.")
+    text_error: str | None
+
+
+class Documents(BaseModel):
+    """Documents from a rank on, of the `documents` that have ranks: all, or those of a domain."""
+
+    documents: int
+    data: list[Document]
+
+
+@dataclass(frozen=True)
+class DocumentReader:
+    """Reads the documents of a scored corpus by rank. `scores` is the path of the table of scores in `storage`."""
+
+    storage: Storage
+    scores: str
+    index: Index
+    plan: Plan
+    spec: CorpusSpec
+    roots: Roots = UNRESTRICTED
+
+    def read(self, rank: int, count: int, characters: int, domain: int | None = None) -> Documents:
+        """Documents at ranks [rank, rank + count), of all or of a domain, and the beginnings of their texts.
+
+        Texts that cannot be read within some seconds are left out. Raises InputError if no row names the domain.
+        """
+        deadline = time.monotonic() + 2 * _TEXT_SECONDS
+        rows, ranked = documents_at(self.storage, self.scores, self.index, rank, rank + count, domain)
+        data = []
+        for row in rows:
+            seconds = min(_TEXT_SECONDS, deadline - time.monotonic())
+            text: str | None = None
+            error: str | None = "there was no time left to read it: ask for fewer documents"
+            if characters == 0:
+                error = "no text was asked for"
+            elif seconds > 0 and _READING.acquire(timeout=seconds):
+                try:
+                    text, error = read_text(self.plan, self.spec, self.index, row["place"], seconds, self.roots)
+                finally:
+                    _READING.release()
+            beginning, length = (None, None) if text is None else (text[:characters], len(text))
+            data.append(Document(**row, text=beginning, characters=length, text_error=error))
+        return Documents(documents=ranked, data=data)
 
 
 def documents_at(

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 from pydantic import BaseModel
+
+from pruner.corpus.train_split import Split, in_split
+from pruner.select.perplexity import score_key
+from pruner.tables.storage import Storage
 
 BIN_WIDTH = 0.05  # nats per token
 _BINS_MAX = 2_000  # for more, bins are made wider by an integer factor
@@ -31,6 +36,17 @@ class BinCounts(NamedTuple):
 def count_bins(key: np.ndarray, tokens: np.ndarray) -> BinCounts:
     """Counts documents: key float64 [D], their ln(perplexity); tokens int [D]."""
     return _sum(np.floor(key / BIN_WIDTH).astype(np.int64), np.ones(len(key), dtype=np.int64), tokens)
+
+
+def count_shard(storage: Storage, path: str, shard: int, split: Split | None) -> BinCounts:
+    """Counts the scored documents of a shard's score file, without those of the train split. `shard`: its number."""
+    with storage.open(path) as source:
+        table = pq.read_table(source, columns=["n_tokens", "nll"])
+    there = np.asarray(table["nll"].is_valid())
+    if split is not None:
+        there = there & ~in_split(split.seed, split.fraction, shard, 0, len(table))
+    nll, tokens = (table[name].to_numpy()[there] for name in ("nll", "n_tokens"))
+    return count_bins(score_key(nll, tokens), tokens.astype(np.int64))
 
 
 def histogram(parts: Sequence[BinCounts]) -> Histogram:

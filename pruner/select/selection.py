@@ -12,7 +12,7 @@ from pruner.select.manifest import write_manifest
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import SelectionRecord
 from pruner.spec import SelectionSpec
-from pruner.tables.records import read_record, write_record
+from pruner.tables.records import write_record
 from pruner.tables.storage import Storage
 
 MANIFEST_FILE, SELECTION_FILE = "manifest.parquet", "selection.json"
@@ -45,11 +45,6 @@ def write_selection(
     record = SelectionRecord(**dict(counts), files={MANIFEST_FILE: written})
     write_record(storage, f"{folder}/{SELECTION_FILE}", record)
     return record
-
-
-def read_selection(storage: Storage, folder: str) -> SelectionRecord:
-    """The record of the selection in `folder`. Raises FileNotFoundError, and InputError for another format version."""
-    return read_record(storage, f"{folder}/{SELECTION_FILE}", SelectionRecord)
 
 
 def _percentiles(index: Index, spec: SelectionSpec, beat: Callable[[], None]) -> np.ndarray:

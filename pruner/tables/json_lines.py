@@ -6,9 +6,27 @@ import orjson
 import pyarrow.parquet as pq
 
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
+from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
 
 _ROWS = 1 << 14  # converted at a time
+
+
+class JsonLinesRecord(Record):
+    """`<table>.jsonl.json`: written when the JSON lines beside it are there."""
+
+    file: WrittenFile
+
+
+def as_json_lines(storage: Storage, folder: str, table: str) -> WrittenFile:
+    """Makes `<table>.jsonl` of `<table>.parquet` in a folder, unless it is there. Raises FileNotFoundError."""
+    record = f"{folder}/{table}.jsonl.json"
+    try:
+        return read_record(storage, record, JsonLinesRecord).file
+    except FileNotFoundError:
+        made = write_json_lines(storage, f"{folder}/{table}.parquet", f"{folder}/{table}.jsonl", lambda: None)
+        write_record(storage, record, JsonLinesRecord(file=made))
+        return made
 
 
 def write_json_lines(storage: Storage, parquet_path: str, path: str, beat: Callable[[], None]) -> WrittenFile:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pruner.errors import InputError
 from pruner.tables.storage import Storage
+from pruner.validation import explain
 
 
 class Record(BaseModel):
@@ -34,8 +35,12 @@ def parse_record(data: bytes, kind: type[RecordType], name: str) -> RecordType:
                 f"{kind.model_fields['format'].default}; use the version that wrote the file, or make it again"
             )
         return kind.model_validate(found)
-    except (orjson.JSONDecodeError, ValidationError) as error:
-        raise InputError(f"{name}: is damaged ({str(error).splitlines()[0]}); make it again") from None
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{name}: is damaged ({error}); make it again") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = explain(first, ".".join(map(str, first["loc"])))
+        raise InputError(f"{name}: is damaged ({wrong}); make it again") from None
 
 
 def read_record(storage: Storage, path: str, kind: type[RecordType]) -> RecordType:

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pruner.errors import InputError
 
+_COPY_BYTES, _READ_BYTES = 1 << 20, 1 << 18  # copied, and read, at a time
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.part")  # names of files and folders that are being written or removed
 
 
@@ -55,6 +56,14 @@ class Storage:
         if self._local is not None:
             return (self._local / path).read_bytes()
         return cast(bytes, self._fs.cat_file(self._full(path)))
+
+    def read_range(self, path: str, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes [start, stop) of a file, in pieces. Raises FileNotFoundError when the first one is taken."""
+        with self.open(path) as file:
+            file.seek(start)
+            while start < stop and (chunk := file.read(min(_READ_BYTES, stop - start))):
+                start += len(chunk)
+                yield chunk
 
     def read_json(self, path: str) -> dict[str, Any]:
         """The content of a file as a JSON object. Raises FileNotFoundError."""
@@ -106,6 +115,25 @@ class Storage:
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder at this path."""
         return (self._local / path).exists() if self._local is not None else bool(self._fs.exists(self._full(path)))
+
+    def missing(self, paths: Sequence[str]) -> Sequence[int]:
+        """The positions of the paths without a file, ascending. Of several paths the folders are listed."""
+        if len(paths) == 1:
+            return [] if self.exists(paths[0]) else [0]
+        there: dict[str, set[str]] = {}
+        absent = []
+        for number, path in enumerate(paths):
+            folder, _, name = path.rpartition("/")
+            if folder not in there:
+                there[folder] = set(self.list(folder))
+            if name not in there[folder]:
+                absent.append(number)
+        return absent
+
+    def copy(self, path: str, target: "Storage", name: str) -> None:
+        """Copies a file to another storage under a new path. Raises FileNotFoundError."""
+        with self.open(path) as source, target.create(name) as copied:
+            shutil.copyfileobj(source, copied, _COPY_BYTES)
 
     def size(self, path: str) -> int:
         """The size of a file in bytes. Raises FileNotFoundError."""

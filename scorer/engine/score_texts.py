@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from scorer.engine.executor import Executor
 from scorer.engine.packing import batches
 from scorer.engine.windows import TokenizedBlock
 
+_EXP_MAX = 709.0  # no float64 holds exp of more
+
 
 @dataclass(frozen=True)
 class TextScore:
@@ -21,6 +24,25 @@ class TextScore:
     ids: NDArray[np.int32]
     n_tokens: int
     nll: NDArray[np.float64]
+
+    @property
+    def total(self) -> float | None:
+        """The sum of the NLL, or None where no token is scored or the sum is not finite."""
+        total = float(self.nll.sum())
+        return total if self.n_tokens and math.isfinite(total) else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(total / n_tokens), or None where there is no total or no float64 holds it."""
+        if self.total is None or self.total / self.n_tokens > _EXP_MAX:
+            return None
+        return math.exp(self.total / self.n_tokens)
+
+    @property
+    def token_nll(self) -> list[float | None]:
+        """The NLL of each token; None for one that is context only, and where it is not finite."""
+        unscored: list[float | None] = [None] * (len(self.ids) - self.n_tokens)
+        return unscored + [value if math.isfinite(value) else None for value in self.nll.tolist()]
 
 
 def score_texts(reference: Reference, texts: list[str], stride: int | None = None) -> list[TextScore]:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import service
 from pruner.errors import InputError
-from scorer.errors import BadReference, OutOfMemory
-from service.commands.kernels_check import check_kernels
+from scorer.errors import BadInstallation, BadReference, OutOfMemory
+from scorer.kernels_check import check_kernels
 from service.commands.options import Parser
 
 
@@ -72,7 +72,7 @@ def _run_guarded(run: Callable[[], int]) -> int:
 
     try:
         return run()
-    except (InputError, BadReference, OutOfMemory, ApiError) as error:
+    except (InputError, BadReference, BadInstallation, OutOfMemory, ApiError) as error:
         return _fail(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has ended

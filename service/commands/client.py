@@ -3,12 +3,14 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
+
+from service.contract.network import job_path
 
 _RETRY_SECONDS = 1.0
 _RETRIES_MAX = 30  # in a row, after a connection was lost while watching
@@ -37,38 +39,20 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def submit(self, request: dict[str, Any], idempotency_key: str | None = None) -> dict[str, Any]:
-        """Submits a job and returns it."""
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
-        return self._json("POST", "/v1/jobs", json=request, headers=headers)
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        """One job."""
-        return self._json("GET", f"/v1/jobs/{job_id}")
-
-    def jobs(self, limit: int = 20) -> list[dict[str, Any]]:
-        """The newest jobs."""
-        page: list[dict[str, Any]] = self._json("GET", "/v1/jobs", params={"limit": limit})["data"]
-        return page
-
-    def cancel(self, job_id: str) -> dict[str, Any]:
-        """Cancels a job and returns it."""
-        return self._json("POST", f"/v1/jobs/{job_id}/cancel")
-
-    def get(self, path: str, params: dict[str, Any]) -> dict[str, Any]:
+    def get(self, path: str, **params: Any) -> dict[str, Any]:
         """The JSON of a GET; parameters that are None are left out."""
         return self._json("GET", path, params={name: value for name, value in params.items() if value is not None})
 
-    def report(self, job_id: str) -> dict[str, Any]:
-        """A scored job's report."""
-        return self._json("GET", f"/v1/jobs/{job_id}/report")
+    def post(self, path: str, body: Any = None, **headers: str) -> dict[str, Any]:
+        """The JSON of a POST."""
+        return self._json("POST", path, json=body, headers=headers)
 
     def events(self, job_id: str) -> Iterator[dict[str, Any]]:
         """The job after each change, until it has ended. Reconnects if a connection is lost."""
         retries, connected = 0, False
         while True:
             try:
-                with self._http.stream("GET", f"/v1/jobs/{job_id}/events", timeout=10) as answer:
+                with self._http.stream("GET", job_path(job_id, "events"), timeout=10) as answer:
                     _check(answer)
                     connected = True
                     for line in answer.iter_lines():
@@ -84,8 +68,8 @@ class Client:
             retries += 1
             time.sleep(_RETRY_SECONDS)
 
-    def download(self, path: str, target: Path, on_bytes: Callable[[int], None] = lambda _: None) -> None:
-        """Saves a file and checks its SHA-256 against the ETag. Calls `on_bytes` with the size of each chunk."""
+    def download(self, path: str, target: Path) -> None:
+        """Saves a file and checks its SHA-256 against the ETag."""
         partial = target.with_name(f".{target.name}.part")
         digest = hashlib.sha256()
         try:
@@ -94,7 +78,6 @@ class Client:
                 for piece in answer.iter_bytes():
                     file.write(piece)
                     digest.update(piece)
-                    on_bytes(len(piece))
             expected = answer.headers.get("etag", "").strip('"')
             if expected and digest.hexdigest() != expected:
                 raise ApiError(f"{target.name}: the SHA-256 of the download is wrong: download it again")

@@ -10,10 +10,11 @@ from pydantic import BaseModel, ValidationError
 
 from pruner.corpus.listing import shown
 from pruner.spec import CorpusSpec
+from pruner.validation import explain
+from scorer.spec import TrainSpec
 from scorer.training.names import PRESETS
 from service.contract.names import DEVICES
-from service.contract.schemas import JobRequest, ScoreRequest, TrainSpec
-from service.contract.validation import explain
+from service.contract.schemas import JobRequest, ScoreRequest
 
 _TRAIN = TrainSpec()
 Request = TypeVar("Request", bound=BaseModel)
@@ -27,38 +28,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see `{self.prog} --help`\n")
 
 
-def rate(text: str) -> float:
-    """Parses a number in (0, 1]."""
-    value = _float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: use a number over 0 and at most 1")
-    return value
-
-
-def fraction(text: str) -> float:
-    """Parses a number in (0, 1)."""
-    value = _float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction: use a number over 0 and under 1")
-    return value
-
-
-def _float(text: str) -> float:
+def whole_number(text: str) -> int:
+    """Parses a whole number, such as 2000000, 2_000_000 or 2e6."""
     try:
-        return float(text)
-    except ValueError:
-        return 0.0
-
-
-def count(text: str) -> int:
-    """Parses a whole number over 0, such as 2000000, 2_000_000 or 2e6."""
-    try:
-        value = int(float(text)) if "e" in text.lower() else int(text)
+        return int(float(text)) if "e" in text.lower() else int(text)
     except (ValueError, OverflowError):
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number over 0")
-    return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
 
 def device(text: str) -> str:
@@ -126,7 +101,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", choices=PRESETS, help=f"reference to train (default: {_TRAIN.preset})")
     parser.add_argument(
         "--tokens",
-        type=count,
+        type=whole_number,
         help=f"tokens to train on; each text is read at most four times (default: {_TRAIN.tokens:,})",
     )
     parser.add_argument("--seed", type=int, help=f"seed of the split and the training (default: {_TRAIN.seed})")
@@ -137,13 +112,15 @@ def add_reference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="MODEL", help="model folder or hub id (default: train one)")
     add_training(parser)
     parser.add_argument(
-        "--fraction", type=fraction, help=f"share of the documents to train on (default: {_TRAIN.fraction})"
+        "--fraction", type=float, help=f"share of the documents to train on (default: {_TRAIN.fraction})"
     )
 
 
 def add_scoring(parser: argparse.ArgumentParser) -> None:
     """Adds the scoring options."""
-    parser.add_argument("--stride", type=count, metavar="TOKENS", help="new tokens per window (default: no overlap)")
+    parser.add_argument(
+        "--stride", type=whole_number, metavar="TOKENS", help="new tokens per window (default: no overlap)"
+    )
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -159,7 +136,7 @@ def add_selections(parser: argparse.ArgumentParser) -> None:
         "--select", action="append", choices=choices, help="criterion, repeatable (default: medium)", dest="criteria"
     )
     parser.add_argument(
-        "--rate", action="append", type=rate, help="share to keep, repeatable (default: 0.5)", dest="rates"
+        "--rate", action="append", type=float, help="share to keep, repeatable (default: 0.5)", dest="rates"
     )
     parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
     parser.add_argument("--within", choices=("domain",), help="select inside each domain")
@@ -236,4 +213,4 @@ def _valid(parser: argparse.ArgumentParser, kind: type[Request], body: dict[str,
         return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
-        parser.error(explain(first, ".".join(str(part) for part in first["loc"])))
+        parser.error(explain(first, ".".join(part for part in first["loc"] if isinstance(part, str))))

@@ -13,6 +13,8 @@ from rich.table import Table
 from service.contract.names import Status
 from service.contract.schemas import JobCorpus, ScoredText
 from service.contract.schemas import Progress as JobProgress
+from service.page.format import duration
+from service.page.job_view import domain_name
 
 _DOMAINS_MAX = 24  # rows of the table
 _LINE_SECONDS = 5.0  # between two lines without a terminal
@@ -55,7 +57,7 @@ class ProgressBar:
             done, total = progress.documents_done, progress.documents_total
             if total is None and progress.eta_seconds is None:
                 done, total = progress.shards_done, progress.shards_total or None
-            eta = "" if progress.eta_seconds is None else f", {_duration(progress.eta_seconds)} left"
+            eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
             note = f"{progress.documents_done:,} documents, {progress.tokens_per_second:,.0f} tokens/s{eta}"
         else:
             done, total, note = 0, None, ""
@@ -84,7 +86,7 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in rejects["reasons"].items())
     line += f"; {rejects['documents']:,} rejects" + (f" ({reasons})" if reasons else "")
     if seconds is not None:
-        line += f"; {_duration(seconds)}"
+        line += f"; {duration(seconds)}"
     selections = Table(title="Selections", title_justify="left")
     for name in ("selection", "documents", "tokens", "share of tokens", "perplexity from", "to"):
         selections.add_column(name, justify="left" if name == "selection" else "right")
@@ -134,21 +136,7 @@ def _domains(report: dict[str, Any]) -> Table:
         table.add_column(made["id"], justify="right")
     columns = [report["domains"], *(made["domains"] for made in report["selections"])]
     for row in list(zip(*columns, strict=True))[:_DOMAINS_MAX]:
-        table.add_row(_domain_name(row[0]), *(f"{d['documents_share']:.1%} / {d['tokens_share']:.1%}" for d in row))
+        table.add_row(domain_name(row[0]), *(f"{d['documents_share']:.1%} / {d['tokens_share']:.1%}" for d in row))
     if len(report["domains"]) > _DOMAINS_MAX:
         table.caption = f"the {_DOMAINS_MAX} largest of {len(report['domains'])} domains; all are in the report"
     return table
-
-
-def _domain_name(row: dict[str, Any]) -> str:
-    if "others" in row:
-        return f"({row['others']:,} smaller domains)"
-    return "(none)" if row["domain"] is None else str(row["domain"])
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"

@@ -14,6 +14,7 @@ from service.commands import options
 from service.commands.client import ApiError, Client
 from service.commands.options import Parser
 from service.commands.output import console, left_out, progress_bar, summary
+from service.contract.network import job_path
 from service.contract.schemas import Job, Progress
 
 
@@ -69,7 +70,8 @@ def submit(parser: Parser, args: argparse.Namespace) -> int:
     if model is not None and Path(model).exists():
         request["reference"]["model"] = _absolute(model)
     with Client(args.server, args.key) as client:
-        job = client.submit(request, args.idempotency_key)
+        headers = {"Idempotency-Key": args.idempotency_key} if args.idempotency_key else {}
+        job = client.post("/v1/jobs", request, **headers)
         if not args.watch:
             _print(args, job, job["id"])
             return 0
@@ -86,10 +88,10 @@ def status(_parser: Parser, args: argparse.Namespace) -> int:
     """Shows a job, or lists the newest jobs."""
     with Client(args.server, args.key) as client:
         if args.job is not None:
-            job = client.job(args.job)
+            job = client.get(job_path(args.job))
             _print(args, job, _line(job))
             return 0
-        jobs = client.jobs()
+        jobs = client.get("/v1/jobs")["data"]
     if args.json:
         sys.stdout.write(json.dumps(jobs) + "\n")
         return 0
@@ -131,7 +133,7 @@ def add_cancel(parser: Parser) -> None:
 def cancel(_parser: Parser, args: argparse.Namespace) -> int:
     """Cancels a job."""
     with Client(args.server, args.key) as client:
-        job = client.cancel(args.job)
+        job = client.post(job_path(args.job, "cancel"))
     _print(args, job, _line(job))
     return 0
 
@@ -159,16 +161,15 @@ def add_download(parser: Parser) -> None:
 def download(_parser: Parser, args: argparse.Namespace) -> int:
     """Saves a job's manifests, rejects and report, and checks each against its SHA-256."""
     with Client(args.server, args.key) as client:
-        job = client.job(args.job)
-        base = f"/v1/jobs/{job['id']}"
+        job = client.get(job_path(args.job))
         files = {
             f"manifest-{made['id']}.{args.format}": f"{made['manifest_url']}?format={args.format}"
             for made in job["selections"]
         }
-        files[f"rejects.{args.format}"] = f"{base}/rejects?format={args.format}"
+        files[f"rejects.{args.format}"] = f"{job_path(args.job, 'rejects')}?format={args.format}"
         if args.scores:
-            files["scores.parquet"] = f"{base}/scores"
-        files["report.json"] = f"{base}/report"  # last: a failed job may have the other files but no report
+            files["scores.parquet"] = job_path(args.job, "scores")
+        files["report.json"] = job_path(args.job, "report")  # last: a failed job may have the other files but no report
         args.out.mkdir(parents=True, exist_ok=True)
         for name, url in files.items():
             client.download(url, args.out / name)
@@ -199,7 +200,7 @@ def report(_parser: Parser, args: argparse.Namespace) -> int:
     with Client(args.server, args.key) as client:
 
         async def get(path: str, **params: Any) -> Any:
-            return client.get(path, params)
+            return client.get(path, **params)
 
         data = asyncio.run(fetch_report_data(get, args.job))
     written = write_report(args.out, data, args.server)
@@ -225,7 +226,7 @@ def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
         _print(args, job, "")
         return 0
     screen = console()
-    for part in (*left_out(Job.model_validate(job).corpus), *summary(client.report(job_id))):
+    for part in (*left_out(Job.model_validate(job).corpus), *summary(client.get(job_path(job_id, "report")))):
         screen.print(part, soft_wrap=isinstance(part, str))
     return 0
 

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from redis import RedisError
 
 from pruner.errors import InputError
+from pruner.validation import explain
 from service.commands.options import Parser
-from service.contract.validation import explain
 from service.run.settings import RetentionPolicy, Settings
 
 _COMMON = ("workspace", "redis", "device", "lease_seconds")
@@ -83,7 +83,7 @@ def clean(parser: Parser, args: argparse.Namespace) -> int:
         queue = Queue(connect(settings.redis or address(redis_folder(workspace))), workspace.id)
         queue.epoch()
         forget = queue.forget
-    except (RedisError, ValueError) as error:
+    except RedisError as error:
         if settings.redis is not None:
             raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
     removed = retention.clean(workspace, settings.retention, forget)

@@ -8,62 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruner.corpus.listing import LeftOut
 from pruner.spec import CorpusSpec, SelectionSpec
-from scorer.training.names import Preset
+from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
 from service.contract.names import Status
 
-SELECTIONS_MAX = 1000  # of a job, each of which may be as large as its corpus has documents
 TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)  # else `false` would do for 0
-
-
-class TrainSpec(_Request):
-    """A reference trained on a seeded fraction of the corpus' documents, which the selections leave out."""
-
-    preset: Preset = "tiny"
-    tokens: int = Field(
-        2_000_000,
-        ge=1_000,
-        le=1_000_000_000_000,
-        description="Tokens to train on; no text is read more than four times.",
-    )
-    fraction: float = Field(0.1, gt=0, lt=1, description="The share of the corpus' documents that trains.")
-    seed: int = Field(0, ge=0, lt=2**63)
-
-
-class ReferenceSpec(_Request):
-    """Either `model`, a local folder or hub id, or `train`."""
-
-    model: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
-    train: TrainSpec | None = None
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> "ReferenceSpec":
-        if (self.model is None) == (self.train is None):
-            raise ValueError("give either 'model' (a folder or hub id) or 'train' (a preset), and not both")
-        return self
-
-
-class ScoringSpec(_Request):
-    """How documents are scored. The defaults are right for nearly everyone."""
-
-    stride: int | None = Field(
-        None, ge=1, description="New tokens a window, for references with a context limit; by default no overlap."
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of the matrix products; auto is bfloat16 on a GPU and float32 on a CPU."
-    )
-
-
-class JobRequest(_Request):
+class JobRequest(RequestModel):
     """A corpus, the reference that scores it, and the selections to make."""
 
     corpus: CorpusSpec
     reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
     scoring: ScoringSpec = ScoringSpec()
-    selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=SELECTIONS_MAX)
+    selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=1000)
     priority: int = Field(
         0, ge=-10, le=10, description="Each step doubles the job's share of the workers' time beside other jobs."
     )
@@ -75,7 +32,7 @@ class JobRequest(_Request):
         return self
 
 
-class ScoreRequest(_Request):
+class ScoreRequest(RequestModel):
     """A few texts to score now, by a `model` (a local folder or hub id) or by the reference that a `job` trained."""
 
     texts: list[str] = Field(min_length=1, max_length=64)
@@ -158,8 +115,8 @@ class JobWorkers(BaseModel):
     data: list[WorkerState]
 
 
-class _Kept(BaseModel):
-    """What a selection keeps. `perplexity_min` and `perplexity_max` are null when that is nothing.
+class SelectionResult(BaseModel):
+    """A selection that was made. `perplexity_min` and `perplexity_max` are null when it keeps nothing.
 
     `start` and `stop` are the ranks of its documents, from 0; null within domains, where they are no run.
     """
@@ -175,65 +132,7 @@ class _Kept(BaseModel):
     perplexity_max: float | None
     start: int | None = None
     stop: int | None = None
-
-
-class SelectionResult(_Kept):
-    """A selection that was made. `perplexity_min` and `perplexity_max` are null when it keeps nothing."""
-
     manifest_url: str
-
-
-class Inside(BaseModel):
-    """What a selection within domains keeps of one: the ranks from `start` to before `stop` among its `documents`."""
-
-    domain: str | None
-    documents: int
-    start: int
-    stop: int
-    perplexity_min: float | None
-    perplexity_max: float | None
-
-
-class Preview(_Kept):
-    """What a selection would keep, by its counts."""
-
-    domains: list[dict[str, Any]]
-    inside: list[Inside] = Field(description="Of the largest domains, in the report's order, if it is within domains.")
-
-
-class Document(BaseModel):
-    """A scored document. `text` is its beginning, or null where `text_error` says why it cannot be read."""
-
-    rank: int = Field(description="Its place in the order of perplexity, from 0.")
-    percentile: float
-    file: str
-    row: int
-    id: str | None
-    domain: str | None
-    n_tokens: int
-    nll: float
-    perplexity: float
-    text: str | None
-    characters: int | None = Field(description="Of the whole text.")
-    text_error: str | None
-
-
-class Documents(BaseModel):
-    """Documents from a rank on, of the `documents` that have ranks: all, or those of a domain."""
-
-    documents: int
-    data: list[Document]
-
-
-class PartialHistogram(BaseModel):
-    """The histogram of ln(perplexity) of some shards. `shards` of `shards_done` have been counted."""
-
-    shards: int
-    shards_done: int
-    shards_total: int
-    documents: int
-    tokens: int
-    histogram: dict[str, Any] | None
 
 
 class Problem(BaseModel):

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.contract.network import is_loopback
@@ -43,15 +44,6 @@ class Caller:
 LOCAL_CALLER = Caller(None, sees_all=True)
 
 
-class _Refused(Exception):
-    """A request that gets an error in place of an answer."""
-
-    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.headers = headers
-
-
 class AuthMiddleware(HttpMiddleware):
     """Requires a valid key, or a caller on this machine, on all paths but PUBLIC_PATHS.
 
@@ -68,9 +60,9 @@ class AuthMiddleware(HttpMiddleware):
         if scope["path"] not in PUBLIC_PATHS:
             try:
                 caller = await self._authenticate(Headers(scope=scope), scope["method"] not in _READ_METHODS)
-            except _Refused as refused:
-                answer = problem(Request(scope), refused.status, str(refused), refused.headers)
-                await answer(scope, receive, send)
+            except HTTPException as refused:
+                headers = dict(refused.headers or {})
+                await problem(Request(scope), refused.status_code, refused.detail, headers)(scope, receive, send)
                 return
             except OSError:
                 await problem(Request(scope), 503, STORAGE_UNREACHABLE, RETRY_AFTER)(scope, receive, send)
@@ -79,13 +71,13 @@ class AuthMiddleware(HttpMiddleware):
         await self.app(scope, receive, send)
 
     async def _authenticate(self, headers: Headers, writes: bool) -> Caller:
-        """The caller of a request. Raises _Refused, and OSError if the keys cannot be read."""
+        """The caller of a request. Raises HTTPException, and OSError if the keys cannot be read."""
         if writes and is_cross_origin(headers):
-            raise _Refused(403, "a page of another origin cannot write here")
+            raise HTTPException(403, "a page of another origin cannot write here")
         if self._always_keys or await run_in_threadpool(self._keys.required):
             return await self._find_caller(headers, "submit" if writes else "read")
         if not is_loopback(_host_name(headers.get("host", ""))):
-            raise _Refused(
+            raise HTTPException(
                 403,
                 "without keys this service answers only under the names of this machine (127.0.0.1, localhost); "
                 "to use another name make a key with `winnow keys make`",
@@ -93,15 +85,17 @@ class AuthMiddleware(HttpMiddleware):
         return LOCAL_CALLER
 
     async def _find_caller(self, headers: Headers, role: Role) -> Caller:
-        """The caller that the request's key stands for. Raises _Refused."""
+        """The caller that the request's key stands for. Raises HTTPException."""
         scheme, _, text = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
-            raise _Refused(401, "this service requires a key: send the header Authorization: Bearer KEY", _CHALLENGE)
+            raise HTTPException(
+                401, "this service requires a key: send the header Authorization: Bearer KEY", _CHALLENGE
+            )
         key = await run_in_threadpool(self._keys.find, text.strip())
         if key is None:
-            raise _Refused(401, "the key is unknown or was revoked", _CHALLENGE)
+            raise HTTPException(401, "the key is unknown or was revoked", _CHALLENGE)
         if not key.allows(role):
-            raise _Refused(403, f"this needs a key with the role {role}; the role of this key is {key.role}")
+            raise HTTPException(403, f"this needs a key with the role {role}; the role of this key is {key.role}")
         return Caller(key.owner, sees_all=key.role == "admin")
 
 

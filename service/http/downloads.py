@@ -1,7 +1,6 @@
 """Downloads of workspace files, with conditional requests and ranges (RFC 9110). The ETag is the file's SHA-256."""
 
 import re
-from collections.abc import Iterator
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -15,7 +14,6 @@ MEDIA_TYPES = {
     "jsonl": "application/x-ndjson",
     "json": "application/json",
 }
-_CHUNK = 1 << 18  # bytes
 
 
 def send_file(request: Request, storage: Storage, path: str, about: WrittenFile, name: str) -> Response:
@@ -47,15 +45,7 @@ def send_file(request: Request, storage: Storage, path: str, about: WrittenFile,
     media_type = MEDIA_TYPES[name.rpartition(".")[2]]
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(_chunks(storage, path, start, stop), status, headers, media_type)
-
-
-def _chunks(storage: Storage, path: str, start: int, stop: int) -> Iterator[bytes]:
-    with storage.open(path) as file:
-        file.seek(start)
-        while start < stop and (chunk := file.read(min(_CHUNK, stop - start))):
-            start += len(chunk)
-            yield chunk
+    return StreamingResponse(storage.read_range(path, start, stop), status, headers, media_type)
 
 
 def _matches(header: str | None, etag: str) -> bool:

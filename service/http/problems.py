@@ -13,9 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from pruner.errors import InputError
+from pruner.validation import explain
 from service.contract.quotas import RETRY_SECONDS, QuotaExceeded
 from service.contract.schemas import Problem
-from service.contract.validation import explain
 from service.jobs.jobs import Conflict, KeyReused, UnknownJob
 
 RETRY_AFTER = {"Retry-After": "2"}  # seconds

@@ -1,5 +1,6 @@
 """The graph of a job's artefacts: which nodes it has, and which are to be made next. Derived from files alone."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from service.contract.names import Status
@@ -12,7 +13,7 @@ class Ready(NamedTuple):
     """A node whose needs are done, and the parts of it that are missing."""
 
     node: Node
-    missing: list[int]
+    missing: Sequence[int]
 
 
 class Graph:
@@ -21,12 +22,12 @@ class Graph:
     def __init__(self, job: JobFiles) -> None:
         self.job = job
         self.nodes = {node.name: node for kind in KINDS.values() for node in kind.nodes(job)}
-        self._missing: dict[str, list[int]] = {}
+        self._missing: dict[str, Sequence[int]] = {}
 
-    def missing(self, node: Node) -> list[int]:
+    def missing(self, node: Node) -> Sequence[int]:
         """The missing parts of a node, looked up once."""
         if node.name not in self._missing:
-            self._missing[node.name] = node.missing(self.job.workspace.storage)
+            self._missing[node.name] = self.job.workspace.storage.missing(node.paths)
         return self._missing[node.name]
 
     def ready(self) -> list[Ready]:

@@ -16,22 +16,15 @@ from pruner.spec import SelectionSpec
 from service.contract.names import ENDED, STATUSES, Status
 from service.contract.permissions import Access
 from service.contract.quotas import Quotas, Usage
-from service.contract.schemas import (
-    SELECTIONS_MAX,
-    Job,
-    JobPage,
-    JobRequest,
-    JobWorkers,
-    SelectionResult,
-    WorkerState,
-)
+from service.contract.schemas import Job, JobPage, JobRequest, JobWorkers, SelectionResult
 from service.jobs.lifecycle import Lifecycle, label
+from service.jobs.status import workers_of
 from service.kinds import index
 from service.kinds.job_files import JobFiles
 from service.queue.leases import Queue
 from service.queue.score_requests import ScoreRequests
 from service.queue.tasks import JobState
-from service.store.records import JobRecord, JobSummary, TaskNote
+from service.store.records import JobRecord, JobSummary
 from service.store.workspace import Workspace, digest
 
 log = logging.getLogger(__name__)
@@ -85,8 +78,9 @@ class Jobs:
         self.check()
         named = ("key", idempotency_key) if owner is None else ("key", owner, idempotency_key)
         job_id = uuid.uuid4().hex[:20] if idempotency_key is None else digest(*named)[:20]
+        now = datetime.now(timezone.utc)
         record = JobRecord(
-            id=job_id, created_at=_now(), request=request, owner=owner, access=access or Access(), quotas=self.quotas
+            id=job_id, created_at=now, request=request, owner=owner, access=access or Access(), quotas=self.quotas
         )
         known = idempotency_key is not None and self.workspace.job(job_id) is not None
         limited = not known and self.quotas != Quotas()
@@ -162,8 +156,6 @@ class Jobs:
         files = JobFiles(self.workspace, record)
         if job.status in ("failed", "cancelled") or index.find(files) is None:
             raise not_there(job.status, "scores to select from")
-        if len(files.selections) >= SELECTIONS_MAX:
-            raise Conflict(f"the job has {SELECTIONS_MAX:,} selections, the most there are: submit it again for others")
         self.workspace.want(job_id, spec)
         self.lifecycle.advance(job_id)
         return None
@@ -176,30 +168,14 @@ class Jobs:
         """The workers that have tasks of a job now. Raises UnknownJob."""
         self.get(job_id)
         state = self.queue.state(job_id)
-        data = []
-        for lease in state.leases if state is not None else ():
-            note = TaskNote.model_validate_json(lease.note) if lease.note else TaskNote()
-            data.append(
-                WorkerState(
-                    worker=lease.worker,
-                    device=note.device,
-                    task=lease.task,
-                    attempts=lease.attempts,
-                    documents=note.documents,
-                    tokens=note.tokens,
-                    claimed_at=datetime.fromtimestamp(lease.claimed_at / 1000, timezone.utc),
-                    seen_at=datetime.fromtimestamp(lease.seen_at / 1000, timezone.utc),
-                )
-            )
-        return JobWorkers(data=data)
+        return JobWorkers(data=workers_of(state) if state is not None else [])
 
     def files(self, job_id: str) -> tuple[Job, JobFiles]:
         """A job and its files. Raises UnknownJob."""
         return self.get(job_id), JobFiles(self.workspace, self._record(job_id))
 
     def report_path(self, job_id: str) -> str | None:
-        """The file of a job's latest report, or None while there is none. Raises UnknownJob."""
-        self.get(job_id)
+        """The file of a job's latest report, or None while there is none."""
         state = self.queue.state(job_id)
         return None if state is None else JobSummary.model_validate_json(state.summary).report
 
@@ -262,7 +238,7 @@ class Jobs:
 
     def _show(self, job_id: str, state: JobState) -> Job | None:
         created = datetime.fromtimestamp(0, timezone.utc) + timedelta(microseconds=state.created)
-        record = self.workspace.recall(JobRecord, self.workspace.path(job_id, "job.json"), created)
+        record = self.workspace.records.recall(JobRecord, self.workspace.path(job_id, "job.json"), created)
         return None if record is None else self.lifecycle.show(record, state)
 
     def _shown(self, ids: list[str]) -> list[tuple[Job, JobState]]:
@@ -283,7 +259,3 @@ class Jobs:
                 used.jobs, used.shards = used.jobs + 1, used.shards + left
                 used.bytes += math.ceil(summary.text_bytes * left / max(1, summary.shards))
         return used
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)

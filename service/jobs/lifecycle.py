@@ -12,7 +12,7 @@ from service.jobs.status import progress_of, show_job, started_at
 from service.kinds import index, scores, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.node import ShardPaths
-from service.queue.tasks import JobState, TaskQueue, ranges
+from service.queue.tasks import JobState, NodeTasks, TaskQueue, ranges
 from service.store.records import Ended, JobRecord, JobSummary, Outcome
 from service.store.workspace import Workspace
 
@@ -96,7 +96,7 @@ class Lifecycle:
         counters = {"total": len(node.paths), "parts": len(node.paths) - len(missing)}
         if counters["parts"] and node.kind == "scores":
             counters |= self._counted(node.paths, set(missing))
-        self.queue.submit(job.record.id, node.name, node.resource, ranges(missing), summary, counters)
+        self.queue.submit(job.record.id, NodeTasks(node.name, node.resource, ranges(missing), counters), summary)
 
     def _counted(self, paths: Sequence[str], missing: set[int]) -> dict[str, int]:
         """The counters of the parts that are there, made by an earlier run or another job."""

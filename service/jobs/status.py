@@ -1,14 +1,15 @@
 """A job as its readers see it: status, progress, time left, results."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import NamedTuple
 
-from service.contract.schemas import Job, JobCorpus, Progress, SelectionResult
+from service.contract.schemas import Job, JobCorpus, Progress, SelectionResult, WorkerState
 from service.kinds import index, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.provenance import provenance
-from service.queue.tasks import JobState
+from service.queue.tasks import HeldLease, JobState
 from service.store.records import JobSummary, Outcome, TaskNote
 
 _BYTES_A_TOKEN = 2.5  # of text, at least, for most tokenizers and languages
@@ -43,8 +44,18 @@ def selections_of(job: JobFiles, summary: JobSummary) -> list[SelectionResult]:
         made = selection.find(job, spec) if spec.id in summary.selections else None
         if made is not None:
             url = f"/v1/jobs/{job.record.id}/selections/{spec.id}/manifest"
-            shown.append(SelectionResult.model_validate(made.flat().model_dump() | {"manifest_url": url}))
+            shown.append(SelectionResult(**dict(made.flat()), manifest_url=url))
     return shown
+
+
+def workers_of(state: JobState) -> list[WorkerState]:
+    """The workers that have tasks of a job now."""
+    leases = [(asdict(lease), _note(lease)) for lease in state.leases]
+    return [WorkerState.model_validate(dict(note) | lease) for lease, note in leases]  # it reads milliseconds as times
+
+
+def _note(lease: HeldLease) -> TaskNote:
+    return TaskNote.model_validate_json(lease.note) if lease.note else TaskNote()
 
 
 class _Flying(NamedTuple):
@@ -87,11 +98,7 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
 
 
 def _flying(state: JobState, node: str) -> _Flying:
-    notes = [
-        TaskNote.model_validate_json(lease.note) if lease.note else TaskNote()
-        for lease in state.leases
-        if lease.task.rpartition(":")[0] == node
-    ]
+    notes = [_note(lease) for lease in state.leases if lease.task.rpartition(":")[0] == node]
     return _Flying(
         sum(note.documents for note in notes),
         sum(note.tokens for note in notes),

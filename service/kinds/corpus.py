@@ -42,7 +42,7 @@ def run(task: Task) -> Counts:
         bytes=plan.bytes,
         left_out=plan.left_out,
     )
-    task.job.workspace.write(task.path, found)
+    task.job.workspace.records.write(task.path, found)
     return Counts(fresh=True)
 
 

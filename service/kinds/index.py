@@ -10,7 +10,6 @@ from service.kinds import documents, scores
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
 from service.kinds.provenance import provenance
-from service.store.records import ModelRecord
 from service.store.workspace import digest
 
 VERSION = 2
@@ -25,23 +24,20 @@ class IndexRecord(Record):
     provenance: dict[str, Any]
 
 
-def key(job: JobFiles, model: ModelRecord) -> str:
-    """The digest of the scores, the documents and the split. Raises FileNotFoundError for a job without a plan."""
-    if job.corpus is None:
-        raise FileNotFoundError("the job's plan is not in the workspace")
+def train_split(job: JobFiles) -> Split | None:
+    """The documents that train the reference and are in no selection; None where it is not trained."""
     train = job.record.request.reference.train
-    split = None if train is None else [train.seed, train.fraction]
-    inputs = [job.corpus.digest, scores.paths(job, model).folder, documents.paths(job).folder]
-    return digest("index", VERSION, *inputs, split)
+    return Split(train.seed, train.fraction) if train is not None else None
 
 
 def folder(job: JobFiles) -> str:
-    """Where the index lies. Raises FileNotFoundError for a job that has no scores to come yet."""
+    """Where the index lies, by its scores, documents and split. Raises FileNotFoundError while these have no names."""
     if (outcome := job.outcome) is not None and outcome.index is not None:
         return outcome.index
-    if job.model is None:
-        raise FileNotFoundError("the job's reference is not in the workspace")
-    return f"index/{key(job, job.model)}"
+    if job.corpus is None or job.model is None:
+        raise FileNotFoundError("the job's plan or reference is not in the workspace")
+    inputs = [job.corpus.digest, scores.paths(job, job.model).folder, documents.paths(job).folder]
+    return f"index/{digest('index', VERSION, *inputs, train_split(job))}"
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
@@ -52,20 +48,19 @@ def nodes(job: JobFiles) -> Iterator[Node]:
 
 def run(task: Task) -> Counts:
     """Joins the shards' parts. Raises InputError for a corpus without documents, InputsGone."""
-    job, train = task.job, task.job.record.request.reference.train
+    job = task.job
     if job.model is None:
         raise InputsGone("the reference")
-    split = Split(train.seed, train.fraction) if train is not None else None
     parts = documents.paths(job), scores.paths(job, job.model)
     try:
         with task.beat.allow(_SILENCE_SECONDS):
-            corpus = job.record.request.corpus
+            corpus, split = job.record.request.corpus, train_split(job)
             counts = write_index(task.storage, folder(job), job.plan, corpus, *parts, split, task.beat)
     except FileNotFoundError as error:
         raise InputsGone(str(error)) from None
     about = provenance(job) | {"scorers": counts.scorers}
     record = IndexRecord(counts=counts, shards=len(parts[1]), provenance=about)
-    job.workspace.write(task.path, record)
+    job.workspace.records.write(task.path, record)
     return Counts(fresh=True)
 
 
@@ -73,4 +68,4 @@ def find(job: JobFiles) -> IndexRecord | None:
     """The index of a job, or None while it is not there."""
     if job.model is None or job.corpus is None:
         return None
-    return job.workspace.recall(IndexRecord, f"{folder(job)}/index.json")
+    return job.workspace.records.recall(IndexRecord, f"{folder(job)}/index.json")

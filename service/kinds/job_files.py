@@ -5,7 +5,6 @@ from functools import cached_property, lru_cache
 from pruner.corpus.plan import Plan
 from pruner.corpus.plan_file import read_plan
 from pruner.spec import SelectionSpec
-from pruner.tables.storage import Storage
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome
 from service.store.workspace import Workspace, digest
 
@@ -24,7 +23,7 @@ class JobFiles:
     def corpus(self) -> CorpusRecord | None:
         """What planning found, or None while it has not ended."""
         record = self.record
-        return self.workspace.recall(CorpusRecord, self.corpus_path, record.created_at)
+        return self.workspace.records.recall(CorpusRecord, self.corpus_path, record.created_at)
 
     @property
     def corpus_path(self) -> str:
@@ -42,7 +41,7 @@ class JobFiles:
     def model(self) -> ModelRecord | None:
         """The reference, or None while it is not known or not trained."""
         path = self.model_path
-        return None if path is None else self.workspace.recall(ModelRecord, path, self.record.created_at)
+        return None if path is None else self.workspace.records.recall(ModelRecord, path, self.record.created_at)
 
     @property
     def model_path(self) -> str | None:
@@ -55,11 +54,11 @@ class JobFiles:
         key = digest("model", TRAINER, self.corpus.digest, train.model_dump())
         return f"model/{key}/model.json"
 
-    @property
+    @cached_property
     def outcome(self) -> Outcome | None:
         """How the job ended, or None while it has not."""
         path = self.workspace.path(self.record.id, "outcome.json")
-        return self.workspace.recall(Outcome, path, self.record.created_at)
+        return self.workspace.records.recall(Outcome, path, self.record.created_at)
 
     @cached_property
     def selections(self) -> list[SelectionSpec]:
@@ -72,6 +71,4 @@ def plan_path(digest: str) -> str:
     return f"corpus/{digest}/plan.parquet"
 
 
-@lru_cache(maxsize=_PLANS)
-def _plan(storage: Storage, path: str) -> Plan:
-    return read_plan(storage, path)
+_plan = lru_cache(maxsize=_PLANS)(read_plan)  # a plan never changes

@@ -1,15 +1,16 @@
 """Kind `model`: the reference of a job, one part. A named one is identified, another is trained on the split."""
 
-import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pruner.corpus.sample import training_texts
+from pruner.tables.lock import exclusive
+from pruner.tables.storage import Storage
 from service.contract.permissions import Access
 from service.kinds.job_files import JobFiles
-from service.kinds.model_loader import cache_folder
+from service.kinds.model_files import cache_folder
 from service.kinds.node import Busy, Counts, Node, Task
 from service.store.records import ModelRecord
 
@@ -30,7 +31,7 @@ def run(task: Task) -> Counts:
     if record.request.reference.model is not None:
         with task.beat.allow(_SILENCE_SECONDS):
             found = identify(record.access.model or record.request.reference.model, record.access)
-        task.job.workspace.write(task.path, found)
+        task.job.workspace.records.write(task.path, found)
     else:
         _train(task)
     return Counts(fresh=True)
@@ -84,19 +85,18 @@ def _publish(task: Task, folder: str, trained: Path) -> None:
     """Copies a trained reference into the workspace, under a name of its content; the record is written last."""
     found = identify(str(trained))
     source = f"{folder}/{found.sha256[:16]}"
-    for file in sorted(trained.iterdir()):
-        with file.open("rb") as original, task.storage.create(f"{source}/{file.name}") as copy:
-            shutil.copyfileobj(original, copy, 1 << 20)
-    task.job.workspace.write_new(task.path, found.model_copy(update={"source": source, "trained": True}))
+    local = Storage(str(trained))
+    for name in local.list(""):
+        local.copy(name, task.storage, f"{source}/{name}")
+    task.job.workspace.records.write_new(task.path, found.model_copy(update={"source": source, "trained": True}))
 
 
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
     """Holds a training's folder, and removes it when the training has ended. Raises Busy while another has it."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("wb") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(exclusive(work / "lock"))
         except BlockingIOError:
             raise Busy from None
         yield

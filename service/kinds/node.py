@@ -10,8 +10,8 @@ from pruner.tables.storage import Storage
 from service.contract.names import Resource, Status
 
 if TYPE_CHECKING:
+    from scorer.engine.model_loader import ModelLoader
     from service.kinds.job_files import JobFiles
-    from service.kinds.model_loader import ModelLoader
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,6 @@ class Node:
     def kind(self) -> str:
         """The name of its kind."""
         return self.name.partition("/")[0]
-
-    def missing(self, storage: Storage) -> list[int]:
-        """The parts whose files are not there, ascending."""
-        if len(self.paths) == 1:
-            return [] if storage.exists(self.paths[0]) else [0]
-        there: dict[str, set[str]] = {}
-        absent = []
-        for part, path in enumerate(self.paths):
-            folder, _, name = path.rpartition("/")
-            if folder not in there:
-                there[folder] = set(storage.list(folder))
-            if name not in there[folder]:
-                absent.append(part)
-        return absent
 
 
 class ShardPaths(Sequence[str]):
@@ -89,10 +75,6 @@ class Beat(Protocol):
         """Lets more time than a lease's length pass between two signs of life inside the block."""
 
 
-def _nothing() -> None:
-    pass
-
-
 @dataclass
 class Task:
     """What the run of a part is given."""
@@ -102,7 +84,7 @@ class Task:
     part: int
     beat: Beat
     models: "ModelLoader"
-    read_ahead: Any = field(default=_nothing)  # called once when all input is read: the next task may be prepared
+    read_ahead: Any = field(default=lambda: None)  # called once when all input is read: the next task may be prepared
     prepared: Any = None  # what `prepare` of its kind returned
 
     @property

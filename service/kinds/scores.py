@@ -12,7 +12,7 @@ from pruner.tables.documents import DocumentsWriter
 from pruner.tables.shard_scores import ScoresWriter, read_counts
 from pruner.tables.storage import Storage
 from scorer.errors import OutOfMemory
-from service.kinds import documents
+from service.kinds import documents, model_files
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Beat, Counts, Node, ShardPaths, Task
 from service.store.records import ModelRecord
@@ -75,13 +75,13 @@ def run(task: Task) -> Counts:
 
 def _loaded(task: Task) -> bool:
     model = task.job.model
-    return model is not None and task.models.has(model, task.job.record.request.scoring.dtype)
+    return model is not None and task.models.has(model.fingerprint, task.job.record.request.scoring.dtype)
 
 
 def _model(task: Task) -> "Reference":
     if task.job.model is None:
         raise FileNotFoundError("the reference that the job trained is no longer in the workspace")
-    return task.models.get(task.job.model, task.job.record.request.scoring.dtype)
+    return model_files.load(task.models, task.job.workspace, task.job.model, task.job.record.request.scoring.dtype)
 
 
 def _close(scoring: "ShardScoring | None") -> None:

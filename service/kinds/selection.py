@@ -48,4 +48,4 @@ def find(job: JobFiles, spec: SelectionSpec) -> SelectionRecord | None:
     """A selection of a job, or None while it is not made."""
     if job.model is None or job.corpus is None:
         return None
-    return job.workspace.recall(SelectionRecord, path(job, spec))
+    return job.workspace.records.recall(SelectionRecord, path(job, spec))

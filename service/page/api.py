@@ -1,11 +1,10 @@
 """The HTTP API as the page calls it: within its own process, with the credentials of the visitor's browser."""
 
-from types import TracebackType
-from typing import Any
-from urllib.parse import quote
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 import httpx
-from fastapi import Request
+from fastapi import Depends, Request
 
 _FORWARDED_HEADERS = ("authorization", "cookie", "origin", "sec-fetch-site")
 
@@ -25,27 +24,6 @@ class Api:
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
-    @classmethod
-    def for_request(cls, request: Request) -> "Api":
-        """The API of the application that handles a request, called on behalf of its sender."""
-        client = (request.client.host, request.client.port) if request.client else ("127.0.0.1", 0)
-        return cls(
-            httpx.AsyncClient(
-                transport=httpx.ASGITransport(request.app, raise_app_exceptions=False, client=client),
-                base_url=str(request.base_url),
-                headers={name: request.headers[name] for name in _FORWARDED_HEADERS if name in request.headers},
-                trust_env=False,
-            )
-        )
-
-    async def __aenter__(self) -> "Api":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._http.aclose()
-
     async def get(self, path: str, **params: Any) -> Any:
         """The JSON of a GET; parameters that are None are left out."""
         given = {name: value for name, value in params.items() if value is not None}
@@ -56,9 +34,19 @@ class Api:
         return _json(await self._http.post(path, json=body, headers=headers))
 
 
-def job_path(job_id: str, *more: str) -> str:
-    """The path of a job's resource; the id may be any text."""
-    return "/".join(["/v1/jobs", *(quote(part, safe="") for part in (job_id, *more))])
+async def _api(request: Request) -> AsyncIterator[Api]:
+    """The API of the application that handles a request, called on behalf of its sender."""
+    client = (request.client.host, request.client.port) if request.client else ("127.0.0.1", 0)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(request.app, raise_app_exceptions=False, client=client),
+        base_url=str(request.base_url),
+        headers={name: request.headers[name] for name in _FORWARDED_HEADERS if name in request.headers},
+        trust_env=False,
+    ) as http:
+        yield Api(http)
+
+
+ApiOf = Annotated[Api, Depends(_api)]
 
 
 def _json(answer: httpx.Response) -> Any:

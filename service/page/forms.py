@@ -1,10 +1,10 @@
 """The forms of the page, converted to the JSON requests of the API."""
 
 import math
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs
 
-from fastapi import Request
+from fastapi import Depends, Request
 
 from service.http.auth import is_cross_origin
 
@@ -22,6 +22,9 @@ async def read_form(request: Request) -> Form:
     if not has_origin or is_cross_origin(request.headers):
         raise CrossOriginForm
     return parse_qs((await request.body()).decode(errors="replace"), keep_blank_values=True)
+
+
+PostedForm = Annotated[Form, Depends(read_form)]
 
 
 def first_value(form: Form, name: str, default: str = "") -> str:
@@ -54,21 +57,17 @@ def job_request(form: Form) -> dict[str, Any]:
 def _selections(form: Form) -> list[dict[str, Any]]:
     """Every criterion of the form at every rate."""
     rates = first_value(form, "rates").replace(",", " ").split()
-    shared: dict[str, Any] = {"unit": first_value(form, "unit", "documents")}
-    if first_value(form, "within"):
-        shared["within"] = "domain"
-    return [
-        {"criterion": criterion, "rate": _rate(rate), **shared}
-        for criterion in form.get("criterion", [])
-        for rate in rates
-    ]
+    return [_selection(form, criterion, rate) for criterion in form.get("criterion", []) for rate in rates]
 
 
 def selection_request(form: Form) -> dict[str, Any]:
     """The request of the button that makes the previewed selection."""
-    spec: dict[str, Any] = {"criterion": first_value(form, "criterion"), "rate": _rate(first_value(form, "rate"))}
-    spec["unit"] = first_value(form, "unit", "documents")
-    return spec | ({"within": "domain"} if first_value(form, "within") else {})
+    return _selection(form, first_value(form, "criterion"), first_value(form, "rate"))
+
+
+def _selection(form: Form, criterion: str, rate: str) -> dict[str, Any]:
+    within = {"within": "domain"} if first_value(form, "within") else {}
+    return {"criterion": criterion, "rate": _rate(rate), "unit": first_value(form, "unit", "documents"), **within}
 
 
 def _rate(text: str) -> float | int | str:

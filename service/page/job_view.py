@@ -38,12 +38,6 @@ class Sample(NamedTuple):
     domain: str | None = None
 
 
-def first_spec(job: dict[str, Any]) -> dict[str, Any]:
-    """The first selection that the job's request asks for, as parameters of a preview."""
-    spec = job["request"]["selections"][0]
-    return {name: spec[name] for name in ("criterion", "rate", "unit", "within")}
-
-
 def kept_range(kept: dict[str, Any], documents: int) -> PerplexityRange | None:
     """The perplexities that a preview or a selection of so many documents keeps, or None if it keeps nothing."""
     if kept["perplexity_min"] is None:

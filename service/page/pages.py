@@ -1,24 +1,23 @@
 """The page's routes. Each gets its data from the HTTP API within this process and renders a template."""
 
 import secrets
-from collections.abc import Awaitable, Callable
-from functools import wraps
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
 from scorer.training.names import PRESETS
 from service.contract.names import ENDED, STATUSES
+from service.contract.network import job_path
 from service.page import api_docs, forms, job_view
-from service.page.api import Api, ApiError, job_path
+from service.page.api import Api, ApiError, ApiOf
 from service.page.render import FOLDER, HEADERS, STATIC_TYPES, page_response
 from service.page.report import fetch_report_data, report_html
 from service.page.signin import COOKIE, local_address
 from service.page.snippets import snippets
-from service.page.surprisal import LEVELS, surprisal
+from service.page.surprisal import LEVELS, level, surprisal
 
 router = APIRouter(include_in_schema=False)
 # The name of the part of a page that a script asks for; without it the whole page is sent.
@@ -28,24 +27,19 @@ _CHARACTERS = 2000  # of each of several documents
 _CHARACTERS_ALONE = 100_000  # of a single document
 _CHARACTERS_SCORED = 20_000  # of a document whose tokens are shaded
 
-Handler = Callable[..., Awaitable[Response]]
 
+def install_error_pages(app: FastAPI) -> None:
+    """Registers handlers that turn errors of the API, and forms of other sites, into error pages."""
 
-def _with_error_pages(handler: Handler) -> Handler:
-    """Turns errors of the API, and forms of other sites, into error pages."""
+    @app.exception_handler(ApiError)
+    def api_error(_request: Request, error: ApiError) -> Response:
+        title = error.problem.get("title", "Error")
+        return page_response("error.html", error.status, title=title, detail=str(error))
 
-    @wraps(handler)
-    async def guarded(*args: Any, **kwargs: Any) -> Response:
-        try:
-            return await handler(*args, **kwargs)
-        except ApiError as error:
-            title = error.problem.get("title", "Error")
-            return page_response("error.html", error.status, title=title, detail=str(error))
-        except forms.CrossOriginForm:
-            detail = "The form came from another site, or the browser does not say from which: send it from here."
-            return page_response("error.html", 403, title="Forbidden", detail=detail)
-
-    return guarded
+    @app.exception_handler(forms.CrossOriginForm)
+    def cross_origin_form(_request: Request, _error: forms.CrossOriginForm) -> Response:
+        detail = "The form came from another site, or the browser does not say from which: send it from here."
+        return page_response("error.html", 403, title="Forbidden", detail=detail)
 
 
 @router.get("/static/{name}")
@@ -60,24 +54,18 @@ async def static(name: str) -> Response:
 @router.get("/docs")
 async def docs(request: Request) -> Response:
     """The documentation of the API."""
-    openapi = request.app.openapi()
-    description = openapi["info"]["description"]
-    operations, objects = api_docs.operations(openapi), api_docs.objects(openapi)
-    return page_response("api_docs.html", description=description, operations=operations, objects=objects)
+    return page_response("api_docs.html", openapi=request.app.openapi(), words=api_docs)
 
 
 @router.get("/signin")
-@_with_error_pages
 async def sign_in_form(request: Request, next: str = "/") -> Response:  # noqa: A002
     """The form that asks for a key."""
     return page_response("signin.html", next=local_address(next), wrong=COOKIE in request.cookies)
 
 
 @router.post("/signin")
-@_with_error_pages
-async def sign_in(request: Request) -> Response:
+async def sign_in(request: Request, form: forms.PostedForm) -> Response:
     """Stores the key in a cookie."""
-    form = await forms.read_form(request)
     key, address = forms.first_value(form, "key"), local_address(forms.first_value(form, "next"))
     if not (key.isascii() and key.isprintable()):  # not a key, and a cookie cannot hold it
         return page_response("signin.html", 422, next=address, wrong=True)
@@ -88,12 +76,10 @@ async def sign_in(request: Request) -> Response:
 
 
 @router.get("/")
-@_with_error_pages
-async def jobs(request: Request, cursor: str | None = None, status: str | None = None, part: Part = None) -> Response:
+async def jobs(api: ApiOf, cursor: str | None = None, status: str | None = None, part: Part = None) -> Response:
     """The list of jobs, newest first."""
     status = status or None
-    async with Api.for_request(request) as api:
-        found = await api.get("/v1/jobs", limit=_JOBS_PER_PAGE, cursor=cursor, status=status)
+    found = await api.get("/v1/jobs", limit=_JOBS_PER_PAGE, cursor=cursor, status=status)
     next_query = urlencode({k: v for k, v in {"cursor": found["next_cursor"], "status": status}.items() if v})
     return page_response(
         "_jobs.html" if part else "jobs.html",
@@ -107,27 +93,23 @@ async def jobs(request: Request, cursor: str | None = None, status: str | None =
 
 
 @router.get("/new")
-@_with_error_pages
-async def new_job_form(request: Request) -> Response:
+async def new_job_form() -> Response:
     """The form of a new job."""
     return _job_form({}, [], "")
 
 
 @router.post("/jobs")
-@_with_error_pages
-async def submit(request: Request) -> Response:
+async def submit(api: ApiOf, form: forms.PostedForm) -> Response:
     """Submits a job, or shows the form again with its errors."""
-    form = await forms.read_form(request)
     key = forms.first_value(form, "key") or secrets.token_hex(16)
-    async with Api.for_request(request) as api:
-        try:
-            job = await api.post("/v1/jobs", forms.job_request(form), **{"Idempotency-Key": key})
-        except ApiError as error:
-            if error.status in (401, 403):
-                raise
-            if error.status == 422:  # no job was made; a corrected request needs a new key
-                form["key"] = [secrets.token_hex(16)]
-            return _job_form(form, error.problem.get("errors", []), str(error), error.status)
+    try:
+        job = await api.post("/v1/jobs", forms.job_request(form), **{"Idempotency-Key": key})
+    except ApiError as error:
+        if error.status in (401, 403):
+            raise
+        if error.status == 422:  # no job was made; a corrected request needs a new key
+            form["key"] = [secrets.token_hex(16)]
+        return _job_form(form, error.problem.get("errors", []), str(error), error.status)
     return RedirectResponse(f"/jobs/{job['id']}", 303, HEADERS)
 
 
@@ -152,9 +134,9 @@ def _job_form(form: forms.Form, errors: list[dict[str, str]], message: str, stat
 
 
 @router.get("/jobs/{job_id}")
-@_with_error_pages
 async def job(
     request: Request,
+    api: ApiOf,
     job_id: str,
     criterion: str | None = None,
     rate: str | None = None,
@@ -165,16 +147,15 @@ async def job(
     part: Part = None,
 ) -> Response:
     """A job: its progress, or its results with a preview of a selection. `requested`: the selection is being made."""
-    async with Api.for_request(request) as api:
-        found = await api.get(job_path(job_id))
-        if found["status"] != "succeeded" or part == "live":  # a script that asks for progress waits for the last event
-            return page_response("_live.html" if part == "live" else "job.html", **await _progress_values(api, found))
-        spec = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
-        values = await _result_values(api, found, spec, by if by in ("documents", "tokens") else "documents")
-        values["requested"] = requested
-        if part == "preview":
-            return page_response("_preview.html", **values)
-        return page_response("job.html", **values, snippets=snippets(_server(request), found, _with_key(request)))
+    found = await api.get(job_path(job_id))
+    if found["status"] != "succeeded" or part == "live":  # a script that asks for progress waits for the last event
+        return page_response("_live.html" if part == "live" else "job.html", **await _progress_values(api, found))
+    spec = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
+    values = await _result_values(api, found, spec, by if by in ("documents", "tokens") else "documents")
+    values["requested"] = requested
+    if part == "preview":
+        return page_response("_preview.html", **values)
+    return page_response("job.html", **values, snippets=snippets(_server(request), found, _with_key(request)))
 
 
 def _with_key(request: Request) -> bool:
@@ -200,46 +181,38 @@ async def _result_values(api: Api, job: dict[str, Any], spec: dict[str, Any], by
     """The template values of a scored job with a preview of the selection `spec`, by default of its first one."""
     path = job_path(job["id"])
     report = await api.get(f"{path}/report")
-    preview = await api.get(f"{path}/preview", **(spec if any(spec.values()) else job_view.first_spec(job)))
+    preview = await api.get(f"{path}/preview", **(spec if any(spec.values()) else job["request"]["selections"][0]))
     values = job_view.job_values(job, report) | job_view.preview_values(job, report, preview, by)
     return values | {"live": False, "standalone": False}
 
 
 @router.get("/jobs/{job_id}/report.html")
-@_with_error_pages
-async def report(request: Request, job_id: str) -> Response:
+async def report(request: Request, api: ApiOf, job_id: str) -> Response:
     """The report of a scored job as one file."""
-    async with Api.for_request(request) as api:
-        body = report_html(await fetch_report_data(api.get, job_id), _server(request), _with_key(request))
+    body = report_html(await fetch_report_data(api.get, job_id), _server(request), _with_key(request))
     headers = HEADERS | {"Content-Disposition": 'attachment; filename="report.html"'}
     return Response(body, 200, headers, "text/html; charset=utf-8")
 
 
-@router.post("/jobs/{job_id}/cancel")
-@_with_error_pages
-async def cancel(request: Request, job_id: str) -> Response:
+@router.post("/jobs/{job_id}/cancel", dependencies=[Depends(forms.read_form)])
+async def cancel(api: ApiOf, job_id: str) -> Response:
     """Cancels a job."""
-    await forms.read_form(request)
-    async with Api.for_request(request) as api:
-        await api.post(job_path(job_id, "cancel"))
+    await api.post(job_path(job_id, "cancel"))
     return RedirectResponse(f"/jobs/{job_id}", 303, HEADERS)
 
 
 @router.post("/jobs/{job_id}/selections")
-@_with_error_pages
-async def select(request: Request, job_id: str) -> Response:
+async def select(api: ApiOf, job_id: str, form: forms.PostedForm) -> Response:
     """Makes the previewed selection."""
-    spec = forms.selection_request(await forms.read_form(request))
-    async with Api.for_request(request) as api:
-        made = await api.post(job_path(job_id, "selections"), spec)
+    spec = forms.selection_request(form)
+    made = await api.post(job_path(job_id, "selections"), spec)
     requested = {} if "manifest_url" in made else {"requested": "1"}
     return RedirectResponse(f"/jobs/{job_id}?{urlencode(spec | requested)}", 303, HEADERS)
 
 
 @router.get("/jobs/{job_id}/documents")
-@_with_error_pages
 async def documents(
-    request: Request,
+    api: ApiOf,
     job_id: str,
     rank: int = 0,
     count: int = 5,
@@ -251,13 +224,12 @@ async def documents(
 ) -> Response:
     """Documents by rank, of all or of a domain; the tokens of the one of rank `surprisal` are shaded."""
     characters = _CHARACTERS_ALONE if count == 1 else _CHARACTERS
-    async with Api.for_request(request) as api:
-        page = {"rank": rank, "count": count, "characters": characters, "domain": domain}
-        found = await api.get(job_path(job_id, "documents"), **page)
-        shaded, scoring_error = {}, ""
-        for row in found["data"]:
-            if row["rank"] == surprisal_of and row["text"] is not None:
-                shaded[row["rank"]], scoring_error = await surprisal(api, job_id, row["text"][:_CHARACTERS_SCORED])
+    page = {"rank": rank, "count": count, "characters": characters, "domain": domain}
+    found = await api.get(job_path(job_id, "documents"), **page)
+    shaded, scoring_error = {}, ""
+    for row in found["data"]:
+        if row["rank"] == surprisal_of and row["text"] is not None:
+            shaded[row["rank"]], scoring_error = await surprisal(api, job_id, row["text"][:_CHARACTERS_SCORED])
     return page_response(
         "_documents.html" if part else "documents.html",
         job_id=job_id,
@@ -271,5 +243,6 @@ async def documents(
         shaded=shaded,
         scoring_error=scoring_error,
         levels=LEVELS,
+        shade=level,
         scored_characters=_CHARACTERS_SCORED,
     )

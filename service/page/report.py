@@ -9,13 +9,13 @@ from markupsafe import Markup
 
 from pruner.select.index import read_index
 from pruner.spec import SelectionSpec
+from service.contract.network import job_path
 from service.contract.schemas import Job
-from service.jobs.explore import read_documents
+from service.jobs.explore import document_reader
 from service.kinds import index
 from service.kinds import report as report_kind
 from service.kinds.job_files import JobFiles
 from service.page import charts, job_view, snippets
-from service.page.api import job_path
 from service.page.job_view import SampleSpan
 from service.page.render import FOLDER, render
 
@@ -107,9 +107,9 @@ def write_local_report(files: JobFiles, job: Job, out: Path) -> None:
     ranks, report = read_index(storage, index.folder(files)), storage.read_json(report_kind.path(files))
     specs = [SelectionSpec.model_validate(spec) for spec in preview_specs(shown)]
     previews = [ranks.preview(spec).flat().model_dump() for spec in specs]
-    samples = {}
+    reader, samples = document_reader(files, ranks), {}
     for span in sample_spans(report, previews):
-        found = read_documents(files, ranks, span.rank, span.documents, SAMPLE_CHARACTERS, span.domain)
+        found = reader.read(span.rank, span.documents, SAMPLE_CHARACTERS, span.domain)
         samples[span] = found.model_dump(mode="json")["data"]
     write_report(out, ReportData(shown, report, previews, samples), "http://127.0.0.1:8000")
 

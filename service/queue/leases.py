@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,8 +14,9 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import LockError
 from redis.retry import Retry
 
+from pruner.errors import InputError
 from service.contract.names import RESOURCES, Resource
-from service.queue.tasks import HeldLease, JobState, Lease, LeaseLost
+from service.queue.tasks import NO_RESULT, Done, HeldLease, JobState, Lease, LeaseLost, NodeTasks
 
 SCRIPTS = ("add", "submit", "claim", "beat", "done", "put_back", "end")
 _REBUILDING = 10_000  # ms for which a process that rebuilds has the queue to itself after each sign of progress
@@ -42,16 +43,19 @@ def without_password(url: str) -> str:
 
 
 def connect(url: str) -> "Redis":
-    """A client for a redis://, rediss:// or unix:// URL, with time-outs and few retries; ValueError for others."""
-    return Redis.from_url(
-        url,
-        decode_responses=True,
-        encoding_errors="backslashreplace",  # errors may name files whose names are no text
-        socket_timeout=10,
-        socket_connect_timeout=5,
-        health_check_interval=30,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
-    )
+    """A client for a redis://, rediss:// or unix:// URL, with time-outs and few retries. Raises InputError."""
+    try:
+        return Redis.from_url(
+            url,
+            decode_responses=True,
+            encoding_errors="backslashreplace",  # errors may name files whose names are no text
+            socket_timeout=10,
+            socket_connect_timeout=5,
+            health_check_interval=30,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 3),
+        )
+    except ValueError as error:
+        raise InputError(f"--redis {without_password(url)}: {error}") from None
 
 
 class Queue:
@@ -78,18 +82,11 @@ class Queue:
         """As TaskQueue."""
         self._call("add", job, created, owner or "", 2.0**priority, json.dumps(labels), summary)
 
-    def submit(
-        self,
-        job: str,
-        node: str,
-        resource: Resource,
-        parts: Sequence[range],
-        summary: str = "{}",
-        counters: Mapping[str, int] | None = None,
-    ) -> bool:
+    def submit(self, job: str, tasks: NodeTasks, summary: str = "{}") -> bool:
         """As TaskQueue."""
-        bounds = ",".join(f"{some.start}-{some.stop - 1}" for some in parts)
-        return bool(self._call("submit", job, node, resource, summary, json.dumps(counters or {}), bounds))
+        bounds = ",".join(f"{some.start}-{some.stop - 1}" for some in tasks.parts)
+        counters = json.dumps(dict(tasks.counters))
+        return bool(self._call("submit", job, tasks.node, tasks.resource, summary, counters, bounds))
 
     def end(self, job: str, labels: Sequence[str], summary: str, *, closed: bool) -> None:
         """As TaskQueue."""
@@ -125,18 +122,11 @@ class Queue:
         task = (lease.job, lease.task, lease.fence)
         self._held(self._call("beat", *task, self.lease_ms, worked_ms, note, *RESOURCES))
 
-    def done(
-        self,
-        lease: Lease,
-        worked_ms: float = 0.0,
-        follow: tuple[str, Resource] | None = None,
-        counters: Mapping[str, int] | None = None,
-        totals: str = "",
-    ) -> None:
+    def done(self, lease: Lease, result: Done = NO_RESULT) -> None:
         """As TaskQueue."""
-        pairs = [part for pair in (counters or {}).items() for part in pair]
-        task = (lease.job, lease.task, lease.fence)
-        self._held(self._call("done", *task, worked_ms, *(follow or ("", "")), totals, *pairs))
+        pairs = [part for pair in result.counters.items() for part in pair]
+        task, follow = (lease.job, lease.task, lease.fence), result.follow or ("", "")
+        self._held(self._call("done", *task, result.worked_ms, *follow, result.totals, *pairs))
 
     def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
         """As TaskQueue."""

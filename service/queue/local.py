@@ -2,10 +2,10 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from service.contract.names import RESOURCES, Resource
-from service.queue.tasks import HeldLease, JobState, Lease, LeaseLost
+from service.queue.tasks import NO_RESULT, Done, HeldLease, JobState, Lease, LeaseLost, NodeTasks
 
 
 class LocalQueue:
@@ -30,21 +30,13 @@ class LocalQueue:
         """As TaskQueue."""
         self._summaries.setdefault(job, (created, summary))
 
-    def submit(
-        self,
-        job: str,
-        node: str,
-        resource: Resource,
-        parts: Sequence[range],
-        summary: str = "{}",
-        counters: Mapping[str, int] | None = None,
-    ) -> bool:
+    def submit(self, job: str, tasks: NodeTasks, summary: str = "{}") -> bool:
         """As TaskQueue."""
-        if job not in self._summaries or job in self._closed or self._left.get((job, node)):
+        if job not in self._summaries or job in self._closed or self._left.get((job, tasks.node)):
             return False
         self._summaries[job] = (self._summaries[job][0], summary)
-        self._counters.setdefault(job, {}).setdefault(node, {}).update(counters or {})
-        self._add_tasks(job, node, resource, [part for some in parts for part in some])
+        self._counters.setdefault(job, {}).setdefault(tasks.node, {}).update(tasks.counters)
+        self._add_tasks(job, tasks.node, tasks.resource, [part for some in tasks.parts for part in some])
         return True
 
     def _add_tasks(self, job: str, node: str, resource: Resource, parts: Sequence[int]) -> None:
@@ -92,23 +84,16 @@ class LocalQueue:
             raise LeaseLost
         self._held[lease.fence] = (lease, held[1], note)
 
-    def done(
-        self,
-        lease: Lease,
-        worked_ms: float = 0.0,
-        follow: tuple[str, Resource] | None = None,
-        counters: Mapping[str, int] | None = None,
-        totals: str = "",
-    ) -> None:
+    def done(self, lease: Lease, result: Done = NO_RESULT) -> None:
         """As TaskQueue."""
         if self._held.pop(lease.fence, None) is None:
             raise LeaseLost
         counted = self._counters[lease.job][lease.node]
-        for name, value in ({"parts": 1} | dict(counters or {})).items():
+        for name, value in ({"parts": 1} | dict(result.counters)).items():
             counted[name] = counted.get(name, 0) + value
         self._left[lease.job, lease.node] -= 1
-        if not self._left[lease.job, lease.node] and follow is not None:
-            self._add_tasks(lease.job, *follow, [lease.fence])
+        if not self._left[lease.job, lease.node] and result.follow is not None:
+            self._add_tasks(lease.job, *result.follow, [lease.fence])
 
     def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
         """As TaskQueue, with no delay."""

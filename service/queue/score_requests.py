@@ -1,16 +1,15 @@
 """Requests to score a few texts at once: the API puts them into Redis, and a worker answers between two batches.
 
     p requests             list    JSON of Envelope; oldest first
-    p answer:<id>          list    one element, JSON of Answer; gone after a minute
+    p answer:<id>          list    one element, JSON of ScoreResult or Problem; gone after a minute
 
 with `p` as in prelude.lua. A request that no worker took in time is dropped at the next call. A worker that dies with
 one loses it: the caller is told that no worker answered, and may ask again.
 """
 
 import uuid
-from typing import NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from service.contract.permissions import Access
 from service.contract.schemas import Problem, ScoreRequest, ScoreResult
@@ -18,6 +17,7 @@ from service.queue.leases import Queue
 
 _WAITING_MAX = 64  # requests that may wait
 _KEPT_SECONDS = 60  # that an answer is kept for its caller
+_ANSWER: TypeAdapter[ScoreResult | Problem] = TypeAdapter(ScoreResult | Problem)
 
 
 class Envelope(BaseModel):
@@ -26,22 +26,6 @@ class Envelope(BaseModel):
     format: int = 1
     id: str
     until: int  # ms of Redis' clock
-    request: ScoreRequest
-    access: Access
-
-
-class Answer(BaseModel):
-    """What comes back: one of the two."""
-
-    format: int = 1
-    result: ScoreResult | None = None
-    problem: Problem | None = None
-
-
-class Taken(NamedTuple):
-    """A request that this worker is to answer."""
-
-    id: str
     request: ScoreRequest
     access: Access
 
@@ -68,24 +52,19 @@ class ScoreRequests:
     def answer(self, name: str) -> ScoreResult | Problem | None:
         """The answer to a request, or None while there is none."""
         text = self._redis.lpop(f"{self._answers}{name}")
-        if text is None:
-            return None
-        answer = Answer.model_validate_json(text)
-        return answer.problem or answer.result
+        return None if text is None else _ANSWER.validate_json(text)
 
-    def take(self) -> Taken | None:
+    def take(self) -> Envelope | None:
         """Takes the oldest request that still waits."""
         while (text := self._redis.lpop(self._list)) is not None:
             if self._waits(text):
-                envelope = Envelope.model_validate_json(text)
-                return Taken(envelope.id, envelope.request, envelope.access)
+                return Envelope.model_validate_json(text)
         return None
 
     def give(self, name: str, found: ScoreResult | Problem) -> None:
         """Answers a request."""
-        answer = Answer(problem=found) if isinstance(found, Problem) else Answer(result=found)
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.rpush(f"{self._answers}{name}", answer.model_dump_json())
+            pipe.rpush(f"{self._answers}{name}", found.model_dump_json())
             pipe.expire(f"{self._answers}{name}", _KEPT_SECONDS)
             pipe.execute()
 

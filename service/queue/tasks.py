@@ -15,6 +15,32 @@ class LeaseLost(Exception):
 
 
 @dataclass(frozen=True)
+class NodeTasks:
+    """The tasks of a node of a job: some of its parts. `counters` are those of the node to start from."""
+
+    node: str
+    resource: Resource
+    parts: Sequence[range]
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a finished task adds: to its node's counters, and to those of all jobs under the prefix `totals`.
+
+    After the node's last task, a task of the node `follow` is added. `worked_ms`: time since the last heartbeat.
+    """
+
+    worked_ms: float = 0.0
+    follow: tuple[str, Resource] | None = None
+    counters: Mapping[str, int] = field(default_factory=dict)
+    totals: str = ""
+
+
+NO_RESULT = Done()
+
+
+@dataclass(frozen=True)
 class Lease:
     """A task that a worker holds until its lease lapses."""
 
@@ -76,16 +102,8 @@ class TaskQueue(Protocol):
     ) -> None:
         """Makes a job known. Each step of `priority` doubles its share. Known jobs stay as they are."""
 
-    def submit(
-        self,
-        job: str,
-        node: str,
-        resource: Resource,
-        parts: Sequence[range],
-        summary: str = "{}",
-        counters: Mapping[str, int] | None = None,
-    ) -> bool:
-        """Adds the tasks of a node, at least one; `counters` are those to start from.
+    def submit(self, job: str, tasks: NodeTasks, summary: str = "{}") -> bool:
+        """Adds the tasks of a node, at least one.
 
         Returns False, and adds none, if the node has tasks, or the job is unknown or closed.
         """
@@ -105,18 +123,8 @@ class TaskQueue(Protocol):
     def beat(self, lease: Lease, worked_ms: float, note: str) -> None:
         """Renews a lease. `worked_ms`: time spent on it since the last call. Raises LeaseLost."""
 
-    def done(
-        self,
-        lease: Lease,
-        worked_ms: float = 0.0,
-        follow: tuple[str, Resource] | None = None,
-        counters: Mapping[str, int] | None = None,
-        totals: str = "",
-    ) -> None:
-        """Finishes a task and adds to its node's counters, and to those of all jobs under the prefix `totals`.
-
-        After the node's last task, a task of the node `follow` is added. Raises LeaseLost.
-        """
+    def done(self, lease: Lease, result: Done = NO_RESULT) -> None:
+        """Finishes a task. Raises LeaseLost."""
 
     def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
         """Gives a task back after an error, claimable after the delay. Raises LeaseLost."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 import service
@@ -25,7 +24,7 @@ Submit a job with `POST /v1/jobs`, follow it, download its manifests. Errors are
 
 
 def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool = False) -> FastAPI:
-    """The application over these jobs, which may read what the rules say. With `always_keys` nobody comes in without a
+    """The application over these jobs, which may read what the rules say. With `always_keys` every request needs a
     key; else a caller on this machine may, as long as no key was ever made.
     """
     app = FastAPI(
@@ -35,7 +34,7 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
         description=_ABOUT,
         docs_url=None,  # the page has its own: FastAPI's takes its scripts from another host
         redoc_url=None,
-        generate_unique_id_function=_operation_id,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.jobs = the_jobs
     app.state.rules = rules or Rules()
@@ -47,16 +46,13 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
     for part in parts:
         app.include_router(part.router)
     problems.install(app)
+    pages.install_error_pages(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(AuthMiddleware, keys=Keys(the_jobs.workspace.storage), always_keys=always_keys)
     app.add_middleware(SignInMiddleware)
     app.add_middleware(RequestMetrics, registry=app.state.registry)
     _describe_problems(app)
     return app
-
-
-def _operation_id(route: APIRoute) -> str:
-    return route.name
 
 
 def _describe_problems(app: FastAPI) -> None:

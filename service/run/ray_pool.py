@@ -18,10 +18,9 @@ from typing import Any
 from redis import RedisError
 
 from pruner.errors import InputError
-from service.jobs.jobs import Jobs
-from service.queue.leases import Queue, connect, without_password
+from service.queue.leases import Queue, connect
 from service.run.settings import Settings
-from service.run.supervisor import Pool, WorkerProcess
+from service.run.supervisor import Pool, WorkerProcess, open_jobs
 from service.store.workspace import Workspace
 
 log = logging.getLogger("winnow.pool")
@@ -132,13 +131,7 @@ def run(settings: Settings) -> None:
     except ImportError:
         raise InputError("ray is not installed here: pip install 'winnow[ray]'") from None
     workspace = Workspace(settings.workspace)
-    try:
-        jobs = Jobs(workspace, connect(settings.redis), settings.lease_seconds)
-        jobs.check()
-    except ValueError as error:
-        raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
-    except RedisError as error:
-        raise InputError(f"--redis {without_password(settings.redis)} does not answer: {error}") from None
+    jobs = open_jobs(settings, workspace)
     try:
         ray.init(address=settings.ray, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
@@ -157,9 +150,3 @@ def run(settings: Settings) -> None:
         over.wait(_LOOK_SECONDS)
     pool.drain_all()
     ray.shutdown()
-
-
-def main() -> None:
-    """The pool as a process: its settings are in the environment."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-    run(Settings())

@@ -22,7 +22,7 @@ from service.contract.names import RESOURCES
 from service.contract.quotas import Quotas
 from service.http.keys import Keys
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import cache_folder
+from service.kinds.model_files import cache_folder
 from service.queue.leases import Queue, connect, without_password
 from service.run import subprocesses as child
 from service.run.app import create_app
@@ -150,22 +150,12 @@ def serve(settings: Settings) -> None:
         listener = stack.enter_context(_listen(settings.host, settings.port))
         workspace = Workspace(settings.workspace)
         server = None
-        url = settings.redis
-        if url is None:
+        if settings.redis is None:
             server = RedisServer(redis_folder(workspace))
             stack.callback(server.close)
             server.start()
-            url = server.url
-        try:
-            client = connect(url)
-        except ValueError as error:
-            raise InputError(f"--redis {without_password(url)}: {error}") from None
-        quotas = Quotas(jobs=settings.quota_jobs, shards=settings.quota_shards, bytes=settings.quota_bytes)
-        jobs = Jobs(workspace, client, settings.lease_seconds, quotas)
-        try:
-            jobs.check()
-        except RedisError as error:
-            raise InputError(f"--redis {without_password(url)} does not answer: {error}") from None
+            settings = settings.model_copy(update={"redis": server.url})
+        jobs = open_jobs(settings, workspace)
         if settings.public and not Keys(workspace.storage).required():
             log.warning(
                 "no request is accepted yet: make a key with `winnow keys make --workspace %s`", settings.workspace
@@ -173,7 +163,6 @@ def serve(settings: Settings) -> None:
         for root in (*settings.corpus_root, *settings.model_root):
             if "://" not in root and not Path(root).exists():
                 log.warning("%s: no such folder; nothing under this root can be read now", root)
-        settings = settings.model_copy(update={"redis": url})
         pool = Pool(_workers(settings, jobs.queue, alone=server is not None), server)
         stack.callback(pool.stop)
         pool.start()
@@ -187,6 +176,18 @@ def serve(settings: Settings) -> None:
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
         )
         _Server(config, lambda: _say(f"Winnow is ready at {address}"), pool.terminate).run(sockets=[listener])
+
+
+def open_jobs(settings: Settings, workspace: Workspace) -> Jobs:
+    """The jobs of a workspace, on the Redis of the settings. Raises InputError if it does not answer."""
+    url = settings.redis or ""
+    quotas = Quotas(jobs=settings.quota_jobs, shards=settings.quota_shards, bytes=settings.quota_bytes)
+    jobs = Jobs(workspace, connect(url), settings.lease_seconds, quotas)
+    try:
+        jobs.check()
+    except RedisError as error:
+        raise InputError(f"--redis {without_password(url)} does not answer: {error}") from None
+    return jobs
 
 
 def _workers(settings: Settings, queue: Queue, *, alone: bool) -> list[WorkerProcess]:
@@ -241,9 +242,3 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
 def _say(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-
-
-def main() -> None:
-    """The service as a process: its settings are in the environment."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
-    serve(Settings())

@@ -6,10 +6,9 @@ import socket
 import uuid
 from pathlib import Path
 
-from pruner.errors import InputError
+from scorer.engine.model_loader import ModelLoader
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import ModelLoader
-from service.queue.leases import connect, without_password
+from service.queue.leases import connect
 from service.run.settings import Settings
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
@@ -19,16 +18,10 @@ _NICE = 10  # of a worker beside the API, which must answer at once on the same 
 
 def run(settings: Settings, name: str | None = None) -> None:
     """Works until SIGTERM or SIGINT. Raises InputError for settings that are wrong."""
-    if settings.redis is None:
-        raise InputError("a worker needs the Redis of its service: give --redis URL")
-    try:
-        redis = connect(settings.redis)
-    except ValueError as error:
-        raise InputError(f"--redis {without_password(settings.redis)}: {error}") from None
     workspace = Workspace(settings.workspace)
     worker = PoolWorker(
-        Jobs(workspace, redis, settings.lease_seconds),
-        ModelLoader(workspace, settings.device),
+        Jobs(workspace, connect(settings.redis or ""), settings.lease_seconds),
+        ModelLoader(settings.device),
         settings.resources,
         name or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
         Path(settings.alive_file) if settings.alive_file is not None else None,

@@ -6,6 +6,7 @@ from typing import Literal
 from pruner.corpus.listing import LeftOut
 from pruner.spec import SelectionSpec
 from pruner.tables.records import Record
+from scorer.fingerprint import ModelFingerprint
 from service.contract.names import Status
 from service.contract.permissions import Access
 from service.contract.quotas import Quotas
@@ -64,6 +65,11 @@ class ModelRecord(Record):
     trained: bool
     sha256: str
     tokenizer_sha256: str
+
+    @property
+    def fingerprint(self) -> ModelFingerprint:
+        """The digests alone."""
+        return ModelFingerprint(self.sha256, self.tokenizer_sha256)
 
 
 class JobSummary(Record):

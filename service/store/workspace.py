@@ -10,20 +10,17 @@ training/<key>/                  the state of trainings that are under way
 import errno
 import hashlib
 import json
-import threading
 import uuid
-from collections import OrderedDict
-from datetime import datetime
 from functools import cached_property
 
 from pruner.errors import InputError
 from pruner.spec import SelectionSpec
-from pruner.tables.records import Record, RecordType, parse_record, read_record
+from pruner.tables.record_store import RecordStore
+from pruner.tables.records import parse_record
 from pruner.tables.storage import Storage
 from service.store.records import JobRecord, Outcome, WantedSelection, WorkspaceRecord
 
 _ROOM_BYTES = 8192  # reserved for each job's outcome, so that a full disk can still take it
-_RECALLED = 4_096  # immutable records that a process keeps in memory
 
 
 class Workspace:
@@ -31,14 +28,13 @@ class Workspace:
 
     def __init__(self, url: str) -> None:
         self.storage = Storage(url)
-        self._known: OrderedDict[tuple[str, datetime | None], Record] = OrderedDict()
-        self._lock = threading.Lock()
+        self.records = RecordStore(self.storage)
 
     @cached_property
     def id(self) -> str:
         """The workspace's name. Raises InputError for a workspace of another version."""
         if not self.storage.exists("workspace.json"):
-            self.storage.create_new("workspace.json", _encoded(WorkspaceRecord(id=uuid.uuid4().hex[:12])))
+            self.records.write_new("workspace.json", WorkspaceRecord(id=uuid.uuid4().hex[:12]))
         data = self.storage.read_bytes("workspace.json")
         if json.loads(data).get("format") is None:
             raise InputError(
@@ -46,40 +42,6 @@ class Workspace:
                 "folder and submit the jobs again, or remove the old one; 0.1.0 still reads it"
             )
         return parse_record(data, WorkspaceRecord, f"{self.storage.url}/workspace.json").id
-
-    # -- records
-    def read(self, kind: type[RecordType], path: str) -> RecordType | None:
-        """A record as it is now, or None if it is not there."""
-        try:
-            return read_record(self.storage, path, kind)
-        except FileNotFoundError:
-            return None
-
-    def recall(self, kind: type[RecordType], path: str, job: datetime | None = None) -> RecordType | None:
-        """A record that never changes, read once a process; or None if it is not there.
-
-        `job`: when the job was created whose file it is, as a removed job may come again under the same id.
-        """
-        key = (path, job)
-        with self._lock:
-            if (known := self._known.get(key)) is not None:
-                self._known.move_to_end(key)
-                return known  # type: ignore[return-value]
-        record = self.read(kind, path)
-        if record is not None:
-            with self._lock:
-                self._known[key] = record
-                if len(self._known) > _RECALLED:
-                    self._known.popitem(last=False)
-        return record
-
-    def write(self, path: str, record: Record) -> None:
-        """Makes or replaces a record."""
-        self.storage.write_bytes(path, _encoded(record))
-
-    def write_new(self, path: str, record: Record) -> bool:
-        """Makes a record; False if there was one, which stays."""
-        return self.storage.create_new(path, _encoded(record))
 
     # -- jobs
     def folder(self, job_id: str) -> str:
@@ -95,11 +57,11 @@ class Workspace:
         room = self.path(record.id, "room")
         if self.storage.local(room) is not None and not self.storage.exists(self.path(record.id, "job.json")):
             self.storage.write_bytes(room, bytes(_ROOM_BYTES))
-        return self.write_new(self.path(record.id, "job.json"), record)
+        return self.records.write_new(self.path(record.id, "job.json"), record)
 
     def job(self, job_id: str) -> JobRecord | None:
         """The accepted request, or None if there is no such job."""
-        return self.read(JobRecord, self.path(job_id, "job.json")) if _safe(job_id) else None
+        return self.records.read(JobRecord, self.path(job_id, "job.json")) if _safe(job_id) else None
 
     def jobs(self) -> list[str]:
         """The ids of all jobs."""
@@ -107,25 +69,25 @@ class Workspace:
 
     def outcome(self, job_id: str) -> Outcome | None:
         """How the job ended, or None if it has not."""
-        return self.read(Outcome, self.path(job_id, "outcome.json"))
+        return self.records.read(Outcome, self.path(job_id, "outcome.json"))
 
     def end(self, job_id: str, outcome: Outcome) -> Outcome:
         """Ends the job, unless it has ended; returns the outcome that stands. On a full disk there is room for it."""
         path, room = self.path(job_id, "outcome.json"), self.path(job_id, "room")
         try:
-            first = self.write_new(path, outcome)
+            first = self.records.write_new(path, outcome)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             self.storage.remove(room)
-            first = self.write_new(path, outcome)
+            first = self.records.write_new(path, outcome)
         self.storage.remove(room)
         return outcome if first else self.outcome(job_id) or outcome
 
     # -- selections
     def want(self, job_id: str, spec: SelectionSpec) -> None:
         """Asks for one more selection."""
-        self.write(self.path(job_id, f"selections/{spec.id}.json"), WantedSelection(spec=spec))
+        self.records.write(self.path(job_id, f"selections/{spec.id}.json"), WantedSelection(spec=spec))
 
     def unwant(self, job_id: str, selection_id: str) -> None:
         """Forgets a selection that was asked for later."""
@@ -137,14 +99,10 @@ class Workspace:
             return []
         specs = {spec.id: spec for spec in record.request.selections}
         for name in self.storage.list(self.path(record.id, "selections")):
-            later = self.recall(WantedSelection, self.path(record.id, f"selections/{name}"), record.created_at)
+            later = self.records.recall(WantedSelection, self.path(record.id, f"selections/{name}"), record.created_at)
             if later is not None:
                 specs.setdefault(later.spec.id, later.spec)
         return list(specs.values())
-
-
-def _encoded(record: Record) -> bytes:
-    return record.model_dump_json(indent=1).encode() + b"\n"
 
 
 def digest(*parts: object) -> str:

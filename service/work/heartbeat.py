@@ -13,6 +13,7 @@ from service.queue.tasks import Lease, LeaseLost, TaskQueue
 from service.store.records import TaskNote
 
 _RATE_SECONDS = 30.0  # over which tokens a second are counted
+_IDLE_SECONDS = 5.0  # without a task, after which the thread ends until the next one
 
 
 class TaskEnded(BaseException):
@@ -70,6 +71,7 @@ class LeaseBeat:
         """Renews the lease, and books no time, while the worker does another task."""
         self.book()
         self._aside = True
+        self._heartbeat.renew(self)  # readers of the job are told at once
         try:
             yield
         finally:
@@ -158,22 +160,26 @@ class Heartbeat:
             with suppress(OSError):
                 self._alive.touch()
 
+    def renew(self, beat: LeaseBeat) -> None:
+        """Renews a lease now, if its task is alive."""
+        with beat.lock:
+            if beat.lost or beat.released or not beat.alive:
+                return
+            self.show_life()
+            # While Redis is away the work goes on: the lease is there when Redis comes back, or this call is refused.
+            with suppress(RedisError):
+                try:
+                    self._queue.beat(beat.lease, beat.book(), beat.note(self._device()).model_dump_json())
+                except LeaseLost:
+                    beat.lost = True
+
     def _run(self) -> None:
         while True:
             with self._some:
-                self._some.wait_for(lambda: self._held)
+                if not self._some.wait_for(lambda: self._held, _IDLE_SECONDS):
+                    self._thread = None
+                    return
                 held = list(self._held)
             time.sleep(self._seconds)
             for beat in held:
-                with beat.lock:
-                    if beat.alive and not beat.lost and not beat.released:
-                        self.show_life()
-                        self._beat(beat)
-
-    def _beat(self, beat: LeaseBeat) -> None:
-        # While Redis is away the work goes on: the lease is still there when Redis comes back, or this call is refused.
-        with suppress(RedisError):
-            try:
-                self._queue.beat(beat.lease, beat.book(), beat.note(self._device()).model_dump_json())
-            except LeaseLost:
-                beat.lost = True
+                self.renew(beat)

@@ -1,7 +1,6 @@
 """The commands that need no server: a job runs in this process, on a queue and a workspace of its own, resumable."""
 
 import errno
-import fcntl
 import os
 import shutil
 import time
@@ -16,7 +15,9 @@ from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
+from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
+from scorer.engine.model_loader import ModelLoader
 from scorer.training.names import Preset
 from service.contract.names import RESOURCES, Device, Status
 from service.contract.schemas import Job, JobCorpus, JobRequest, Progress, ScoreRequest, ScoreResult
@@ -24,7 +25,7 @@ from service.jobs.lifecycle import Lifecycle
 from service.kinds import index, report, scores, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.model import identify
-from service.kinds.model_loader import ModelLoader
+from service.kinds.model_files import load
 from service.queue.local import LocalQueue
 from service.store.records import JobRecord
 from service.store.workspace import Workspace, digest
@@ -63,12 +64,12 @@ def prune(
             for spec in other.selections:
                 if selection.find(other, spec) is not None:
                     manifest = f"{selection.folder(other, spec)}/manifest.parquet"
-                    _copy(workspace, manifest, target, f"manifest-{spec.id}.parquet")
+                    workspace.storage.copy(manifest, target, f"manifest-{spec.id}.parquet")
         _copy_tables(files, target)
-        _copy(workspace, report.path(files), target, "report.json")
+        workspace.storage.copy(report.path(files), target, "report.json")
         if files.model is not None and files.model.trained:
             for name in workspace.storage.list(files.model.source):
-                _copy(workspace, f"{files.model.source}/{name}", target, f"reference/{name}")
+                workspace.storage.copy(f"{files.model.source}/{name}", target, f"reference/{name}")
         on_end(files, job)
         return job
 
@@ -79,15 +80,15 @@ def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
     with _workspace(work) as workspace:
         files = JobFiles(workspace, _record(workspace, request, [os.path.realpath(out)], scores_only=True))
         job = _run(files, device, on_progress)
-        _copy(workspace, f"{index.folder(files)}/scores.parquet", Storage(str(out.parent)), out.name)
+        workspace.storage.copy(f"{index.folder(files)}/scores.parquet", Storage(str(out.parent)), out.name)
     shutil.rmtree(work)
     return job
 
 
 def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
     """Scores a few texts by a model. Raises BadReference, and OutOfMemory."""
-    models = ModelLoader(Workspace("memory://"), device)  # which holds nothing
-    return score_now(models, identify(request.model or ""), request)
+    nothing, model = Workspace("memory://"), identify(request.model or "")
+    return score_now(load(ModelLoader(device), nothing, model, request.scoring.dtype), request)
 
 
 class Trained(NamedTuple):
@@ -102,11 +103,11 @@ def train(
 ) -> Trained:
     """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
-    with _workspace(work) as workspace:
+    with _workspace(work):
         on_progress("planning", Progress())
         plan = make_plan(corpus, ignored=[f"{os.path.realpath(out)}/"])
         name = digest(plan.digest, preset, tokens, seed)
-        place = ModelLoader(workspace, device).device()
+        place = ModelLoader(device).device()
         from scorer.training.train import train as train_reference
 
         progress = Progress(training_tokens_total=tokens)
@@ -142,7 +143,7 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
             on_progress(now.status, now.progress)
             told_at = time.monotonic()
 
-    worker = Worker(lifecycle, ModelLoader(workspace, device), RESOURCES, "here", alone=True, between=tell)
+    worker = Worker(lifecycle, ModelLoader(device), RESOURCES, "here", alone=True, between=tell)
     try:
         lifecycle.advance(record.id)
         while worker.once():
@@ -156,9 +157,7 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
 def _workspace(folder: Path) -> Iterator[Workspace]:
     """A workspace for this process alone. Raises InputError while another works in it, and where the disk is full."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with exclusive(folder / "lock"):
             workspace = Workspace(str(folder))
             _ = workspace.id  # raises InputError for one of another version
             yield workspace
@@ -212,11 +211,6 @@ def _record(workspace: Workspace, request: JobRequest, ignored: list[str], *, sc
 
 
 def _copy_tables(files: JobFiles, target: Storage) -> None:
-    folder = index.folder(files)
-    _copy(files.workspace, f"{folder}/rejects.parquet", target, "rejects.parquet")
-    _copy(files.workspace, f"{folder}/scores.parquet", target, "scores/scores.parquet")
-
-
-def _copy(workspace: Workspace, path: str, target: Storage, name: str) -> None:
-    with workspace.storage.open(path) as source, target.create(name) as copied:
-        shutil.copyfileobj(source, copied, 1 << 20)
+    folder, storage = index.folder(files), files.workspace.storage
+    storage.copy(f"{folder}/rejects.parquet", target, "rejects.parquet")
+    storage.copy(f"{folder}/scores.parquet", target, "scores/scores.parquet")

@@ -13,11 +13,12 @@ from types import FrameType
 
 from redis import RedisError
 
+from scorer.engine.model_loader import ModelLoader
 from service.contract.names import Resource
 from service.contract.schemas import Problem
 from service.jobs.jobs import Jobs
 from service.kinds.job_files import JobFiles
-from service.kinds.model_loader import ModelLoader
+from service.kinds.model_files import load
 from service.queue.tasks import LeaseLost
 from service.work import score_now
 from service.work.heartbeat import Stopping
@@ -85,7 +86,7 @@ class PoolWorker:
                 record = self._jobs.workspace.job(job_id)
                 model = None if record is None else JobFiles(self._jobs.workspace, record).model
                 if record is not None and model is not None:
-                    self._models.get(model, record.request.scoring.dtype)
+                    load(self._models, self._jobs.workspace, model, record.request.scoring.dtype)
         except Exception as error:  # the task that needs it fails with it, under its lease
             log.info("not warm: %s", error)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from redis import RedisError
 
 from pruner.errors import InputError
+from scorer.engine.model_loader import ModelLoader
 from scorer.errors import BadReference
 from service.contract.names import Resource
 from service.contract.schemas import Problem
@@ -17,9 +18,8 @@ from service.jobs.graph import find_node
 from service.jobs.lifecycle import ADVANCE, Lifecycle
 from service.kinds import KINDS
 from service.kinds.job_files import JobFiles
-from service.kinds.model_loader import ModelLoader
 from service.kinds.node import Busy, Counts, InputsGone, Task
-from service.queue.tasks import Lease, LeaseLost
+from service.queue.tasks import Done, Lease, LeaseLost
 from service.store.records import JobRecord
 from service.work.heartbeat import Heartbeat, LeaseBeat, Stopping, TaskEnded
 
@@ -117,7 +117,7 @@ class Worker:
             log.info("%s of job %s: an input is gone: %s", lease.task, lease.job, error)
             with suppress(LeaseLost):
                 if isinstance(error, InputsGone):
-                    self._queue.done(lease, follow=ADVANCE)
+                    self._queue.done(lease, Done(follow=ADVANCE))
                 else:
                     self._retry(lease, _one_line(error))
         except Busy:
@@ -161,7 +161,7 @@ class Worker:
         timed = {"worker_ms": beat.worked_ms} | ({"gpu_ms": beat.worked_ms} if self.models.on_gpu else {})
         totals = lease.node.partition("/")[0] if counts.fresh else ""
         shards = {"shards": 1} if counts.counters else {}
-        self._queue.done(lease, worked, follow, {**counts.counters, **shards, **timed}, totals)
+        self._queue.done(lease, Done(worked, follow, {**counts.counters, **shards, **timed}, totals))
 
     def _task(self, lease: Lease, record: JobRecord, beat: LeaseBeat, prepared: Any) -> Task | None:
         """What a lease stands for; None if the job has no such part any more."""
@@ -197,7 +197,8 @@ class Worker:
                     self._work(lease)
                     lease = self._queue.claim(self._name, self._resources, other_than=beat.lease.job)
                 if lease is not None:
-                    self._queue.release(lease)
+                    with suppress(LeaseLost):
+                        self._queue.release(lease)
         except RedisError as error:  # the task that was set aside goes on
             log.warning("tasks of other jobs wait for Redis: %s", error)
         finally:
@@ -239,7 +240,7 @@ class Worker:
             try:
                 self._queue.beat(lease, 0.0, "")
                 if self._lifecycle.fail(lease.job, problem) == "succeeded":  # a later selection; other tasks stay
-                    self._queue.done(lease, follow=ADVANCE)
+                    self._queue.done(lease, Done(follow=ADVANCE))
             except (OSError, InputError):  # the workspace takes nothing now, or the job's file is damaged: again later
                 self._queue.fail(lease, "", delay_seconds=_AWAY_SECONDS)
 

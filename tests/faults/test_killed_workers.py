@@ -13,7 +13,8 @@ from redis import Redis
 
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
-from service.queue.leases import MAX_ATTEMPTS, connect
+from service.queue.leases import connect
+from service.queue.tasks import MAX_ATTEMPTS
 from service.run.redis_server import RedisServer
 from service.store.workspace import Workspace
 from tests.faults.audit import Figures, audit, given_back, leases, nothing_left, private_redis, timed

@@ -77,14 +77,14 @@ def test_users_at_once(
     load = Load(service.url, make_request(1, documents=10).model_dump(mode="json"), seed=seed, **size)
     sizes: list[float] = []
     with busy(service, make_request(*((120, 300, 200) if long else (20, 100, 100)))):
-        until(lambda: redis.hget(totals, "tokens"))
-        scored, started = int(redis.hget(totals, "tokens")), time.monotonic()
+        until(lambda: redis.hget(totals, "scores/tokens"))
+        scored, started = int(redis.hget(totals, "scores/tokens")), time.monotonic()
         under = threading.Thread(target=load.run)
         under.start()
         while under.is_alive():
             under.join(size["seconds"] / 40)
             sizes.append(memory(service.process.pid))
-        scored, took = int(redis.hget(totals, "tokens")) - scored, time.monotonic() - started
+        scored, took = int(redis.hget(totals, "scores/tokens")) - scored, time.monotonic() - started
 
     assert load.broken == []
     assert set(load.answers) <= {200, 202, 429}

@@ -30,8 +30,8 @@ start() {
     running[$!]=$name
 }
 for way in chosen portable; do
-    for part in dtype0 dtype1 dtype2 'not dtype and not elements'; do
-        start "ssd, $way, $part" check tests/gpu/test_ssd.py -k "$way and $part"
+    for chosen in dtype0 dtype1 dtype2 'not dtype and not elements'; do
+        start "ssd, $way, $chosen" check tests/gpu/test_ssd.py -k "$way and $chosen"
     done
     start "nll, $way" check tests/gpu/test_nll.py -k "$way"
 done

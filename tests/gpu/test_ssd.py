@@ -113,6 +113,20 @@ def test_a_document_has_the_same_bits_alone_and_in_any_order_and_twice() -> None
         assert torch.equal(final_shuffled[place], final[i])
 
 
+def test_many_runs_give_the_same_bits() -> None:
+    """Busy programs with several items each, with and without states: 100 runs of each."""
+    lengths = [1500, 830, 2999, 64, 200, 5000] * 11
+    given = inputs(sum(lengths), *SHAPES[0], torch.bfloat16)
+    pack = Pack.of(lengths, "cuda")
+    heads, channels, _, size = SHAPES[0]
+    state = torch.randn(len(lengths), heads, channels, size, device="cuda")
+    for initial_state, keep_state in ((None, True), (None, False), (state, True), (state, False)):
+        first = packed_ssd(**given, pack=pack, initial_state=initial_state, keep_state=keep_state)[0]
+        for _ in range(100):
+            again = packed_ssd(**given, pack=pack, initial_state=initial_state, keep_state=keep_state)[0]
+            assert torch.equal(again, first)
+
+
 def test_a_document_goes_on_from_its_state() -> None:
     given = inputs(16_000, *SHAPES[0], torch.bfloat16)
     whole, _, last = packed_ssd(**given, pack=Pack.of([16_000], "cuda"), keep_state=True)

@@ -16,12 +16,12 @@ from fastapi.testclient import TestClient
 from pruner.corpus.sandbox import read_shard
 from pruner.tables.documents import DocumentsWriter
 from pruner.tables.shard_scores import ScoresWriter
+from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds import documents, scores
 from service.kinds.job_files import JobFiles
-from service.kinds.model_loader import ModelLoader
 from service.queue.leases import connect
 from service.run.app import create_app
 from service.run.redis_server import RedisServer
@@ -54,7 +54,7 @@ def served(tmp_path: Path, model: Path) -> Any:
         }
     )
     job, _ = jobs.create(request)
-    worker = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "here")
+    worker = PoolWorker(jobs, ModelLoader("cpu"), RESOURCES, "here")
     while jobs.get(job.id).status != "scoring":
         worker.once()
     record = jobs.workspace.job(job.id)

@@ -71,25 +71,3 @@ def test_there_is_no_report_of_a_job_without_results(serving: Serving, tmp_path:
     assert ran.returncode == 1
     assert "failed" in ran.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_lines_that_repeat_a_job_do(serving: Serving, scored: dict[str, Any], tmp_path: Path) -> None:
-    import shlex
-
-    from service.page.snippets import curl, prune_commands, python
-
-    (line,) = prune_commands(scored["request"])
-    words = shlex.split(line.replace("--out pruned", f"--out {tmp_path / 'kept'} --device cpu"))
-    assert winnow(*words[1:]).returncode == 0
-    for made in scored["selections"]:
-        kept = (tmp_path / "kept" / f"manifest-{made['id']}.parquet").read_bytes()
-        assert kept == serving.api.get(made["manifest_url"]).content
-    call = shlex.split(curl(serving.url, scored))
-    answer = serving.api.post(call[1], content=call[-1], headers=dict([call[3].split(": ")]))
-    assert answer.json()["request"] == scored["request"]
-    subprocess.run(
-        [sys.executable, "-c", python(serving.url, scored["request"])], cwd=tmp_path, check=True, timeout=300
-    )
-    for made in scored["selections"]:
-        kept = (tmp_path / f"manifest-{made['id']}.parquet").read_bytes()
-        assert kept == serving.api.get(made["manifest_url"]).content

@@ -13,7 +13,7 @@ from service.contract.schemas import JobRequest
 from service.http.routes import score
 from service.jobs.jobs import Jobs
 from service.page.api import Api
-from service.page.surprisal import LEVELS, ShadedToken, surprisal
+from service.page.surprisal import LEVELS, level, surprisal
 from service.queue.leases import connect
 from service.run.app import create_app
 from service.run.redis_server import RedisServer
@@ -21,10 +21,10 @@ from service.store.workspace import Workspace
 from tests.page.serving import Serving
 
 
-def asked(http: httpx.AsyncClient, job_id: str, text: str) -> tuple[list[ShadedToken], str]:
-    async def ask() -> tuple[list[ShadedToken], str]:
-        async with Api(http) as api:
-            return await surprisal(api, job_id, text)
+def asked(http: httpx.AsyncClient, job_id: str, text: str) -> tuple[list[dict[str, Any]], str]:
+    async def ask() -> tuple[list[dict[str, Any]], str]:
+        async with http:
+            return await surprisal(Api(http), job_id, text)
 
     return asyncio.run(ask())
 
@@ -35,13 +35,12 @@ def test_the_tokens_of_a_document_are_shaded_as_it_was_scored(serving: Serving, 
         (row,) = found["data"]
         tokens, away = asked(httpx.AsyncClient(base_url=serving.url, timeout=60), scored["id"], row["text"])
         assert away == ""
-        assert "".join(token.text for token in tokens) == row["text"]
-        surprise = [token.nll for token in tokens if token.nll is not None]
+        assert "".join(token["text"] for token in tokens) == row["text"]
+        surprise = [token["nll"] for token in tokens if token["nll"] is not None]
         assert len(surprise) == row["n_tokens"]
         assert sum(surprise) == pytest.approx(row["nll"])
-        for token in tokens:
-            edges = (0.0, *LEVELS, float("inf"))
-            assert token.nll is None or edges[token.level] <= token.nll < edges[token.level + 1]
+        edges = (0.0, *LEVELS, float("inf"))
+        assert all(edges[level(nll)] <= nll < edges[level(nll) + 1] for nll in surprise)
 
 
 def test_a_text_without_a_score_is_said_to_be(serving: Serving, scored: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from pruner.report import Report, report
-from pruner.select.selection import read_selection, write_selection
+from pruner.select.selection import write_selection
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import read_summary
 from pruner.spec import SelectionSpec
@@ -91,7 +91,7 @@ def test_a_manifest_is_the_selection_by_a_plain_sort(many_indexed: ScoredCorpus,
 def test_the_record_is_stored_and_names_its_files(indexed: ScoredCorpus) -> None:
     spec = SelectionSpec(within="domain")
     record = write(indexed, spec)
-    assert read_selection(indexed.storage, f"made/{spec.id}") == record
+    assert read_record(indexed.storage, f"made/{spec.id}/selection.json", SelectionRecord) == record
     assert indexed.storage.read_json(f"made/{spec.id}/selection.json")["format"] == 1
     data = indexed.storage.read_bytes(f"made/{spec.id}/manifest.parquet")
     written = record.files["manifest.parquet"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.contract.names import RESOURCES
 from service.queue.leases import Queue
-from service.queue.tasks import Lease
+from service.queue.tasks import Done, Lease, NodeTasks
 from service.store.records import JobSummary, TaskNote
 from tests.scale.figures import Figure, percentile
 
@@ -52,7 +52,7 @@ def measure(redis: Any, shards: int) -> list[Figure]:
 def _submit(queue: Queue, job: str, parts: Sequence[range]) -> float:
     queue.add(job, time.time_ns() // 1000, ["all", "open"], SUMMARY)
     begun = time.perf_counter()
-    assert queue.submit(job, "scores", "gpu", parts, SUMMARY, {"total": sum(map(len, parts)), "parts": 0})
+    assert queue.submit(job, NodeTasks("scores", "gpu", parts, {"total": sum(map(len, parts)), "parts": 0}), SUMMARY)
     return (time.perf_counter() - begun) * 1000
 
 
@@ -64,7 +64,8 @@ def _run(queue: Queue, tasks: int) -> dict[str, list[float]]:
         counters = {"documents": 10_000, "tokens": 10_000_000, "rejects": 1, "worker_ms": 5000, "gpu_ms": 5000}
         calls["claim"] += claims
         calls["beat"] += _time(queue.beat, [(lease, 500.0, NOTE) for lease in leases])
-        calls["done"] += _time(queue.done, [(lease, 1.0, ("advance", "light"), counters, "scores") for lease in leases])
+        result = Done(1.0, ("advance", "light"), counters, "scores")
+        calls["done"] += _time(queue.done, [(lease, result) for lease in leases])
         tasks -= len(leases)
     return calls
 

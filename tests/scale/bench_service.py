@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 
+from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.jobs.jobs import Jobs
 from service.kinds import KINDS, scores
-from service.kinds.model_loader import ModelLoader
 from service.kinds.node import Counts, Task
 from service.work.pool_worker import PoolWorker
 from tests.scale.bench_queue import NOTE, OVERHEAD_MS, WORKERS
@@ -71,7 +71,7 @@ def measure(redis: Any, url: str, folder: Path, shards: int) -> list[Figure]:
 def _work(jobs: Jobs, tasks: int) -> float:
     """Milliseconds that a worker takes for each task."""
     kind, KINDS["scores"] = KINDS["scores"], NoScores()
-    worker = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "scale")
+    worker = PoolWorker(jobs, ModelLoader("cpu"), RESOURCES, "scale")
     try:
         begun = time.perf_counter()
         for _ in range(tasks):

@@ -67,8 +67,8 @@ def _planned_job(workspace: Workspace, job_id: str, plan: Plan) -> None:
     )
     # Another model for each job: they would share their scores.
     model = ModelRecord(source="/model", trained=False, sha256=job_id, tokenizer_sha256=job_id)
-    workspace.write(workspace.path(job_id, "corpus.json"), corpus)
-    workspace.write(workspace.path(job_id, "model.json"), model)
+    workspace.records.write(workspace.path(job_id, "corpus.json"), corpus)
+    workspace.records.write(workspace.path(job_id, "model.json"), model)
 
 
 def _finish(workspace: Workspace, job_id: str, shards: int) -> None:
@@ -78,7 +78,7 @@ def _finish(workspace: Workspace, job_id: str, shards: int) -> None:
     counts = IndexCounts(
         documents=documents, tokens=documents, rejects=0, training=0, eligible=documents, scorers=[{"context": 1024}]
     )
-    workspace.write(
+    workspace.records.write(
         f"{index.folder(job)}/index.json", index.IndexRecord(counts=counts, shards=shards, provenance={"winnow": "0"})
     )
     rows = [
@@ -97,7 +97,7 @@ def _finish(workspace: Workspace, job_id: str, shards: int) -> None:
             domains=rows,
             files={},
         )
-        workspace.write(selection.path(job, spec), made)
+        workspace.records.write(selection.path(job, spec), made)
     workspace.storage.write_bytes(report.path(job), b"{}")
     outcome = Outcome(
         status="succeeded",

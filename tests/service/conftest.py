@@ -14,10 +14,10 @@ import httpx
 import pytest
 import uvicorn
 
+from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import ModelLoader
 from service.run import subprocesses as child
 from service.run.app import create_app
 from service.run.settings import Settings
@@ -76,7 +76,7 @@ def jobs(workspace: Workspace, redis: Any) -> Jobs:
 @pytest.fixture
 def worker(jobs: Jobs) -> PoolWorker:
     """A worker in this process, for tests that need no second one."""
-    return PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "here")
+    return PoolWorker(jobs, ModelLoader("cpu"), RESOURCES, "here")
 
 
 @pytest.fixture

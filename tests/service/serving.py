@@ -21,7 +21,7 @@ class Service:
         self._log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                child.python("from service.run.supervisor import main; main()"),
+                child.python("from service.commands.cli import main; sys.exit(main(['serve']))"),
                 env=Settings(workspace=str(workspace), **(given | settings)).environment() | (env or {}),
                 stdout=out,
                 stderr=subprocess.STDOUT,

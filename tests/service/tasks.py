@@ -4,7 +4,7 @@ import pytest
 
 from service.contract.names import RESOURCES, Resource
 from service.queue.leases import Queue
-from service.queue.tasks import JobState, Lease, LeaseLost, TaskQueue
+from service.queue.tasks import JobState, Lease, LeaseLost, NodeTasks, TaskQueue
 
 HOUR = 3_600_000  # ms
 
@@ -12,7 +12,7 @@ HOUR = 3_600_000  # ms
 def start(queue: TaskQueue, job: str, parts: int, resource: Resource = "gpu", priority: int = 0) -> None:
     """Makes a job known and submits a node `work` of some parts."""
     queue.add(job, 1, ["all"], "{}", priority=priority)
-    assert queue.submit(job, "work", resource, [range(parts)])
+    assert queue.submit(job, NodeTasks("work", resource, [range(parts)]))
 
 
 def claim(queue: TaskQueue, worker: str = "w", *resources: Resource) -> Lease:

@@ -71,18 +71,18 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("winnow", "invalid choice: 'winnow'"),
         ("prune", "PATH, --out"),
         ("prune x", "--out"),
-        ("prune x --out y --rate 0", "over 0 and at most 1"),
-        ("prune x --out y --rate 1.5", "over 0 and at most 1"),
-        ("prune x --out y --rate half", "over 0 and at most 1"),
+        ("prune x --out y --rate 0", "selections.rate must be over 0"),
+        ("prune x --out y --rate 1.5", "selections.rate must be at most 1"),
+        ("prune x --out y --rate half", "--rate: invalid float value: 'half'"),
         ("prune x --out y --select best", "invalid choice: 'best'"),
         ("prune x --out y --fraction 1", "under 1"),
         ("prune x --out=", "name a file or a folder"),
         ("prune x --out y --device tpu", "unknown device 'tpu': use auto, cpu or cuda"),
-        ("prune x --out y --tokens none", "not a whole number over 0"),
+        ("prune x --out y --tokens none", "not a whole number"),
         ("prune x --out y --tokens 5", "reference.train.tokens"),
         ("prune x --out y --reference m --preset tiny", "--preset trains a reference and --reference names one"),
         ("prune x --out y --within domain", "domain_field"),
-        ("prune x --out y --stride 0", "not a whole number over 0"),
+        ("prune x --out y --stride 0", "scoring.stride must be at least 1"),
         ("prune x --out y --nonsense", "--nonsense"),
         ("score x --out y", "--reference"),
         ("score . --reference m --out .", "is a folder"),
@@ -230,7 +230,8 @@ def test_score_gives_every_document_in_one_file(run: Run, corpus: Path, referenc
     ran = run("score", corpus, "--id-field", "id", "--reference", reference, "--out", tmp_path / "scores.parquet")
     assert ran.status == 0, ran.err
     table = pq.read_table(tmp_path / "scores.parquet")
-    assert table.schema.names == ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "training", "reject"]
+    columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", "training", "reject"]
+    assert table.schema.names == columns
     assert table["id"].to_pylist() == [f"doc-{i}" for i in range(120)]
     assert "120 documents" in ran.out
 

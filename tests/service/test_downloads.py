@@ -163,10 +163,8 @@ def client(api: httpx.Client) -> Iterator[Client]:
 
 
 def test_the_client_saves_what_was_sent(client: Client, url: str, content: bytes, tmp_path: Path) -> None:
-    sizes: list[int] = []
-    client.download(url, tmp_path / "manifest.parquet", sizes.append)
+    client.download(url, tmp_path / "manifest.parquet")
     assert (tmp_path / "manifest.parquet").read_bytes() == content
-    assert sum(sizes) == len(content)
 
 
 def test_the_client_refuses_a_damaged_file(
@@ -183,7 +181,7 @@ def test_the_client_refuses_a_damaged_file(
 
 def test_the_client_says_what_the_service_says(client: Client, tmp_path: Path) -> None:
     calls: list[Callable[[], Any]] = [
-        lambda: client.job("nothing"),
+        lambda: client.get("/v1/jobs/nothing"),
         lambda: next(client.events("nothing")),
         lambda: client.download("/v1/jobs/nothing/scores", tmp_path / "x"),
     ]
@@ -194,6 +192,6 @@ def test_the_client_says_what_the_service_says(client: Client, tmp_path: Path) -
 
 def test_the_client_says_when_nobody_answers() -> None:
     with Client("http://127.0.0.1:9") as client, pytest.raises(ApiError, match="no service answers"):
-        client.jobs()
+        client.get("/v1/jobs")
     with Client("no url") as client, pytest.raises(ApiError, match="no service answers"):
-        client.jobs()
+        client.get("/v1/jobs")

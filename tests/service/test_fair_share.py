@@ -8,6 +8,7 @@ import pytest
 
 from service.contract.names import RESOURCES
 from service.queue.leases import Queue
+from service.queue.tasks import Done, NodeTasks
 from tests.service.tasks import claim, idle, pass_time, start
 
 MakeQueue = Callable[..., Queue]
@@ -29,7 +30,7 @@ def run(queue: Queue, workers: int, durations: dict[str, int], until: str) -> tu
         for worker, (end, lease) in list(busy.items()):
             served[lease.job] += step
             if end <= now:
-                queue.done(lease, worked_ms=step)
+                queue.done(lease, Done(worked_ms=step))
                 del busy[worker]
             else:
                 queue.beat(lease, step, "")
@@ -47,13 +48,13 @@ def test_jobs_take_turns(queue: Queue) -> None:
 def test_a_new_job_is_served_as_one_that_has_run_for_long(queue: Queue) -> None:
     start(queue, "old", 100)
     for _ in range(50):
-        queue.done(claim(queue), worked_ms=1000)
+        queue.done(claim(queue), Done(worked_ms=1000))
     start(queue, "new", 100)
     served: Counter[str] = Counter()
     for _ in range(20):
         lease = claim(queue)
         served[lease.job] += 1
-        queue.done(lease, worked_ms=1000)
+        queue.done(lease, Done(worked_ms=1000))
     assert served == {"old": 10, "new": 10}
 
 
@@ -95,7 +96,7 @@ def test_time_is_booked_by_heartbeats_and_by_every_end_of_a_task(queue: Queue) -
     queue.beat(leases[0], 100, "")
     queue.release(leases[1], worked_ms=20.5)
     queue.fail(leases[2], "x", worked_ms=3)
-    queue.done(leases[3], worked_ms=0.25)
+    queue.done(leases[3], Done(worked_ms=0.25))
     assert queue.redis.zscore(f"{queue.prefix}active:gpu", "a") == begun + 123.75
 
 
@@ -110,7 +111,7 @@ def test_other_jobs_are_served_only_while_they_were_served_less(queue: Queue) ->
         other = queue.claim("w", RESOURCES, other_than="big")
         assert other is not None
         assert other.job == "small"
-        queue.done(other, worked_ms=600)
+        queue.done(other, Done(worked_ms=600))
     assert queue.claim("w", RESOURCES, other_than="big") is None
     queue.beat(lease, 1000, "")
     assert queue.claim("w", RESOURCES, other_than="big") is not None
@@ -118,7 +119,7 @@ def test_other_jobs_are_served_only_while_they_were_served_less(queue: Queue) ->
 
 def test_a_worker_that_sets_a_task_aside_gets_no_other_of_the_same_job(queue: Queue) -> None:
     start(queue, "a", 10)
-    queue.submit("a", "light", "light", [range(3)])
+    queue.submit("a", NodeTasks("light", "light", [range(3)]))
     lease = claim(queue, "w", "gpu")
     queue.beat(lease, 1000, "")
     assert queue.claim("w", RESOURCES, other_than="a") is None

@@ -3,6 +3,7 @@
 import pytest
 
 from service.queue.leases import Queue
+from service.queue.tasks import NodeTasks
 from tests.service.tasks import claim, start, state
 
 
@@ -90,8 +91,8 @@ def test_the_first_claim_starts_a_job(queue: Queue) -> None:
 
 def test_a_forgotten_job_leaves_no_key(queue: Queue) -> None:
     queue.add("job", 1, ["all", "owner:ann:open"], "{}", owner="ann")
-    queue.submit("job", "work", "gpu", [range(3)])
-    queue.submit("job", "other", "light", [range(3)])
+    queue.submit("job", NodeTasks("work", "gpu", [range(3)]))
+    queue.submit("job", NodeTasks("other", "light", [range(3)]))
     queue.beat(claim(queue), 1, "note")
     queue.forget("job")
     keys = {key.removeprefix(queue.prefix) for key in queue.redis.scan_iter(f"{queue.prefix}*")}

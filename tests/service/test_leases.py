@@ -9,7 +9,7 @@ import pytest
 
 from service.contract.names import RESOURCES, Resource
 from service.queue.leases import Queue, Rebuilding
-from service.queue.tasks import MAX_ATTEMPTS, MAX_ATTEMPTS_IN_A_STORM, LeaseLost
+from service.queue.tasks import MAX_ATTEMPTS, MAX_ATTEMPTS_IN_A_STORM, Done, LeaseLost, NodeTasks
 from tests.service.pool import until
 from tests.service.tasks import HOUR, claim, counter, idle, pass_time, refuse_all, start, state
 
@@ -164,7 +164,7 @@ def test_a_worker_is_seen_at_all_its_resources_while_it_works_at_one(make_queue:
 
 def test_readers_see_which_resources_have_tasks_that_were_never_claimed(queue: Queue) -> None:
     start(queue, "a", 2, "gpu")
-    queue.submit("a", "other", "light", [range(1)])
+    queue.submit("a", NodeTasks("other", "light", [range(1)]))
     assert state(queue, "a").waiting == ["light", "gpu"]
     light = claim(queue, "w", "light")
     assert state(queue, "a").waiting == ["gpu"]
@@ -177,15 +177,15 @@ def test_readers_see_which_resources_have_tasks_that_were_never_claimed(queue: Q
 def test_stats_count_tasks_by_resource(make_queue: MakeQueue) -> None:
     queue = make_queue()
     start(queue, "a", 10)
-    queue.submit("a", "other", "light", [range(2), range(5, 6)])
+    queue.submit("a", NodeTasks("other", "light", [range(2), range(5, 6)]))
     held, done, paused = claim(queue, "w", "gpu"), claim(queue, "w", "gpu"), claim(queue, "w", "gpu")
     claim(make_queue(LAPSED), "dead", "light")
-    queue.done(done, counters={"tokens": 5}, totals="work")
+    queue.done(done, Done(counters={"tokens": 5}, totals="work"))
     queue.fail(paused, "x", delay_seconds=30)
     stats = queue.stats()
     assert (stats.pending, stats.leased) == ({"light": 3, "gpu": 7}, {"light": 0, "gpu": 2})
     assert stats.totals["work/tokens"] == 5
-    queue.done(held, counters={"tokens": 5})
+    queue.done(held, Done(counters={"tokens": 5}))
     assert queue.stats().totals["work/tokens"] == 5
     queue.end("a", [], "", closed=True)
     assert set(queue.stats().pending.values()) | set(queue.stats().leased.values()) == {0}
@@ -205,7 +205,7 @@ def test_many_workers_finish_every_task_once(queue: Queue) -> None:
                     queue.fail(lease, "once")
                 else:
                     follow: tuple[str, Resource] | None = ("advance", "light") if lease.node == "work" else None
-                    queue.done(lease, counters={"tokens": 10}, totals="all", follow=follow)
+                    queue.done(lease, Done(counters={"tokens": 10}, totals="all", follow=follow))
                     finished.append((lease.job, lease.task))
             except LeaseLost:  # the task was reclaimed
                 pass

@@ -4,7 +4,7 @@ import pytest
 
 from service.contract.names import RESOURCES
 from service.queue.local import LocalQueue
-from service.queue.tasks import LeaseLost, TaskQueue, ranges
+from service.queue.tasks import Done, LeaseLost, NodeTasks, TaskQueue, ranges
 from tests.service.tasks import claim, counter, idle, refuse_all, start, state
 
 
@@ -29,7 +29,7 @@ def test_each_part_is_claimed_once_and_in_order(tasks: TaskQueue) -> None:
 def test_only_the_missing_parts_are_given_out(tasks: TaskQueue) -> None:
     tasks.add("a", 1, [], "{}")
     missing = [2, 3, 4, 10, 12, 13, *range(100, 5_000, 2), 200_000]  # more ranges than one call in Redis takes
-    tasks.submit("a", "work", "gpu", ranges(missing))
+    tasks.submit("a", NodeTasks("work", "gpu", ranges(missing)))
     assert [claim(tasks).part for _ in missing] == missing
     assert idle(tasks)
 
@@ -37,7 +37,7 @@ def test_only_the_missing_parts_are_given_out(tasks: TaskQueue) -> None:
 def test_a_worker_gets_only_its_resources_in_the_order_that_it_gives(tasks: TaskQueue) -> None:
     start(tasks, "a", 2, "gpu")
     assert tasks.claim("w", ["light"]) is None
-    tasks.submit("a", "plan", "light", [range(2)])
+    tasks.submit("a", NodeTasks("plan", "light", [range(2)]))
     assert claim(tasks, "w", "light", "gpu").node == "plan"
     assert claim(tasks, "w", "gpu", "light").node == "work"
     assert claim(tasks, "w", "light").task == "plan:1"
@@ -46,12 +46,12 @@ def test_a_worker_gets_only_its_resources_in_the_order_that_it_gives(tasks: Task
 # -- done and counters
 def test_done_adds_to_the_counters_of_its_node_once(tasks: TaskQueue) -> None:
     tasks.add("a", 1, [], "{}")
-    tasks.submit("a", "work", "gpu", [range(2, 4)], counters={"total": 4, "parts": 2, "tokens": 100})
+    tasks.submit("a", NodeTasks("work", "gpu", [range(2, 4)], counters={"total": 4, "parts": 2, "tokens": 100}))
     first, second = claim(tasks), claim(tasks)
-    tasks.done(first, counters={"tokens": 50, "rejects": 1})
+    tasks.done(first, Done(counters={"tokens": 50, "rejects": 1}))
     with pytest.raises(LeaseLost):
-        tasks.done(first, counters={"tokens": 50})
-    tasks.done(second, counters={"tokens": 7})
+        tasks.done(first, Done(counters={"tokens": 50}))
+    tasks.done(second, Done(counters={"tokens": 7}))
     assert {name: counter(tasks, "a", name) for name in ("total", "parts", "tokens", "rejects")} == {
         "total": 4,
         "parts": 4,
@@ -63,8 +63,8 @@ def test_done_adds_to_the_counters_of_its_node_once(tasks: TaskQueue) -> None:
 
 def test_counters_of_nodes_are_apart(tasks: TaskQueue) -> None:
     start(tasks, "a", 1)
-    tasks.submit("a", "selection/medium-0.5", "light", [range(1)])
-    tasks.done(claim(tasks, "w", "light"), counters={"rows": 3})
+    tasks.submit("a", NodeTasks("selection/medium-0.5", "light", [range(1)]))
+    tasks.done(claim(tasks, "w", "light"), Done(counters={"rows": 3}))
     assert counter(tasks, "a", "rows", "selection/medium-0.5") == 3
     assert counter(tasks, "a", "parts") == 0
 
@@ -73,9 +73,9 @@ def test_the_last_part_of_a_node_adds_the_follow_up_task_once(tasks: TaskQueue) 
     start(tasks, "a", 3)
     leases = [claim(tasks) for _ in range(3)]
     for lease in leases[:2]:
-        tasks.done(lease, follow=("advance", "light"))
+        tasks.done(lease, Done(follow=("advance", "light")))
         assert tasks.claim("w", ["light"]) is None
-    tasks.done(leases[2], follow=("advance", "light"))
+    tasks.done(leases[2], Done(follow=("advance", "light")))
     advance = claim(tasks, "w", "light")
     assert advance.node == "advance"
     tasks.done(advance)
@@ -84,11 +84,11 @@ def test_the_last_part_of_a_node_adds_the_follow_up_task_once(tasks: TaskQueue) 
 
 def test_each_node_adds_its_follow_up_task_while_that_of_another_runs(tasks: TaskQueue) -> None:
     start(tasks, "a", 1)
-    tasks.submit("a", "other", "gpu", [range(1)])
+    tasks.submit("a", NodeTasks("other", "gpu", [range(1)]))
     first, second = claim(tasks), claim(tasks)
-    tasks.done(first, follow=("advance", "light"))
+    tasks.done(first, Done(follow=("advance", "light")))
     running = claim(tasks, "w", "light")  # it may have looked before `second` was done
-    tasks.done(second, follow=("advance", "light"))
+    tasks.done(second, Done(follow=("advance", "light")))
     again = claim(tasks, "w", "light")
     assert (running.node, again.node) == ("advance", "advance")
     assert running.task != again.task
@@ -134,19 +134,19 @@ def test_no_verb_takes_a_lease_that_was_given_back(tasks: TaskQueue) -> None:
 # -- submitting
 def test_a_node_with_tasks_takes_no_others(tasks: TaskQueue) -> None:
     start(tasks, "a", 2)
-    assert not tasks.submit("a", "work", "gpu", [range(2)], summary="other", counters={"parts": 9})
+    assert not tasks.submit("a", NodeTasks("work", "gpu", [range(2)], counters={"parts": 9}), "other")
     assert (state(tasks, "a").summary, counter(tasks, "a", "parts")) == ("{}", 0)
     tasks.done(claim(tasks))
     held = claim(tasks)
-    assert not tasks.submit("a", "work", "gpu", [range(2)])
+    assert not tasks.submit("a", NodeTasks("work", "gpu", [range(2)]))
     tasks.done(held)
-    assert tasks.submit("a", "work", "gpu", [range(2)], summary="again")
+    assert tasks.submit("a", NodeTasks("work", "gpu", [range(2)]), "again")
     assert state(tasks, "a").summary == "again"
     assert claim(tasks).part == 0
 
 
 def test_an_unknown_job_takes_no_tasks(tasks: TaskQueue) -> None:
-    assert not tasks.submit("a", "work", "gpu", [range(1)])
+    assert not tasks.submit("a", NodeTasks("work", "gpu", [range(1)]))
     assert tasks.state("a") is None
     assert idle(tasks)
 
@@ -164,7 +164,7 @@ def test_a_closed_job_loses_its_tasks_and_takes_no_others(tasks: TaskQueue) -> N
     tasks.end("a", ["all", "cancelled"], "ended", closed=True)
     assert idle(tasks)
     refuse_all(tasks, lease)
-    assert not tasks.submit("a", "work", "gpu", [range(3)])
+    assert not tasks.submit("a", NodeTasks("work", "gpu", [range(3)]))
     assert state(tasks, "a").summary == "ended"
     assert not state(tasks, "a").leases
 
@@ -173,7 +173,7 @@ def test_a_job_that_ended_open_takes_further_tasks(tasks: TaskQueue) -> None:
     start(tasks, "a", 1)
     tasks.done(claim(tasks))
     tasks.end("a", ["all", "succeeded"], "ended", closed=False)
-    assert tasks.submit("a", "selection", "light", [range(1)], summary="more")
+    assert tasks.submit("a", NodeTasks("selection", "light", [range(1)]), "more")
     tasks.done(claim(tasks))
     assert state(tasks, "a").summary == "more"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import ModelLoader
 from service.run import subprocesses as child
 from service.run.settings import Settings
 from service.store.workspace import Workspace
@@ -51,7 +51,8 @@ def start_pool(cluster: Any, redis_url: str, workspace: Workspace) -> Iterator[S
             ray=cluster.address,
             workers=2,
         )
-        code = f"import service.run.ray_pool as pool; pool.IDLE_SECONDS = {idle_seconds}; pool.main()"
+        code = f"import service.run.ray_pool as pool; pool.IDLE_SECONDS = {idle_seconds}; "
+        code += "from service.commands.cli import main; sys.exit(main(['pool']))"
         started.append(child.start(child.python(code), death_signal=signal.SIGKILL, env=settings.environment()))
         return started[-1]
 
@@ -69,7 +70,7 @@ def workers(pool: "subprocess.Popen[bytes]") -> dict[int, int]:
             command, env = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
         except OSError:
             continue
-        if b"from service.work.worker import main" in command and f"-{pool.pid}-".encode() in command:
+        if b"from service.run.worker_process import main" in command and f"-{pool.pid}-".encode() in command:
             variables = dict(pair.partition(b"=")[::2] for pair in env.split(b"\0"))
             found[int(entry.name)] = int(variables.get(b"RAY_RAYLET_PID", b"0"))
     return found
@@ -88,7 +89,7 @@ def test_a_node_killed_in_the_middle_of_a_job_changes_nothing(
     request = make_request(write_corpus(tmp_path / "corpus", files=4, documents=100, words=300))
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     expected, _ = alone.create(request)
-    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
+    worker = PoolWorker(alone, ModelLoader("cpu"), RESOURCES, "alone")
     while worker.once():
         pass
 

@@ -14,12 +14,12 @@ import httpx
 import numpy as np
 import pytest
 
+from scorer.engine.model_loader import ModelLoader
 from scorer.errors import BadReference
 from service.contract.permissions import Access, Rules
 from service.contract.schemas import TEXTS_MAX, JobRequest, ScoreRequest
 from service.http.routes import score as route
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import ModelLoader
 from service.work.pool_worker import PoolWorker
 from service.work.score_now import find_reference
 from tests.service.api_server import bearer, client, serving
@@ -130,8 +130,8 @@ def test_the_model_is_one_that_jobs_may_name_and_the_job_the_callers(
         def ask(headers: dict[str, str], **named: str) -> httpx.Response:
             return api.post("/v1/score", json={"texts": TEXTS, **named}, headers=headers)
 
-        assert "give small" in problem(ask(bob, model=str(reference)), 422)["detail"]
-        assert "leads out of the model roots" in problem(ask(bob, model=str(models / "inside")), 422)["detail"]
+        assert "use small" in problem(ask(bob, model=str(reference)), 422)["detail"]
+        assert "points outside the model roots" in problem(ask(bob, model=str(models / "inside")), 422)["detail"]
         assert problem(ask(bob, job=job.id), 404)["detail"] == f"there is no job {job.id}"
         by_name, by_job = ask(bob, model="small"), ask(alice, job=job.id)
         assert by_name.status_code == by_job.status_code == 200
@@ -182,7 +182,7 @@ def test_too_many_questions_are_a_problem(api: httpx.Client, jobs: Jobs, referen
 
 def test_a_worker_that_only_plans_leaves_questions_to_others(jobs: Jobs, reference: Path) -> None:
     jobs.score_requests.put(ScoreRequest(texts=["a"], model=str(reference)), 60)
-    planner = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), ["light"], "planner")
+    planner = PoolWorker(jobs, ModelLoader("cpu"), ["light"], "planner")
     assert not planner.once()
     assert jobs.score_requests.take() is not None
 
@@ -202,7 +202,7 @@ def test_a_new_worker_is_warm_before_it_takes_a_task(
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus")))
     while jobs.get(job.id).status != "scoring":
         worker.once()
-    references = ModelLoader(jobs.workspace, "cpu")
+    references = ModelLoader("cpu")
     PoolWorker(jobs, references, ["gpu"], "new").warm_up()
     assert len(references._loaded) == 1
     assert jobs.queue.stats().leased["gpu"] == 0

@@ -23,6 +23,7 @@ from service.jobs.jobs import Jobs
 from service.run import subprocesses as child
 from service.run.settings import Settings
 from tests.service.api_server import bearer, client, serving
+from tests.service.artefacts import table_path
 from tests.service.pool import until
 
 MakeRequest = Callable[..., JobRequest]
@@ -122,11 +123,11 @@ def test_a_public_service_requires_keys_and_reads_its_roots_only(tmp_path: Path,
     workspace, log = tmp_path / "workspace", tmp_path / "log"
     given = Settings(workspace=str(workspace), host="0.0.0.0", port=0, device="cpu", corpus_root=(str(corpus), "/gone"))
     with log.open("wb") as out:
-        command = child.python("from service.run.supervisor import main; main()")
+        command = child.python("from service.commands.cli import main; sys.exit(main(['serve']))")
         service = subprocess.Popen(command, env=given.environment(), stdout=out, stderr=subprocess.STDOUT)
     try:
         ready = until(lambda: re.search(r"ready at http://0\.0\.0\.0:(\d+)", log.read_text()))
-        assert "nobody can come in yet" in log.read_text()
+        assert "no request is accepted yet" in log.read_text()
         assert re.findall(r"(\S+): no such folder", log.read_text()) == ["/gone"]
         url = f"http://127.0.0.1:{ready[1]}"
         job = {"corpus": {"paths": [str(corpus / "part-0.parquet")]}, "reference": {"train": {"tokens": 1000}}}
@@ -196,8 +197,8 @@ def test_no_job_reads_the_workspace(
 ) -> None:
     done = api.post("/v1/jobs", json=body).json()["id"]
     work_off()
-    paths = [f"{jobs.workspace.storage.url}/jobs/*/scores.parquet"]
-    if (scores := jobs.workspace.storage.local(f"jobs/{done}/scores.parquet")) is not None:
+    paths = [f"{jobs.workspace.storage.url}/index/*/scores.parquet"]
+    if (scores := jobs.workspace.storage.local(table_path(jobs.workspace, done, "scores.parquet"))) is not None:
         (tmp_path / "link.parquet").symlink_to(scores)
         paths.append(str(tmp_path / "link.parquet"))
     for path in paths:

@@ -7,19 +7,21 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds.model_loader import ModelLoader
 from service.queue.leases import Queue, connect
+from service.queue.tasks import HeldLease
 from service.run import subprocesses as child
 from service.run.redis_server import find_program
+from service.store.records import TaskNote
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
 from tests.service.artefacts import manifest_path
@@ -118,6 +120,11 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
     hosts.remove()
 
 
+def held(queue: Queue, job: str) -> Sequence[HeldLease]:
+    state = queue.state(job)
+    return [] if state is None else state.leases
+
+
 def test_a_host_cut_off_in_the_middle_of_a_job_and_joined_again_changes_nothing(
     hosts: Hosts, reference: Path, redis: Any, tmp_path: Path
 ) -> None:
@@ -127,7 +134,7 @@ def test_a_host_cut_off_in_the_middle_of_a_job_and_joined_again_changes_nothing(
     )
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     undisturbed, _ = alone.create(request)
-    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
+    worker = PoolWorker(alone, ModelLoader("cpu"), RESOURCES, "alone")
     while worker.once():
         pass
     path = manifest_path(alone.workspace, undisturbed.id, "medium-0.3")
@@ -144,25 +151,25 @@ def test_a_host_cut_off_in_the_middle_of_a_job_and_joined_again_changes_nothing(
     queue = Queue(client := connect(f"unix://{socket}"), _workspace_id(client))
     submit = ["submit", "--reference", str(reference), "--rate", "0.3"]
     job = hosts.winnow(*submit, str(corpus)).strip()
-    until(lambda: (state := queue.state(job)) is not None and state.documents_done > 0)
+    until(lambda: any(TaskNote.model_validate_json(lease.note).documents for lease in held(queue, job) if lease.note))
 
     hosts.cable("down")
     here = hosts.worker("a", "here")
-    until(lambda: queue.stats().leases_lost > 0)  # "there" is taken for dead, and "here" has its shard
-    until(lambda: (state := queue.state(job)) is not None and state.shards_done > 0)
+    until(lambda: queue.stats().totals.get("lost", 0) > 0)  # "there" is taken for dead, and "here" has its shard
+    until(lambda: (state := queue.state(job)) is not None and state.counters["scores"]["parts"] > 0)
     hosts.cable("up")
-    until(lambda: queue.stats().leases_refused > 0)  # "there" lives, and learns that the shard is no longer its own
+    until(lambda: queue.stats().totals.get("refused", 0) > 0)  # "there" lives, and has lost the shard
     ended = json.loads(hosts.winnow("watch", "--json", job).splitlines()[-1])
     assert (ended["status"], ended["error"]) == ("succeeded", None)
     assert (ended["progress"]["documents_done"], ended["progress"]["shards_done"]) == (400, 4)
-    assert queue.stats().documents_scored == 400
+    assert queue.stats().totals["scores/documents"] == 400
     hosts.winnow("download", job, "--out", str(tmp_path / "result"))
     assert (tmp_path / "result" / "manifest-medium-0.3.parquet").read_bytes() == expected
 
     here.terminate()
     assert here.wait(20) == 0
     more = hosts.winnow(*submit, str(write_corpus(tmp_path / "more", files=1))).strip()
-    until(lambda: (state := queue.state(more)) is not None and state.status == "succeeded")  # by "there", joined again
+    until(lambda: more in queue.labelled("succeeded"))  # by "there", joined again
     client.close()
 
 

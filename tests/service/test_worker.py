@@ -13,11 +13,11 @@ import torch
 
 from kernels.pack import Pack
 from scorer.causal_lm.mamba2 import Mamba2
+from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds import scores
-from service.kinds.model_loader import ModelLoader
 from service.queue.tasks import MAX_ATTEMPTS
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
@@ -68,7 +68,7 @@ def test_two_workers_give_the_bytes_of_one(
     request = make_request(selections=selections)
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     job, _ = alone.create(request)
-    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
+    worker = PoolWorker(alone, ModelLoader("cpu"), RESOURCES, "alone")
     while worker.once():
         pass
     expected = results(alone.workspace, alone.get(job.id))
@@ -154,7 +154,7 @@ def test_a_long_shard_is_set_aside_for_a_small_job(
     together = results(workspace, wait_for(long.id, "succeeded"))
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     job, _ = alone.create(make_request(corpus))
-    worker = PoolWorker(alone, ModelLoader(alone.workspace, "cpu"), RESOURCES, "alone")
+    worker = PoolWorker(alone, ModelLoader("cpu"), RESOURCES, "alone")
     while worker.once():
         pass
     assert results(alone.workspace, alone.get(job.id)) == together
@@ -240,7 +240,7 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_what_was_scored(
     redis: Any, make_request: MakeRequest, small_disk: Path, tmp_path: Path
 ) -> None:
     jobs = Jobs(Workspace(str(small_disk / "workspace")), redis)
-    worker = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "here")
+    worker = PoolWorker(jobs, ModelLoader("cpu"), RESOURCES, "here")
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3, documents=500, words=6)))
     while jobs.get(job.id).progress.shards_done < 1:
         worker.once()
@@ -281,7 +281,7 @@ def test_the_next_shard_is_read_while_the_last_batches_run(
         pass
     assert jobs.get(job.id).status == jobs.get(other.id).status == "succeeded"
     assert sorted(read) == [0, 0, 1, 2, 3]  # of the other job, and each once
-    until(lambda: threading.active_count() <= threads + 1)  # the heartbeat's is new
+    until(lambda: threading.active_count() <= threads)
 
 
 def test_a_shard_that_was_read_for_nothing_is_dropped(
@@ -294,7 +294,7 @@ def test_a_shard_that_was_read_for_nothing_is_dropped(
     jobs.cancel(job.id)
     while worker.once():
         pass
-    until(lambda: threading.active_count() <= threads + 1)  # the heartbeat's is new
+    until(lambda: threading.active_count() <= threads)
     again, _ = jobs.create(jobs.get(job.id).request)
     while worker.once():
         pass
@@ -367,7 +367,7 @@ def test_a_workspace_that_is_no_folder(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     jobs = Jobs(Workspace(f"memory://{tmp_path.name}"), redis)
-    worker = PoolWorker(jobs, ModelLoader(jobs.workspace, "cpu"), RESOURCES, "here")
+    worker = PoolWorker(jobs, ModelLoader("cpu"), RESOURCES, "here")
     job, _ = jobs.create(make_request(reference=TRAIN))
     while worker.once():
         pass
@@ -392,5 +392,5 @@ def test_no_document_of_the_corpus_is_text_enough(
 def test_a_worker_says_as_it_starts_that_its_device_is_not_there(
     workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ModelLoader(workspace, "cuda").warm_up()
+    ModelLoader("cuda").warm_up()
     assert "device cuda was asked for, and torch finds none on this machine" in caplog.text

@@ -4,8 +4,11 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
+from pruner.select.documents import Documents
+from pruner.select.partial_histogram import PartialHistogram
+from pruner.select.selection_record import PreviewReport
 from pruner.spec import SelectionSpec
-from service.contract.schemas import Documents, JobWorkers, PartialHistogram, Preview
+from service.contract.schemas import JobWorkers
 from service.http.dependencies import JobId, JobsOf
 from service.http.problems import responses
 from service.jobs import explore
@@ -21,7 +24,7 @@ def preview(
     rate: Annotated[float, Query(gt=0, le=1)] = 0.5,
     unit: Literal["documents", "tokens"] = "documents",
     within: Literal["domain"] | None = None,
-) -> Preview:
+) -> PreviewReport:
     """What a selection would keep: its counts, exactly as the selection then has them, and the domains' shares."""
     return explore.preview(jobs, job_id, SelectionSpec(criterion=criterion, rate=rate, unit=unit, within=within))
 

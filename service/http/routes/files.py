@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Request, Response
 from starlette.exceptions import HTTPException
 
+from pruner.select.write_index import read_files
+from pruner.tables.hashing_writer import WrittenFile
+from pruner.tables.json_lines import as_json_lines
 from service.http.dependencies import JobId, JobsOf
 from service.http.downloads import MEDIA_TYPES, send_file
 from service.http.problems import responses
-from service.jobs.downloads import download
 from service.jobs.jobs import Jobs, not_there
 from service.kinds import index, selection
 
@@ -18,27 +20,29 @@ Format = Literal["parquet", "jsonl"]
 SelectionId = Annotated[str, Path(max_length=100, pattern=r"^[a-z0-9.-]+$", description="Such as `medium-0.5`.")]
 
 
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The range that was asked for"},
+    304: {"description": "The file is as the ETag says"},
+    **responses(404, 409, 416, 422),
+}
+
+
 def _answers(*formats: str) -> dict[int | str, dict[str, Any]]:
-    body = {"schema": {"type": "string", "format": "binary"}}
-    content = {MEDIA_TYPES[name]: body for name in formats}
-    return {
-        200: {"description": "The file", "content": content},
-        206: {"description": "The range that was asked for", "content": content},
-        304: {"description": "The file is as the ETag says"},
-        **responses(404, 409, 416, 422),
-    }
+    content = {MEDIA_TYPES[name]: {"schema": {"type": "string", "format": "binary"}} for name in formats}
+    return {200: {"description": "The file", "content": content}, **_ANSWERS}
 
 
-def _table(request: Request, jobs: Jobs, job_id: str, table: str, kind: Format) -> Response:
+def _index_table(request: Request, jobs: Jobs, job_id: str, table: str, kind: Format) -> Response:
     """A table of a job's index. Raises UnknownJob, and Conflict where it is not there."""
     job, files = jobs.files(job_id)
-    name = f"{table}.{kind}"
+    name, storage = f"{table}.{kind}", jobs.workspace.storage
     try:
         folder = index.folder(files)
-        about = download(jobs.workspace.storage, folder, table, kind)
+        tables = read_files(storage, folder).files
+        about = tables[name] if kind == "parquet" else as_json_lines(storage, folder, table)
     except FileNotFoundError:
         raise not_there(job.status, name) from None
-    return send_file(request, jobs.workspace.storage, f"{folder}/{name}", about, name)
+    return send_file(request, storage, f"{folder}/{name}", about, name)
 
 
 @router.head("/v1/jobs/{job_id}/selections/{selection_id}/manifest", include_in_schema=False)
@@ -59,18 +63,20 @@ def manifest(
     spec = next((spec for spec in files.selections if spec.id == selection_id), None)
     if spec is None:
         raise HTTPException(404, f"job {job_id} has no selection {selection_id}")
-    if selection.find(files, spec) is None:
+    made = selection.find(files, spec)
+    if made is None:
         raise not_there(job.status, selection_id)
     storage, folder = jobs.workspace.storage, selection.folder(files, spec)
-    about = download(storage, folder, "manifest", format)
-    return send_file(request, storage, f"{folder}/manifest.{format}", about, f"manifest-{selection_id}.{format}")
+    name = f"manifest.{format}"
+    about = made.files[name] if format == "parquet" else as_json_lines(storage, folder, "manifest")
+    return send_file(request, storage, f"{folder}/{name}", about, f"manifest-{selection_id}.{format}")
 
 
 @router.head("/v1/jobs/{job_id}/rejects", include_in_schema=False)
 @router.get("/v1/jobs/{job_id}/rejects", responses=_answers("parquet", "jsonl"), response_class=Response)
 def rejects(job_id: JobId, request: Request, jobs: JobsOf, format: Format = "parquet") -> Response:  # noqa: A002
     """The documents without a score, and why."""
-    return _table(request, jobs, job_id, "rejects", format)
+    return _index_table(request, jobs, job_id, "rejects", format)
 
 
 @router.head("/v1/jobs/{job_id}/scores", include_in_schema=False)
@@ -82,23 +88,16 @@ def scores(
     format: Literal["parquet"] = "parquet",  # noqa: A002
 ) -> Response:
     """Every document's score."""
-    return _table(request, jobs, job_id, "scores", format)
+    return _index_table(request, jobs, job_id, "scores", format)
 
 
 @router.head("/v1/jobs/{job_id}/report", include_in_schema=False)
-@router.get("/v1/jobs/{job_id}/report", responses=responses(404, 409), response_class=Response)
+@router.get("/v1/jobs/{job_id}/report", responses=_ANSWERS, response_class=Response)
 def report(job_id: JobId, jobs: JobsOf, request: Request) -> Response:
     """Counts, quantiles and histogram of perplexity, and the domains before and after each selection."""
     job, path = jobs.get(job_id), jobs.report_path(job_id)
     if path is None:
         raise not_there(job.status, "report")
     body = jobs.workspace.storage.read_bytes(path)
-    etag = f'"{hashlib.sha256(body).hexdigest()}"'
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers={"ETag": etag})
-    headers = {
-        "ETag": etag,
-        "Content-Disposition": 'attachment; filename="report.json"',
-        "X-Content-Type-Options": "nosniff",
-    }
-    return Response(b"" if request.method == "HEAD" else body, media_type=MEDIA_TYPES["json"], headers=headers)
+    about = WrittenFile(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
+    return send_file(request, jobs.workspace.storage, path, about, "report.json")

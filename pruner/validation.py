@@ -1,4 +1,4 @@
-"""Validation errors of pydantic in plain English, the same for the API, the page and the command line."""
+"""Validation errors of pydantic in plain English, the same for records, the API and the command line."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,0 +1,80 @@
+"""Loads references on one device and keeps the latest ones. Torch is imported with the first one."""
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from scorer.errors import BadReference
+from scorer.fingerprint import ModelFingerprint
+from scorer.process import tune_process
+
+if TYPE_CHECKING:
+    from scorer.causal_lm.reference import Dtype, Reference
+
+log = logging.getLogger("winnow.models")
+_KEPT = 2  # jobs take turns, so a worker may alternate between two references
+
+
+class ModelLoader:
+    """Loads references on a device; `auto` is a GPU if there is one."""
+
+    def __init__(self, device: Literal["auto", "cpu", "cuda"]) -> None:
+        tune_process()  # before torch is loaded
+        self._wanted = device
+        self._loaded: OrderedDict[tuple[ModelFingerprint, Dtype], Reference] = OrderedDict()
+        self._device: str | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether something has run on a GPU."""
+        return self._device is not None and self._device.startswith("cuda")
+
+    @property
+    def known_device(self) -> str:
+        """`cpu` or `cuda`, or "" while it is not known."""
+        return self._device or ""
+
+    def warm_up(self) -> None:
+        """Imports what loading and scoring take."""
+        import scorer.causal_lm.reference
+        import scorer.engine.scoring  # noqa: F401
+
+        try:
+            self.device()
+        except BadReference as error:  # the task that needs it fails with it too
+            log.warning("%s", error)
+
+    def device(self) -> str:
+        """`cpu` or `cuda`. Raises BadReference where a GPU was asked for and there is none."""
+        if self._device is None:
+            import torch
+
+            # As many threads on every worker, whatever else runs: sums may depend on how work is divided.
+            torch.set_num_threads(len(os.sched_getaffinity(0)))
+            there = torch.cuda.is_available()
+            if self._wanted == "cuda" and not there:
+                raise BadReference("device cuda was asked for, and torch finds none on this machine: use --device cpu")
+            self._device = "cuda" if there and self._wanted != "cpu" else "cpu"
+        return self._device
+
+    def has(self, model: ModelFingerprint, dtype: "Dtype") -> bool:
+        """Whether a reference is loaded."""
+        return (model, dtype) in self._loaded
+
+    def get(self, model: ModelFingerprint, dtype: "Dtype", find: Callable[[], Path]) -> "Reference":
+        """A reference; `find` gives its folder where it is not loaded.
+
+        Raises BadReference where it cannot be loaded, or the folder holds another model.
+        """
+        from scorer.causal_lm.reference import load
+
+        key = (model, dtype)
+        if key not in self._loaded:
+            while len(self._loaded) >= _KEPT:
+                self._loaded.popitem(last=False)
+            self._loaded[key] = load(find(), self.device(), dtype, expected=model)
+        self._loaded.move_to_end(key)
+        return self._loaded[key]
