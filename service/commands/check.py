@@ -37,7 +37,7 @@ def _show(found: CorpusCheck) -> None:
     rows = [file.rows for file in found.files]
     known = f", {sum(count or 0 for count in rows):,} rows" if None not in rows else ""
     tokens = f", about {found.estimate.tokens:,} tokens" if found.estimate.tokens else ""
-    screen.print(f"{len(found.files):,} files, {size:,} bytes{known}{tokens}", soft_wrap=True)
+    screen.print(f"files: {len(found.files):,}, {size:,} bytes{known}{tokens}", soft_wrap=True)
     for line in left_out(JobCorpus.of(len(found.files), size, found.left_out)):
         screen.print(line, soft_wrap=True)
     files = Table("file", "format", "bytes", "rows", title="Files", title_justify="left")

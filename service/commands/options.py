@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from pruner.corpus.listing import shown
 from pruner.spec import CorpusSpec
 from pruner.validation import explain
 from scorer.spec import TrainSpec
@@ -63,6 +64,10 @@ def server(text: str) -> str:
 
 def corpus_path(text: str) -> str:
     """Parses a path or URL of a corpus. Resolves `..` in local paths, because jobs refuse it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{shown(text)}: the path is not valid UTF-8; rename the file") from None
     local = "://" not in text and ".." in text.split("/")
     return os.path.abspath(os.path.expanduser(text)) if local else text  # noqa: PTH100, PTH111 (links are not resolved)
 

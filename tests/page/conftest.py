@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Playwright, expect, sync_playwright
 
 from tests.page.serving import Serving, real_texts, write_jsonl
-from tests.service.pool import sentence
+from tests.service.pool import sentence, write_corpus
 
 FLAGS = [
     "--no-sandbox",
@@ -138,11 +138,7 @@ def scored(serving: Serving, asked: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Many shards, so that a job over them can be looked at while it runs."""
-    folder = tmp_path_factory.mktemp("slow")
-    for file in range(24):
-        rows = [{"text": sentence(file * 100 + i, 100), "id": f"{file}-{i}"} for i in range(8)]
-        write_jsonl(folder / f"{file:02}.jsonl", rows)
-    return folder
+    return write_corpus(tmp_path_factory.mktemp("slow"), files=24, documents=8, words=200)
 
 
 @pytest.fixture(scope="session")

@@ -139,11 +139,11 @@ def broken(tmp_path: Path, corpus: Path) -> Path:
     ("path", "said"),
     [
         ("missing.parquet", "missing.parquet: no such file or folder"),
-        ("*.parquets", "matches no"),
-        ("notes.txt", "not a corpus file"),
+        ("*.parquets", "there is no file"),
+        ("notes.txt", "text that is not JSON lines"),
         ("empty.jsonl", "the corpus is empty"),
         ("cut.parquet", "cut.parquet: not a whole Parquet file"),
-        ("cut.jsonl.gz", "cut.jsonl.gz: cannot be read as gzip lines"),
+        ("cut.jsonl.gz", "cut.jsonl.gz: cannot be read (it is truncated)"),
         ("lines.jsonl", "no field 'text'"),
     ],
 )

@@ -144,7 +144,7 @@ def test_wrong_formats_and_missing_files(api: httpx.Client, pruned: dict[str, An
 def test_a_job_that_only_has_rejects_gives_them(
     api: httpx.Client, worker: PoolWorker, make_request: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": ""}\n[]\n')
+    (tmp_path / "a.jsonl").write_text('{"text": "", "id": 1, "domain": "x"}\n[]\n')
     job = api.post("/v1/jobs", json=make_request(tmp_path / "a.jsonl").model_dump(mode="json")).json()["id"]
     while worker.once():
         pass
