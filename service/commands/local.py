@@ -43,11 +43,15 @@ def prune(parser: Parser, args: argparse.Namespace) -> int:
 
             write_local_report(files, job, args.report)
 
+    removed: list[str] = []
     request = options.job_request(parser, args)
     started = time.monotonic()
     with progress_bar() as bar:
-        job = local.prune(request, args.out, args.device, bar, on_end)
+        job = local.prune(request, args.out, args.device, bar, on_end, removed.append)
     seconds = time.monotonic() - started
+    if removed:
+        names = ", ".join(removed)
+        sys.stderr.write(f"warning: removed the results of another corpus or reference from {args.out}: {names}\n")
     report = orjson.loads((args.out / "report.json").read_bytes())
     if args.json:
         selections = [made.model_dump() for made in job.selections]

@@ -47,6 +47,8 @@ def target(text: str) -> Path:
     """Parses the path of a file or folder to write."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty: name a file or a folder")
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is a URL: name a local path, and copy the results from there")
     return Path(text)
 
 

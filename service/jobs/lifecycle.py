@@ -75,15 +75,14 @@ class Lifecycle:
         self._sweep(job)
         return outcome.status
 
-    def fail(self, job_id: str, node: str, problem: Problem) -> bool:
-        """Ends a job with the reason why a node of it cannot be made.
+    def drop_selections(self, job_id: str, node: str) -> bool:
+        """Forgets what a job that has succeeded was asked for later, because a node of it cannot be made.
 
-        One that has succeeded stays so. It loses the later selection that the node makes, or, with another node, all
-        that are in no report. Returns whether it lost one, and is to be looked at again.
+        That is the selection that the node makes, or, with another node, all that are in no report. Returns whether
+        there was one.
         """
-        ended = self.end(job_id, "failed", problem)
         record, state = self.workspace.job(job_id), self.queue.state(job_id)
-        if ended != "succeeded" or record is None or state is None:
+        if record is None or state is None:
             return False
         kind, _, name = node.partition("/")
         reported = JobSummary.model_validate_json(state.summary).selections

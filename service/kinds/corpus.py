@@ -1,11 +1,10 @@
 """Kind `corpus`: the plan of a job's corpus, one part. The plan lies under its digest, the job's record names it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 
 from pruner.corpus.paths import is_below
-from pruner.corpus.plan import Plan
 from pruner.corpus.plan_file import write_plan
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
@@ -24,7 +23,7 @@ def run(task: Task) -> Counts:
     """Lists the files, reads their footers and cuts them into shards. Raises InputError."""
     started, record = datetime.now(timezone.utc), task.job.record
     plan = make_plan(record.request.corpus, record.access.roots, task.beat, record.ignored)
-    _refuse_own_files(task.job.workspace, plan)
+    refuse_own_files(task.job.workspace, (file.url for file in plan.files))
     refusal = record.quotas.too_large(len(plan.shards), plan.text_bytes)
     if refusal is not None:
         raise InputError(refusal)
@@ -46,12 +45,12 @@ def run(task: Task) -> Counts:
     return Counts(fresh=True)
 
 
-def _refuse_own_files(workspace: Workspace, plan: Plan) -> None:
-    """Raises InputError for a corpus in the workspace, which holds the results of all owners."""
+def refuse_own_files(workspace: Workspace, urls: Iterable[str]) -> None:
+    """Raises InputError for a corpus with files in the workspace, which holds the results of all owners."""
     local = workspace.storage.local("")
     home = os.path.realpath(local) if local is not None else workspace.storage.url.partition("://")[2]
-    for file in plan.files:
-        if ("://" in file.url) == (local is None):
-            real = os.path.realpath(file.url) if local is not None else file.url.partition("://")[2]
+    for url in urls:
+        if ("://" in url) == (local is None):
+            real = os.path.realpath(url) if local is not None else url.partition("://")[2]
             if is_below(real, home):
-                raise InputError(f"{file.url}: lies in the service's workspace, which no job may read")
+                raise InputError(f"{url}: lies in the service's workspace, which no job may read")

@@ -1,6 +1,7 @@
 """The commands that need no server: a job runs in this process, on a queue and a workspace of its own, resumable."""
 
 import errno
+import filecmp
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ from pruner.corpus.listing import find_files
 from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
-from pruner.spec import CorpusSpec
+from pruner.spec import CorpusSpec, SelectionSpec
 from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
 from scorer.engine.model_loader import ModelLoader
@@ -42,10 +43,12 @@ def prune(
     device: Device,
     on_progress: OnProgress,
     on_end: Callable[[JobFiles, Job], None] = lambda *_: None,
+    on_removed: Callable[[str], None] = lambda _name: None,
 ) -> Job:
     """Runs a job and puts its manifests, scores, rejects, report and trained reference into `out`.
 
-    `on_end` is called with the job when all is written.
+    `on_end` is called with the job when all is written, `on_removed` with the name of each manifest of another corpus
+    or reference that was removed.
 
     An earlier, killed run of the same job into `out` is resumed. Manifests of earlier jobs there that were made of the
     same scores stay; the results of others are removed. `on_progress` is called as the job goes on, and may raise to
@@ -60,7 +63,7 @@ def prune(
             if index.find(files) is not None:
                 _copy_tables(files, target)
             raise
-        for other in [*_clear(workspace, files, out), files]:
+        for other in [*_clear(workspace, files, out, on_removed), files]:
             for spec in other.selections:
                 if selection.find(other, spec) is not None:
                     manifest = f"{selection.folder(other, spec)}/manifest.parquet"
@@ -169,19 +172,31 @@ def _workspace(folder: Path) -> Iterator[Workspace]:
         raise InputError(f"no space left for {folder.parent}: free some and run this again, it goes on") from None
 
 
-def _clear(workspace: Workspace, files: JobFiles, out: Path) -> list[JobFiles]:
+def _clear(workspace: Workspace, files: JobFiles, out: Path, on_removed: Callable[[str], None]) -> list[JobFiles]:
     """Removes what earlier jobs left in `out`. Returns those with this job's scores."""
     records = [workspace.job(name) for name in workspace.jobs() if name != files.record.id]
     others = [JobFiles(workspace, record) for record in records if record is not None]
+    same = [other for other in others if _scores(other) == _scores(files)]
     for other in others:
         for spec in other.selections:
-            (out / f"manifest-{spec.id}.parquet").unlink(missing_ok=True)
+            manifest = out / f"manifest-{spec.id}.parquet"
+            if other not in same and _is_copy(manifest, other, spec):
+                on_removed(manifest.name)
+            manifest.unlink(missing_ok=True)
         if other.model is not None and other.model.trained:
             for name in workspace.storage.list(other.model.source):
                 (out / "reference" / name).unlink(missing_ok=True)
             with suppress(OSError):  # it is not there, or holds files of others
                 (out / "reference").rmdir()
-    return [other for other in others if _scores(other) == _scores(files)]
+    return same
+
+
+def _is_copy(manifest: Path, job: JobFiles, spec: SelectionSpec) -> bool:
+    """Whether a manifest is that of this job, and not of another one with a selection of the same name."""
+    if selection.find(job, spec) is None or not manifest.exists():
+        return False
+    made = job.workspace.storage.local(f"{selection.folder(job, spec)}/manifest.parquet")
+    return made is not None and made.exists() and filecmp.cmp(manifest, made, shallow=False)
 
 
 def _scores(files: JobFiles) -> list[str]:

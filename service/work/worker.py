@@ -239,8 +239,9 @@ class Worker:
         with suppress(LeaseLost):
             try:
                 self._queue.beat(lease, 0.0, "")
-                again = self._lifecycle.fail(lease.job, lease.node, problem)
-                self._queue.done(lease, Done(follow=ADVANCE if again else None))  # other tasks stay, if it succeeded
+                if self._lifecycle.end(lease.job, "failed", problem) == "succeeded":  # before; its other tasks stay
+                    dropped = self._lifecycle.drop_selections(lease.job, lease.node)
+                    self._queue.done(lease, Done(follow=ADVANCE if dropped else None))
             except (OSError, InputError):  # the workspace takes nothing now, or the job's file is damaged: again later
                 self._queue.fail(lease, "", delay_seconds=_AWAY_SECONDS)
 

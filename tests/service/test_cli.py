@@ -77,6 +77,7 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("prune x --out y --select best", "invalid choice: 'best'"),
         ("prune x --out y --fraction 1", "under 1"),
         ("prune x --out=", "name a file or a folder"),
+        ("prune x --out s3://bucket/x", "'s3://bucket/x' is a URL: name a local path"),
         ("prune x --out y --device tpu", "unknown device 'tpu': use auto, cpu or cuda"),
         ("prune x --out y --tokens none", "not a whole number"),
         ("prune x --out y --tokens 5", "reference.train.tokens"),
@@ -209,6 +210,17 @@ def test_another_selection_finds_the_scores_that_are_there(
         "manifest-low-0.5.parquet",
         "manifest-high-0.5.parquet",
     }
+
+
+def test_the_results_of_another_corpus_are_not_removed_without_a_word(
+    run: Run, corpus: Path, reference: Path, tmp_path: Path
+) -> None:
+    other, out = write_corpus(tmp_path / "other", files=1), tmp_path / "out"
+    assert prune(run, other, reference, out).err == ""
+    warned = prune(run, corpus, reference, out)
+    assert warned.line.startswith("warning: removed the results of another corpus or reference")
+    assert warned.line.endswith(": manifest-medium-0.5.parquet")
+    assert prune(run, corpus, reference, out).err == ""
 
 
 def test_prune_trains_where_no_reference_is_named(run: Run, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_job_fails_on_a_link_to_outside_the_roots(jobs: Jobs, corpus: Path, tm
     assert "corpus roots" in ended["error"]["detail"]
 
 
-def test_no_job_reads_the_workspace(
+def test_no_job_and_no_check_reads_the_workspace(
     jobs: Jobs, api: httpx.Client, body: dict[str, Any], tmp_path: Path, work_off: Work
 ) -> None:
     done = api.post("/v1/jobs", json=body).json()["id"]
@@ -207,6 +207,9 @@ def test_no_job_reads_the_workspace(
         ended = api.get(f"/v1/jobs/{job['id']}").json()
         assert (ended["status"], ended["error"]["status"]) == ("failed", 422)
         assert "lies in the service's workspace" in ended["error"]["detail"]
+        checked = api.post("/v1/corpora/check", json={"paths": [path], "text_field": "file"})
+        assert checked.status_code == 422
+        assert "lies in the service's workspace" in checked.json()["detail"]
 
 
 def test_without_roots_the_web_is_not_read(api: httpx.Client) -> None:
