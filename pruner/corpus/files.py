@@ -25,7 +25,7 @@ class CorpusFile:
     compression: Codec | None
     size: int  # bytes
     version: str  # changes when the file does: modification time or ETag
-    relative: str  # the path below the corpus root
+    relative: str = ""  # the path below the corpus root; "" in plans of earlier versions
     footer: str | None = None  # SHA-256 of a Parquet footer
 
     @property

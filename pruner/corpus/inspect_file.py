@@ -62,7 +62,7 @@ def inspect_file(found: FoundFile, spec: CorpusSpec, roots: Roots) -> Inspected:
     name = found.path.path.rpartition("/")[2]
     with open_path(found.path, roots) as source:
         try:
-            head = b"" if format_of(name) == "parquet" else source.read(HEAD_BYTES)
+            head = b"" if _is_parquet(name) else source.read(HEAD_BYTES)
             kind, codec, head = _recognise(found, name, head, source)
             file = CorpusFile(found.path, kind, codec, found.size, found.version, found.relative)
             if kind == "parquet":
@@ -78,9 +78,9 @@ def inspect_file(found: FoundFile, spec: CorpusSpec, roots: Roots) -> Inspected:
 
 def _recognise(found: FoundFile, name: str, head: bytes, source: BinaryIO) -> tuple[Format, Codec | None, bytes]:
     """Format and codec of a file, and its first decoded bytes. The content decides, the name is a hint."""
+    if _is_parquet(name):
+        return "parquet", None, head
     named = format_of(name)
-    if named == "parquet":
-        return named, None, head
     codec = codec_of(head)
     if codec is not None:
         source.seek(0)
@@ -101,6 +101,11 @@ def _recognise(found: FoundFile, name: str, head: bytes, source: BinaryIO) -> tu
         raise NoCorpusFile("text that is not JSON lines" if head.strip() else "empty files of unknown kinds")
     what = other or ("text that is not JSON lines" if is_text(head) else "data of an unknown kind")
     raise InputError(f"{found.url}: {what}; convert it to JSON lines or Parquet, or exclude it")
+
+
+def _is_parquet(name: str) -> bool:
+    """Whether the name alone says that the file is Parquet, so that its beginning need not be read."""
+    return name.lower().endswith(".parquet")
 
 
 def _read_head(source: BinaryIO, codec: Codec, found: FoundFile) -> bytes:

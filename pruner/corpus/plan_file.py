@@ -1,7 +1,5 @@
 """The stored plan, plan.parquet: a row for each shard, the files in the metadata key `winnow`."""
 
-from typing import Literal
-
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +15,8 @@ from pruner.tables.storage import Storage
 class _PlanMetadata(Record):
     """What plan.parquet holds beside its rows, the shards."""
 
-    format: Literal[2] = 2  # type: ignore[assignment]  # 1 had no shards of several files
     files: tuple[CorpusFile, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 _COLUMNS = pa.schema(
@@ -51,5 +48,7 @@ def read_plan(storage: Storage, path: str) -> Plan:
     with storage.open(path) as source, named_damage(storage, path):
         table = pq.read_table(source)
     metadata = parse_record((table.schema.metadata or {}).get(b"winnow", b"{}"), _PlanMetadata, path)
+    if "files" not in table.schema.names:  # of an earlier version, whose shards have one file each
+        table = table.add_column(2, "files", pa.array([1] * len(table)))
     shards = tuple(Shard(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
     return Plan(metadata.files, shards, metadata.left_out)

@@ -85,9 +85,10 @@ class Summary(Record):
     cut: Cut
     equal: Equal
     domains: list[DomainRow]
-    missing_ids: int  # documents without an id, where the corpus names a field for it
-    missing_domains: int
-    warnings: list[str]
+    # Absent in records of earlier versions.
+    missing_ids: int = 0  # documents without an id, where the corpus names a field for it
+    missing_domains: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 def quantiles(index: Index) -> Perplexities:

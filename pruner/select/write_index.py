@@ -107,11 +107,11 @@ def _summary(index: Index, joined: Joined, spec: CorpusSpec, beat: Callable[[], 
         domains=summaries.domain_table(index),
         missing_ids=missing_ids,
         missing_domains=missing_domains,
-        warnings=[
+        warnings=tuple(
             f"{count:,} of {joined.documents:,} documents have no {about} (corpus.{about}_field is {field!r})"
             for about, field, count in missing
             if count
-        ],
+        ),
     )
 
 

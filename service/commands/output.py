@@ -95,7 +95,7 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
     for made in report["selections"]:
         numbers = _numbers(made, eligible, made["perplexity_min"], made["perplexity_max"])
         selections.add_row(made["id"], *numbers)
-    shown: list[Table | str] = [line, *(f"warning: {warning}" for warning in report["warnings"]), selections]
+    shown: list[Table | str] = [line, *(f"warning: {warning}" for warning in report.get("warnings", ())), selections]
     if len(report["domains"]) > 1:
         shown.append(_domains(report))
     return shown

@@ -10,7 +10,7 @@ from service.kinds import index, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.provenance import provenance
 from service.queue.tasks import HeldLease, JobState
-from service.store.records import JobSummary, Outcome, TaskNote
+from service.store.records import CorpusRecord, JobSummary, Outcome, TaskNote
 
 _BYTES_A_TOKEN = 2.5  # of text, at least, for most tokenizers and languages
 _TIMED = ("model", "scores")  # the nodes whose time on workers is shown
@@ -20,7 +20,6 @@ def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> 
     """A job as returned; `state` is what the queue knows of it."""
     record = job.record
     summary = JobSummary() if state is None else JobSummary.model_validate_json(state.summary)
-    corpus = job.corpus
     found = index.find(job) if summary.indexed else None
     return Job(
         id=record.id,
@@ -29,12 +28,18 @@ def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> 
         started_at=outcome.started_at if outcome else started_at(job, state),
         finished_at=outcome.finished_at if outcome else None,
         request=record.request,
-        corpus=JobCorpus.of(corpus.files, corpus.bytes, corpus.left_out) if corpus is not None else None,
+        corpus=_corpus(job.corpus),
         progress=outcome.progress if outcome else progress_of(job, state) if state else Progress(),
         selections=selections_of(job, summary),
         provenance=found.provenance if found else provenance(job),
         error=outcome.error if outcome else None,
     )
+
+
+def _corpus(found: CorpusRecord | None) -> JobCorpus | None:
+    if found is None or found.files is None:
+        return None
+    return JobCorpus.of(found.files, found.bytes, found.left_out)
 
 
 def selections_of(job: JobFiles, summary: JobSummary) -> list[SelectionResult]:

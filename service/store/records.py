@@ -55,9 +55,9 @@ class CorpusRecord(Record):
     documents: int | None  # None while some file has no row counts
     shards: int
     text_bytes: int  # about
-    files: int
-    bytes: int  # of the files
-    left_out: tuple[LeftOut, ...]
+    files: int | None = None  # None in records of earlier versions
+    bytes: int = 0  # of the files
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class ModelRecord(Record):

@@ -264,6 +264,12 @@ def test_plain_text_is_left_out_unless_it_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", BINARY)
+def test_a_binary_file_that_was_compressed_as_a_whole_is_named(tmp_path: Path, rows: Rows, kind: str) -> None:
+    with pytest.raises(InputError, match=f"a{kind}.gz: a (parquet|arrow) file that was compressed as a whole"):
+        batches(write(tmp_path / f"a{kind}.gz", gzip.compress(BINARY[kind](rows))))
+
+
+@pytest.mark.parametrize("kind", BINARY)
 def test_a_truncated_binary_file_is_named(tmp_path: Path, rows: Rows, kind: str) -> None:
     data = BINARY[kind](rows)
     for keep in (3, len(data) // 2):

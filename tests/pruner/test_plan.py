@@ -98,11 +98,21 @@ def test_a_plan_of_another_format_is_refused(corpus_file: Path, tmp_path: Path) 
     with storage.open("plan.parquet") as source:
         table = pq.read_table(source)
     metadata = json.loads(table.schema.metadata[b"winnow"])
-    for other in (metadata | {"format": 1}, {"files": []}):
+    for other in (metadata | {"format": 2}, {"files": []}):
         with storage.create("plan.parquet") as out:
             pq.write_table(table.replace_schema_metadata({"winnow": json.dumps(other)}), out)
-        with pytest.raises(InputError, match=r"plan\.parquet: has format .*this version of Winnow reads format 2"):
+        with pytest.raises(InputError, match=r"plan\.parquet: has format .*this version of Winnow reads format 1"):
             read_plan(storage, "plan.parquet")
+
+
+def test_a_plan_without_shards_of_several_files_is_read(corpus_file: Path, tmp_path: Path) -> None:
+    storage, plan = Storage(str(tmp_path / "workspace")), make_plan(spec(corpus_file))
+    write_plan(storage, "plan.parquet", plan)
+    with storage.open("plan.parquet") as source:
+        table = pq.read_table(source).drop_columns("files")
+    with storage.create("plan.parquet") as out:
+        pq.write_table(table, out)
+    assert read_plan(storage, "plan.parquet") == plan
 
 
 def test_digests_change_with_the_file_the_part_and_the_fields(tmp_path: Path, small_shards: None) -> None:
