@@ -109,7 +109,7 @@ def test_a_node_killed_in_the_middle_of_a_job_changes_nothing(
     assert len(before.items() & workers(pool).items()) == 1
     ended = wait_for(job.id, "succeeded")
     assert (ended.progress.documents_done, ended.progress.shards_done) == (400, 4)
-    assert jobs.queue.stats().documents_scored == 400
+    assert jobs.queue.stats().totals["scores/documents"] == 400
     assert manifest(jobs, ended) == manifest(alone, expected)
 
 
