@@ -20,7 +20,7 @@ from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
 from scorer.engine.model_loader import ModelLoader
 from scorer.training.names import Preset
-from service.contract.names import RESOURCES, Device, Status
+from service.contract.names import ENDED, RESOURCES, Device, Status
 from service.contract.schemas import Job, JobCorpus, JobRequest, Progress, ScoreRequest, ScoreResult
 from service.jobs.lifecycle import Lifecycle
 from service.kinds import index, report, scores, selection
@@ -135,16 +135,17 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
     """Runs a job to its end by a worker on a queue of its own."""
     workspace, record, queue = files.workspace, files.record, LocalQueue()
     lifecycle = Lifecycle(workspace, queue)
+    told: Status = "queued"
     told_at = float("-inf")
 
     def tell() -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= _TELL_SECONDS:
-            for lease in worker.heartbeat.held:
-                queue.beat(lease.lease, 0.0, lease.note(worker.models.known_device).model_dump_json())
-            now = lifecycle.show(record, queue.state(record.id))
+        nonlocal told, told_at
+        for lease in worker.heartbeat.held:
+            queue.beat(lease.lease, 0.0, lease.note(worker.models.known_device).model_dump_json())
+        now = lifecycle.show(record, queue.state(record.id))
+        if now.status not in ENDED and (now.status != told or time.monotonic() - told_at >= _TELL_SECONDS):
+            told, told_at = now.status, time.monotonic()
             on_progress(now.status, now.progress)
-            told_at = time.monotonic()
 
     worker = Worker(lifecycle, ModelLoader(device), RESOURCES, "here", alone=True, between=tell)
     try:
