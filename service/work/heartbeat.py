@@ -33,8 +33,7 @@ class LeaseBeat:
         self.released = False
         self.lock = threading.Lock()  # held while the lease is renewed
         self._heartbeat = heartbeat
-        self._usual = heartbeat.silence_seconds
-        self._allowed = self._usual
+        self._allowed = heartbeat.silence_seconds
         self._marked = self._worked_from = time.monotonic()
         self._worked = 0.0  # seconds that were booked
         self._aside = False

@@ -140,8 +140,8 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
 
     def tell() -> None:
         nonlocal told, told_at
-        for lease in worker.heartbeat.held:
-            queue.beat(lease.lease, 0.0, lease.note(worker.models.known_device).model_dump_json())
+        for beat in worker.heartbeat.held:
+            worker.heartbeat.renew(beat)
         now = lifecycle.show(record, queue.state(record.id))
         if now.status not in ENDED and (now.status != told or time.monotonic() - told_at >= _TELL_SECONDS):
             told, told_at = now.status, time.monotonic()
