@@ -2,7 +2,7 @@
 
 Without keys the danger is a browser on this machine: any web page can make it send requests here, also under a host
 name of the page's own that resolves to 127.0.0.1 (DNS rebinding). So the Host header must then name this machine, and
-writes from pages of another origin are always refused. A browser never adds a key by itself.
+writes from pages of another origin are always refused. Browsers do not add keys to requests automatically.
 """
 
 from dataclasses import dataclass

@@ -64,7 +64,7 @@ class PoolWorker:
             except Stopping:
                 break
             except (RedisError, OSError) as error:
-                # A lease that is held lapses by itself.
+                # A lease still held expires at its deadline.
                 log.warning("waiting for Redis and the workspace: %s", error)
                 time.sleep(_AWAY_SECONDS)
         self.worker.release_ahead()
