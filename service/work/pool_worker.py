@@ -22,7 +22,7 @@ from service.kinds.model_files import load
 from service.queue.tasks import LeaseLost
 from service.work import score_now
 from service.work.heartbeat import Stopping
-from service.work.worker import Worker
+from service.work.worker import Worker, one_line
 
 log = logging.getLogger("winnow.worker")
 _IDLE_SECONDS = 0.2  # between looks at an empty queue
@@ -101,7 +101,7 @@ class PoolWorker:
                     found = score_now.answer(self._jobs.workspace, self._models, taken.request, taken.access)
                 except Exception as error:
                     log.warning("texts could not be scored", exc_info=True)
-                    failed, detail = error, " ".join(f"the worker failed: {type(error).__name__}: {error}".split())
+                    failed, detail = error, f"the worker failed: {one_line(error)}"
                     found = Problem(title="The texts cannot be scored", status=500, detail=detail)
                 self._jobs.score_requests.give(taken.id, found)
                 if failed is not None and self._models.on_gpu:

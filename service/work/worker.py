@@ -119,7 +119,7 @@ class Worker:
                 if isinstance(error, InputsGone):
                     self._queue.done(lease, Done(follow=ADVANCE))
                 else:
-                    self._retry(lease, _one_line(error))
+                    self._retry(lease, one_line(error))
         except Busy:
             with suppress(LeaseLost):
                 self._queue.release(lease, _BUSY_SECONDS)
@@ -137,7 +137,7 @@ class Worker:
             if self._alone:
                 raise
             log.warning("%s of job %s, attempt %d", lease.task, lease.job, lease.attempts, exc_info=True)
-            self._retry(lease, _one_line(error))
+            self._retry(lease, one_line(error))
             if self.models.on_gpu:
                 raise SystemExit(1) from error  # a CUDA error stays with its process; a new one starts clean
 
@@ -246,7 +246,8 @@ class Worker:
                 self._queue.fail(lease, "", delay_seconds=_AWAY_SECONDS)
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The type and the text of an error on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
