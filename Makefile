@@ -9,11 +9,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
-# These tests run in parallel with the others at the lowest priority; their output comes last.
+# These tests run in parallel with the others at a lower priority; their output comes last.
 BESIDE := tests/kernels tests/scorer tests/pruner tests/page
 test: $(VENV)/.installed-test lint types browser
 	@mkdir -p build; \
-	nice -n 19 $(BIN)/python -m pytest $(BESIDE) >build/beside.txt 2>&1 & beside=$$!; \
+	nice -n 10 $(BIN)/python -m pytest $(BESIDE) >build/beside.txt 2>&1 & beside=$$!; \
 	trap 'kill $$beside; exit 130' INT TERM; \
 	$(BIN)/python -m pytest $(BESIDE:%=--ignore=%); status=$$?; \
 	wait $$beside || status=$$?; cat build/beside.txt; exit $$status

@@ -268,12 +268,27 @@ def _without(column: Any, rows: Any) -> Any:
 
 
 def _python_values(column: Any) -> list[Any]:
-    try:
+    if not pa.types.is_temporal(column.type):
         return column.to_pylist()  # type: ignore[no-any-return]
-    except (OverflowError, ValueError):
-        if not pa.types.is_temporal(column.type):
-            raise
-        # datetime cannot hold these times: out of range, nanoseconds, or an unknown zone.
+    try:
+        return _microseconds(column).to_pylist()  # type: ignore[no-any-return]
+    except (OverflowError, ValueError, KeyError):
+        # datetime cannot hold these times: out of range, nanoseconds, or an unknown zone (a KeyError).
         if pa.types.is_timestamp(column.type) and column.type.tz is not None:
             column = column.cast(pa.timestamp(column.type.unit, "UTC"))
         return column.cast(pa.string()).to_pylist()  # type: ignore[no-any-return]
+
+
+def _microseconds(column: Any) -> Any:
+    """Times in microseconds or coarser units, as Arrow makes other objects of nanoseconds where pandas is installed.
+
+    Raises ArrowInvalid, a ValueError, if a value would lose nanoseconds.
+    """
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return column.cast(pa.timestamp("us", kind.tz))
+    if pa.types.is_time64(kind) and kind.unit == "ns":
+        return column.cast(pa.time64("us"))
+    if pa.types.is_duration(kind) and kind.unit == "ns":
+        return column.cast(pa.duration("us"))
+    return column

@@ -39,7 +39,7 @@ def browser_path() -> str:
 # Both end with their module: while they are there, no other test can have an event loop in this thread.
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
-    expect.set_options(timeout=30_000)  # ms; other tests may leave little of the cores
+    expect.set_options(timeout=120_000)  # ms; other tests may leave little of the cores
     with sync_playwright() as started:
         yield started
 
@@ -60,7 +60,7 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         context = browser.new_context(**({"viewport": {"width": 1200, "height": 900}} | options))
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(120_000)
 
         def note(text: str) -> None:
             if expected is None or expected not in text:

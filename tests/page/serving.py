@@ -45,7 +45,7 @@ class Serving(Service):
     @contextmanager
     def halted(self, job_id: str) -> Iterator[None]:
         """Holds a job of many shards where some are scored and some are not, for as long as the block lasts."""
-        until(lambda: self.job(job_id)["progress"]["shards_done"] >= 2, 200)
+        until(lambda: self.job(job_id)["progress"]["shards_done"] >= 2)
         process = self.worker()
         os.kill(process, signal.SIGSTOP)
         try:

@@ -16,7 +16,7 @@ from tests.page.conftest import OpenPage
 from tests.page.serving import Line, Serving, lines
 from tests.service.pool import until
 
-LONG = 60_000  # ms, for what other processes do
+LONG = 240_000  # ms, for what other processes do
 
 
 def submit(page: Page, corpus: Path, model: Path) -> None:

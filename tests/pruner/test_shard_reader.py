@@ -173,6 +173,7 @@ def test_labels_become_strings_and_null_stays_null(tmp_path: Path) -> None:
     [
         (pa.array([0, None], pa.timestamp("s")), ["1970-01-01 00:00:00", None]),
         (pa.array([10**18 + 1], pa.timestamp("ns")), ["2001-09-09 01:46:40.000000001"]),
+        (pa.array([10**18], pa.timestamp("ns")), ["2001-09-09 01:46:40"]),
         (pa.array([3 * 10**17], pa.timestamp("us")), ["11476-08-15 05:20:00.000000"]),
         (pa.array([0], pa.timestamp("ms", "Nowhere/Else")), ["1970-01-01 00:00:00.000Z"]),
         (pa.array([3 * 10**6], pa.date32()), ["10183-09-21"]),

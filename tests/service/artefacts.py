@@ -33,4 +33,6 @@ def results(workspace: Workspace, job: Job) -> dict[str, bytes]:
     paths = {name: table_path(workspace, job.id, name) for name in ("scores.parquet", "rejects.parquet")}
     paths["report.json"] = report_path(workspace, job.id)
     paths |= {f"{made.id}/manifest.parquet": manifest_path(workspace, job.id, made.id) for made in job.selections}
+    missing = [path for path in paths.values() if not workspace.storage.exists(path)]
+    assert not missing, (missing, sorted(found.path for found in workspace.storage.files("")))
     return {name: workspace.storage.read_bytes(path) for name, path in paths.items()}

@@ -114,7 +114,7 @@ def start_worker(redis_url: str, workspace: Workspace) -> Iterator[Callable[...,
 def wait_for(jobs: Jobs) -> Callable[..., Job]:
     """Waits until a job has one of these statuses, or has ended, and gives the job."""
 
-    def wait(job_id: str, *statuses: str, seconds: float = 60) -> Job:
+    def wait(job_id: str, *statuses: str, seconds: float = 240) -> Job:
         def reached() -> Job | None:
             job = jobs.get(job_id)
             return job if job.status in (*statuses, "succeeded", "failed", "cancelled") else None

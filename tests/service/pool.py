@@ -47,7 +47,7 @@ def train_a_step(folder: Path) -> Path:
     return folder / "model"
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
     """Waits for what other processes do; fails when they do not do it for a long time."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -28,7 +28,7 @@ MakeRequest = Callable[..., JobRequest]
 StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 WaitFor = Callable[..., Job]
 TRAIN = {"train": {"preset": "tiny", "tokens": 4000, "fraction": 0.3, "seed": 7}}
-LONG = 120  # documents a shard of the long corpus
+LONG = 600  # documents a shard of the long corpus: a shard takes several heartbeats on a fast machine too
 
 
 @pytest.fixture(scope="session")
