@@ -3,8 +3,10 @@
 Reads the footer of a Parquet file, the message headers of an Arrow file, and of a text file the first rows.
 """
 
+import io
 import itertools
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
@@ -39,6 +41,11 @@ from pruner.spec import CorpusSpec
 
 LOOK_ROWS = 1_000  # of a text file, in which a field must appear
 _NAMES_MAX = 1_000  # fields whose names are kept
+_EXPANSION = 4  # estimated bytes of text for each compressed byte
+_SAMPLE_FROM = 256 << 10  # bytes of a compressed file; smaller ones cannot have so much text that it must be cut
+_SAMPLE_BYTES = 1 << 20  # of a compressed file that are decoded to estimate its text; a block of bz2 has fewer
+_SAMPLE_DECODED_MAX = 64 << 20
+_PIECE_BYTES = 1 << 16  # decoded at a time; a stream of zstd that ends within a piece gives nothing of it
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Inspected:
 
     file: CorpusFile
     units: list[tuple[int, int]] | None = None  # rows and bytes of each row group or record batch; None: a text file
-    end: int = 0  # offset after the last byte that is not white space, of a plain text file; else the file's size
+    end: int = 0  # of a text file: the offset after its text; of a compressed one an estimate
     fields: dict[str, str] = field(default_factory=dict)  # names that were met, and their types
     has: frozenset[str] = frozenset()  # the fields of the corpus that it has, in its rows or by its path
     empty: bool = False  # it has no rows
@@ -190,13 +197,14 @@ def _by_path(file: CorpusFile, spec: CorpusSpec) -> set[str]:
 def _inspect_text(file: CorpusFile, source: BinaryIO, head: bytes, spec: CorpusSpec) -> Inspected:
     if file.format == "jsonl" and _spans_lines(head):
         raise InputError(f"{file.url}: {_ONE_VALUE}")
-    end = content_end(source, file.size) if file.compression is None else file.size
+    end = content_end(source, file.size) if file.compression is None else _decoded_bytes(file, source)
     has = _by_path(file, spec)
     waiting = [name for name in named_fields(spec) if name not in has]
     names: dict[str, str] = {}
     objects = rows = 0
     source.seek(0)
-    for row in itertools.islice(text_rows(file, source, 0, end, waiting), LOOK_ROWS):
+    stop = end if file.compression is None else None
+    for row in itertools.islice(text_rows(file, source, 0, stop, waiting), LOOK_ROWS):
         rows += 1
         objects += row.error is None
         _add_names(names, row.values, "", 3)
@@ -206,6 +214,19 @@ def _inspect_text(file: CorpusFile, source: BinaryIO, head: bytes, spec: CorpusS
     if rows and not objects and file.format == "jsonl":
         raise InputError(f"{file.url}: {_ONE_VALUE if first_line(head)[0].startswith(b'[') else _NO_LINES}")
     return Inspected(file, None, end, names, frozenset(has), not rows)
+
+
+def _decoded_bytes(file: CorpusFile, source: BinaryIO) -> int:
+    """The estimated bytes of text of a compressed file, by its first bytes."""
+    if file.compression is None or file.size < _SAMPLE_FROM:
+        return file.size * _EXPANSION
+    source.seek(0)
+    sample = source.read(_SAMPLE_BYTES)
+    read, size = decoded(io.BytesIO(sample), file.compression), 0
+    with suppress(*DECODE_ERRORS):  # at the latest where the sample ends
+        while size < _SAMPLE_DECODED_MAX and (piece := read(_PIECE_BYTES)):
+            size += len(piece)
+    return file.size * size // len(sample) if size else file.size * _EXPANSION
 
 
 _ONE_VALUE = (

@@ -21,7 +21,7 @@ _EXACT = 2.0**53  # orjson reads integers over 64 bits as floats; no integer bel
 def jsonl_rows(
     source: BinaryIO, codec: Codec | None, start: int, stop: int | None, fields: list[str], growth: GrowthLimit
 ) -> Iterator[Row]:
-    """The rows whose lines start in bytes [start, stop) of a plain file, or all of a compressed one.
+    """The rows whose lines start in bytes [start, stop) of a file, or of the decoded text of a compressed one.
 
     The values of `fields` are exact and valid Unicode.
     """

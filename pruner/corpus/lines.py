@@ -1,4 +1,4 @@
-"""Lines of text files: cut at line feeds, within a range of bytes or from a compressed stream."""
+"""Lines of text files: cut at line feeds, within a range of bytes of the text."""
 
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -16,31 +16,57 @@ _TAIL_BYTES = 1 << 16
 def read_lines(
     source: BinaryIO, codec: Codec | None, start: int, stop: int | None, growth: GrowthLimit
 ) -> Iterator[Line]:
-    """The lines that start in bytes [start, stop) of a plain file, or all lines of a compressed one.
+    """The lines that start in bytes [start, stop) of a plain file, or of the decoded text of a compressed one.
 
-    Blank lines at the end of a file are left out: where `stop` is given, because it comes from `content_end`.
+    A compressed file is decoded from its beginning. Blank lines at the end of a file are left out: of a plain file
+    where `stop` is given, because it comes from `content_end`.
     """
-    if codec is None:
-        lines = _range_lines(source, start, stop)
+    text = None if codec is None else _DecodedText(source, codec, growth)
+    if text is None:
+        source.seek(max(0, start - 1))
     else:
-        read = decoded(source, codec)
-
-        def counted(size: int) -> bytes:
-            data = read(size)
-            growth.add_bytes(len(data))
-            return data
-
-        lines = split_lines(counted, None)
+        text.skip(max(0, start - 1))
     blank: list[Line] = []
-    for line in lines:
+    for line in _range_lines(source.read if text is None else text.read, start, stop):
         growth.add_rows(1)
-        if (codec is not None or stop is None) and is_blank(line):
+        if (text is not None or stop is None) and is_blank(line):
             blank.append(line)
             continue
         if blank:
             yield from blank
             blank.clear()
         yield line
+    if blank and text is not None and stop is not None and text.goes_on_after(stop):
+        yield from blank
+
+
+class _DecodedText:
+    """The text of a compressed file, decoded from its beginning."""
+
+    def __init__(self, source: BinaryIO, codec: Codec, growth: GrowthLimit) -> None:
+        self._read, self._growth = decoded(source, codec), growth
+        self._last, self._position = b"", 0  # the piece that was read last, and the offset after it
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; b"" at the end. Raises one of codecs.DECODE_ERRORS, and InputError."""
+        self._last = self._read(size)
+        self._position += len(self._last)
+        self._growth.add_bytes(len(self._last))
+        return self._last
+
+    def skip(self, offset: int) -> None:
+        """Reads up to an offset, or to the end."""
+        while self._position < offset and self.read(min(_READ_BYTES, offset - self._position)):
+            pass
+
+    def goes_on_after(self, offset: int) -> bool:
+        """Whether there is something else than white space from an offset in the last piece on, or after that piece."""
+        piece = self._last[max(0, offset - self._position + len(self._last)) :]
+        while not piece.strip():
+            piece = self.read(_READ_BYTES)
+            if not piece:
+                return False
+        return True
 
 
 def is_blank(line: Line) -> bool:
@@ -61,22 +87,30 @@ def content_end(source: BinaryIO, size: int) -> int:
     return 0
 
 
-def _range_lines(source: BinaryIO, start: int, stop: int | None) -> Iterator[Line]:
+def _range_lines(read: Callable[[int], bytes], start: int, stop: int | None) -> Iterator[Line]:
+    """The lines that start in bytes [start, stop). `read` gives the bytes from `start` - 1 on, or from 0."""
+    rest = b""
     if start > 0:
         # A line starts at `start` only if the byte before is a line feed; else the first line starts after the next
         # one.
-        source.seek(start - 1)
         start -= 1
         while True:
-            piece = source.readline(_READ_BYTES)
-            start += len(piece)
-            if not piece or piece.endswith(b"\n"):
+            rest = read(_READ_BYTES)
+            end = rest.find(b"\n") + 1
+            start += end or len(rest)
+            if end or not rest:
                 break
             if stop is not None and start >= stop:  # a line longer than the range: no other line starts here
                 return
-    source.seek(start)
+        rest = rest[end:]
+
+    def read_on(size: int) -> bytes:
+        nonlocal rest
+        piece, rest = rest, b""
+        return piece or read(size)
+
     if stop is None or start < stop:
-        yield from split_lines(source.read, None if stop is None else stop - start)
+        yield from split_lines(read_on, None if stop is None else stop - start)
 
 
 def split_lines(read: Callable[[int], bytes], span: int | None) -> Iterator[Line]:

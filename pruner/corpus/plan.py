@@ -26,16 +26,18 @@ SHARD_BYTES = 32 << 20  # target size of a shard, in bytes of text
 SHARD_BYTES_MAX = 64 << 20  # exceeded only by a single larger unit
 _SHARD_FILES = 1_024  # small files that share a shard
 _SMALL = 4  # a file is small if so many of its size fit into a shard
-_EXPANSION = 4  # estimated bytes of text for each compressed byte
+_RANGES_FROM = 192 << 20  # estimated bytes of decoded text from which a compressed file is cut into ranges
+_RANGE_BYTES = 128 << 20  # of one such range: each is found by decoding the file from its beginning, so few and long
+_RANGES_MAX = 32  # for the same reason
 FILES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Units [start, stop) of a file: row groups of Parquet, record batches of Arrow, bytes of a text file.
+    """Units [start, stop) of a file: row groups of Parquet, record batches of Arrow, bytes of the text of a text file.
 
-    A line belongs to the byte range in which it starts. A compressed file or a CSV file is always whole. A shard of
-    several `files` holds each of them whole; its `start` and `stop` are 0.
+    A line belongs to the byte range in which it starts. With `stop` 0 the range ends with the file. A CSV file is
+    always whole. A shard of several `files` holds each of them whole; its `start` and `stop` are 0.
     """
 
     index: int
@@ -187,13 +189,25 @@ def _cut(made: Inspected) -> Iterator[tuple[int, int, int | None, int]]:
     elif made.empty:
         return
     elif made.file.compression is not None:
-        yield 0, made.file.size, None, made.file.size * _EXPANSION
+        yield from _cut_decoded(made)
     else:
         pieces = max(1, round(made.end / SHARD_BYTES)) if made.file.format == "jsonl" else 1
         step = -(-made.end // pieces)
         for start in range(0, made.end, step):
             stop = min(start + step, made.end)
             yield start, stop, None, stop - start
+
+
+def _cut_decoded(made: Inspected) -> Iterator[tuple[int, int, None, int]]:
+    """Ranges of the decoded text, whose size is an estimate: the last one goes on to the end of the file."""
+    size = made.end
+    ranges = 1
+    if made.file.format == "jsonl" and size >= _RANGES_FROM:
+        ranges = min(_RANGES_MAX, -(-size // _RANGE_BYTES))
+    step = -(-size // ranges)
+    for number in range(ranges):
+        start = number * step
+        yield start, 0 if number == ranges - 1 else start + step, None, step
 
 
 def _cut_units(units: list[tuple[int, int]]) -> Iterator[tuple[int, int, int, int]]:

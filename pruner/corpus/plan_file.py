@@ -1,5 +1,7 @@
 """The stored plan, plan.parquet: a row for each shard, the files in the metadata key `winnow`."""
 
+from dataclasses import replace
+
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ class _PlanMetadata(Record):
 
     files: tuple[CorpusFile, ...]
     left_out: tuple[LeftOut, ...] = ()
+    decoded_ranges: bool = False  # shards of compressed files are ranges of the text; earlier versions had none
 
 
 _COLUMNS = pa.schema(
@@ -38,7 +41,8 @@ def write_plan(storage: Storage, path: str, plan: Plan) -> None:
     columns = [
         pa.array([getattr(shard, name) for shard in plan.shards], _COLUMNS.field(name).type) for name in _COLUMNS.names
     ]
-    metadata = {"winnow": orjson.dumps(_PlanMetadata(files=plan.files, left_out=plan.left_out).model_dump())}
+    about = _PlanMetadata(files=plan.files, left_out=plan.left_out, decoded_ranges=True)
+    metadata = {"winnow": orjson.dumps(about.model_dump())}
     with storage.create(path) as out:
         pq.write_table(pa.table(columns, schema=_COLUMNS.with_metadata(metadata)), out, compression="zstd")
 
@@ -51,4 +55,7 @@ def read_plan(storage: Storage, path: str) -> Plan:
     if "files" not in table.schema.names:  # of an earlier version, whose shards have one file each
         table = table.add_column(2, "files", pa.array([1] * len(table)))
     shards = tuple(Shard(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
+    if not metadata.decoded_ranges:  # the size of a compressed file was the end of its only shard
+        plain = [file.compression is None for file in metadata.files]
+        shards = tuple(shard if plain[shard.file] else replace(shard, stop=0) for shard in shards)
     return Plan(metadata.files, shards, metadata.left_out)

@@ -11,7 +11,7 @@ from pruner.corpus.sandbox import read_shard
 from pruner.corpus.train_split import in_split
 from pruner.spec import CorpusSpec
 
-_BYTES_PER_TOKEN = 5  # estimate; where tokens have more bytes, some text is read twice
+_BYTES_PER_TOKEN = 5.5  # estimate, held-out text included; where tokens have more bytes, some text is read twice
 _SHARDS_MAX = 256  # shards to open, where these can give enough text
 _SPARE = 1.25  # factor on the share drawn from a shard, as its planned size is an estimate
 _SHUFFLE_BYTES = 64 << 20  # of text that is held in memory and shuffled

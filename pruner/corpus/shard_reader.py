@@ -44,7 +44,7 @@ def read_shard(
 
     def pieces() -> Iterator[pa.RecordBatch]:
         left = first_row
-        start, stop = (shard.start, shard.stop) if len(files) == 1 else (0, None)
+        start, stop = shard.start, shard.stop or None
         for number, file in enumerate(files):
             on_file(file.url)
             check_unchanged(file, roots)

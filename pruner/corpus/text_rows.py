@@ -11,7 +11,7 @@ from pruner.corpus.row_pieces import Row
 
 
 def text_rows(file: CorpusFile, source: BinaryIO, start: int, stop: int | None, fields: list[str]) -> Iterator[Row]:
-    """The rows of a text file that start in bytes [start, stop), or of all of a compressed one.
+    """The rows of a text file that start in bytes [start, stop) of its text; of CSV, `start` is 0.
 
     The values of `fields` are exact. Raises InputError and one of codecs.DECODE_ERRORS.
     """

@@ -1,7 +1,10 @@
 """Each row of a shard is read once, as a document or as a reject with a reason."""
 
+import bz2
 import gzip
 import json
+import lzma
+import random
 import tracemalloc
 import uuid
 from pathlib import Path
@@ -74,6 +77,46 @@ def test_byte_ranges_cover_each_line_once(
     lines = [json.dumps({"text": "x" * (i * 7 % 40) + "é"}).encode() for i in range(30)]
     path = write(tmp_path / "a.jsonl", (end or b"\n").join(lines) + end)
     assert column(batches(path), "text") == [json.loads(line)["text"] for line in lines]
+
+
+CODECS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+@pytest.mark.parametrize("suffix", CODECS)
+@pytest.mark.parametrize("size", [1, 10, 37, 400])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n \n\n\n" + b" " * 99])
+def test_ranges_of_a_compressed_file_have_the_rows_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, size: int, end: bytes
+) -> None:
+    lines = [json.dumps({"text": "x" * (i * 7 % 40) + "é"}).encode() for i in range(30)]
+    lines[4] = lines[15] = b" "
+    lines[5] = b""
+    path = write(tmp_path / f"a.jsonl{suffix}", CODECS[suffix](b"\n".join(lines) + end))
+    whole = batches(path)
+    monkeypatch.setattr(plans, "_RANGES_FROM", 1)
+    monkeypatch.setattr(plans, "_RANGE_BYTES", size)
+    monkeypatch.setattr(plans, "_RANGES_MAX", 200)
+    monkeypatch.setattr(lines_module, "_READ_BYTES", 16)
+    assert len(make_plan(CorpusSpec(paths=[str(path)])).shards) > 1
+    ranges = batches(path)
+    assert [column(ranges, name) for name in ("text", "reject")] == [column(whole, name) for name in ("text", "reject")]
+    assert len(column(whole, "text")) == 30
+    assert column(whole, "reject").count("unreadable row: blank line") == 3
+
+
+def test_a_compressed_file_of_over_256_mb_of_text_is_several_shards(tmp_path: Path) -> None:
+    texts = 2 * random.Random(0).randbytes(4 << 20).hex().encode()  # longer than the window of the codec
+    with pa.CompressedOutputStream(str(tmp_path / "a.jsonl.zst"), "zstd") as out:
+        for number in range(1_800):
+            start = number * 150_000 % (8 << 20)
+            out.write(b'{"id": %d, "text": "%s"}\n' % (number, texts[start : start + 150_000]))
+    spec = CorpusSpec(paths=[str(tmp_path)], id_field="id")
+    plan = make_plan(spec)
+    shards = [list(read_shard(plan.files_of(shard), shard, spec)) for shard in plan.shards]
+    ids = [column(found, "id") for found in shards]
+    assert [name for some in ids for name in some] == [str(number) for number in range(1_800)]
+    assert len(shards) > 1
+    assert all(len(some) > 300 for some in ids)
 
 
 @pytest.mark.parametrize("decoded", [1, 3, 1000])
