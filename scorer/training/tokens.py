@@ -1,4 +1,7 @@
-"""The tokens of a training: a byte-level BPE tokenizer learned from the texts, and the texts' tokens in one file."""
+"""The tokens of a training: a byte-level BPE tokenizer learned from the texts, and the texts' tokens in files.
+
+Every 20th document is held out: neither the tokenizer nor the model learns from it.
+"""
 
 import itertools
 import json
@@ -6,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +22,8 @@ _PIECE = 50_000  # characters given to the tokenizer at once, so that a huge doc
 _BATCH = 500_000  # characters tokenized between two heartbeats
 _TEXT_PER_TOKEN = 5_000  # characters to learn from, at most, for each token of the vocabulary
 _BEAT_SECONDS = 0.5
+_HELDOUT_EVERY = 20
+_HELDOUT_CHARACTERS = 1_000_000  # held out at most
 
 Texts = Callable[[], Iterable[str]]
 Beat = Callable[[], None]
@@ -45,7 +51,7 @@ def train_tokenizer(texts: Texts, vocabulary: int, path: Path, beat: Beat) -> To
 
     def sample() -> Iterator[str]:
         left = _TEXT_PER_TOKEN * vocabulary
-        for _, piece in _pieces(texts()):
+        for _, piece in _pieces(_trained(texts())):
             if stopped.is_set():
                 raise InterruptedError  # leaves the trainer at once: the caller has gone
             if left <= 0:
@@ -76,39 +82,67 @@ def train_tokenizer(texts: Texts, vocabulary: int, path: Path, beat: Beat) -> To
     return tokenizer
 
 
-def tokenize(texts: Texts, tokenizer: Tokenizer, tokens: int, path: Path, beat: Beat) -> NDArray[np.uint16]:
-    """Writes the texts as one run of at most `tokens` + 1 tokens to `path`, END_OF_TEXT before each document.
+class TrainingTokens(NamedTuple):
+    """Runs of tokens, END_OF_TEXT before each document."""
 
-    Returns it as a memory map [N] uint16; a file that exists is used as it is. `beat` is called between batches of text
-    and may raise to abort. Raises BadReference if there is no text.
+    trained: NDArray[np.uint16]  # [N], a memory map
+    heldout: NDArray[np.uint16]  # [H]
+    heldout_documents: int
+    heldout_bytes: int  # of UTF-8
+
+
+def tokenize(texts: Texts, tokenizer: Tokenizer, tokens: int, folder: Path, beat: Beat) -> TrainingTokens:
+    """Writes at most `tokens` + 1 tokens of the texts to files in `folder`, and those of the held-out documents.
+
+    Files that exist are used as they are. `beat` is called between batches of text and may raise to abort. Raises
+    BadReference if there is no text.
     """
+    path, heldout_path = folder / "tokens.bin", folder / "heldout.json"
+    if tokenizer.get_vocab_size() > 1 << 16:
+        raise ValueError(f"{tokenizer.get_vocab_size():,} token ids do not fit in 16 bits")
+    tokenizer.encode_special_tokens = True  # "<|endoftext|>" inside a document is text
     if not path.exists():
-        if tokenizer.get_vocab_size() > 1 << 16:
-            raise ValueError(f"{tokenizer.get_vocab_size():,} token ids do not fit in 16 bits")
-        tokenizer.encode_special_tokens = True  # "<|endoftext|>" inside a document is text
+        held: list[str] = []
         partial = path.with_suffix(".part")
         left = tokens + 1
         with partial.open("wb") as out:
-            for batch in _batches(texts()):
+            for run in _runs(_trained(texts(), held), tokenizer):
                 beat()
-                encodings = tokenizer.encode_batch_fast([piece for _, piece in batch])
-                run = np.fromiter(
-                    itertools.chain.from_iterable(
-                        [0, *encoding.ids] if first else encoding.ids
-                        for (first, _), encoding in zip(batch, encodings, strict=True)
-                    ),
-                    dtype=np.uint16,
-                )
                 out.write(run[:left].tobytes())
                 left -= min(left, len(run))
                 if not left:
                     break
             out.flush()
             os.fsync(out.fileno())
+        heldout_path.write_text(json.dumps(held))
         partial.replace(path)
     if path.stat().st_size < 4:
         raise BadReference("there is no text to train a reference on: check the text field, or raise the fraction")
-    return np.memmap(path, dtype=np.uint16, mode="r")
+    held = json.loads(heldout_path.read_text())
+    heldout = np.concatenate([np.zeros(0, np.uint16), *_runs(held, tokenizer)])
+    size = sum(len(text.encode()) for text in held)
+    return TrainingTokens(np.memmap(path, dtype=np.uint16, mode="r"), heldout, len(held), size)
+
+
+def _trained(texts: Iterable[str], held: list[str] | None = None) -> Iterator[str]:
+    """The documents to learn from; the others are added to `held`, as far as they are to be measured."""
+    size = 0
+    for number, text in enumerate(texts):
+        if number % _HELDOUT_EVERY != 1:  # the second of few documents is held out, but the only one is not
+            yield text
+        elif held is not None and text and size < _HELDOUT_CHARACTERS:
+            held.append(_valid(text[: _HELDOUT_CHARACTERS - size]))
+            size += len(held[-1])
+
+
+def _runs(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.uint16]]:
+    """The tokens of the texts, END_OF_TEXT (0) before each document, a batch of text at a time."""
+    for batch in _batches(texts):
+        encodings = tokenizer.encode_batch_fast([piece for _, piece in batch])
+        ids = itertools.chain.from_iterable(
+            [0, *encoding.ids] if first else encoding.ids for (first, _), encoding in zip(batch, encodings, strict=True)
+        )
+        yield np.fromiter(ids, dtype=np.uint16)
 
 
 def save_tokenizer(tokenizer_file: Path, folder: Path) -> None:
@@ -127,9 +161,13 @@ def save_tokenizer(tokenizer_file: Path, folder: Path) -> None:
 def _pieces(texts: Iterable[str]) -> Iterator[tuple[bool, str]]:
     """The pieces of each document, with whether a piece is the document's first. Lone surrogates become `?`."""
     for text in texts:
-        clean = text.encode("utf-8", "replace").decode()
+        clean = _valid(text)
         for start in range(0, len(clean), _PIECE):
             yield start == 0, clean[start : start + _PIECE]
+
+
+def _valid(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[tuple[bool, str]]]:

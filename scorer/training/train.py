@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +22,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kernels.nll import mean_nll
+from kernels.nll import mean_nll, token_nll
+from kernels.pack import IGNORED
 from scorer.causal_lm.checkpoint import WEIGHTS
 from scorer.errors import BadReference
 from scorer.training.names import Preset
 from scorer.training.presets import RECIPES, Recipe, TrainingModel
-from scorer.training.tokens import Texts, save_tokenizer, tokenize, train_tokenizer
+from scorer.training.summary import TrainingSummary, too_little
+from scorer.training.tokens import Texts, TrainingTokens, save_tokenizer, tokenize, train_tokenizer
 
 # Up to four times, repeated text teaches nearly as much as new (Muennighoff et al., https://arxiv.org/abs/2305.16264).
 # After eight passes a tiny reference of 57,000 tokens had twice the perplexity on new text that it had after four.
@@ -43,13 +46,13 @@ OnProgress = Callable[[int, int, float | None], None]
 
 def train(
     texts: Texts, preset: Preset, tokens: int, seed: int, folder: Path, work: Path, device: str, on_progress: OnProgress
-) -> int:
+) -> TrainingSummary:
     """Trains a preset on `tokens` tokens of the texts, repeats included, and saves it in `folder`.
 
     `texts` gives an iterator over the documents at each call, always the same ones in the same order; a second thread
-    reads it while the tokenizer learns. The first `tokens` tokens are used, in a seeded order; if there are fewer, they
-    are used again in another order, four times at most. So give a mixed sample, not file after file. Returns the number
-    of tokens trained on.
+    reads it while the tokenizer learns. Every 20th document is not learnt from, and measures the loss in the end. The
+    first `tokens` tokens of the others are used, in a seeded order; if there are fewer, they are used again in another
+    order, four times at most. So give a mixed sample, not file after file.
 
     `work` holds what a resumed call needs (tokenizer, tokens, weights, optimizer). It belongs to these texts and
     settings alone, and the caller removes it afterwards. `device` is "cpu" (float32) or "cuda" (bfloat16 products).
@@ -67,8 +70,8 @@ def train(
         on_progress(0, tokens, None)
 
     tokenizer = train_tokenizer(texts, recipe.vocabulary, work / "tokenizer.json", beat)
-    data = tokenize(texts, tokenizer, tokens, work / "tokens.bin", beat)
-    tokens = min(tokens, _PASSES * len(data))
+    data = tokenize(texts, tokenizer, tokens, work, beat)
+    tokens = min(tokens, _PASSES * len(data.trained))
     rows = -(-tokenizer.get_vocab_size() // 16) * 16  # padded for the matrix units of GPUs
     beat()
     with torch.random.fork_rng(devices=[]):
@@ -76,9 +79,20 @@ def train(
         model = recipe.build(rows)
     beat()
     settings: dict[str, int | str] = {"preset": preset, "tokens": tokens, "seed": seed, "vocabulary": rows}
-    loss = _Training(model, recipe, data, settings, work / "checkpoint.safetensors", device).run(on_progress)
-    _save(model, {**settings, "distinct_tokens": len(data), "loss": loss}, work / "tokenizer.json", folder)
-    return tokens
+    training = _Training(model, recipe, data.trained, settings, work / "checkpoint.safetensors", device)
+    loss = training.run(on_progress)
+    inner = sum(p.numel() for p in model.module.parameters() if p.shape[0] != rows)
+    distinct = min(len(data.trained), tokens)
+    summary = TrainingSummary(
+        tokens=tokens,
+        distinct_tokens=distinct,
+        passes=tokens / distinct,
+        heldout_bits_per_byte=training.bits_per_byte(data, lambda: on_progress(tokens, tokens, loss)),
+        heldout_documents=data.heldout_documents,
+        warning=too_little(tokens, inner),
+    )
+    _save(model, settings | {"loss": loss} | summary.model_dump(), work / "tokenizer.json", folder)
+    return summary
 
 
 class _Training:
@@ -146,12 +160,32 @@ class _Training:
             self.optimizer.zero_grad()
         return loss.item()
 
-    def _backward(self, sequences: Tensor, share: float) -> Tensor:
-        """Adds the gradients of `share` times the mean NLL of sequences [B, T+1]; returns that value."""
+    @torch.no_grad()
+    def bits_per_byte(self, data: TrainingTokens, beat: Callable[[], None]) -> float | None:
+        """The loss on the held-out documents, in sequences as in training; None if there are none."""
+        run = torch.from_numpy(data.heldout.astype(np.int64))
+        if not data.heldout_bytes:
+            return None
+        total = 0.0
+        for start in range(0, len(run) - 1, self.sequence):
+            ids = run[start : start + self.sequence + 1][None].to(self.device)
+            targets = ids[0, 1:].masked_fill(ids[0, 1:] == 0, IGNORED)  # the ends of documents are no text
+            with _deterministic(self.device):
+                hidden = self._hidden(ids[:, :-1])[0]
+                total += token_nll(hidden, self.model.head.to(hidden.dtype), targets).double().sum().item()
+            beat()
+        return total / math.log(2) / data.heldout_bytes
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        """The hidden states of ids [B, T], [B, T, D] in bfloat16 on a GPU, else float32."""
         narrow = self.device.startswith("cuda")
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=narrow):
-            hidden = self.model.hidden(sequences[:, :-1])
-        hidden = hidden.bfloat16() if narrow else hidden
+            hidden = self.model.hidden(ids)
+        return hidden.bfloat16() if narrow else hidden
+
+    def _backward(self, sequences: Tensor, share: float) -> Tensor:
+        """Adds the gradients of `share` times the mean NLL of sequences [B, T+1]; returns that value."""
+        hidden = self._hidden(sequences[:, :-1])
         loss = share * mean_nll(hidden.flatten(0, 1), self.model.head, sequences[:, 1:].flatten())
         loss.backward()
         return loss.detach()
@@ -223,7 +257,7 @@ def _deterministic(device: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
-def _save(model: TrainingModel, training: dict[str, float | int | str], tokenizer_file: Path, folder: Path) -> None:
+def _save(model: TrainingModel, training: dict[str, Any], tokenizer_file: Path, folder: Path) -> None:
     """Writes the model folder; config.json last, because a folder without it is not taken for a model."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: p.detach().float().cpu().contiguous() for name, p in model.module.named_parameters()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pruner.errors import InputError
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import console, left_out, progress_bar, scored_texts, summary
+from service.commands.output import console, left_out, progress_bar, scored_texts, summary, trained_reference
 
 if TYPE_CHECKING:
     from service.contract.schemas import Job
@@ -56,11 +56,18 @@ def prune(parser: Parser, args: argparse.Namespace) -> int:
     if args.json:
         selections = [made.model_dump() for made in job.selections]
         corpus = job.corpus.model_dump() if job.corpus is not None else None
-        answer = {"selections": selections, "report": report, "corpus": corpus, "seconds": seconds}
+        reference = job.reference.model_dump() if job.reference is not None else None
+        answer = {
+            "selections": selections,
+            "report": report,
+            "corpus": corpus,
+            "reference": reference,
+            "seconds": seconds,
+        }
         sys.stdout.write(orjson.dumps(answer).decode() + "\n")
         return 0
     screen = console()
-    for part in (*left_out(job.corpus), *summary(report, seconds)):
+    for part in (*left_out(job.corpus), *trained_reference(job.reference), *summary(report, seconds)):
         screen.print(part, soft_wrap=isinstance(part, str))
     screen.print(f"Results in {args.out}", soft_wrap=True)
     return 0
@@ -160,8 +167,9 @@ def train(parser: Parser, args: argparse.Namespace) -> int:
     corpus, spec = options.training(parser, args)
     with progress_bar() as bar:
         trained = local.train(corpus, spec.preset, spec.tokens, spec.seed, args.out, args.device, bar)
-    sys.stdout.writelines(f"{line}\n" for line in left_out(trained.corpus))
-    sys.stdout.write(f"Trained {spec.preset} on {trained.tokens:,} tokens: {args.out}\n")
+    about = (*left_out(trained.corpus), *trained_reference(trained.summary))
+    sys.stdout.writelines(f"{line}\n" for line in about)
+    sys.stdout.write(f"Trained {spec.preset} in {args.out}\n")
     return 0
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from scorer.training.summary import TrainingSummary
 from service.contract.names import Status
 from service.contract.schemas import JobCorpus, ScoredText
 from service.contract.schemas import Progress as JobProgress
@@ -52,13 +53,13 @@ class ProgressBar:
         """Shows the status and progress of the job."""
         if status == "training":
             done, total = progress.training_tokens_done, progress.training_tokens_total or None
-            note = f"{done:,} of {total or 0:,} tokens" if done else "reading text"
+            note = f"{done:,} of {total or 0:,} tokens{_left(progress)}" if done else "reading text"
         elif status == "scoring":
             done, total = progress.documents_done, progress.documents_total
             if total is None and progress.eta_seconds is None:
                 done, total = progress.shards_done, progress.shards_total or None
-            eta = "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
-            note = f"{progress.documents_done:,} documents, {progress.tokens_per_second:,.0f} tokens/s{eta}"
+            rate = f"{progress.tokens_per_second:,.0f} tokens/s"
+            note = f"{progress.documents_done:,} documents, {rate}{_left(progress)}"
         else:
             done, total, note = 0, None, ""
         if progress.waiting_for is not None:
@@ -67,6 +68,10 @@ class ProgressBar:
         if not self._screen.is_terminal and time.monotonic() - self._printed_at >= _LINE_SECONDS:
             self._screen.print(f"{status}: {note}" if note else status, soft_wrap=True)
             self._printed_at = time.monotonic()
+
+
+def _left(progress: JobProgress) -> str:
+    return "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
 
 
 @contextmanager
@@ -106,6 +111,19 @@ def left_out(corpus: JobCorpus | None) -> Iterator[str]:
     for left in corpus.left_out if corpus is not None else ():
         files = f"{left.files:,} file" + ("s" if left.files > 1 else "")
         yield f"left out: {files} ({left.reason}), such as {left.example}"
+
+
+def trained_reference(found: TrainingSummary | None) -> Iterator[str]:
+    """Lines about a reference that was trained."""
+    if found is None:
+        return
+    line = f"reference: {found.tokens:,} tokens read, {found.distinct_tokens:,} distinct, {found.passes:.1f} passes"
+    if found.heldout_bits_per_byte is not None:
+        documents = f"{found.heldout_documents:,} held-out document" + ("s" if found.heldout_documents > 1 else "")
+        line += f"; {found.heldout_bits_per_byte:.3f} bits per byte on {documents}"
+    yield line
+    if found.warning is not None:
+        yield f"warning: {found.warning}"
 
 
 def scored_texts(documents: list[ScoredText]) -> Iterator[str]:

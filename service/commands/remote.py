@@ -13,7 +13,7 @@ from rich.table import Table
 from service.commands import options
 from service.commands.client import ApiError, Client
 from service.commands.options import Parser
-from service.commands.output import console, left_out, progress_bar, summary
+from service.commands.output import console, left_out, progress_bar, summary, trained_reference
 from service.contract.network import job_path
 from service.contract.schemas import Job, Progress
 
@@ -226,7 +226,9 @@ def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
         _print(args, job, "")
         return 0
     screen = console()
-    for part in (*left_out(Job.model_validate(job).corpus), *summary(client.get(job_path(job_id, "report")))):
+    ended = Job.model_validate(job)
+    about = (*left_out(ended.corpus), *trained_reference(ended.reference))
+    for part in (*about, *summary(client.get(job_path(job_id, "report")))):
         screen.print(part, soft_wrap=isinstance(part, str))
     return 0
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pruner.corpus.listing import LeftOut
 from pruner.spec import CorpusSpec, SelectionSpec
 from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
+from scorer.training.summary import TrainingSummary
 from service.contract.names import Status
 
 TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
@@ -85,7 +86,7 @@ class Progress(BaseModel):
     shards_total: int = 0
     rejects: int = 0
     tokens_per_second: float = 0.0
-    eta_seconds: float | None = None
+    eta_seconds: float | None = Field(None, description="Seconds to the end of training, or of scoring.")
     training_tokens_done: int = 0
     training_tokens_total: int = 0
     updated_at: datetime | None = None
@@ -179,6 +180,9 @@ class Job(BaseModel):
     finished_at: datetime | None
     request: JobRequest
     corpus: JobCorpus | None = Field(None, description="Null until the job is planned.")
+    reference: TrainingSummary | None = Field(
+        None, description="How the reference was trained; null until it is, and for a named one."
+    )
     progress: Progress
     selections: list[SelectionResult]
     provenance: dict[str, Any]

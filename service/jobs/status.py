@@ -29,6 +29,7 @@ def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> 
         finished_at=outcome.finished_at if outcome else None,
         request=record.request,
         corpus=_corpus(job.corpus),
+        reference=job.model.training if job.model is not None else None,
         progress=outcome.progress if outcome else progress_of(job, state) if state else Progress(),
         selections=selections_of(job, summary),
         provenance=found.provenance if found else provenance(job),
@@ -68,6 +69,7 @@ class _Flying(NamedTuple):
 
     documents: int = 0
     tokens: int = 0
+    tokens_total: int = 0
     rate: float = 0.0
     leased: int = 0
 
@@ -77,8 +79,10 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
     summary = JobSummary.model_validate_json(state.summary)
     train = job.record.request.reference.train
     scored, flying = state.counters.get("scores", {}), _flying(state, "scores")
-    training_total = train.tokens if train else 0
-    trained = summary.status in ("scoring", "selecting")
+    training = _flying(state, "model") if train else _Flying()
+    training_done, training_total = training.tokens, training.tokens_total or (train.tokens if train else 0)
+    if job.model is not None and job.model.training is not None:
+        training_done = training_total = job.model.training.tokens
     now = Progress(
         documents_done=scored.get("documents", 0) + flying.documents,
         documents_total=summary.documents,
@@ -90,7 +94,7 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
         shards_failed=len(state.failed),
         worker_seconds=sum(state.counters.get(node, {}).get("worker_ms", 0) for node in _TIMED) / 1000,
         gpu_seconds=sum(state.counters.get(node, {}).get("gpu_ms", 0) for node in _TIMED) / 1000,
-        training_tokens_done=training_total if trained else min(_flying(state, "model").tokens, training_total),
+        training_tokens_done=training_done,
         training_tokens_total=training_total,
         updated_at=_time(state.updated_at),
         waiting_for=_waiting_for(state),
@@ -99,6 +103,8 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
     left = tokens_left(now, scored.get("tokens", 0), summary.text_bytes)
     if summary.status == "scoring" and left is not None and now.tokens_per_second > 0:
         now.eta_seconds = left / now.tokens_per_second
+    elif summary.status == "training" and training.rate > 0:
+        now.eta_seconds = (training_total - training_done) / training.rate
     return now
 
 
@@ -107,6 +113,7 @@ def _flying(state: JobState, node: str) -> _Flying:
     return _Flying(
         sum(note.documents for note in notes),
         sum(note.tokens for note in notes),
+        sum(note.tokens_total for note in notes),
         sum(note.tokens_per_second for note in notes),
         len(notes),
     )

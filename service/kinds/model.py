@@ -8,6 +8,7 @@ from pathlib import Path
 from pruner.corpus.sample import training_texts
 from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
+from scorer.training.summary import TrainingSummary
 from service.contract.permissions import Access
 from service.kinds.job_files import JobFiles
 from service.kinds.model_files import cache_folder
@@ -63,32 +64,35 @@ def _train(task: Task) -> None:
             device = task.models.device()
             from scorer.training.train import train
 
-        done = 0
+        done, total = 0, spec.tokens
 
         def texts() -> Iterator[str]:
             corpus, roots = job.record.request.corpus, job.record.access.roots
-            beat = lambda: task.beat(tokens=done)  # noqa: E731
-            return training_texts(job.plan, corpus, spec.tokens, spec.fraction, spec.seed, beat, roots)
+            return training_texts(job.plan, corpus, spec.tokens, spec.fraction, spec.seed, tell, roots)
 
-        def on_progress(tokens: int, _total: int, _loss: float | None) -> None:
-            nonlocal done
-            done = tokens
-            task.beat(tokens=tokens)
+        def tell() -> None:
+            task.beat(tokens=done, tokens_total=total)
+
+        def on_progress(tokens: int, tokens_total: int, _loss: float | None) -> None:
+            nonlocal done, total
+            done, total = tokens, tokens_total
+            tell()
 
         out = work / "reference"
-        train(texts, spec.preset, spec.tokens, spec.seed, out, work / "state", device, on_progress)
+        summary = train(texts, spec.preset, spec.tokens, spec.seed, out, work / "state", device, on_progress)
         with task.beat.allow(_SILENCE_SECONDS):
-            _publish(task, folder, out)
+            _publish(task, folder, out, summary)
 
 
-def _publish(task: Task, folder: str, trained: Path) -> None:
+def _publish(task: Task, folder: str, trained: Path, summary: TrainingSummary) -> None:
     """Copies a trained reference into the workspace, under a name of its content; the record is written last."""
     found = identify(str(trained))
     source = f"{folder}/{found.sha256[:16]}"
     local = Storage(str(trained))
     for name in local.list(""):
         local.copy(name, task.storage, f"{source}/{name}")
-    task.job.workspace.records.write_new(task.path, found.model_copy(update={"source": source, "trained": True}))
+    record = found.model_copy(update={"source": source, "trained": True, "training": summary})
+    task.job.workspace.records.write_new(task.path, record)
 
 
 @contextmanager

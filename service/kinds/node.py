@@ -68,8 +68,11 @@ class Counts(NamedTuple):
 class Beat(Protocol):
     """Signs of life of a task. Both may raise, to end the task."""
 
-    def __call__(self, documents: int = 0, tokens: int = 0) -> None:
-        """Between two pieces of work: how much of the task is done. Other tasks may run inside this call."""
+    def __call__(self, documents: int = 0, tokens: int = 0, tokens_total: int = 0) -> None:
+        """Between two pieces of work: how much of the task is done, and the tokens in all if they are known.
+
+        Other tasks may run inside this call.
+        """
 
     def allow(self, seconds: float) -> AbstractContextManager[None]:
         """Lets more time than a lease's length pass between two signs of life inside the block."""

@@ -66,7 +66,7 @@ def job_values(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
         "job": job,
         "report": report,
         "lengths": [charts.lengths(report["lengths"], width=width) for width in (460, 340)],
-        "warnings": warnings(report, job["request"]["scoring"]["stride"]),
+        "warnings": warnings(job, report),
         "domain_count": domain_count(report),
         "kept_ranges": {made["id"]: kept_range(made, documents) for made in job["selections"]},
     }
@@ -172,10 +172,12 @@ def _span_around(rank: int, documents: int, row: int | None = None) -> SampleSpa
     return SampleSpan(max(0, min(rank - 2, documents - count)), count, row)
 
 
-def warnings(report: dict[str, Any], stride: int | None = None) -> list[str]:
-    """Sentences about properties of the scores to know before selecting. `stride` is that of overlapping windows."""
-    documents = report["eligible"]["documents"]
-    sentences = []
+def warnings(job: dict[str, Any], report: dict[str, Any]) -> list[str]:
+    """Sentences about the reference, the fields and properties of the scores to know before selecting."""
+    documents, stride = report["eligible"]["documents"], job["request"]["scoring"]["stride"]
+    sentences = list(report.get("warnings", ()))  # absent in reports of earlier versions
+    if job["reference"] is not None and job["reference"]["warning"] is not None:
+        sentences.append(job["reference"]["warning"])
     short, cut, equal, rejects = report["short"], report["cut"], report["equal"], report["rejects"]
     if short["documents"] >= _WARNING_SHARE * documents:
         sentences.append(

@@ -7,6 +7,7 @@ from pruner.corpus.listing import LeftOut
 from pruner.spec import SelectionSpec
 from pruner.tables.records import Record
 from scorer.fingerprint import ModelFingerprint
+from scorer.training.summary import TrainingSummary
 from service.contract.names import Status
 from service.contract.permissions import Access
 from service.contract.quotas import Quotas
@@ -67,6 +68,7 @@ class ModelRecord(Record):
     trained: bool
     sha256: str
     tokenizer_sha256: str
+    training: TrainingSummary | None = None  # of a trained one
 
     @property
     def fingerprint(self) -> ModelFingerprint:
@@ -92,6 +94,7 @@ class TaskNote(Record):
     device: str = ""  # `cpu`, `cuda`, or "" while unknown
     documents: int = 0
     tokens: int = 0
+    tokens_total: int = 0  # 0 while unknown
     tokens_per_second: float = 0.0
     set_aside: bool = False  # while the worker does a task of another job
 

@@ -20,6 +20,7 @@ from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
 from scorer.engine.model_loader import ModelLoader
 from scorer.training.names import Preset
+from scorer.training.summary import TrainingSummary
 from service.contract.names import ENDED, RESOURCES, Device, Status
 from service.contract.schemas import Job, JobCorpus, JobRequest, Progress, ScoreRequest, ScoreResult
 from service.jobs.lifecycle import Lifecycle
@@ -97,7 +98,7 @@ def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
 class Trained(NamedTuple):
     """A training that has ended."""
 
-    tokens: int  # that the reference was trained on: fewer than asked for where the corpus is small
+    summary: TrainingSummary
     corpus: JobCorpus
 
 

@@ -107,9 +107,15 @@ def report(**changes: Any) -> dict[str, Any]:
     ],
 )
 def test_warnings_only_if_they_apply(change: dict[str, Any], said: str) -> None:
-    assert warnings(report()) == []
-    (warning,) = warnings(report(**change))
+    job = {"request": {"scoring": {"stride": None}}, "reference": None}
+    assert warnings(job, report()) == []
+    (warning,) = warnings(job, report(**change))
     assert said in warning
+
+
+def test_warnings_of_the_reference_and_of_the_fields_are_shown() -> None:
+    job = {"request": {"scoring": {"stride": None}}, "reference": {"warning": "too few tokens"}}
+    assert warnings(job, report(warnings=["no ids"])) == ["no ids", "too few tokens"]
 
 
 def test_a_domain_that_loses_more_than_half_is_named() -> None:

@@ -15,12 +15,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scorer.causal_lm.mamba2 import load_mamba2
+from scorer.causal_lm.reference import load
+from scorer.engine.score_texts import score_texts
 from scorer.errors import BadReference
 from scorer.tokenizer.tokenizer import END_OF_TEXT as END
 from scorer.training import presets
 from scorer.training import train as training
 from scorer.training.names import PRESETS
 from scorer.training.presets import RECIPES, Recipe
+from scorer.training.summary import too_little
 from scorer.training.tokens import Texts, tokenize, train_tokenizer
 from scorer.training.train import OnProgress, train
 from tests.scorer.model_folders import rows_nll
@@ -188,13 +191,50 @@ def test_progress_rises_to_the_total(tmp_path: Path) -> None:
 def test_every_document_starts_after_an_end_and_its_text_is_data(tmp_path: Path) -> None:
     documents = ["the fox", "", f"a {END} b", "\ud800 lone", "word " * 30_000]
     tokenizer = train_tokenizer(lambda: documents, 300, tmp_path / "tokenizer.json", lambda: None)
-    packed = tokenize(lambda: documents, tokenizer, 10**6, tmp_path / "tokens.bin", lambda: None)
+    packed = tokenize(lambda: documents, tokenizer, 10**6, tmp_path, lambda: None).trained
     assert packed.dtype.name == "uint16"
     starts = [i for i, token in enumerate(packed) if token == 0] + [len(packed)]
     found = [tokenizer.decode(packed[i + 1 : j].tolist()) for i, j in itertools.pairwise(starts)]
     assert found == ["the fox", f"a {END} b", "? lone", "word " * 30_000]
-    cut = tokenize(lambda: documents, tokenizer, 10, tmp_path / "cut.bin", lambda: None)
-    assert cut.tolist() == packed[:11].tolist()
+    (tmp_path / "cut").mkdir()
+    cut = tokenize(lambda: documents, tokenizer, 10, tmp_path / "cut", lambda: None)
+    assert cut.trained.tolist() == packed[:11].tolist()
+
+
+def with_held_out(text: str, documents: int = 60) -> list[str]:
+    """The texts, every 20th replaced."""
+    return [text if i % 20 == 1 else other for i, other in enumerate(itertools.islice(texts(), documents))]
+
+
+def test_held_out_documents_teach_nothing(tmp_path: Path) -> None:
+    along = " ".join(WORDS[i % len(WORDS)] for i in range(20))  # words in the order that the texts prefer
+    against = "".join(reversed(along))
+    folders = []
+    for text in (along, against):
+        documents = with_held_out(text)
+        folders.append(run(tmp_path / str(len(folders)), tokens=4_000, of=lambda documents=documents: documents))
+    assert weights(folders[0]) == weights(folders[1])
+    assert (folders[0] / "tokenizer.json").read_bytes() == (folders[1] / "tokenizer.json").read_bytes()
+    said = [json.loads((folder / "training.json").read_text()) for folder in folders]
+    assert [about["heldout_documents"] for about in said] == [3, 3]
+    assert said[0]["heldout_bits_per_byte"] < 0.5 * said[1]["heldout_bits_per_byte"]
+
+
+def test_the_held_out_loss_is_that_of_the_saved_model(tmp_path: Path) -> None:
+    text = f"{' '.join(WORDS[:9])} naïve"
+    folder = run(tmp_path, tokens=2_000, of=lambda: with_held_out(text, 20))
+    reference = load(folder)
+    (score,) = score_texts(reference, [text])
+    said = json.loads((folder / "training.json").read_text())
+    assert score.total is not None
+    assert said["heldout_bits_per_byte"] == pytest.approx(score.total / math.log(2) / len(text.encode()), rel=1e-4)
+
+
+def test_a_reference_that_read_too_little_for_its_size_is_said(tmp_path: Path, trained: Path) -> None:
+    said = json.loads((trained / "training.json").read_text())
+    assert "too little for its size" in said["warning"]
+    assert said["passes"] == said["tokens"] / said["distinct_tokens"] > 1
+    assert too_little(1_000_000, 200_000) is None
 
 
 def test_the_tokenizer_is_the_same_each_time(tmp_path: Path) -> None:

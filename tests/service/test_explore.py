@@ -212,6 +212,29 @@ def test_progress_counts_what_is_under_way(jobs: Jobs, make_request: Callable[..
     assert now.waiting_for == "another attempt after an error: a broken shard"
 
 
+def test_progress_of_a_training_counts_what_it_will_really_read(
+    jobs: Jobs, make_request: Callable[..., JobRequest]
+) -> None:
+    queue = jobs.queue
+    job, _ = jobs.create(make_request(reference={"train": {"tokens": 2_000_000}}))
+    files = files_of(jobs.workspace, job.id)
+    queue.submit(job.id, NodeTasks("model", "gpu", [range(1)]), JobSummary(status="training").model_dump_json())
+    lease = queue.claim("w", ["gpu"])
+    assert lease is not None
+
+    def progress(note: TaskNote) -> Progress:
+        queue.beat(lease, 500.0, note.model_dump_json())
+        state = queue.state(job.id)
+        assert state is not None
+        return progress_of(files, state)
+
+    reading = progress(TaskNote())
+    assert (reading.training_tokens_done, reading.training_tokens_total) == (0, 2_000_000)
+    assert reading.eta_seconds is None
+    steps = progress(TaskNote(tokens=20_000, tokens_total=120_000, tokens_per_second=1_000))
+    assert (steps.training_tokens_done, steps.training_tokens_total, steps.eta_seconds) == (20_000, 120_000, 100)
+
+
 def test_long_documents_first_do_not_make_the_time_left_longer() -> None:
     """A file of 20 MB with 4,000 documents, two of them done; then half; then a whole shard."""
     begun = Progress(documents_total=4_000, documents_done=2, tokens_done=50_000, shards_total=4)

@@ -47,6 +47,11 @@ def test_prune_gives_the_services_bytes(
     for name, at in (("scores.parquet", "scores/scores.parquet"), ("rejects.parquet", "rejects.parquet")):
         assert (out / at).read_bytes() == jobs.workspace.storage.read_bytes(table_path(jobs.workspace, job.id, name))
     assert pruned.provenance == served.provenance
+    assert pruned.reference is not None
+    assert pruned.reference == served.reference
+    said = json.loads((out / "reference" / "training.json").read_text())
+    assert pruned.reference.model_dump() == {name: said[name] for name in type(pruned.reference).model_fields}
+    assert pruned.provenance["reference"]["training"] == pruned.reference.model_dump()
     assert [(s.id, s.documents) for s in pruned.selections] == [(s.id, s.documents) for s in served.selections]
     assert pruned.progress.documents_done == served.progress.documents_done == 120
 
