@@ -13,6 +13,7 @@ from pruner.spec import CorpusSpec
 
 _BYTES_PER_TOKEN = 5.5  # estimate, held-out text included; where tokens have more bytes, some text is read twice
 _SHARDS_MAX = 256  # shards to open, where these can give enough text
+_READ_MAX = 16 << 30  # bytes of text to decode, where these can give enough, and each file has a shard
 _SPARE = 1.25  # factor on the share drawn from a shard, as its planned size is an estimate
 _SHUFFLE_BYTES = 64 << 20  # of text that is held in memory and shuffled
 
@@ -29,14 +30,18 @@ def training_texts(
     """Documents of the train split to train on; the same ones in the same order at each call.
 
     Yields the whole split where it is small. Otherwise yields about as much as `tokens` tokens need: a sample spread
-    over each of up to 256 shards, taken from the files in turn, so that every file has its share. A `fraction` of 1
-    uses all documents. Calls `beat` for every batch that is read, and every 0.5 s while waiting for one. Raises
-    InputError and OSError as reading does.
+    over each of up to 256 shards, fewer where much must be decoded; taken from the files in turn, so that every file
+    has its share. A `fraction` of 1 uses all documents. Calls `beat` for every batch that is read, and every 0.5 s while
+    waiting for one. Raises InputError and OSError as reading does.
     """
     wanted = tokens * _BYTES_PER_TOKEN
     order = _round_robin(plan, seed)
-    while len(order) > _SHARDS_MAX and wanted * _SPARE <= fraction * _text_bytes(order[: len(order) // 2]):
-        order = order[: max(_SHARDS_MAX, len(order) // 2)]
+    least = min(_SHARDS_MAX, len({shard.file for shard in order}))
+    while len(order) > least and (len(order) > _SHARDS_MAX or _decoded_bytes(plan, order) > _READ_MAX):
+        fewer = order[: max(least, len(order) // 2)]
+        if wanted * _SPARE > fraction * _text_bytes(fewer):
+            break
+        order = fewer
     shares = [_SPARE * wanted / len(order) / max(1.0, fraction * shard.text_bytes) for shard in order]
     rng = random.Random(seed)  # noqa: S311 (a fixed algorithm, so that the order is the same everywhere)
     given, low, high = 0, 0.0, 1.0  # bytes of text; the factors of the shares that were drawn and are drawn now
@@ -72,6 +77,12 @@ def _round_robin(plan: Plan, seed: int) -> list[Shard]:
         shuffle(shards)
     rounds = range(max(map(len, of_file), default=0))
     return [shards[number] for number in rounds for shards in of_file if number < len(shards)]
+
+
+def _decoded_bytes(plan: Plan, shards: list[Shard]) -> int:
+    """The estimated bytes of text that are decoded to read the shards: of a compressed file also all before a range."""
+    before = sum(shard.start for shard in shards if plan.files[shard.file].compression is not None)
+    return before + _text_bytes(shards)
 
 
 def _text_bytes(shards: list[Shard]) -> int:
