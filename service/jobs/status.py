@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import NamedTuple
 
+from scorer.training.summary import TrainingSummary
 from service.contract.schemas import Job, JobCorpus, Progress, SelectionResult, WorkerState
 from service.kinds import index, selection
 from service.kinds.job_files import JobFiles
@@ -29,12 +30,18 @@ def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> 
         finished_at=outcome.finished_at if outcome else None,
         request=record.request,
         corpus=_corpus(job.corpus),
-        reference=job.model.training if job.model is not None else None,
+        reference=_training(job),
         progress=outcome.progress if outcome else progress_of(job, state) if state else Progress(),
         selections=selections_of(job, summary),
         provenance=found.provenance if found else provenance(job),
         error=outcome.error if outcome else None,
     )
+
+
+def _training(job: JobFiles) -> TrainingSummary | None:
+    if job.record.request.reference.train is None or job.model is None:
+        return None
+    return job.model.training
 
 
 def _corpus(found: CorpusRecord | None) -> JobCorpus | None:
@@ -81,8 +88,8 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
     scored, flying = state.counters.get("scores", {}), _flying(state, "scores")
     training = _flying(state, "model") if train else _Flying()
     training_done, training_total = training.tokens, training.tokens_total or (train.tokens if train else 0)
-    if job.model is not None and job.model.training is not None:
-        training_done = training_total = job.model.training.tokens
+    if (trained := _training(job)) is not None:
+        training_done = training_total = trained.tokens
     now = Progress(
         documents_done=scored.get("documents", 0) + flying.documents,
         documents_total=summary.documents,

@@ -66,6 +66,8 @@ def run(task: Task) -> Counts:
 
 def find(job: JobFiles) -> IndexRecord | None:
     """The index of a job, or None while it is not there."""
-    if job.model is None or job.corpus is None:
+    try:
+        path = f"{folder(job)}/index.json"
+    except FileNotFoundError:
         return None
-    return job.workspace.records.recall(IndexRecord, f"{folder(job)}/index.json")
+    return job.workspace.records.recall(IndexRecord, path)

@@ -46,6 +46,8 @@ def run(task: Task) -> Counts:
 
 def find(job: JobFiles, spec: SelectionSpec) -> SelectionRecord | None:
     """A selection of a job, or None while it is not made."""
-    if job.model is None or job.corpus is None:
+    try:
+        record = path(job, spec)
+    except FileNotFoundError:
         return None
-    return job.workspace.records.recall(SelectionRecord, path(job, spec))
+    return job.workspace.records.recall(SelectionRecord, record)
