@@ -31,8 +31,8 @@ def training_texts(
 
     Yields the whole split where it is small. Otherwise yields about as much as `tokens` tokens need: a sample spread
     over each of up to 256 shards, fewer where much must be decoded; taken from the files in turn, so that every file
-    has its share. A `fraction` of 1 uses all documents. Calls `beat` for every batch that is read, and every 0.5 s while
-    waiting for one. Raises InputError and OSError as reading does.
+    has its share. A `fraction` of 1 uses all documents. Calls `beat` for every batch that is read, and every 0.5 s
+    while waiting for one. Raises InputError and OSError as reading does.
     """
     wanted = tokens * _BYTES_PER_TOKEN
     order = _round_robin(plan, seed)
