@@ -26,6 +26,7 @@ def too_little(tokens: int, inner_parameters: int) -> str | None:
     wanted = _TOKENS_PER_PARAMETER_MIN * inner_parameters
     if tokens >= wanted:
         return None
+    wanted = round(wanted, 2 - len(str(wanted)))
     return (
         f"The reference was trained on {tokens:,} tokens, which is too little for its size: its scores may say little "
         f"about quality. Train on {wanted:,} tokens or more, with a larger fraction of a larger corpus, or name a "

@@ -23,7 +23,8 @@ _BATCH = 500_000  # characters tokenized between two heartbeats
 _TEXT_PER_TOKEN = 5_000  # characters to learn from, at most, for each token of the vocabulary
 _BEAT_SECONDS = 0.5
 _HELDOUT_EVERY = 20
-_HELDOUT_CHARACTERS = 1_000_000  # held out at most
+_HELDOUT_CHARACTERS = 1_000_000  # measured at most
+_HELDOUT_EACH = 20_000  # of a document, so that no long one outweighs the others
 
 Texts = Callable[[], Iterable[str]]
 Beat = Callable[[], None]
@@ -131,7 +132,7 @@ def _trained(texts: Iterable[str], held: list[str] | None = None) -> Iterator[st
         if number % _HELDOUT_EVERY != 1:  # the second of few documents is held out, but the only one is not
             yield text
         elif held is not None and text and size < _HELDOUT_CHARACTERS:
-            held.append(_valid(text[: _HELDOUT_CHARACTERS - size]))
+            held.append(_valid(text[:_HELDOUT_EACH]))
             size += len(held[-1])
 
 
