@@ -6,11 +6,12 @@ Imports no torch until a tensor is read, so that a folder can be inspected witho
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from scorer.errors import BadReference
 
@@ -19,10 +20,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = "model.safetensors"
+_MERGE = "merge it with peft (`merge_and_unload`, then `save_pretrained`) and give the folder of the result"
+# What tensors' names have before or between the model's own parts if a wrapper of it was saved.
+_WRAPPERS = re.compile(
+    r"^((module|_forward_module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.)+"
+    r"|\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+# Parts of tensors' names in a model with an adapter that is not merged.
+_ADAPTERS = {"base_layer", "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "modules_to_save"}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The JSON object in the folder's config.json. Raises BadReference."""
+    """The JSON object in the folder's config.json. Raises BadReference, also if the folder holds an adapter."""
+    _check_adapter(folder)
     try:
         return read_object(folder / "config.json")
     except FileNotFoundError:
@@ -40,6 +50,37 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadReference(f"{path}: is not a JSON object")
     return found
+
+
+def _check_adapter(folder: Path) -> None:
+    """Raises BadReference for an adapter: transformers adds it to the model if peft is installed, and else does not."""
+    found = sorted(path.name for pattern in ("adapter_config.json", "adapter_model*") for path in folder.glob(pattern))
+    if not found:
+        return
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    if any(not path.name.startswith("adapter_") for path in weights):
+        raise BadReference(
+            f"{folder}: holds an adapter ({found[0]}) beside the model's weights; {_MERGE}, or move the adapter's files"
+            " away to score without it"
+        )
+    try:
+        base = read_object(folder / "adapter_config.json").get("base_model_name_or_path")
+    except (BadReference, FileNotFoundError):
+        base = None
+    name = repr(base[:200]) if base and isinstance(base, str) else "another model"
+    raise BadReference(f"{folder}: holds only an adapter ({found[0]}) of {name}, no model; {_MERGE}")
+
+
+def check_quantization(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises BadReference if config.json says that the weights are quantized."""
+    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+    found = next((part["quantization_config"] for part in parts if part.get("quantization_config") is not None), None)
+    if found is not None:
+        kind = found.get("quant_method") if isinstance(found, dict) else found
+        raise BadReference(
+            f"{folder}: quantized weights ({kind}) are not supported; save the model after transformers'"
+            " `model.dequantize()`, or take quantization_config out of config.json if they are not quantized"
+        )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -62,6 +103,30 @@ def weight_files(folder: Path) -> list[Path]:
     return found
 
 
+def check_weights(folder: Path) -> None:
+    """Raises BadReference if a weight file is missing, cannot be read, or holds tensors of a wrapped model."""
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                names = list(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise BadReference(f"{path}: cannot be read as safetensors ({error})") from None
+        _check_names(path, names)
+
+
+def _check_names(source: Path, names: Iterable[str]) -> None:
+    """Raises BadReference for tensors of a wrapped model, or of an adapter that is not merged."""
+    for name in names:
+        if _ADAPTERS.intersection(name.split(".")):
+            raise BadReference(f"{source}: tensor {name} is that of an adapter inside the model; {_MERGE}")
+        if found := _WRAPPERS.search(name):
+            wrapper = found.group()
+            raise BadReference(
+                f"{source}: tensor {name} was saved from a wrapper of the model (torch.compile, DDP, FSDP); save the"
+                f" model inside, `model.{wrapper[:-1]}`, or take `{wrapper}` out of the tensors' names"
+            )
+
+
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Every tensor of the folder's safetensors by name, on the CPU, as stored. Raises BadReference."""
     tensors: dict[str, Tensor] = {}
@@ -81,6 +146,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def check_tensors(source: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
     """Raises BadReference if a tensor is missing, misshapen, not floating-point, or not among the expected ones."""
+    _check_names(source, tensors)
     if missing := [name for name in expected if name not in tensors]:
         raise BadReference(
             f"{source}: tensor {missing[0]} is missing ({len(missing)} in all); the checkpoint is not whole"

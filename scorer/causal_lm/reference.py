@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scorer.causal_lm.budget import halved, long_documents_per_pack, token_budget
-from scorer.causal_lm.checkpoint import read_config, weight_files
+from scorer.causal_lm.checkpoint import check_quantization, check_weights, read_config
 from scorer.causal_lm.mamba2_config import is_mamba, parse_config
 from scorer.errors import BadReference, OutOfMemory, one_line
 from scorer.fingerprint import ModelFingerprint, fingerprint
@@ -182,7 +182,8 @@ def inspect(folder: Path) -> ModelFingerprint:
         parse_config(folder, config)
     elif not isinstance(config.get("model_type"), str):
         raise BadReference(f"{folder}: config.json has neither a model_type nor the fields of a native Mamba-2 model")
-    weight_files(folder)
+    check_quantization(folder, config)
+    check_weights(folder)
     check_vocabulary(folder)
     if (path := folder / "tokenizer.json").is_file():
         read_fast(path)

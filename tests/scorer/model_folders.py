@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from kernels.pack import Pack
+from scorer.causal_lm.reference import inspect, load
+from scorer.errors import BadReference
 
 ROWS = 320  # of the models' vocabularies: more than the tokenizer has
 END = "<|endoftext|>"
@@ -72,6 +75,18 @@ def change_json(path: Path, **changes: Any) -> None:
     """Sets keys of a JSON file; None removes one."""
     content = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def wrong(folder: Path) -> str:
+    """The one-line message with which both the quick look and the loading refuse a folder."""
+    with pytest.raises(BadReference) as looked:
+        inspect(folder)
+    with pytest.raises(BadReference) as loaded:
+        load(folder)
+    assert str(looked.value) == str(loaded.value)
+    assert str(looked.value).startswith(str(folder))
+    assert "\n" not in str(looked.value)
+    return str(looked.value)
 
 
 def rows_nll(model: Any, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import transformers as tf
 from scorer.causal_lm.reference import inspect, load, resolve
 from scorer.errors import BadReference, OutOfMemory
 from tests.scorer import mamba2_folders
-from tests.scorer.model_folders import END, GPT2, add_tokenizer, change_json, make_folder
+from tests.scorer.model_folders import END, GPT2, add_tokenizer, change_json, make_folder, wrong
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +26,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def gpt2(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / made.name))
-
-
-def wrong(folder: Path) -> str:
-    """The message with which both the quick look and the loading refuse a folder."""
-    with pytest.raises(BadReference) as looked:
-        inspect(folder)
-    with pytest.raises(BadReference) as loaded:
-        load(folder)
-    assert str(looked.value) == str(loaded.value)
-    assert "\n" not in str(looked.value)
-    return str(looked.value)
 
 
 def test_a_folder_is_itself(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
