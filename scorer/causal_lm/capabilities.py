@@ -21,6 +21,7 @@ from scorer.errors import BadReference
 
 # Positions of a model whose config names no limit (ALiBi, for one): its memory may grow with the square of them.
 NO_LIMIT = 8192
+_LARGEST_LIMIT = 1 << 20  # no model is run on more positions at a time: a larger limit means that there is none
 _LIMITS = (
     "max_position_embeddings",
     "n_positions",
@@ -171,6 +172,18 @@ def try_compiled(model: Any, known: Capabilities, tokens: int) -> CompiledBody |
     except Exception:  # the compiler raises anything
         return None
     return CompiledBody(compiled, tokens) if same else None
+
+
+def replace_absurd_limits(config: Any) -> int | None:
+    """Writes NO_LIMIT over a limit on which no model is run, before models make tables of it. Returns that limit."""
+    absurd = None
+    text = config.get_text_config()
+    for name in _LIMITS:
+        limit = getattr(text, name, None)
+        if isinstance(limit, int) and limit > _LARGEST_LIMIT:
+            setattr(text, name, NO_LIMIT)
+            absurd = limit
+    return absurd
 
 
 def find_context(model: Any) -> int:

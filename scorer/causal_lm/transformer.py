@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,33 @@ import torch
 from torch import Tensor
 
 from kernels.pack import Pack
-from scorer.causal_lm.capabilities import TRIAL_ERRORS, find_capabilities, try_compiled
+from scorer.causal_lm.capabilities import (
+    NO_LIMIT,
+    TRIAL_ERRORS,
+    find_capabilities,
+    replace_absurd_limits,
+    try_compiled,
+)
 from scorer.causal_lm.forward import Body, documents_hidden, pack_hidden, whole_logits
 from scorer.causal_lm.head import cross_entropy
 from scorer.causal_lm.recurrent_state import State
 from scorer.errors import BadReference, one_line
 
+log = logging.getLogger("winnow.reference")
+
+# How a model is run, whatever its config.json says: none of it is part of what the model computes.
+_RUN: dict[str, Any] = {
+    "_attn_implementation": None,  # transformers' choice for this model
+    "_experts_implementation": None,
+    "chunk_size_feed_forward": 0,
+    "fusion_config": None,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "output_router_logits": False,
+    "return_dict": True,
+    "transformers_weights": None,  # the files that checkpoint.py finds
+    "use_cache": False,
+}
 # Buffers that old checkpoints hold, and that are not part of the model.
 _STALE = re.compile(r"(\.(attn|attention|self_attn)\.(bias|masked_bias)|inv_freq|position_ids)$")
 
@@ -95,6 +117,7 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
         try:
             model, found = AutoModelForCausalLM.from_pretrained(
                 str(folder),
+                config=_read_config(folder),
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
@@ -105,7 +128,6 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
         except Exception as error:  # the folder's files decide what is raised
             raise BadReference(f"{folder}: cannot be loaded as a causal language model ({one_line(error)})") from None
         _check(folder, found)
-        model.config.use_cache = False
         model.requires_grad_(False).eval().to(device)
         try:
             return Transformer(model, packs=model.device.type == "cuda")
@@ -115,6 +137,23 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
             raise
         except TRIAL_ERRORS as error:
             raise BadReference(f"{folder}: the model does not read plain text ({one_line(error)})") from None
+
+
+def _read_config(folder: Path) -> Any:
+    """The folder's configuration of transformers, with the run settings and limits that we can use."""
+    from transformers import AutoConfig
+
+    # These two exclude each other in part, so they are not even read.
+    ours = {"attn_implementation": None, "output_attentions": False}
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **ours)
+    for part in (config, config.get_text_config()):
+        for name, value in _RUN.items():
+            if hasattr(part, name):
+                setattr(part, name, value)
+    if (limit := replace_absurd_limits(config)) is not None:
+        said = "%s: config.json names a limit of %d tokens, which counts as none: the model reads %d at a time"
+        log.warning(said, folder, limit, NO_LIMIT)
+    return config
 
 
 def _check(folder: Path, found: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scorer.causal_lm.reference import Reference
 
 log = logging.getLogger("winnow.scores")
-ENGINE = 8  # version of this kind: raised when a change of the code changes scores or their files
+ENGINE = 9  # version of this kind: raised when a change of the code changes scores or their files
 _LOAD_SECONDS = 600.0  # in which a model must load and compile
 
 
