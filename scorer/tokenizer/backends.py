@@ -115,31 +115,11 @@ class Encoder:
         return text
 
     def _encode_exact(self, texts: list[str]) -> Encoded:
-        """By tokenizers. Long documents are encoded in pieces, which bounds the memory."""
-        parts: list[Encoded] = []
-        counts: list[int] = []  # pieces of each document
-        batch: list[str] = []
-        size = 0
-        for text in texts:
-            counts.append(0)
-            for piece in _pieces(text, self._ids):
-                counts[-1] += 1
-                batch.append(piece)
-                size += len(piece)
-                if size >= _BATCH:
-                    parts.append(self._batch(batch))
-                    batch, size = [], 0
-        parts.append(self._batch(batch))
-        lengths = np.concatenate([part.lengths for part in parts])
-        ends = np.concatenate(([0], np.cumsum(lengths)))[np.concatenate(([0], np.cumsum(counts))).astype(np.int64)]
-        return Encoded(np.concatenate([part.ids for part in parts]), ends.astype(np.int64))
+        """By tokenizers."""
+        return encode_in_pieces(texts, self._batch)
 
     def _batch(self, texts: list[str]) -> Encoded:
         return Encoded.of([e.ids for e in self._exact.encode_batch_fast(texts, add_special_tokens=False)])
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._exact.encode(text, add_special_tokens=False).ids
-        return ids
 
 
 def _fastokens(exact: tokenizers.Tokenizer) -> Encode | None:
@@ -165,6 +145,27 @@ def _has_lone_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def encode_in_pieces(texts: list[str], encode: Encode) -> Encoded:
+    """The ids of each text. `encode` gets long documents in pieces, and few at a time, which bounds its memory."""
+    parts: list[Encoded] = []
+    counts: list[int] = []  # pieces of each document
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        counts.append(0)
+        for piece in _pieces(text, lambda text: encode([text]).ids.tolist()):
+            counts[-1] += 1
+            batch.append(piece)
+            size += len(piece)
+            if size >= _BATCH:
+                parts.append(encode(batch))
+                batch, size = [], 0
+    parts.append(encode(batch))
+    lengths = np.concatenate([part.lengths for part in parts])
+    ends = np.concatenate(([0], np.cumsum(lengths)))[np.concatenate(([0], np.cumsum(counts))).astype(np.int64)]
+    return Encoded(np.concatenate([part.ids for part in parts]), ends.astype(np.int64))
 
 
 def _pieces(text: str, ids: Callable[[str], list[int]]) -> Iterator[str]:

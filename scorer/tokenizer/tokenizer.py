@@ -12,8 +12,9 @@ from typing import Any
 import tokenizers
 
 from scorer.errors import BadReference, one_line
-from scorer.fingerprint import VOCABULARIES
+from scorer.fingerprint import SENTENCEPIECE, VOCABULARIES
 from scorer.tokenizer.backends import Encoded, Encoder
+from scorer.tokenizer.sentencepiece_model import SentencePieceEncoder, check_model, unread
 
 END_OF_TEXT = "<|endoftext|>"  # BOS and EOS of state-spaces' models (GPT-NeoX's tokenizer) and of those trained here
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
@@ -29,22 +30,32 @@ class Tokenizer:
         """Reads tokenizer.json, or else what AutoTokenizer reads. Raises BadReference."""
         check_vocabulary(folder)
         file = folder / "tokenizer.json"
+        pieces = _sentencepiece_model(folder)
         auto, error = _load_auto(folder)
+        if auto is None and pieces is not None:
+            raise unread(pieces, error)
         if auto is None and not file.is_file():
             raise BadReference(f"{folder}: the tokenizer cannot be loaded ({error})")
-        self._encoder: Encoder | _PythonEncoder
-        if file.is_file() or getattr(auto, "is_fast", False):
+        self._encoder: Encoder | SentencePieceEncoder | _PythonEncoder
+        own_bos = None
+        if file.is_file() or (auto.is_fast and pieces is None):
             fast = read_fast(file) if file.is_file() else auto.backend_tokenizer
             self.largest = _prepare(fast)
             self._encoder = Encoder(fast)
             id_of = fast.token_to_id
+        elif auto.is_fast and pieces is not None:
+            numbers = auto.get_vocab()
+            self._encoder = encoder = SentencePieceEncoder(pieces, numbers)
+            self.largest, own_bos = encoder.largest, encoder.bos
+            named = {*encoder.pieces, *_special_tokens(folder)}
+            id_of = {token: number for token, number in numbers.items() if token in named}.get
         else:
             self.largest = max(auto.get_vocab().values(), default=-1)
             self._encoder = _PythonEncoder(auto)
             id_of = auto.get_vocab().get
         if self.largest < 0:
             raise BadReference(f"{folder}: the tokenizer has no tokens")
-        self.bos = _bos(folder, auto, id_of)
+        self.bos = own_bos if (bos := _bos(folder, auto, id_of)) is None else bos
 
     @property
     def library(self) -> str:
@@ -87,11 +98,27 @@ class _PythonEncoder:
 
 
 def check_vocabulary(folder: Path) -> None:
-    """Raises BadReference if the folder has no vocabulary: AutoTokenizer may then make an empty one."""
-    if not any(all((folder / name).is_file() for name in names) for names in VOCABULARIES):
+    """Raises BadReference if the folder has no vocabulary: AutoTokenizer may then make an empty one.
+
+    Also if its only one is a SentencePiece model that cannot be read.
+    """
+    if not _vocabularies(folder):
         raise BadReference(
             f"{folder}: no tokenizer, such as tokenizer.json; put the one that the model was trained with there"
         )
+    if (pieces := _sentencepiece_model(folder)) is not None:
+        check_model(pieces)
+
+
+def _vocabularies(folder: Path) -> list[tuple[str, ...]]:
+    """Those of VOCABULARIES that the folder has."""
+    return [names for names in VOCABULARIES if all((folder / name).is_file() for name in names)]
+
+
+def _sentencepiece_model(folder: Path) -> Path | None:
+    """The folder's SentencePiece model, if it has no other vocabulary."""
+    found = _vocabularies(folder)
+    return folder / found[0][0] if len(found) == 1 and found[0][0] in SENTENCEPIECE else None
 
 
 def read_fast(path: Path) -> tokenizers.Tokenizer:
