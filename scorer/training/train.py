@@ -160,7 +160,6 @@ class _Training:
             self.optimizer.zero_grad()
         return loss.item()
 
-    @torch.no_grad()
     def bits_per_byte(self, data: TrainingTokens, beat: Callable[[], None]) -> float | None:
         """The loss on the held-out documents, in sequences as in training; None if there are none."""
         run = torch.from_numpy(data.heldout.astype(np.int64))
@@ -170,7 +169,7 @@ class _Training:
         for start in range(0, len(run) - 1, self.sequence):
             ids = run[start : start + self.sequence + 1][None].to(self.device)
             targets = ids[0, 1:].masked_fill(ids[0, 1:] == 0, IGNORED)  # the ends of documents are no text
-            with _deterministic(self.device):
+            with torch.no_grad(), _deterministic(self.device):
                 hidden = self._hidden(ids[:, :-1])[0]
                 total += token_nll(hidden, self.model.head.to(hidden.dtype), targets).double().sum().item()
             beat()
