@@ -8,6 +8,8 @@ from service.kinds import KINDS
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Node
 
+_LOOKS_MAX = 10  # each needs a record that appears in the moment of the one before
+
 
 class Ready(NamedTuple):
     """A node whose needs are done, and the parts of it that are missing."""
@@ -54,10 +56,29 @@ class Graph:
         return [found[name] for name in self.nodes if name in found]
 
     @property
+    def complete(self) -> bool:
+        """Whether all that the job asks for is there."""
+        target = "report" if self.job.selections else "index"
+        return target in self.nodes and not self.ready()
+
+    @property
     def status(self) -> Status:
         """The status of a job that has not ended and has been looked at by a worker."""
         ready = self.ready()
         return ready[0].node.status if ready else "selecting"
+
+
+def look(job: JobFiles) -> Graph:
+    """The graph of a job that is complete or has something ready.
+
+    A record that another worker writes after the nodes were named, and before its file was looked for, hides the nodes
+    that are named by it: nothing would be ready then. So the graph is made again.
+    """
+    for _ in range(_LOOKS_MAX):
+        graph = Graph(job)
+        if graph.ready() or graph.complete:
+            return graph
+    raise RuntimeError(f"job {job.record.id} has nothing to do, and is not complete")
 
 
 def find_node(job: JobFiles, name: str) -> Node | None:

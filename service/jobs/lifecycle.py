@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from service.contract.names import ENDED, Resource, Status
 from service.contract.schemas import Job, Problem, Progress
-from service.jobs.graph import Graph, Ready
+from service.jobs.graph import Graph, Ready, look
 from service.jobs.status import progress_of, show_job, started_at
 from service.kinds import index, scores
 from service.kinds.job_files import JobFiles
@@ -37,16 +37,16 @@ class Lifecycle:
         status = outcome.status if outcome else None
         created, empty = _micros(record.created_at), JobSummary().model_dump_json()
         self.queue.add(job_id, created, labels(record, status), empty, record.owner, record.request.priority)
-        graph = Graph(JobFiles(self.workspace, record))
+        job, going = JobFiles(self.workspace, record), status in (None, "succeeded")
+        graph = look(job) if going else Graph(job)
         summary = self._summary(graph, status).model_dump_json()
         if status is not None:
             self.queue.end(job_id, labels(record, status), summary, closed=status != "succeeded")
-        if status in (None, "succeeded"):
-            ready = graph.ready()
-            for found in ready:
-                self._submit(graph.job, found, summary)
-            if not ready and status is None:
-                self.end(job_id, "succeeded")
+        if going:
+            for found in graph.ready():
+                self._submit(job, found, summary)
+        if status is None and graph.complete:
+            self.end(job_id, "succeeded")
 
     def end(self, job_id: str, status: Ended, problem: Problem | None = None) -> Ended:
         """Ends a job on storage, then in the queue, unless it has ended; the status that stands."""

@@ -1,7 +1,7 @@
 """A job's life on a real Redis and workspace: accepting, moving on, ending, and rebuilding Redis from the files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 
 from pruner.errors import InputError
 from pruner.spec import SelectionSpec
+from pruner.tables.storage import Storage
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Conflict, Jobs, KeyReused, UnknownJob
 from service.kinds import job_files
@@ -68,6 +69,26 @@ def test_a_job_is_on_storage_before_it_is_accepted(jobs: Jobs, make_request: Mak
 
 
 @pytest.mark.every_workspace
+def test_records_that_appear_while_a_job_is_looked_at_do_not_end_it(
+    jobs: Jobs, worker: PoolWorker, make_request: MakeRequest, work_off: WorkOff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, _ = jobs.create(make_request())
+    missing = Storage.missing
+
+    def missing_later(self: Storage, paths: Sequence[str]) -> Sequence[int]:
+        """Another worker plans the corpus and finds the model first."""
+        monkeypatch.setattr(Storage, "missing", missing)
+        while jobs.get(job.id).status in ("queued", "planning"):
+            worker.once()
+        return missing(self, paths)
+
+    monkeypatch.setattr(Storage, "missing", missing_later)
+    jobs.lifecycle.advance(job.id)
+    assert jobs.get(job.id).status == "scoring"
+    work_off()
+    assert jobs.get(job.id).selections[0].documents == 60
+
+
 def test_an_idempotency_key_gives_the_same_job(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
     first, created = jobs.create(make_request(), "key")
     again, created_again = lose_redis(jobs).create(make_request(), "key")
