@@ -109,8 +109,17 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
 def left_out(corpus: JobCorpus | None) -> Iterator[str]:
     """A line for each reason why files of a corpus are left out."""
     for left in corpus.left_out if corpus is not None else ():
-        files = f"{left.files:,} file" + ("s" if left.files > 1 else "")
-        yield f"left out: {files} ({left.reason}), such as {left.example}"
+        yield f"left out: {_files(left.files)} ({left.reason}), such as {left.example}"
+
+
+def files_left_out(corpus: JobCorpus | None) -> str:
+    """How many files of a corpus are left out; empty if none are."""
+    number = sum(left.files for left in corpus.left_out) if corpus is not None else 0
+    return _files(number) if number else ""
+
+
+def _files(number: int) -> str:
+    return f"{number:,} file" + ("s" if number > 1 else "")
 
 
 def trained_reference(found: TrainingSummary | None) -> Iterator[str]:

@@ -13,9 +13,9 @@ from rich.table import Table
 from service.commands import options
 from service.commands.client import ApiError, Client
 from service.commands.options import Parser
-from service.commands.output import console, left_out, progress_bar, summary, trained_reference
+from service.commands.output import console, files_left_out, left_out, progress_bar, summary, trained_reference
 from service.contract.network import job_path
-from service.contract.schemas import Job, Progress
+from service.contract.schemas import Job, JobCorpus, Progress
 
 
 def _add_server(parser: Parser) -> None:
@@ -89,7 +89,7 @@ def status(_parser: Parser, args: argparse.Namespace) -> int:
     with Client(args.server, args.key) as client:
         if args.job is not None:
             job = client.get(job_path(args.job))
-            _print(args, job, _line(job))
+            _print(args, job, "\n".join([_line(job), *left_out(_corpus(job))]))
             return 0
         jobs = client.get("/v1/jobs")["data"]
     if args.json:
@@ -100,16 +100,17 @@ def status(_parser: Parser, args: argparse.Namespace) -> int:
 
 
 def _job_table(jobs: list[dict[str, Any]]) -> Table:
-    """A row per job; the column with the reason only if a job has failed."""
-    failed = any(job["error"] for job in jobs)
-    table = Table("job", "status", "corpus", "documents", "tokens", "submitted", *(["error"] * failed), box=None)
-    for job in jobs:
+    """A row per job; the columns of files left out and of reasons only if a job left out files or has failed."""
+    left = [files_left_out(_corpus(job)) for job in jobs]
+    errors = [job["error"]["detail"] if job["error"] else "" for job in jobs]
+    more = {name: column for name, column in (("left out", left), ("error", errors)) if any(column)}
+    table = Table("job", "status", "corpus", "documents", "tokens", "submitted", *more, box=None)
+    for job, *cells in zip(jobs, *more.values(), strict=True):
         first, *others = job["request"]["corpus"]["paths"]
         corpus = f"{first} and {len(others):,} more" if others else first
         progress, submitted = job["progress"], job["created_at"][:19].replace("T", " ")
         counts = f"{progress['documents_done']:,}", f"{progress['tokens_done']:,}"
-        reason = [job["error"]["detail"] if job["error"] else ""] * failed
-        table.add_row(job["id"], job["status"], corpus, *counts, submitted, *reason)
+        table.add_row(job["id"], job["status"], corpus, *counts, submitted, *cells)
     return table
 
 
@@ -218,6 +219,10 @@ def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
     with progress_bar() as bar:
         for job in client.events(job_id):
             bar(job["status"], Progress.model_validate(job["progress"]))
+    screen = console()
+    if not args.json:
+        for line in left_out(_corpus(job)):
+            screen.print(line, soft_wrap=True)
     if job["status"] == "failed":
         raise ApiError(f"job {job_id} failed: {job['error']['detail']}")
     if job["status"] == "cancelled":
@@ -225,12 +230,14 @@ def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
     if args.json:
         _print(args, job, "")
         return 0
-    screen = console()
-    ended = Job.model_validate(job)
-    about = (*left_out(ended.corpus), *trained_reference(ended.reference))
-    for part in (*about, *summary(client.get(job_path(job_id, "report")))):
+    reference = Job.model_validate(job).reference
+    for part in (*trained_reference(reference), *summary(client.get(job_path(job_id, "report")))):
         screen.print(part, soft_wrap=isinstance(part, str))
     return 0
+
+
+def _corpus(job: dict[str, Any]) -> JobCorpus | None:
+    return Job.model_validate(job).corpus
 
 
 def _print(args: argparse.Namespace, value: dict[str, Any], line: str) -> None:

@@ -330,6 +330,39 @@ def test_a_service_from_the_shell(
     assert pq.read_table(tmp_path / "tables" / "scores.parquet").num_rows == 3
 
 
+def test_status_and_watch_say_what_is_left_out_and_why_a_job_failed(
+    run: Run, server: str, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WINNOW_SERVER", server)
+    lines = {}
+    for name, row in (("good", '{"text": "some words to score"}\n'), ("bad", '{"text": null}\n')):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "a.jsonl").write_text(row * 3)
+        for other in ("LICENSE", "README.md", "read.py"):
+            (folder / other).write_text("About.")
+        lines[name] = [
+            f"left out: 1 file (code or settings), such as {folder}/read.py",
+            f"left out: 2 files (documentation), such as {folder}/LICENSE",
+        ]
+    good = run("submit", tmp_path / "good", "--reference", reference).out.strip()
+    assert run("watch", good).out.splitlines()[:2] == lines["good"]
+    assert run("status", good).out.splitlines()[1:] == lines["good"]
+    assert len(run("status", good, "--json").out.splitlines()) == 1
+    bad = run("submit", tmp_path / "bad", "--reference", reference).out.strip()
+    watched = run("watch", bad)
+    assert (watched.status, watched.out.splitlines()) == (1, lines["bad"])
+    reason = watched.line.removeprefix(f"winnow: job {bad} failed: ")
+    assert "no document of 3 has a score" in reason
+    first, *others = run("status", bad).out.splitlines()
+    assert first.startswith("failed; ")
+    assert first.endswith(f"; {reason}")
+    assert others == lines["bad"]
+    heading, *rows = run("status").out.splitlines()
+    assert "left out" in heading
+    assert all("3 files" in row for row in rows)
+
+
 def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: Path) -> None:
     write_corpus(tmp_path / "large", files=20, documents=400, words=400)
     # A shell ignores Ctrl-C for background jobs, and this test may be one: the command is to have it as at a terminal.
