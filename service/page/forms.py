@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from service.http.auth import is_cross_origin
 
 Form = dict[str, list[str]]
+_FIELDS = ("text_field", "id_field", "domain_field")
 _TRAINING_NUMBERS = {"tokens": int, "fraction": float, "seed": int}
 
 
@@ -32,15 +33,25 @@ def first_value(form: Form, name: str, default: str = "") -> str:
     return form.get(name, [default])[0].strip()
 
 
-def job_request(form: Form) -> dict[str, Any]:
-    """The request of the form for a new job. The API checks the values."""
+def with_suggestion(form: Form) -> Form:
+    """The form with the field that its button suggests: the button's value comes after the one typed."""
+    return form | {name: form[name][-1:] for name in _FIELDS if name in form}
+
+
+def corpus_request(form: Form) -> dict[str, Any]:
+    """The corpus of the form for a new job. The API checks the values."""
     corpus: dict[str, Any] = {"paths": [s for line in first_value(form, "paths").splitlines() if (s := line.strip())]}
-    for name in ("text_field", "id_field", "domain_field"):
+    for name in _FIELDS:
         if value := first_value(form, name):
             corpus[name] = value
     for name in ("include", "exclude"):
         if globs := first_value(form, name).split():
             corpus[name] = globs
+    return corpus
+
+
+def job_request(form: Form) -> dict[str, Any]:
+    """The request of the form for a new job. The API checks the values."""
     reference: dict[str, Any] = {"model": first_value(form, "model")}
     if first_value(form, "reference") != "model":
         train: dict[str, Any] = {"preset": first_value(form, "preset", "tiny")}
@@ -51,7 +62,8 @@ def job_request(form: Form) -> dict[str, Any]:
     scoring: dict[str, Any] = {"dtype": first_value(form, "dtype", "auto")}
     if value := first_value(form, "stride"):
         scoring["stride"] = _number(value, int)
-    return {"corpus": corpus, "reference": reference, "selections": _selections(form), "scoring": scoring}
+    corpus, selections = corpus_request(form), _selections(form)
+    return {"corpus": corpus, "reference": reference, "selections": selections, "scoring": scoring}
 
 
 def _selections(form: Form) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The page's routes. Each gets its data from the HTTP API within this process and renders a template."""
 
 import secrets
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -26,6 +27,13 @@ _JOBS_PER_PAGE = 20
 _CHARACTERS = 2000  # of each of several documents
 _CHARACTERS_ALONE = 100_000  # of a single document
 _CHARACTERS_SCORED = 20_000  # of a document whose tokens are shaded
+
+
+class Look(NamedTuple):
+    """What a check of the form's corpus found, as the API says it, or why there was none."""
+
+    found: dict[str, Any] | None = None
+    error: str = ""
 
 
 def install_error_pages(app: FastAPI) -> None:
@@ -95,7 +103,18 @@ async def jobs(api: ApiOf, cursor: str | None = None, status: str | None = None,
 @router.get("/new")
 async def new_job_form() -> Response:
     """The form of a new job."""
-    return _job_form({}, [], "")
+    return _job_form({})
+
+
+@router.post("/new")
+async def check_corpus(api: ApiOf, form: forms.PostedForm, part: Part = None) -> Response:
+    """The form with a look at its corpus."""
+    form = forms.with_suggestion(form)
+    try:
+        look, status = Look(await api.post("/v1/corpora/check", forms.corpus_request(form))), 200
+    except ApiError as error:
+        look, status = Look(error=str(error)), error.status
+    return _job_form(form, status, "_check.html" if part else "new.html", look=look)
 
 
 @router.post("/jobs")
@@ -109,11 +128,19 @@ async def submit(api: ApiOf, form: forms.PostedForm) -> Response:
             raise
         if error.status == 422:  # no job was made; a corrected request needs a new key
             form["key"] = [secrets.token_hex(16)]
-        return _job_form(form, error.problem.get("errors", []), str(error), error.status)
+        return _job_form(form, error.status, errors=error.problem.get("errors", ()), message=str(error))
     return RedirectResponse(f"/jobs/{job['id']}", 303, HEADERS)
 
 
-def _job_form(form: forms.Form, errors: list[dict[str, str]], message: str, status: int = 200) -> Response:
+def _job_form(
+    form: forms.Form,
+    status: int = 200,
+    template: str = "new.html",
+    *,
+    errors: Sequence[dict[str, str]] = (),
+    message: str = "",
+    look: Look | None = None,
+) -> Response:
     def value(name: str, default: str = "") -> str:
         return forms.first_value(form, name, default)
 
@@ -122,7 +149,7 @@ def _job_form(form: forms.Form, errors: list[dict[str, str]], message: str, stat
 
     key = forms.first_value(form, "key") or secrets.token_hex(16)
     return page_response(
-        "new.html",
+        template,
         status,
         value=value,
         chosen=chosen,
@@ -130,6 +157,7 @@ def _job_form(form: forms.Form, errors: list[dict[str, str]], message: str, stat
         message=message,
         key=key,
         presets=PRESETS,
+        look=look,
     )
 
 

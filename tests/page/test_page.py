@@ -57,21 +57,6 @@ def test_from_submitting_to_a_manifest_without_a_reload(
     assert [made["id"] for made in job["selections"]] == ["low-0.5", "low-0.25", "medium-0.5", "medium-0.25"]
 
 
-def test_the_form_shows_its_errors_and_keeps_its_values(serving: Serving, open_page: OpenPage) -> None:
-    page = open_page(f"{serving.url}/new", expected="422")
-    page.get_by_label("Paths, one per line").fill("/data/<b>x</b>.parquet")
-    page.get_by_label("Rates").fill("1.5")
-    page.get_by_label("Tokens to train on").fill("ten")
-    page.get_by_role("button", name="Submit job").click()
-    alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("selections.0.rate must be at most 1")
-    expect(alert).to_contain_text("reference.train.tokens must be a whole number")
-    expect(page.locator(".wrong").last).to_have_text("rate must be at most 1")
-    expect(page.get_by_label("Paths, one per line")).to_have_value("/data/<b>x</b>.parquet")
-    expect(page.get_by_label("Rates")).to_have_value("1.5")
-    expect(page.get_by_label("Tokens to train on")).to_have_value("ten")
-
-
 def keeps(page: Page) -> tuple[int, int]:
     """The documents and tokens that the page says a selection keeps."""
     text = page.locator(".keeps").inner_text().replace(",", "")
@@ -231,7 +216,12 @@ def test_an_unknown_job_is_an_error_page(serving: Serving, open_page: OpenPage) 
 )
 def test_forms_of_other_sites_are_refused(serving: Serving, scored: dict[str, Any], headers: dict[str, str]) -> None:
     path = f"/jobs/{scored['id']}"
-    posts = [("/jobs", {"paths": "/etc"}), (f"{path}/cancel", {}), (f"{path}/selections", {"rate": "0.1"})]
+    posts = [
+        ("/jobs", {"paths": "/etc"}),
+        ("/new", {"paths": "/etc"}),
+        (f"{path}/cancel", {}),
+        (f"{path}/selections", {"rate": "0.1"}),
+    ]
     before = len(serving.api.get("/v1/jobs?limit=200").json()["data"])
     for url, data in posts:
         answer = httpx.post(f"{serving.url}{url}", data=data, headers=headers)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from markupsafe import escape
 
+from service.contract.permissions import Rules
 from service.http.keys import Keys
 from service.jobs.jobs import Jobs
 from service.page.signin import local_address
@@ -69,6 +71,29 @@ def test_a_visitor_sees_and_makes_jobs_of_the_key(visitor: TestClient, jobs: Job
     assert visitor.post(f"/jobs/{made['id']}/cancel").status_code == 403
 
 
+def test_a_look_at_a_corpus_takes_the_key_and_the_roots_of_the_api(jobs: Jobs, tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open/corpus.jsonl").write_text('{"text": "an open text"}\n')
+    (tmp_path / "secret.jsonl").write_text('{"text": "a secret text"}\n')
+    (tmp_path / "workspace/rows.jsonl").write_text('{"text": "a secret text"}\n')
+    (tmp_path / "open/link.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    headers = {"accept": "text/html", "origin": "http://testserver"}
+    rules = Rules(corpus_roots=(str(tmp_path / "open"), jobs.workspace.storage.url))
+    with TestClient(create_app(jobs, rules, always_keys=True), headers=headers) as visitor:
+        form = {"paths": str(tmp_path / "open/corpus.jsonl")}
+        assert visitor.post("/new", data=form).url.path == "/signin"
+        visitor.post("/signin", data={"key": key(jobs, "read")})
+        assert visitor.post("/new", data=form).status_code == 403
+        visitor.post("/signin", data={"key": key(jobs)})
+        assert "an open text" in visitor.post("/new", data=form).text
+        for path in ("secret.jsonl", "open/link.jsonl", "workspace/rows.jsonl"):
+            refused = visitor.post("/v1/corpora/check", json={"paths": [str(tmp_path / path)]})
+            answer = visitor.post("/new", data={"paths": str(tmp_path / path)})
+            assert answer.status_code == refused.status_code == 422
+            assert escape(refused.json()["detail"]) in answer.text
+            assert "a secret text" not in answer.text
+
+
 def test_the_api_refuses_as_ever(visitor: TestClient) -> None:
     assert visitor.get("/v1/jobs").status_code == 401
     assert visitor.get("/", headers={"accept": "*/*"}).status_code == 401
@@ -84,7 +109,8 @@ def test_forms_of_other_sites_are_refused(visitor: TestClient, jobs: Jobs) -> No
     assert visitor.post("/signin", data={"key": key(jobs)}, headers=elsewhere).status_code == 403
     assert "winnow_key" not in visitor.cookies
     visitor.post("/signin", data={"key": key(jobs)})
-    assert visitor.post("/jobs", data={"paths": "x"}, headers=elsewhere).status_code == 403
+    for form in ("/jobs", "/new"):
+        assert visitor.post(form, data={"paths": "x"}, headers=elsewhere).status_code == 403
 
 
 @pytest.mark.parametrize(

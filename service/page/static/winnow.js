@@ -1,15 +1,17 @@
 // Live updates, previews of selections and texts on demand. Without scripts every link and form still works.
 "use strict";
 
-// Replaces the content of an element with a part of a page from the server.
-async function fill(element, url) {
-  const answer = await fetch(url, { headers: { Accept: "text/html" } });
+// Replaces the content of an element with a part of a page from the server, to which a form may be posted.
+async function fill(element, url, form) {
+  const sent = form ? { method: "POST", body: new URLSearchParams(new FormData(form)) } : {};
+  const answer = await fetch(url, { ...sent, headers: { Accept: "text/html" } });
   if (answer.redirected) signedOut();
+  if (answer.headers.get("Content-Type") === "application/problem+json") throw new Error((await answer.json()).detail);
   const html = await answer.text();
   const page = new DOMParser().parseFromString(html, "text/html");
-  const found = answer.ok ? page.body : page.querySelector(".notice") || page.body;
+  const notice = answer.ok ? null : page.querySelector(".notice");
   const focused = element.contains(document.activeElement) && document.activeElement.getAttribute("aria-label");
-  element.replaceChildren(...found.childNodes);
+  element.replaceChildren(...(notice ? [notice] : page.body.childNodes));
   if (focused) element.querySelector(`[aria-label="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   wire(element);
   return answer;
@@ -67,6 +69,34 @@ function explore(form) {
   form.addEventListener("submit", (event) => event.preventDefault());
 }
 
+// The buttons that check the corpus show what was found in the form, instead of the form again.
+function checkCorpus(form) {
+  const place = form.querySelector("#check");
+  const show = latest(async () => {
+    if (place.childElementCount) place.classList.add("old");
+    else place.textContent = "Checking …";
+    const inside = place.contains(document.activeElement);
+    try {
+      await fill(place, "/new?part=check", form);
+      announce(place.querySelector("[data-announce]")?.dataset.announce);
+    } catch (error) {
+      const line = document.createElement("p");
+      line.className = "wrong";
+      line.textContent = `The corpus cannot be checked (${error.message}).`;
+      announce(line.textContent);
+      place.replaceChildren(line);
+    } finally { place.classList.remove("old"); }
+    if (inside && document.activeElement === document.body) place.focus({ preventScroll: true }); // its button is gone
+  });
+  form.addEventListener("submit", (event) => {
+    const button = event.submitter;
+    if (!button?.hasAttribute("formaction")) return;
+    event.preventDefault();
+    if (button.name) document.getElementById(button.name).value = button.value;
+    show();
+  });
+}
+
 function follow(live) {
   let source = null, wait = 1000, shown = 0, timer = 0;
   const notice = document.createElement("p");
@@ -117,6 +147,7 @@ function follow(live) {
 
 function wire(root) {
   for (const form of root.querySelectorAll("#explorer")) explore(form);
+  for (const form of root.querySelectorAll("#new-job")) checkCorpus(form);
   for (const live of root.querySelectorAll("[data-events]")) follow(live);
   for (const table of root.querySelectorAll("[data-refresh]")) {
     setInterval(latest(async () => {
