@@ -163,10 +163,10 @@ class Queue:
         return self.states([job])[0]
 
     def states(self, jobs: Sequence[str]) -> list[JobState | None]:
-        """What is known of several jobs, in two round trips."""
+        """What is known of several jobs, in two round trips; of one job all at the same moment."""
         p = self.prefix
         wall, ahead = self._clock()
-        with self.redis.pipeline(transaction=True) as pipe:
+        with self.redis.pipeline(transaction=len(jobs) == 1) as pipe:
             for resource in RESOURCES:
                 pipe.zcount(f"{p}workers:{resource}", wall + ahead - 2 * self.lease_ms, "+inf")
             for job in jobs:
