@@ -6,16 +6,20 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pruner.corpus.fields import ABSENT, find_value, is_path_field, json_object
+from pruner.corpus.fields import ABSENT, is_path_field, value_in_json
 
 
 class ArrowField(NamedTuple):
-    """Where a field lies: a column, then names of struct fields, then at most a key of a map or of a JSON text."""
+    """Where a field lies: a column, then names of struct fields, then at most a key of a map or of a JSON text.
+
+    The values of a map may be structs, with names below the key.
+    """
 
     column: str
     names: tuple[str, ...] = ()
     key: str | None = None
     type: Any = None  # of the values, None for those of a JSON text
+    inner: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -34,44 +38,64 @@ class ArrowField(NamedTuple):
             array = plain_storage(pc.struct_field(array, [name]))
         if self.key is not None and not self.is_json:
             array = plain_storage(pc.map_lookup(array, pa.scalar(self.key, array.type.key_type), "first"))
+            for name in self.inner:
+                array = plain_storage(pc.struct_field(array, [name]))
         return array
+
+    def is_in(self, batch: pa.RecordBatch) -> bool:
+        """Whether some row has the field, where only the rows tell: below a key."""
+        if self.is_json:
+            return any(value is not ABSENT for value in self.json_values(batch))
+        values = self.values(batch)
+        return bool(values.null_count < len(values))
 
     def json_values(self, batch: pa.RecordBatch) -> list[Any]:
         """The values in JSON texts as Python objects, ABSENT where a text has none."""
         return [self._in_json(value) for value in plain_bytes(self.values(batch)).to_pylist()]
 
     def _in_json(self, text: bytes | None) -> Any:
-        found = json_object(text) if text is not None else None
-        return ABSENT if found is None else find_value(found, self.key or "")
+        return ABSENT if text is None else value_in_json(text, self.key or "")
 
 
 def find_field(schema: pa.Schema, field: str) -> ArrowField | None:
     """Where a field lies in a schema, or None. Of equal column names the first is taken."""
     if is_path_field(field):
         return None
-    found = _find(list(schema), field)
-    return None if found is None else ArrowField(found[0][0], tuple(found[0][1:]), *found[1:])
+    return _find(list(schema), field)
 
 
-def _find(fields: Iterable[Any], field: str) -> tuple[list[str], str | None, Any] | None:
-    """Names of columns and struct fields, a key, and the type of the values."""
+def _find(fields: Iterable[Any], field: str) -> ArrowField | None:
     types = {found.name: storage_type(found.type) for found in fields}
     if field in types:
-        return [field], None, types[field]
+        return ArrowField(field, type=types[field])
     dot = field.find(".")
     while dot > 0:
         name, rest = field[:dot], field[dot + 1 :]
         kind = types.get(name)
         if kind is not None and pa.types.is_struct(kind):
-            inner = _find([kind.field(i) for i in range(kind.num_fields)], rest)
+            inner = _find(_struct_fields(kind), rest)
             if inner is not None:
-                return [name, *inner[0]], inner[1], inner[2]
+                return inner._replace(column=name, names=(inner.column, *inner.names))
         elif kind is not None and pa.types.is_map(kind) and is_string_like(kind.key_type):
-            return [name], rest, storage_type(kind.item_type)
+            return _find_in_map(name, storage_type(kind.item_type), rest)
         elif kind is not None and is_string_like(kind):
-            return [name], rest, None
+            return ArrowField(name, key=rest)
         dot = field.find(".", dot + 1)
     return None
+
+
+def _find_in_map(name: str, items: Any, rest: str) -> ArrowField:
+    """A field below a map: a field of its values if they are structs that have it, else the value of a key."""
+    key, dot, below = rest.partition(".")
+    if dot and pa.types.is_struct(items):
+        inner = _find(_struct_fields(items), below)
+        if inner is not None and inner.key is None:
+            return ArrowField(name, key=key, type=inner.type, inner=(inner.column, *inner.names))
+    return ArrowField(name, key=rest, type=items)
+
+
+def _struct_fields(kind: Any) -> list[Any]:
+    return [kind.field(i) for i in range(kind.num_fields)]
 
 
 def schema_fields(schema: Any, limit: int) -> dict[str, str]:

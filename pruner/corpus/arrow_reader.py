@@ -16,6 +16,7 @@ from pruner.corpus.flatbuffers import MESSAGE_BODY_LENGTH, MESSAGE_HEADER, RECOR
 
 _HEADER_BYTES_MAX = 16 << 20
 _SLICE_ROWS = 512
+_FILE_END = b"ARROW1"
 
 
 class Message(NamedTuple):
@@ -31,7 +32,8 @@ def read_messages(source: BinaryIO) -> list[Message]:
     """The messages of a file, by their headers; no data is read. Raises ValueError if it is damaged or truncated."""
     size = source.seek(0, 2)
     source.seek(0)
-    start = len(ARROW_FILE) if source.read(len(ARROW_FILE)) == ARROW_FILE else 0
+    is_file = source.read(len(ARROW_FILE)) == ARROW_FILE
+    start = len(ARROW_FILE) if is_file else 0
     found: list[Message] = []
     while start < size:
         source.seek(start)
@@ -51,6 +53,10 @@ def read_messages(source: BinaryIO) -> list[Message]:
             raise ValueError("it is truncated")
         found.append(Message(kind, start, stop, rows))
         start = stop
+    if is_file:
+        source.seek(max(0, size - len(_FILE_END)))
+        if source.read() != _FILE_END:
+            raise ValueError("it is truncated")
     if not found or found[0].kind != "schema":
         raise ValueError("it does not begin with a schema")
     return found

@@ -167,9 +167,9 @@ def _documents(
 ) -> list[str]:
     """The beginnings of the first documents. An error of reading them is added to `problems`."""
     found: list[str] = []
-    shard = Shard(0, 0, 1, 0, 1, None, 0, "")  # the first row group or record batch, or the line that starts at 0
     for made in inspected:
-        part = shard if made.units is not None else Shard(0, 0, 1, 0, made.end, None, 0, "")
+        stop = 1 if made.units is not None else 0  # the first row group or record batch, or the whole of a text file
+        part = Shard(0, 0, 1, 0, stop, None, 0, "")
         try:
             for batch in read_shard([made.file], part, spec, roots, on_file=on_file):
                 found += [text[:_CHARACTERS] for text in batch["text"].drop_null().to_pylist()]

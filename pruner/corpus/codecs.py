@@ -112,12 +112,13 @@ class _Streams:
     def _begin(self) -> bool:
         """Begins the next stream, after zero bytes, with which some writers fill blocks. False at the end."""
         magic = _MAGIC[self._codec]
+        padding = b"" if self._codec == "bz2" else b"\x00"
         while len(self._data) < len(magic):
             more = self._source.read(_READ_BYTES)
             if not more:
                 break
-            self._data = (self._data + more).lstrip(b"\x00")
-        self._data = self._data.lstrip(b"\x00")
+            self._data = (self._data + more).lstrip(padding)
+        self._data = self._data.lstrip(padding)
         if not self._data:
             return False
         if not self._data.startswith(magic):

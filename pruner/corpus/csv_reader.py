@@ -28,7 +28,7 @@ def csv_rows(
     reader = csv.reader(lines, delimiter=delimiter)
     header: list[str] | None = None
     while True:
-        lines.taken.clear()
+        lines.next_row()
         cells: list[str] = []
         error = None
         try:
@@ -42,6 +42,8 @@ def csv_rows(
                     f"{url}: row {reader.line_num:,} or one before it has a value over {DOCUMENT_BYTES_MAX >> 20} MiB;"
                     " check for a quote that is not closed"
                 ) from None
+        if lines.ended and lines.taken:
+            raise InputError(f"{url}: a quote is not closed in the row that begins at line {lines.first:,}; mend it")
         if header is None:
             if error is not None:
                 raise InputError(f"{url}: its header cannot be read ({error})")
@@ -69,21 +71,32 @@ class _Lines:
     """The lines of a file as text, for `csv.reader`; `taken` holds the bytes of those that it has taken."""
 
     def __init__(self, lines: Iterator[Line], url: str) -> None:
-        self._lines, self._url, self._first = lines, url, True
+        self._lines, self._url = lines, url
         self.taken: list[bytes] = []
         self.is_utf8 = True
+        self.ended = False  # the file has no more lines
+        self.first = 1  # the number of the first line of `taken` in the file, from 1
+
+    def next_row(self) -> None:
+        """Begins another row."""
+        self.first += len(self.taken)
+        self.taken.clear()
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
+        try:
+            line = next(self._lines)
+        except StopIteration:
+            self.ended = True
+            raise
         if line is None:
             raise InputError(f"{self._url}: has a line over {DOCUMENT_BYTES_MAX >> 20} MiB; leave the file out")
         self.is_utf8 = self.is_utf8 or not self.taken
         self.taken.append(line)
-        if self._first:
-            line, self._first = line.removeprefix(BYTE_ORDER_MARK), False
+        if self.first == len(self.taken) == 1:
+            line = line.removeprefix(BYTE_ORDER_MARK)
         try:
             return line.decode() + "\n"
         except UnicodeDecodeError:

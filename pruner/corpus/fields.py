@@ -4,13 +4,16 @@ A field names a column; else a dotted path through objects (`meta.source`); else
 (`source=cc/`). `@folder` is the name of the folder that holds the file, and `@file` its path below the corpus root.
 """
 
+import json
 from typing import Any
 from urllib.parse import unquote
 
 import orjson
 
 from pruner.corpus.files import CorpusFile
+from pruner.corpus.labels import valid_unicode
 
+EXACT = 2.0**53  # orjson reads integers over 64 bits as floats; no integer below this is changed by it
 ABSENT: Any = object()  # the value of a field that a row or a file does not have
 FOLDER, FILE = "@folder", "@file"
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -27,26 +30,32 @@ def find_value(row: dict[str, Any], field: str) -> Any:
         return row[field]
     dot = field.find(".")
     while dot > 0:
-        inner = row.get(field[:dot])
+        inner, value = row.get(field[:dot]), ABSENT
         if isinstance(inner, str):
-            inner = json_object(inner)
-        if isinstance(inner, dict):
+            value = value_in_json(inner, field[dot + 1 :])
+        elif isinstance(inner, dict):
             value = find_value(inner, field[dot + 1 :])
-            if value is not ABSENT:
-                return value
+        if value is not ABSENT:
+            return value
         dot = field.find(".", dot + 1)
     return ABSENT
 
 
-def json_object(text: str | bytes) -> dict[str, Any] | None:
-    """The JSON object that a text holds, or None."""
+def value_in_json(text: str | bytes, field: str) -> Any:
+    """The value of a field of the JSON object that a text holds, exact and valid Unicode; or ABSENT."""
     if text[:1] not in ("{", b"{"):
-        return None
+        return ABSENT
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) else None
+        try:
+            row = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            row = json.loads(text)  # accepts what Python writes: NaN and lone surrogates
+        value = find_value(row, field) if isinstance(row, dict) else ABSENT
+        if isinstance(value, float) and abs(value) >= EXACT:
+            value = find_value(json.loads(text), field)
+    except (ValueError, RecursionError):
+        return ABSENT
+    return valid_unicode(value) if isinstance(value, str) else value
 
 
 def path_value(file: CorpusFile, field: str) -> str | None:

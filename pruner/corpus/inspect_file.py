@@ -5,6 +5,7 @@ Reads the footer of a Parquet file, the message headers of an Arrow file, and of
 
 import io
 import itertools
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from pruner.corpus.arrow_reader import arrow_batches, arrow_schema, read_message
 from pruner.corpus.codecs import DECODE_ERRORS, decoded
 from pruner.corpus.column_pieces import named_fields
 from pruner.corpus.content import (
+    BYTE_ORDER_MARK,
     HEAD_BYTES,
     binary_format,
     codec_of,
@@ -40,6 +42,7 @@ from pruner.errors import InputError, reason
 from pruner.spec import CorpusSpec
 
 LOOK_ROWS = 1_000  # of a text file, in which a field must appear
+_FIELD_ROWS = 20  # of a text file, whose fields are named
 _NAMES_MAX = 1_000  # fields whose names are kept
 _EXPANSION = 4  # estimated bytes of text for each compressed byte
 _SAMPLE_FROM = 256 << 10  # bytes of a compressed file; smaller ones cannot have so much text that it must be cut
@@ -173,14 +176,14 @@ def _has(
     places: dict[str, ArrowField | None],
     batches: Callable[[list[str]], Iterable[pa.RecordBatch]],
 ) -> frozenset[str]:
-    """The fields that a file has. Whether JSON texts hold a field is seen in the first rows."""
-    has = {name for name, place in places.items() if place is not None and not place.is_json} | _by_path(file, spec)
+    """The fields that a file has. Whether maps and JSON texts hold a field is seen in the first rows."""
+    has = {name for name, place in places.items() if place is not None and place.key is None} | _by_path(file, spec)
     waiting = {name: place for name, place in places.items() if place is not None and name not in has}
     rows = 0
     for batch in batches(list(waiting)) if waiting else ():
         rows += len(batch)
         for name, place in waiting.items():
-            if name not in has and any(value is not ABSENT for value in place.json_values(batch)):
+            if name not in has and place.is_in(batch):
                 has.add(name)
         if rows >= LOOK_ROWS or has >= waiting.keys():
             break
@@ -209,7 +212,7 @@ def _inspect_text(file: CorpusFile, source: BinaryIO, head: bytes, spec: CorpusS
         objects += row.error is None
         _add_names(names, row.values, "", 3)
         has |= {name for name in waiting if find_value(row.values, name) is not ABSENT}
-        if has.issuperset(waiting):
+        if rows >= _FIELD_ROWS and has.issuperset(waiting):
             break
     if rows and not objects and file.format == "jsonl":
         raise InputError(f"{file.url}: {_ONE_VALUE if first_line(head)[0].startswith(b'[') else _NO_LINES}")
@@ -237,15 +240,34 @@ _NO_LINES = f"none of its first {LOOK_ROWS:,} lines is a JSON object; exclude it
 
 
 def _spans_lines(head: bytes) -> bool:
-    """Whether the file begins with a JSON array or object that goes on after the first line."""
-    line, complete = first_line(head)
-    if line == b"{" or not line.startswith(b"["):
-        return line == b"{"
+    """Whether the file begins with a JSON array or object that goes on after the first line.
+
+    A first line that is damaged JSON is a reject: there the next line begins anew.
+    """
+    text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+    line, end, rest = text.partition(b"\n")
+    if not line.startswith((b"[", b"{")) or _is_json(line):
+        return False
+    if not end:  # longer than the head
+        return line.startswith(b"[")
+    following = [more for more in rest.split(b"\n", 3)[:2] if more.strip()]
+    if following and all(more.lstrip().startswith(b"{") and _is_json(more) for more in following):
+        return False
+    length = len(line.decode(errors="replace"))
     try:
-        orjson.loads(line)
-    except orjson.JSONDecodeError:
+        return json.JSONDecoder().raw_decode(text.decode(errors="replace"))[1] > length
+    except json.JSONDecodeError as error:
+        return error.pos > length + 1 + len(rest) - len(rest.lstrip())
+    except RecursionError:
         return True
-    return not complete
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def _add_names(seen: dict[str, str], values: dict[str, Any], prefix: str, depth: int) -> None:

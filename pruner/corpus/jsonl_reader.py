@@ -7,15 +7,13 @@ from typing import Any, BinaryIO
 import orjson
 
 from pruner.corpus.content import BYTE_ORDER_MARK
-from pruner.corpus.fields import find_value
+from pruner.corpus.fields import EXACT, find_value
 from pruner.corpus.growth import GrowthLimit
 from pruner.corpus.labels import valid_unicode
 from pruner.corpus.lines import read_lines
 from pruner.corpus.names import Codec
 from pruner.corpus.row_pieces import Row, too_long
 from pruner.errors import reason
-
-_EXACT = 2.0**53  # orjson reads integers over 64 bits as floats; no integer below this is changed by it
 
 
 def jsonl_rows(
@@ -54,7 +52,7 @@ def parse_line(line: bytes, fields: list[str]) -> tuple[dict[str, Any], str | No
         if isinstance(row, dict):
             for field in fields:
                 value = find_value(row, field)
-                if isinstance(value, float) and abs(value) >= _EXACT:
+                if isinstance(value, float) and abs(value) >= EXACT:
                     row = json.loads(line.decode())  # it may have been an integer
                     break
     return (row, None) if isinstance(row, dict) else ({}, "not a JSON object")

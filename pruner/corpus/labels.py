@@ -10,6 +10,7 @@ import orjson
 LABEL_CHARACTERS_MAX = 16_384  # of an id or a domain; a row with a longer one is a reject
 # URLs whose host needs no further parsing: the same as urlsplit, but several times faster.
 PLAIN_HOST = r"^https?://(?P<host>[A-Za-z0-9.-]+)(?:[/?#]|$)"
+_NO_HOST = re.compile(r"[\s\\<>\"{}|^`]")  # in no host
 _PLAIN_HOST = re.compile(PLAIN_HOST.replace("$", r"\Z"))
 
 
@@ -39,9 +40,10 @@ def bytes_text(value: bytes) -> str:
 def host(value: Any) -> str | None:
     """The host of a URL, or None if there is none."""
     try:
-        text = label(value) or ""
+        text = (label(value) or "").strip()
         plain = _PLAIN_HOST.match(text)
-        return plain["host"].lower() if plain else urlsplit(text).hostname or None
+        found = plain["host"].lower() if plain else urlsplit(text).hostname
+        return found if found and not _NO_HOST.search(found) else None
     except ValueError:
         return None
 

@@ -21,7 +21,7 @@ def read_lines(
     A compressed file is decoded from its beginning. Blank lines at the end of a file are left out: of a plain file
     where `stop` is given, because it comes from `content_end`.
     """
-    text = None if codec is None else _DecodedText(source, codec, growth)
+    text = None if codec is None else _DecodedText(source, codec, stop, growth)
     if text is None:
         source.seek(max(0, start - 1))
     else:
@@ -36,37 +36,37 @@ def read_lines(
             yield from blank
             blank.clear()
         yield line
-    if blank and text is not None and stop is not None and text.goes_on_after(stop):
+    if blank and text is not None and text.goes_on():
         yield from blank
 
 
 class _DecodedText:
-    """The text of a compressed file, decoded from its beginning."""
+    """The text of a compressed file, decoded from its beginning. `stop` ends the range of bytes that is asked for."""
 
-    def __init__(self, source: BinaryIO, codec: Codec, growth: GrowthLimit) -> None:
-        self._read, self._growth = decoded(source, codec), growth
-        self._last, self._position = b"", 0  # the piece that was read last, and the offset after it
+    def __init__(self, source: BinaryIO, codec: Codec, stop: int | None, growth: GrowthLimit) -> None:
+        self._read, self._stop, self._growth = decoded(source, codec), stop, growth
+        self._position = 0  # the offset after the bytes that were read
+        self._goes_on = False  # whether something else than white space was read after the range
 
     def read(self, size: int) -> bytes:
         """At most `size` bytes; b"" at the end. Raises one of codecs.DECODE_ERRORS, and InputError."""
-        self._last = self._read(size)
-        self._position += len(self._last)
-        self._growth.add_bytes(len(self._last))
-        return self._last
+        piece = self._read(size)
+        self._growth.add_bytes(len(piece))
+        if self._stop is not None and not self._goes_on and self._position + len(piece) > self._stop:
+            self._goes_on = bool(piece[max(0, self._stop - self._position) :].strip())
+        self._position += len(piece)
+        return piece
 
     def skip(self, offset: int) -> None:
         """Reads up to an offset, or to the end."""
         while self._position < offset and self.read(min(_READ_BYTES, offset - self._position)):
             pass
 
-    def goes_on_after(self, offset: int) -> bool:
-        """Whether there is something else than white space from an offset in the last piece on, or after that piece."""
-        piece = self._last[max(0, offset - self._position + len(self._last)) :]
-        while not piece.strip():
-            piece = self.read(_READ_BYTES)
-            if not piece:
-                return False
-        return True
+    def goes_on(self) -> bool:
+        """Whether there is something else than white space after the range."""
+        while self._stop is not None and not self._goes_on and self.read(_READ_BYTES):
+            pass
+        return self._goes_on
 
 
 def is_blank(line: Line) -> bool:

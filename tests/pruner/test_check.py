@@ -53,6 +53,13 @@ def test_what_a_check_shows(corpus: Path) -> None:
     assert found.problems == []
 
 
+def test_fields_that_the_first_row_lacks_are_shown(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", jsonl([{"text": "a"}, {"text": "b", "doc_id": 7}]))
+    found = check(tmp_path)
+    assert [(field.name, field.type) for field in found.fields] == [("text", "string"), ("doc_id", "integer")]
+    assert found.suggested.id_field == "doc_id"
+
+
 def test_other_fields_are_suggested_and_shown(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", jsonl([{"content": "a text", "id": 7, "source": "web"}]))
     found = check(tmp_path)

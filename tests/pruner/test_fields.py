@@ -72,6 +72,29 @@ def test_keys_of_maps(tmp_path: Path, name: str) -> None:
     assert values(tmp_path / name, "meta.set") == ["x", None, None]
 
 
+def test_fields_of_the_values_of_maps(tmp_path: Path) -> None:
+    kind = pa.map_(pa.string(), pa.struct([("z", pa.int64())]))
+    made = pa.table({"text": ["a", "b"], "meta": pa.array([[("a", {"z": 1})], [("b", {"z": 2})]], kind)})
+    pq.write_table(made, tmp_path / "a.parquet")
+    assert values(tmp_path / "a.parquet", "meta.a.z") == ["1", None]
+
+
+def test_a_key_that_no_map_has_is_no_field(tmp_path: Path) -> None:
+    made = pa.table({"text": ["a"], "meta": pa.array([[("set", "x")]], pa.map_(pa.string(), pa.string()))})
+    pq.write_table(made, tmp_path / "a.parquet")
+    for field in ("text_field", "domain_field"):
+        with pytest.raises(InputError, match=f"no field 'meta.sorce' for corpus.{field}"):
+            make_plan(CorpusSpec(paths=[str(tmp_path)], **{field: "meta.sorce"}))
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_values_in_json_texts_are_exact(tmp_path: Path, name: str) -> None:
+    packed = ['{"id":18446744073709551617,"s":"x"}', '{"id":18446744073709551618,"q":NaN,"s":"z\\ud800"}']
+    path = write(tmp_path / name, NESTED[name]([{"text": "a", "packed": text} for text in packed]))
+    assert values(path, "packed.id") == ["18446744073709551617", "18446744073709551618"]
+    assert values(path, "packed.s") == ["x", "z?"]
+
+
 def test_a_csv_cell_may_hold_an_object(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", table([{"text": "a", "meta": '{"set": "x"}'}, {"text": "b", "meta": "none"}]))
     assert values(path, "meta.set") == ["x", None]
