@@ -27,6 +27,7 @@ _DOCUMENTATION = frozenset(
 _LEFT_OUT = {  # reasons, and the suffixes of files that are no data
     "documentation": ".md .rst .html .htm .pdf .tex .bib .cff .png .jpg .jpeg .gif .svg .webp",
     "code or settings": ".py .ipynb .sh .r .yaml .yml .toml .ini .cfg .log .lock",
+    "temporary files": ".tmp .temp .part .partial .crdownload .download .incomplete .aria2 .swp .swo .bak .orig",
     "checksums": ".md5 .sha1 .sha256 .sha512 .crc .crc32c .asc .sig",
 }
 _REASONS = {suffix: why for why, suffixes in _LEFT_OUT.items() for suffix in suffixes.split()}
@@ -52,6 +53,8 @@ def left_out_reason(name: str) -> str | None:
     lower = name.lower()
     stem = lower.partition(".")[0]
     suffix, codec = _suffix(name)
+    if lower.endswith("~") or (lower[0] == lower[-1] == "#"):  # copies that editors keep
+        return "temporary files"
     if lower in _METADATA:
         return "metadata"
     if codec is not None or suffix in FORMATS:

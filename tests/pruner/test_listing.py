@@ -137,6 +137,16 @@ def test_what_is_no_corpus_file_is_counted_and_named(tmp_path: Path) -> None:
     }
 
 
+def test_copies_of_editors_and_downloads_are_left_out(tmp_path: Path) -> None:
+    copies = ["x.jsonl~", "x.jsonl.gz~", "#x.jsonl#"]
+    copies += [f"x.jsonl.{end}" for end in ("tmp", "part", "crdownload", "swp", "bak")]
+    touch(tmp_path, "x.jsonl", "part-0001", "y.part.jsonl", *copies)
+    found = listed(tmp_path)
+    assert [file.relative for file in found.files] == ["part-0001", "x.jsonl", "y.part.jsonl"]
+    assert [(left.reason, left.files) for left in found.left_out] == [("temporary files", len(copies))]
+    assert len(listed(tmp_path / "x.jsonl.part").files) == 1  # as the user names it
+
+
 @pytest.mark.parametrize(
     ("rules", "kept"),
     [
