@@ -1,6 +1,14 @@
-"""The names of the references that can be trained. Imports no torch, so that an API can check a name."""
+"""The names of the references that can be trained, and of their files. Imports no torch, as an API checks names."""
 
 from typing import Literal, get_args
 
 Preset = Literal["tiny", "mamba2-130m", "gpt2-124m"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+FILES = (
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "training.json",
+    "config.json",
+)  # in its folder

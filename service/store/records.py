@@ -26,7 +26,7 @@ class JobRecord(Record):
     access: Access = Access()
     quotas: Quotas = Quotas()  # those of the owner when the job was accepted
     scores_only: bool = False  # no selections and no report
-    ignored: tuple[str, ...] = ()  # beginnings of local paths that are no part of the corpus: the command's own output
+    ignored: tuple[str, ...] = ()  # the command's own output, which is no part of the corpus: see `list_files`
 
 
 class Outcome(Record):

@@ -2,7 +2,6 @@
 
 import errno
 import filecmp
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from service.kinds.model_files import load
 from service.queue.local import LocalQueue
 from service.store.records import JobRecord
 from service.store.workspace import Workspace, digest
+from service.work import results
 from service.work.score_now import score_now
 from service.work.worker import Worker
 
@@ -55,8 +55,8 @@ def prune(
     same scores stay; the results of others are removed. `on_progress` is called as the job goes on, and may raise to
     end it. Raises InputError or BadReference.
     """
-    with _workspace(out / ".winnow") as workspace:
-        record, target = _record(workspace, request, _results_of(out)), Storage(str(out))
+    with _workspace(out / results.WORK) as workspace:
+        record, target = _record(workspace, request, results.of_prune(request, out)), Storage(str(out))
         files = JobFiles(workspace, record)
         try:
             job = _run(files, device, on_progress)
@@ -66,14 +66,15 @@ def prune(
             raise
         for other in [*_clear(workspace, files, out, on_removed), files]:
             for spec in other.selections:
-                if selection.find(other, spec) is not None:
-                    manifest = f"{selection.folder(other, spec)}/manifest.parquet"
-                    workspace.storage.copy(manifest, target, f"manifest-{spec.id}.parquet")
+                name = results.manifest_file(spec.id)
+                is_free = other is files or not (out / name).exists()  # else it is a file of the user
+                if is_free and selection.find(other, spec) is not None:
+                    workspace.storage.copy(f"{selection.folder(other, spec)}/manifest.parquet", target, name)
         _copy_tables(files, target)
-        workspace.storage.copy(report.path(files), target, "report.json")
+        workspace.storage.copy(report.path(files), target, results.REPORT_FILE)
         if files.model is not None and files.model.trained:
             for name in workspace.storage.list(files.model.source):
-                workspace.storage.copy(f"{files.model.source}/{name}", target, f"reference/{name}")
+                workspace.storage.copy(f"{files.model.source}/{name}", target, results.reference_file(name))
         on_end(files, job)
         return job
 
@@ -81,8 +82,9 @@ def prune(
 def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Job:
     """Scores a corpus into the Parquet file `out`, with no selection. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
+    own = results.of_score(out, work)
     with _workspace(work) as workspace:
-        files = JobFiles(workspace, _record(workspace, request, [os.path.realpath(out)], scores_only=True))
+        files = JobFiles(workspace, _record(workspace, request, own, scores_only=True))
         job = _run(files, device, on_progress)
         workspace.storage.copy(f"{index.folder(files)}/scores.parquet", Storage(str(out.parent)), out.name)
     shutil.rmtree(work)
@@ -107,9 +109,10 @@ def train(
 ) -> Trained:
     """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
+    own = results.of_train(out, work)
     with _workspace(work):
         on_progress("planning", Progress())
-        plan = make_plan(corpus, ignored=[f"{os.path.realpath(out)}/"])
+        plan = make_plan(corpus, ignored=own)
         name = digest(plan.digest, preset, tokens, seed)
         place = ModelLoader(device).device()
         from scorer.training.train import train as train_reference
@@ -181,13 +184,15 @@ def _clear(workspace: Workspace, files: JobFiles, out: Path, on_removed: Callabl
     same = [other for other in others if _scores(other) == _scores(files)]
     for other in others:
         for spec in other.selections:
-            manifest = out / f"manifest-{spec.id}.parquet"
-            if other not in same and _is_copy(manifest, other, spec):
-                on_removed(manifest.name)
-            manifest.unlink(missing_ok=True)
+            manifest = results.manifest_file(spec.id)
+            if results.is_result(out, manifest):
+                if other not in same and _is_copy(out / manifest, other, spec):
+                    on_removed(manifest)
+                (out / manifest).unlink()
         if other.model is not None and other.model.trained:
             for name in workspace.storage.list(other.model.source):
-                (out / "reference" / name).unlink(missing_ok=True)
+                if results.is_result(out, results.reference_file(name)):
+                    (out / results.reference_file(name)).unlink()
             with suppress(OSError):  # it is not there, or holds files of others
                 (out / "reference").rmdir()
     return same
@@ -206,16 +211,10 @@ def _scores(files: JobFiles) -> list[str]:
     return [] if files.corpus is None or files.model is None else list(scores.paths(files, files.model))
 
 
-def _results_of(out: Path) -> list[str]:
-    """Beginnings of the paths of what `prune` writes into `out`, which may lie in the corpus."""
-    names = (".winnow/", "manifest-", "scores/", "reference/", "rejects.parquet", "report.json")
-    return [f"{os.path.realpath(out)}/{name}" for name in names]
-
-
 def _record(workspace: Workspace, request: JobRequest, ignored: list[str], *, scores_only: bool = False) -> JobRecord:
     """The job of this request on these files, as it was asked for before or now."""
     found = [(file.url, file.size, file.version) for file in find_files(request.corpus, ignored=ignored).files]
-    name = digest(request.model_dump(mode="json"), found)[:20]
+    name = digest(request.model_dump(mode="json"), ignored, found)[:20]
     record = JobRecord(
         id=name,
         created_at=datetime.now(timezone.utc),
@@ -229,5 +228,5 @@ def _record(workspace: Workspace, request: JobRequest, ignored: list[str], *, sc
 
 def _copy_tables(files: JobFiles, target: Storage) -> None:
     folder, storage = index.folder(files), files.workspace.storage
-    storage.copy(f"{folder}/rejects.parquet", target, "rejects.parquet")
-    storage.copy(f"{folder}/scores.parquet", target, "scores/scores.parquet")
+    storage.copy(f"{folder}/rejects.parquet", target, results.REJECTS_FILE)
+    storage.copy(f"{folder}/scores.parquet", target, results.SCORES_FILE)

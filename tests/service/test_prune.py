@@ -14,6 +14,7 @@ import pytest
 
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
+from scorer.training.names import FILES
 from service.contract.names import Status
 from service.contract.schemas import JobRequest, Progress
 from service.jobs.jobs import Jobs
@@ -152,6 +153,48 @@ def test_results_in_the_corpus_are_no_part_of_it(make_request: MakeRequest, tmp_
         assert scored.progress.documents_done == 40
 
 
+def test_files_of_the_user_beside_the_results_are_read(make_request: MakeRequest, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", files=1)
+    names = ["manifest-2024.jsonl", "report.jsonl", "scores/mine.jsonl", "reference/mine.jsonl", "out-1.jsonl"]
+    for name in names:
+        (corpus / name).parent.mkdir(exist_ok=True)
+        (corpus / name).write_text('{"text": "a few words of the user"}\n')
+    for selection in [{"criterion": "low"}], [{"criterion": "high"}]:
+        for reference in {}, {"reference": TRAIN}:
+            job = prune.prune(make_request(corpus, selections=selection, **reference), corpus, "cpu", nothing)
+            assert job.corpus is not None
+            assert job.corpus.files == 1 + len(names)
+    assert all((corpus / name).read_text().startswith('{"text"') for name in names)
+
+
+@pytest.mark.parametrize("name", ["report.json", "manifest-medium-0.5.parquet", "scores/scores.parquet", "scores"])
+def test_a_file_of_the_user_is_not_overwritten(make_request: MakeRequest, tmp_path: Path, name: str) -> None:
+    corpus = write_corpus(tmp_path / "corpus", files=1)
+    (corpus / name).parent.mkdir(exist_ok=True)
+    (corpus / name).write_text('{"text": "words of the user"}\n')
+    for _ in range(2):
+        with pytest.raises(InputError, match=rf"corpus/{name}: .* is not its earlier result"):
+            prune.prune(make_request(corpus), corpus, "cpu", nothing)
+    assert (corpus / name).read_text() == '{"text": "words of the user"}\n'
+    (corpus / name).unlink()
+    for _ in range(2):
+        assert prune.prune(make_request(corpus), corpus, "cpu", nothing).progress.documents_done == 40
+
+
+def test_scores_and_models_replace_only_scores_and_models(
+    corpus: Path, make_request: MakeRequest, reference: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "words of the user"}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl: .* is not its earlier result"):
+        prune.score(make_request(tmp_path / "a.jsonl"), tmp_path / "a.jsonl", "cpu", nothing)
+    model = shutil.copytree(reference, tmp_path / "model")
+    (model / "training.json").unlink(missing_ok=True)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"model\.safetensors: .* is not its earlier result"):
+            prune.train(CorpusSpec(paths=(str(corpus),)), "tiny", 3000, 0, model, "cpu", nothing)
+    assert (model / "config.json").read_bytes() == (reference / "config.json").read_bytes()
+
+
 def test_documents_without_id_or_domain_are_counted(make_request: MakeRequest, tmp_path: Path) -> None:
     rows = ['{"text": "a b c", "id": 1}', '{"text": "b c d", "domain": "x"}', '{"text": "c d"}', '{"text": null}']
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
@@ -163,8 +206,10 @@ def test_documents_without_id_or_domain_are_counted(make_request: MakeRequest, t
 
 def test_training_only(corpus: Path, make_request: MakeRequest, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    prune.train(CorpusSpec(paths=(str(corpus),)), "tiny", 3000, 0, out, "cpu", nothing)
+    for _ in range(2):
+        prune.train(CorpusSpec(paths=(str(corpus),)), "tiny", 3000, 0, out, "cpu", nothing)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert {path.name for path in out.iterdir()} == set(FILES)
     prune.score(make_request(reference={"model": str(out)}), tmp_path / "scores.parquet", "cpu", nothing)
 
 
