@@ -25,7 +25,7 @@ class CorpusSpec(BaseModel):
         [],
         max_length=1000,
         description="Globs of files to leave out. Without `/` they match a file's name, else its path below the corpus "
-        "root; `**` crosses folders.",
+        "root; `**` crosses folders, `a/` is all that lies below the folder `a`.",
     )
     text_field: FieldName = Field(
         "text", description="The field that holds a document's text: a column, or a dotted path such as `meta.text`."

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pruner.errors import InputError
 
 _MAGIC = re.compile(r"[*?[]")
+_LEADING = re.compile(r"^(\.?/)+")
 
 
 def has_magic(text: str) -> bool:
@@ -51,33 +52,52 @@ def _part(glob: str) -> str:
 
 
 def matches_any(relative: str, globs: Sequence[str]) -> bool:
-    """Whether a glob matches the relative path of a file, or its name if the glob has no `/`."""
-    name = relative.rpartition("/")[2]
-    return any(compile_glob(glob).fullmatch(relative if "/" in glob else name) for glob in globs)
+    """Whether a glob matches the relative path of a file, or its name if the glob has no `/`.
+
+    A leading `/` or `./` says that a glob is a relative path, and is no part of it. `a/` is all that lies below `a`.
+    """
+    return any(matches_file(relative, glob) for glob in globs)
+
+
+def matches_file(relative: str, glob: str) -> bool:
+    """As `matches_any`, for one glob."""
+    if "/" not in glob:
+        return compile_glob(glob).fullmatch(relative.rpartition("/")[2]) is not None
+    path = _LEADING.sub("", glob)
+    return compile_glob(f"{path}**" if glob.endswith("/") else path).fullmatch(relative) is not None
 
 
 class PathGlob:
-    """The glob of a corpus path below the folder before its first pattern."""
+    """The glob of a corpus path below the folder before its first pattern. It is matched name by name.
+
+    A state is the set of parts of the glob that may come next; it says all that matters of the names before.
+    """
 
     def __init__(self, glob: str) -> None:
-        parts = glob.split("/")
-        self._pattern = compile_glob(glob)
-        self._hidden = any(part.startswith(".") for part in parts)
-        crossing = parts.index("**") if "**" in parts else len(parts)
-        self._prefixes = [compile_glob("/".join(parts[: n + 1])) for n in range(crossing)]
-        self._crosses = "**" in parts
+        self._parts = glob.split("/")
+        self._patterns = [compile_glob(part) for part in self._parts]
+        self._hidden = any(part.startswith(".") for part in self._parts)
+        self.start = self._skip({0})
 
-    def matches(self, relative: str) -> bool:
-        """Whether the glob matches a file or a folder. As in shells, `*` matches no leading dot."""
-        return self._pattern.fullmatch(relative) is not None and (self._hidden or not _has_dot(relative))
+    def step(self, state: frozenset[int], name: str) -> frozenset[int]:
+        """The state after one more name; empty if nothing below can match. As in shells, `*` matches no leading dot."""
+        if name.startswith(".") and not self._hidden:
+            return frozenset()
+        after = set[int]()
+        for at in state:
+            if at < len(self._parts) and self._parts[at] == "**":
+                after |= {at, at + 1} if at + 1 == len(self._parts) else {at}
+            elif at < len(self._parts) and self._patterns[at].fullmatch(name):
+                after.add(at + 1)
+        return self._skip(after)
 
-    def may_match_below(self, folder: str) -> bool:
-        """Whether the glob may match something in a folder."""
-        depth = folder.count("/")
-        if depth >= len(self._prefixes):
-            return self._crosses
-        return self._prefixes[depth].fullmatch(folder) is not None
+    def matches(self, state: frozenset[int]) -> bool:
+        """Whether the names so far match the whole glob."""
+        return len(self._parts) in state
 
-
-def _has_dot(relative: str) -> bool:
-    return relative.startswith(".") or "/." in relative
+    def _skip(self, state: set[int]) -> frozenset[int]:
+        """Adds the parts after each `**`, which may stand for no folder; as the last part it stands for some name."""
+        for at in range(len(self._parts) - 1):
+            if at in state and self._parts[at] == "**":
+                state.add(at + 1)
+        return frozenset(state)

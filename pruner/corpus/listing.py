@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from pruner.corpus.globs import matches_any
 from pruner.corpus.names import KNOWN, left_out_reason, unreadable_reason
-from pruner.corpus.paths import LOCAL, UNRESTRICTED, CorpusPath, Roots
-from pruner.corpus.walk import Entry, list_path
+from pruner.corpus.paths import LOCAL, UNRESTRICTED, CorpusPath, Roots, is_below
+from pruner.corpus.walk import Entry, Listed, list_path
 from pruner.errors import InputError, reason
 from pruner.spec import CorpusSpec
 
@@ -39,9 +39,10 @@ class LeftOut:
 
 @dataclass
 class Listing:
-    """The files of a corpus in plan order, and those that are left out."""
+    """The files of a corpus in plan order, those that are left out, and what is wrong with further ones."""
 
     files: list[FoundFile] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     _left_out: dict[str, LeftOut] = field(default_factory=dict)
 
     def leave_out(self, why: str, path: str) -> None:
@@ -61,39 +62,71 @@ def find_files(
     on_path: Callable[[str], None] = lambda _path: None,
     ignored: Sequence[str] = (),
 ) -> Listing:
+    """As `list_files`, but raises InputError for files that look like data but cannot be read."""
+    listing = list_files(spec, roots, on_path, ignored)
+    if listing.problems:
+        more = f" (and {len(listing.problems) - 1:,} more files)" if len(listing.problems) > 1 else ""
+        raise InputError(f"{listing.problems[0]}{more}")
+    return listing
+
+
+def list_files(
+    spec: CorpusSpec,
+    roots: Roots = UNRESTRICTED,
+    on_path: Callable[[str], None] = lambda _path: None,
+    ignored: Sequence[str] = (),
+) -> Listing:
     """Finds the files of a corpus: paths in the given order, folders and globs sorted by name, each file once.
 
-    Local files whose real paths begin with one of `ignored` are no part of the corpus: they are output of the command
-    that asks. `on_path` is called before each path is looked up. Raises InputError for a path that is missing, holds
-    nothing to read or does not lie under a root, and for files that look like data but cannot be read.
+    The real paths of local files and, with a `/` at the end, of folders in `ignored` are no part of the corpus: they
+    are output of the command that asks. `on_path` is called before each path is looked up. Files that look like data
+    but cannot be read are among the problems. Raises InputError for a path that is missing, holds nothing to read or
+    does not lie under a root.
     """
-    listed: list[tuple[str, str, str, list[Entry]]] = []  # path as given, scheme, root, entries
+    listed: list[tuple[str, CorpusPath, Listed]] = []
     for text in spec.paths:
         on_path(shown(text))
         path = roots.admit(text)
         try:
-            root, entries = list_path(text, path, roots)
+            listed.append((text, path, list_path(text, path, roots)))
         except OSError as error:
             where = error.filename if isinstance(error.filename, str) else text
             raise InputError(f"{shown(where)}: cannot be read ({reason(error)})") from None
-        listed.append((text, path.scheme, root, entries))
-    common = _common_roots((scheme, root) for _, scheme, root, _ in listed)
-    listing, seen = Listing(), set[tuple[str, str]]()
-    for text, scheme, _, entries in listed:
-        some = False
-        for entry in entries:
-            if (scheme, entry.path) in seen:
+    common = _common_roots((path.scheme, found.root) for _, path, found in listed)
+    listing, seen = Listing(), dict[tuple[str, str], str]()
+    for text, path, found in listed:
+        some, files = False, list[FoundFile]()
+        for entry in _originals_first(path.scheme, found):
+            at = CorpusPath(path.scheme, entry.path if path.scheme == LOCAL else entry.path.lstrip("/"))
+            known = seen.get((path.store, entry.real))
+            if known is not None:
                 some = True
+                if known != entry.path:
+                    listing.leave_out("files that are read under another name", at.url)
                 continue
-            relative = os.path.relpath(entry.path, common[scheme])
-            if _belongs(entry, relative, spec, tuple(ignored) if scheme == LOCAL else (), listing):
-                some = True
-                seen.add((scheme, entry.path))
-                path = CorpusPath(scheme, entry.path if scheme == LOCAL else entry.path.lstrip("/"))
-                listing.files.append(FoundFile(path, entry.size, entry.version, relative, entry.named))
+            relative = os.path.relpath(entry.path, common[path.scheme])
+            why = _left_out(entry, relative, spec, ignored if path.scheme == LOCAL else ())
+            if why is not None:
+                listing.leave_out(why, at.url)
+                continue
+            some = True
+            seen[path.store, entry.real] = entry.path
+            problem = _problem(entry)
+            if problem is None:
+                files.append(FoundFile(at, entry.size, entry.version, relative, entry.named))
+            else:
+                listing.problems.append(f"{shown(at.url)}: {problem}")
+        listing.files += sorted(files, key=lambda file: file.path.path)
         if not some:
-            raise InputError(_nothing(text, entries, spec, listing))
+            raise InputError(_nothing(text, found.entries, spec, listing))
     return listing
+
+
+def _originals_first(scheme: str, found: Listed) -> list[Entry]:
+    """The entries, those that were found through links at the end."""
+    root = len(found.root)
+    real_root = len(os.path.realpath(found.root)) if scheme == LOCAL else root
+    return sorted(found.entries, key=lambda entry: (entry.path[root:] != entry.real[real_root:], entry.path))
 
 
 def shown(path: str) -> str:
@@ -110,29 +143,26 @@ def _common_roots(roots: Iterable[tuple[str, str]]) -> dict[str, str]:
     return common
 
 
-def _belongs(entry: Entry, relative: str, spec: CorpusSpec, ignored: tuple[str, ...], listing: Listing) -> bool:
-    """Whether a file may be part of the corpus; else it is counted as left out. Raises InputError."""
-    name = relative.rpartition("/")[2]
-    why = entry.skipped
-    if ignored and os.path.realpath(entry.path).startswith(ignored):
-        why = "output of this command"
-    elif why is None and matches_any(relative, spec.exclude):
-        why = "excluded"
-    elif why is None and spec.include and not matches_any(relative, spec.include):
-        why = "not included"
-    elif why is None and not entry.named:
-        why = left_out_reason(name)
-    if why is not None:
-        listing.leave_out(why, entry.path)
-        return False
+def _left_out(entry: Entry, relative: str, spec: CorpusSpec, ignored: Sequence[str]) -> str | None:
+    """Why a file is no part of the corpus, or None if it may be."""
+    if any(is_below(entry.real, own.rstrip("/")) if own.endswith("/") else entry.real == own for own in ignored):
+        return "output of this command"
+    if entry.skipped is not None:
+        return entry.skipped
+    if matches_any(relative, spec.exclude):
+        return "excluded"
+    if spec.include and not matches_any(relative, spec.include):
+        return "not included"
+    return None if entry.named else left_out_reason(relative.rpartition("/")[2])
+
+
+def _problem(entry: Entry) -> str | None:
+    """What is wrong with a file that looks like data, or None."""
     try:
         entry.path.encode()
-        problem = entry.problem or unreadable_reason(name)
     except UnicodeEncodeError:
-        problem = "the file name is not valid UTF-8; rename the file, or exclude it"
-    if problem is not None:
-        raise InputError(f"{shown(entry.path)}: {problem}")
-    return True
+        return "the file name is not valid UTF-8; rename the file, or exclude it"
+    return entry.problem or unreadable_reason(entry.path.rpartition("/")[2])
 
 
 def _nothing(text: str, entries: list[Entry], spec: CorpusSpec, listing: Listing) -> str:

@@ -35,9 +35,14 @@ class CorpusPath:
         """The absolute path of a local file, else the URL."""
         return self.path if self.scheme == LOCAL else f"{self.scheme}://{self.path}"
 
+    @property
+    def store(self) -> str:
+        """The scheme; one name for all aliases of it."""
+        return _STORES.get(self.scheme, self.scheme)
+
     def covers(self, other: "CorpusPath") -> bool:
         """Whether `other` is this path or lies below it, by name: links are not followed."""
-        if _STORES.get(self.scheme, self.scheme) != _STORES.get(other.scheme, other.scheme):
+        if self.store != other.store:
             return False
         return not self.path or is_below(other.path, self.path)
 

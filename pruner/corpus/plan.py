@@ -95,9 +95,9 @@ def make_plan(
     """Finds the files of a corpus and cuts them by a fixed rule: the same files always give the same shards.
 
     `at_once` files are looked into concurrently. `on_path` is called before a path of the corpus is listed, `on_file`
-    (from several threads) before a file is looked at. Local files whose real paths begin with one of `ignored` are no
-    part of the corpus. Raises InputError for paths that are wrong or not under a root, files that are damaged or of an
-    unknown kind, fields that are missing or have an unsupported type, and an empty corpus.
+    (from several threads) before a file is looked at. `ignored` is no part of the corpus, as `list_files` says. Raises
+    InputError for paths that are wrong or not under a root, files that are damaged or of an unknown kind, fields that
+    are missing or have an unsupported type, and an empty corpus.
     """
     listing = find_files(spec, roots, on_path, ignored)
 

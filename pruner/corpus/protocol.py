@@ -68,7 +68,7 @@ class Request(BaseModel):
     spec: CorpusSpec
     roots: tuple[str, ...] | None
     careful: bool  # slower, with less memory: one file or row at a time
-    ignored: tuple[str, ...] = ()  # of a plan: beginnings of local paths that are no part of the corpus
+    ignored: tuple[str, ...] = ()  # of a plan: what is no part of the corpus, see `list_files`
     read: ReadRequest | None = None
     check: bool = False
 

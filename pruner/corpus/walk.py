@@ -1,9 +1,10 @@
 """Lists the files below a folder or that match a glob, on this machine or in an object store."""
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pruner.corpus.files import filesystem, look_up, size_and_version
 from pruner.corpus.globs import PathGlob, has_magic
@@ -17,6 +18,7 @@ class Entry(NamedTuple):
     """A file that was listed. `problem` says why it can be no corpus file, unless it is left out anyway."""
 
     path: str  # in its file system
+    real: str  # the same with all links resolved
     size: int = 0  # bytes
     version: str = ""
     named: bool = False  # the path that the user gave is the file itself
@@ -35,7 +37,7 @@ def list_path(text: str, path: CorpusPath, roots: Roots) -> Listed:
     """The files that a path stands for. Raises InputError if it is missing or lies under no root, and OSError."""
     if path.scheme in WEB:  # web servers cannot list files
         size, version = look_up(path)
-        return Listed(path.path.rpartition("/")[0], [Entry(path.path, size, version, named=True)])
+        return Listed(path.path.rpartition("/")[0], [Entry(path.path, path.path, size, version, named=True)])
     if path.scheme == LOCAL:
         return _list_local(text, path.path, roots)
     return _list_store(text, path)
@@ -59,7 +61,7 @@ def _list_local(text: str, path: str, roots: Roots) -> Listed:
     roots.check_real(text, os.path.realpath(root))
     if Path(root).is_dir():
         glob = PathGlob(os.path.relpath(path, root)) if is_glob else None
-        entries = sorted(_Walk(root, roots).entries(glob))
+        entries = sorted(_Walk(root, roots, glob).entries())
         return Listed(root, [entries[0]._replace(named=True)] if is_glob and len(entries) == 1 else entries)
     if is_glob:
         return Listed(root, [])
@@ -70,61 +72,76 @@ def _list_local(text: str, path: str, roots: Roots) -> Listed:
         raise InputError(f"{text}: {cause}") from None
     if not Path(path).is_file():
         raise InputError(f"{text}: neither a file nor a folder")
-    return Listed(path.rpartition("/")[0], [Entry(path, size, version, named=True)])
+    return Listed(path.rpartition("/")[0], [Entry(path, os.path.realpath(path), size, version, named=True)])
+
+
+class _Folder(NamedTuple):
+    """A folder to read."""
+
+    relative: str  # to the root of the walk
+    state: frozenset[int] | None  # of the glob after its name; None: the glob matches it, and all below is listed
+    hidden: bool = False  # all below counts as hidden
 
 
 class _Walk:
-    """Lists the files below a local folder. Links to folders are followed; each folder is read once."""
+    """Lists the files below a local folder. Links to folders are followed; nothing is read twice in the same way."""
 
-    def __init__(self, root: str, roots: Roots) -> None:
-        self._root, self._roots = root, roots
-        self._seen: set[tuple[int, int]] = set()  # device and inode of each folder
-        # Folders to read, and links to folders, which are read after all others: path below the root, glob, and the
-        # length of the path below which names count as hidden.
-        self._folders: list[tuple[str, PathGlob | None, int]] = []
-        self._links: list[tuple[str, PathGlob | None, int]] = []
+    def __init__(self, root: str, roots: Roots, glob: PathGlob | None) -> None:
+        self._root, self._roots, self._glob = root, roots, glob
+        # Device and inode of each folder, and how it was read: reading it so again would list the same files.
+        self._seen: set[tuple[int, int, frozenset[int] | None, bool]] = set()
+        self._folders = [_Folder("", None if glob is None else glob.start)]
+        self._links = deque[_Folder]()  # which are read after all others
 
-    def entries(self, glob: PathGlob | None) -> Iterator[Entry]:
+    def entries(self) -> Iterator[Entry]:
         """The files that match the glob or lie in a folder that does; all files without a glob."""
-        self._folders.append(("", glob, 0))
         while self._folders or self._links:
-            yield from self._read(*(self._folders or self._links).pop())
+            yield from self._read(self._folders.pop() if self._folders else self._links.popleft())
 
-    def _read(self, folder: str, glob: PathGlob | None, shown: int) -> Iterator[Entry]:
-        here = f"{self._root.rstrip('/')}/{folder}" if folder else self._root
-        stat = Path(here).stat()
-        if (stat.st_dev, stat.st_ino) in self._seen:
-            yield Entry(here, skipped="links to folders that are read under another name")
+    def _read(self, folder: _Folder) -> Iterator[Entry]:
+        here = f"{self._root.rstrip('/')}/{folder.relative}" if folder.relative else self._root
+        stat, real = Path(here).stat(), os.path.realpath(here)
+        way = (stat.st_dev, stat.st_ino, folder.state, folder.hidden)
+        if way in self._seen:
+            yield Entry(here, real, skipped="links to folders that are listed under another name")
             return
-        self._seen.add((stat.st_dev, stat.st_ino))
+        self._seen.add(way)
         with os.scandir(here) as listing:
-            for entry in listing:
-                relative = f"{folder}/{entry.name}" if folder else entry.name
-                matches = glob is None or glob.matches(relative)
-                if entry.is_dir():
-                    if not matches and not (glob is not None and glob.may_match_below(relative)):
+            for entry in sorted(listing, key=lambda entry: entry.name):  # of two links always the same is followed
+                state = folder.state
+                if self._glob is not None and state is not None:
+                    state = self._glob.step(state, entry.name)
+                    if not state:
                         continue
-                    inside = shown if glob is None else len(relative) + 1
-                    below = (relative, None, inside) if matches else (relative, glob, 0)
+                    matches = self._glob.matches(state)
+                    hidden = False
+                else:
+                    matches = True
+                    hidden = folder.hidden or is_hidden(entry.name)
+                if entry.is_dir():
+                    relative = f"{folder.relative}/{entry.name}" if folder.relative else entry.name
                     if entry.is_symlink() and not self._is_allowed(entry.path):
-                        yield Entry(entry.path, problem=_LEADS_OUT)
+                        yield Entry(entry.path, entry.path, problem=_LEADS_OUT)
                     else:
+                        below = _Folder(relative, None if matches else state, hidden)
                         (self._links if entry.is_symlink() else self._folders).append(below)
                 elif matches:
-                    hidden = glob is None and is_hidden(relative[shown:])
-                    found = self._file(entry)
+                    found = self._file(entry, real)
                     yield found._replace(skipped="hidden files") if hidden else found
 
-    def _file(self, entry: "os.DirEntry[str]") -> Entry:
+    def _file(self, entry: "os.DirEntry[str]", folder: str) -> Entry:
+        """A file in the folder of this real path."""
+        real = f"{folder.rstrip('/')}/{entry.name}"
         if entry.is_symlink():
+            real = os.path.realpath(entry.path)
             if not self._is_allowed(entry.path):
-                return Entry(entry.path, problem=_LEADS_OUT)
+                return Entry(entry.path, real, problem=_LEADS_OUT)
             if not Path(entry.path).exists():
-                return Entry(entry.path, problem="a broken link; mend or remove it, or exclude it")
+                return Entry(entry.path, real, problem="a broken link; mend or remove it, or exclude it")
         if not entry.is_file():
-            return Entry(entry.path, skipped="devices, pipes and sockets")
+            return Entry(entry.path, real, skipped="devices, pipes and sockets")
         stat = entry.stat()
-        return Entry(entry.path, stat.st_size, str(stat.st_mtime_ns))
+        return Entry(entry.path, real, stat.st_size, str(stat.st_mtime_ns))
 
     def _is_allowed(self, path: str) -> bool:
         try:
@@ -138,9 +155,9 @@ def _list_store(text: str, path: CorpusPath) -> Listed:
     fs, inner = filesystem(path)
     if fs.isfile(inner):
         size, version = size_and_version(fs.info(inner))
-        return Listed(inner.rpartition("/")[0], [Entry(inner, size, version, named=True)])
+        return Listed(inner.rpartition("/")[0], [Entry(inner, inner, size, version, named=True)])
     if fs.isdir(inner):
-        return Listed(inner, sorted(_find(fs, inner, inner)))
+        return Listed(inner, sorted(_find(fs, inner)))
     if not has_magic(inner):
         raise InputError(f"{text}: no such file or folder")
     root = _before_magic(inner)
@@ -149,15 +166,25 @@ def _list_store(text: str, path: CorpusPath) -> Listed:
     for name, info in fs.glob(inner, detail=True).items():
         if not hidden and any(part.startswith(".") for part in name[len(root) :].split("/")):
             continue
-        if info["type"] == "file":
-            entries[name] = Entry(name, *size_and_version(info))
-        else:
-            entries |= {entry.path: entry for entry in _find(fs, name, root)}
+        if info["type"] == "file" and not _is_marker(name, info):
+            entries[name] = _stored(name, info)
+        elif info["type"] != "file":
+            entries |= {entry.path: entry for entry in _find(fs, name)}
     found = sorted(entries.values())
     return Listed(root, [found[0]._replace(named=True)] if len(found) == 1 else found)
 
 
-def _find(fs: object, folder: str, root: str) -> Iterator[Entry]:
-    for name, info in fs.find(folder, detail=True).items():  # type: ignore[attr-defined]
-        hidden = is_hidden(name[len(folder) :].lstrip("/"))
-        yield Entry(name, *size_and_version(info), skipped="hidden files" if hidden else None)
+def _find(fs: Any, folder: str) -> Iterator[Entry]:
+    for name, info in fs.find(folder, detail=True).items():
+        if not _is_marker(name, info):
+            hidden = is_hidden(name[len(folder) :].lstrip("/"))
+            yield _stored(name, info)._replace(skipped="hidden files" if hidden else None)
+
+
+def _stored(name: str, info: dict[str, Any]) -> Entry:
+    return Entry(name, name, *size_and_version(info))
+
+
+def _is_marker(name: str, info: dict[str, Any]) -> bool:
+    """Whether an object stands for a folder, as consoles and Hadoop make them."""
+    return name.endswith("/") and not info["size"]

@@ -88,7 +88,24 @@ def test_urls_of_memory_and_s3(s3_url: str) -> None:
             assert [url.rsplit("/", 1)[-1] for url in urls(given)] == ["a.parquet", "b.jsonl", "c.txt"]
         assert all(file.size == 1 and file.version for file in listed(f"{root}/data").files)
         assert [file.relative for file in listed(f"{root}/data").files] == ["a.parquet", "b.jsonl", "c.txt"]
+        fs.pipe_file(f"{path}/data/README.md", b"x")
+        assert [left.example for left in listed(f"{root}/data").left_out] == [f"{root}/data/README.md"]
+        fs.pipe_file(f"{path}/data/x.tar", b"x")
+        with pytest.raises(InputError, match=f"^{root}/data/x.tar: .tar files are not read"):
+            listed(f"{root}/data")
+        fs.rm_file(f"{path}/data/x.tar")
     assert urls(f"{s3_url}/data/b.jsonl") == [f"{s3_url}/data/b.jsonl"]
+
+
+def test_objects_that_stand_for_folders_are_no_files(s3_url: str) -> None:
+    fs, path = fsspec.core.url_to_fs(s3_url)
+    for key in ("c/", "c/empty/", "c/d/"):
+        fs.call_s3("put_object", Bucket=path, Key=key, Body=b"")
+    fs.pipe_file(f"{path}/c/d/a.jsonl", b"x")
+    for given in ("c", "c/*", "c/**", "*"):
+        found = listed(f"{s3_url}/{given}")
+        assert [file.url for file in found.files] == [f"{s3_url}/c/d/a.jsonl"]
+        assert found.left_out == ()
 
 
 @pytest.mark.parametrize(
@@ -157,6 +174,10 @@ def test_copies_of_editors_and_downloads_are_left_out(tmp_path: Path) -> None:
         ({"include": ["**/[!a].jsonl"]}, ["en/b.jsonl", "en_removed/x/c.jsonl"]),
         ({"include": ["**/a.jsonl"], "exclude": ["en/*"]}, ["a.jsonl", "en_removed/a.jsonl"]),
         ({"exclude": ["*/*.jsonl"]}, ["a.jsonl", "en_removed/x/c.jsonl"]),
+        ({"exclude": ["en/"]}, ["a.jsonl", "en_removed/a.jsonl", "en_removed/x/c.jsonl"]),
+        ({"exclude": ["**/x/", "./en/**"]}, ["a.jsonl", "en_removed/a.jsonl"]),
+        ({"exclude": ["/en_*/**"]}, ["a.jsonl", "en/a.jsonl", "en/b.jsonl"]),
+        ({"include": ["./a.jsonl", "/en/b.jsonl"]}, ["a.jsonl", "en/b.jsonl"]),
     ],
 )
 def test_include_and_exclude(tmp_path: Path, rules: dict[str, list[str]], kept: list[str]) -> None:
@@ -185,8 +206,9 @@ def test_rules_that_leave_nothing_are_an_error(tmp_path: Path) -> None:
 def test_the_output_of_the_command_is_no_part_of_the_corpus(tmp_path: Path) -> None:
     touch(tmp_path, "a.jsonl", "out/manifest.parquet", "scores.parquet")
     spec = CorpusSpec(paths=[str(tmp_path)])
-    found = find_files(spec, ignored=[str(tmp_path / "out"), str(tmp_path / "scores.parquet")])
-    assert [file.relative for file in found.files] == ["a.jsonl"]
+    touch(tmp_path, "out-1.jsonl", "scores.parquet.jsonl")
+    found = find_files(spec, ignored=[f"{tmp_path}/out/", str(tmp_path / "scores.parquet")])
+    assert [file.relative for file in found.files] == ["a.jsonl", "out-1.jsonl", "scores.parquet.jsonl"]
     assert [(left.reason, left.files) for left in found.left_out] == [("output of this command", 2)]
 
 
@@ -212,9 +234,58 @@ def test_folders_are_followed_through_links_each_once(tmp_path: Path) -> None:
     found = listed(tmp_path / "data")
     names = {os.path.realpath(file.url) for file in found.files}
     assert len(found.files) == len(names) == 2
-    assert all(left.reason == "links to folders that are read under another name" for left in found.left_out)
+    assert all(left.reason == "links to folders that are listed under another name" for left in found.left_out)
     assert len(listed(f"{tmp_path}/data/*/x.jsonl").files) == 2
     assert len(listed(f"{tmp_path}/data/shard*").files) == 2
+
+
+@pytest.mark.parametrize("glob", ["*/*/x.jsonl", "**/cur/*.jsonl", "**/cur/**", "*/cur", "*/cur/x*"])
+def test_a_link_to_a_folder_that_was_only_passed_is_read(tmp_path: Path, glob: str) -> None:
+    touch(tmp_path, "v2/x.jsonl", "langs/old/y.jsonl")
+    (tmp_path / "langs/cur").symlink_to("../v2")
+    (tmp_path / "v2/loop").symlink_to("..")
+    assert str(tmp_path / "v2/x.jsonl") in map(os.path.realpath, urls(f"{tmp_path}/{glob}"))
+
+
+def test_a_link_to_a_hidden_folder_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, ".v2/x.jsonl")
+    (tmp_path / "current").symlink_to(".v2")
+    assert urls(tmp_path) == [str(tmp_path / "current/x.jsonl")]
+
+
+def test_documents_are_read_once_whatever_leads_to_them(tmp_path: Path) -> None:
+    touch(tmp_path, "w/real/x.jsonl", "w/k/y.jsonl", "w/z.jsonl")
+    for name, target in (("k/l2", "../real"), ("k/loop", ".."), ("a.jsonl", "z.jsonl"), ("again", "real")):
+        (tmp_path / "w" / name).symlink_to(target)
+    everything = [tmp_path / "w" / name for name in ("k/y.jsonl", "real/x.jsonl", "z.jsonl")]
+
+    def read(*paths: str) -> list[str]:
+        found = listed(*(tmp_path / path for path in paths))
+        names = [os.path.realpath(file.url) for file in found.files]
+        assert len(names) == len(set(names))
+        assert all("under another name" in left.reason for left in found.left_out)
+        return sorted(names)
+
+    assert urls(tmp_path / "w") == [str(path) for path in everything]
+    for paths in (
+        ["w/k", "w/real", "w"],
+        ["w/k/y.jsonl", "w"],
+        ["w/*/*/*.jsonl", "w/real", "w"],
+        ["w/a.jsonl", "w"],
+        ["w/**/*.jsonl"],
+        ["w/*/x.jsonl", "w/k/*/*", "w/a.jsonl", "w/k"],
+    ):
+        assert read(*paths) == [str(path) for path in everything]
+    assert [
+        (left.reason, left.files, left.example) for left in listed(tmp_path / "w/k/l2", tmp_path / "w/real").left_out
+    ] == [("files that are read under another name", 1, str(tmp_path / "w/real/x.jsonl"))]
+
+
+def test_links_in_all_directions_end(tmp_path: Path) -> None:
+    touch(tmp_path, "x.jsonl")
+    for number in range(12):
+        (tmp_path / f"loop{number}").symlink_to(".")
+    assert urls(tmp_path) == urls(f"{tmp_path}/**/*.jsonl") == [str(tmp_path / "x.jsonl")]
 
 
 def test_a_broken_link_is_named(tmp_path: Path) -> None:

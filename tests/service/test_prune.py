@@ -167,6 +167,15 @@ def test_files_of_the_user_beside_the_results_are_read(make_request: MakeRequest
     assert all((corpus / name).read_text().startswith('{"text"') for name in names)
 
 
+def test_a_name_that_begins_as_the_output_is_read(make_request: MakeRequest, tmp_path: Path) -> None:
+    (tmp_path / "op").mkdir()
+    for name in ("out-1.jsonl", "out.jsonl"):
+        (tmp_path / "op" / name).write_text('{"text": "a few words", "id": 1, "domain": "x"}\n')
+    for _ in range(2):
+        job = prune.score(make_request(tmp_path / "op"), tmp_path / "op/out", "cpu", nothing)
+        assert job.progress.documents_done == 2
+
+
 @pytest.mark.parametrize("name", ["report.json", "manifest-medium-0.5.parquet", "scores/scores.parquet", "scores"])
 def test_a_file_of_the_user_is_not_overwritten(make_request: MakeRequest, tmp_path: Path, name: str) -> None:
     corpus = write_corpus(tmp_path / "corpus", files=1)
