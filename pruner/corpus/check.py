@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from pruner.corpus.check_fields import check_fields
 from pruner.corpus.inspect_file import Inspected, NoCorpusFile, inspect_file
-from pruner.corpus.listing import FoundFile, LeftOut, Listing, find_files
+from pruner.corpus.listing import FoundFile, LeftOut, Listing, list_files
 from pruner.corpus.names import Format, format_of
 from pruner.corpus.paths import LOCAL, UNRESTRICTED, Roots
 from pruner.corpus.plan import FILES_AT_ONCE, Shard, text_bytes
@@ -82,14 +82,15 @@ def check_corpus(
 ) -> CorpusCheck:
     """Looks at a corpus; of many files only the first are looked into. See `make_plan` for the arguments.
 
-    Raises InputError for paths that are wrong, and where a file looks like data but cannot be read.
+    Raises InputError for paths that are wrong.
     """
-    listing = find_files(spec, roots, on_path)
-    problems: list[str] = []
+    listing = list_files(spec, roots, on_path)
+    problems = listing.problems.copy()
     looked = _inspect(listing, spec, roots, at_once, on_file, problems)
     inspected = [made for made in looked if made is not None]
     try:
-        check_fields(inspected, spec, listing.left_out)
+        if inspected or not problems:
+            check_fields(inspected, spec, listing.left_out)
     except InputError as error:
         problems.append(str(error))
     types: dict[str, str] = {}

@@ -81,6 +81,21 @@ def test_every_file_with_a_problem_is_named(corpus: Path) -> None:
     ]
 
 
+def test_every_file_with_a_name_that_is_not_read_is_named(corpus: Path) -> None:
+    names = ["c.tar", "d.mds", "e.xml"]
+    for name in names:
+        write(corpus / name, b"x")
+    found = check(corpus)
+    assert [Path(file.path).name for file in found.files] == ["a.parquet", "b.jsonl.zst"]
+    assert [problem.partition(":")[0] for problem in found.problems] == [str(corpus / name) for name in names]
+    assert [left.reason for left in found.left_out] == ["documentation"]
+    assert found.documents
+    with pytest.raises(InputError, match=r"c\.tar: .tar files are not read; .*\(and 2 more files\)"):
+        make_plan(CorpusSpec(paths=[str(corpus)]))
+    (problem,) = check(corpus / "c.tar").problems
+    assert "c.tar: .tar files are not read" in problem
+
+
 def test_of_many_files_the_first_are_looked_into(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "_FILES_MAX", 1)
     write(corpus / "c.parquet", parquet([{"text": "c"}]))

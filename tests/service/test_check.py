@@ -42,7 +42,7 @@ def test_what_the_command_prints(folder: Path, capsys: pytest.CaptureFixture[str
     assert "no field 'text' for corpus.text_field" in shown
     (folder / "b.tar").write_bytes(b"x")
     assert main(["check", str(folder)]) == 1
-    assert "b.tar: .tar files are not read; unpack it, or exclude it" in capsys.readouterr().err
+    assert "b.tar: .tar files are not read; unpack it, or exclude it" in capsys.readouterr().out
     assert main(["check", str(folder), "--exclude", "*.tar", "--text-field", "content"]) == 0
 
 
