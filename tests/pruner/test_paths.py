@@ -156,7 +156,8 @@ def test_links_out_of_the_roots_are_refused_and_others_are_followed(linked: Path
     roots = Roots([str(linked / "in")])
     inside = linked / "in"
     assert files(roots, inside / "a.jsonl", inside / "stays.jsonl", inside / "deep") == [
-        str(inside / name) for name in ("a.jsonl", "stays.jsonl")  # which is deep/b.jsonl too
+        str(inside / name)
+        for name in ("a.jsonl", "stays.jsonl")  # which is deep/b.jsonl too
     ]
     for path in ("leads-out.jsonl", "door/secret.jsonl", "door", "door/*.jsonl", "*.jsonl", "."):
         with pytest.raises(InputError, match="a link in it leads out"):
