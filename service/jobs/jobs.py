@@ -215,7 +215,7 @@ class Jobs:
         ids, settled = sorted(job_ids), set[str]()
         for start in range(0, len(ids), _PIECE):
             piece = ids[start : start + _PIECE]
-            for job_id, state in zip(piece, self.queue.states(piece), strict=True):
+            for job_id, state in zip(piece, self.queue.states(piece, _ended), strict=True):
                 status = None if state is None else JobSummary.model_validate_json(state.summary).status
                 if status in ENDED and (
                     status != "succeeded" or not self.workspace.storage.list(self.workspace.path(job_id, "selections"))
@@ -246,7 +246,7 @@ class Jobs:
     def _shown(self, ids: list[str]) -> list[tuple[Job, JobState]]:
         """The jobs of these ids that can be shown; one with a damaged file hides no other."""
         shown = []
-        for job_id, state in zip(ids, self.queue.states(ids), strict=True):
+        for job_id, state in zip(ids, self.queue.states(ids, _ended), strict=True):
             try:
                 job = None if state is None else self._show(job_id, state)
             except (InputError, FileNotFoundError) as error:
@@ -259,10 +259,14 @@ class Jobs:
     def _usage(self, owner: str | None) -> Usage:
         """What an owner has unfinished. A job that is not planned yet has no shards."""
         used = Usage()
-        for state in self.queue.states(self.queue.labelled(label(owner or "", "open"))):
+        for state in self.queue.states(self.queue.labelled(label(owner or "", "open")), _ended):
             if state is not None:
                 summary, done = JobSummary.model_validate_json(state.summary), state.counters.get("scores", {})
                 left = summary.shards - done.get("parts", 0)
                 used.jobs, used.shards = used.jobs + 1, used.shards + left
                 used.bytes += math.ceil(summary.text_bytes * left / max(1, summary.shards))
         return used
+
+
+def _ended(summary: str) -> bool:
+    return JobSummary.model_validate_json(summary).status in ENDED

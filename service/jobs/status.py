@@ -56,8 +56,19 @@ def selections_of(job: JobFiles, summary: JobSummary) -> list[SelectionResult]:
     for spec in job.selections:
         made = selection.find(job, spec) if spec.id in summary.selections else None
         if made is not None:
-            url = f"/v1/jobs/{job.record.id}/selections/{spec.id}/manifest"
-            shown.append(SelectionResult(**dict(made.flat()), manifest_url=url))
+            shown.append(
+                SelectionResult(
+                    id=spec.id,
+                    **dict(spec),
+                    documents=made.documents,
+                    tokens=made.tokens,
+                    perplexity_min=made.perplexity_min,
+                    perplexity_max=made.perplexity_max,
+                    start=made.start,
+                    stop=made.stop,
+                    manifest_url=f"/v1/jobs/{job.record.id}/selections/{spec.id}/manifest",
+                )
+            )
     return shown
 
 

@@ -160,23 +160,37 @@ class Queue:
     # -- reading
     def state(self, job: str) -> JobState | None:
         """As TaskQueue."""
-        return self.states([job])[0]
+        p, (wall, ahead) = self.prefix, self._clock()
+        with self.redis.pipeline(transaction=True) as pipe:
+            self._ask_workers(pipe, wall + ahead)
+            for name in ("job", "lease", "count"):
+                pipe.hgetall(f"{p}{name}:{job}")
+            *live, about, leases, counts = pipe.execute()
+        return _state(dict(zip(RESOURCES, live, strict=True)), ahead, about, leases, counts)
 
-    def states(self, jobs: Sequence[str]) -> list[JobState | None]:
-        """What is known of several jobs, in two round trips; of one job all at the same moment."""
-        p = self.prefix
-        wall, ahead = self._clock()
-        with self.redis.pipeline(transaction=len(jobs) == 1) as pipe:
-            for resource in RESOURCES:
-                pipe.zcount(f"{p}workers:{resource}", wall + ahead - 2 * self.lease_ms, "+inf")
+    def states(self, jobs: Sequence[str], resting: Callable[[str], bool]) -> list[JobState | None]:
+        """What is known of several jobs, in three round trips; without tasks for those whose summary is `resting`."""
+        p, (wall, ahead) = self.prefix, self._clock()
+        with self.redis.pipeline(transaction=False) as pipe:
+            self._ask_workers(pipe, wall + ahead)
             for job in jobs:
                 pipe.hgetall(f"{p}job:{job}")
+            rows = pipe.execute()
+        live, found = dict(zip(RESOURCES, rows, strict=False)), rows[len(RESOURCES) :]
+        at_work = [
+            job for job, about in zip(jobs, found, strict=True) if "created" in about and not resting(about["summary"])
+        ]
+        with self.redis.pipeline(transaction=False) as pipe:
+            for job in at_work:
                 pipe.hgetall(f"{p}lease:{job}")
                 pipe.hgetall(f"{p}count:{job}")
             rows = pipe.execute()
-        live = dict(zip(RESOURCES, rows, strict=False))
-        rows = rows[len(RESOURCES) :]
-        return [_state(live, ahead, *rows[i : i + 3]) for i in range(0, len(rows), 3)]
+        tasks = dict(zip(at_work, zip(rows[::2], rows[1::2], strict=True), strict=True))
+        return [_state(live, ahead, about, *tasks.get(job, ({}, {}))) for job, about in zip(jobs, found, strict=True)]
+
+    def _ask_workers(self, pipe: Any, now: int) -> None:
+        for resource in RESOURCES:
+            pipe.zcount(f"{self.prefix}workers:{resource}", now - 2 * self.lease_ms, "+inf")
 
     def owner(self, job: str) -> str | None:
         """The owner of a job, "" of none, or None if the job is not known."""

@@ -7,6 +7,10 @@ from service.queue.tasks import NodeTasks
 from tests.service.tasks import claim, start, state
 
 
+def never(_summary: str) -> bool:
+    return False
+
+
 def walk(queue: Queue, label: str, limit: int) -> list[str]:
     """All pages of a label, one after the other."""
     seen: list[str] = []
@@ -74,8 +78,17 @@ def test_an_owner_is_kept_and_a_job_without_one_is_told_from_an_unknown_one(queu
 def test_states_of_several_jobs_come_in_their_order(queue: Queue) -> None:
     for number, job in enumerate("abc"):
         queue.add(job, number, [], job)
-    assert [found and found.summary for found in queue.states(["c", "unknown", "a"])] == ["c", None, "a"]
-    assert queue.states([]) == []
+    states = queue.states(["c", "unknown", "a"], never)
+    assert [found and found.summary for found in states] == ["c", None, "a"]
+    assert queue.states([], never) == []
+
+
+def test_states_of_several_jobs_leave_out_the_tasks_of_those_that_rest(queue: Queue) -> None:
+    start(queue, "a", 2)
+    start(queue, "b", 2)
+    working, resting = queue.states(["a", "b"], never), queue.states(["a", "b"], bool)
+    assert working == [state(queue, "a"), state(queue, "b")]
+    assert all(found is not None and found.counters == {} for found in resting)
 
 
 def test_the_first_claim_starts_a_job(queue: Queue) -> None:
