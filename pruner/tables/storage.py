@@ -54,7 +54,8 @@ class Storage:
     def read_bytes(self, path: str) -> bytes:
         """The content of a file. Raises FileNotFoundError."""
         if self._local is not None:
-            return (self._local / path).read_bytes()
+            with io.FileIO(f"{self._local}/{path}") as file:  # in half of the time of a Path
+                return file.readall()
         return cast(bytes, self._fs.cat_file(self._full(path)))
 
     def read_range(self, path: str, start: int, stop: int) -> Iterator[bytes]:

@@ -27,7 +27,7 @@ from service.work.worker import Worker, one_line
 log = logging.getLogger("winnow.worker")
 _IDLE_SECONDS = 0.2  # between looks at an empty queue
 _AWAY_SECONDS = 1.0  # between tries while Redis or the workspace is away
-_LEAVE_SECONDS = 2.3  # for the batch at hand when the worker is told to stop
+_LEAVE_SECONDS = 1.5  # for the batch at hand when the worker is told to stop
 _RELEASE_SECONDS = 0.3  # and then to give its tasks back
 
 

@@ -43,6 +43,7 @@ def test_a_cancelled_job_frees_its_worker(
     workspace, service = tmp_path / "workspace", serve(workers=1)
     redis = private_redis(workspace)
     took: dict[str, list[float]] = {"scoring": [], "training": []}
+    service.ended(service.submit(make_request(1, documents=1)))  # its worker has loaded the reference
     for number in range(20):
         status = ("scoring", "training")[number % 2]
         changes = {"reference": TRAIN} if status == "training" else {}
