@@ -12,7 +12,16 @@ from typing import BinaryIO, NamedTuple
 import pyarrow as pa
 
 from pruner.corpus.content import ARROW_FILE
-from pruner.corpus.flatbuffers import MESSAGE_BODY_LENGTH, MESSAGE_HEADER, RECORD_BATCH_LENGTH, field, follow, int64
+from pruner.corpus.flatbuffers import (
+    BODY_COMPRESSION_CODEC,
+    MESSAGE_BODY_LENGTH,
+    MESSAGE_HEADER,
+    RECORD_BATCH_COMPRESSION,
+    RECORD_BATCH_LENGTH,
+    field,
+    follow,
+    int64,
+)
 
 _HEADER_BYTES_MAX = 16 << 20
 _SLICE_ROWS = 512
@@ -31,8 +40,7 @@ class Message(NamedTuple):
 def read_messages(source: BinaryIO) -> list[Message]:
     """The messages of a file, by their headers; no data is read. Raises ValueError if it is damaged or truncated."""
     size = source.seek(0, 2)
-    source.seek(0)
-    is_file = source.read(len(ARROW_FILE)) == ARROW_FILE
+    is_file = is_arrow_file(source)
     start = len(ARROW_FILE) if is_file else 0
     found: list[Message] = []
     while start < size:
@@ -62,6 +70,12 @@ def read_messages(source: BinaryIO) -> list[Message]:
     return found
 
 
+def is_arrow_file(source: BinaryIO) -> bool:
+    """Whether it is an Arrow file, and no stream."""
+    source.seek(0)
+    return source.read(len(ARROW_FILE)) == ARROW_FILE
+
+
 def _parse(header: bytes) -> tuple[str, int, int]:
     """Kind, rows, and bytes of the body of a message."""
     data = memoryview(header)
@@ -83,6 +97,18 @@ def _parse(header: bytes) -> tuple[str, int, int]:
 def record_batches(messages: list[Message]) -> list[Message]:
     """The messages that are record batches."""
     return [message for message in messages if message.kind == "record batch"]
+
+
+def body_codec(source: BinaryIO, message: Message) -> str | None:
+    """The compression of a record batch: `lz4`, `zstd` or none."""
+    source.seek(message.start + 4)
+    header = memoryview(source.read(struct.unpack("<I", source.read(4))[0]))
+    batch = follow(header, field(header, follow(header, 0), MESSAGE_HEADER))
+    compression = field(header, batch, RECORD_BATCH_COMPRESSION)
+    if not compression:
+        return None
+    codec = field(header, follow(header, compression), BODY_COMPRESSION_CODEC)
+    return "zstd" if codec and header[codec] == 1 else "lz4"
 
 
 def arrow_schema(source: BinaryIO, messages: list[Message]) -> pa.Schema:

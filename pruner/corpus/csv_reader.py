@@ -15,50 +15,64 @@ from pruner.errors import InputError
 _SURROGATES = range(0xDC80, 0xDD00)  # stand for bytes that are not UTF-8
 
 
-def csv_rows(
-    url: str, source: BinaryIO, codec: Codec | None, stop: int | None, delimiter: str, growth: GrowthLimit
-) -> Iterator[Row]:
+class CsvRows:
     """The rows after the header: values by column name, an empty one as None.
 
-    A value that is not UTF-8 is given as bytes. Raises InputError naming the file for a header with equal names and for
-    a value that is too long, as after a quote that is never closed.
+    A value that is not UTF-8 is given as bytes. Iterating raises InputError naming the file for a value that is too
+    long, as after a quote that is never closed.
     """
-    lines = _Lines(read_lines(source, codec, 0, stop, growth), url)
-    csv.field_size_limit(DOCUMENT_BYTES_MAX)
-    reader = csv.reader(lines, delimiter=delimiter)
-    header: list[str] | None = None
-    while True:
+
+    def __init__(
+        self, url: str, source: BinaryIO, codec: Codec | None, stop: int | None, delimiter: str, growth: GrowthLimit
+    ) -> None:
+        """Reads the header. Raises InputError naming the file if it cannot be read or has equal names."""
+        self._url = url
+        self._lines = _Lines(read_lines(source, codec, 0, stop, growth), url)
+        csv.field_size_limit(DOCUMENT_BYTES_MAX)
+        self._reader = csv.reader(self._lines, delimiter=delimiter)
+        header, error = self._next() or ([], None)
+        if error is not None:
+            raise InputError(f"{url}: its header cannot be read ({error})")
+        if len(set(header)) < len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise InputError(f"{url}: has several columns {twice!r}; column names must be unique")
+        self.header = header
+        self.header_line = b"".join(self._lines.taken)  # its bytes
+        self.cells: list[str] = []  # of the row that was given last
+
+    def __iter__(self) -> Iterator[Row]:
+        while (found := self._next()) is not None:
+            self.cells, error = found
+            count, line = len(self.header), b"".join(self._lines.taken)
+            if error is None and all(map(is_blank, self._lines.taken)):
+                error = "blank line"
+            elif error is None and (len(self.cells) < count or any(self.cells[count:])):
+                error = f"{len(self.cells)} values where the header has {count}"
+            pairs = () if error else zip(self.header, self.cells, strict=False)
+            yield Row({name: _value(cell, self._lines.is_utf8) for name, cell in pairs}, line, error)
+
+    def _next(self) -> tuple[list[str], str | None] | None:
+        """The cells of the next row, or none and why; None at the end."""
+        lines = self._lines
         lines.next_row()
         cells: list[str] = []
         error = None
         try:
-            cells = next(reader)
+            cells = next(self._reader)
         except StopIteration:
-            return
+            return None
         except csv.Error as failed:
             error = str(failed)
             if "limit" in error:
                 raise InputError(
-                    f"{url}: row {reader.line_num:,} or one before it has a value over {DOCUMENT_BYTES_MAX >> 20} MiB;"
-                    " check for a quote that is not closed"
+                    f"{self._url}: row {self._reader.line_num:,} or one before it has a value over "
+                    f"{DOCUMENT_BYTES_MAX >> 20} MiB; check for a quote that is not closed"
                 ) from None
         if lines.ended and lines.taken:
-            raise InputError(f"{url}: a quote is not closed in the row that begins at line {lines.first:,}; mend it")
-        if header is None:
-            if error is not None:
-                raise InputError(f"{url}: its header cannot be read ({error})")
-            header = cells
-            if len(set(header)) < len(header):
-                twice = next(name for name in header if header.count(name) > 1)
-                raise InputError(f"{url}: has several columns {twice!r}; column names must be unique")
-            continue
-        line = b"\n".join(lines.taken)
-        if error is None and all(map(is_blank, lines.taken)):
-            error = "blank line"
-        elif error is None and (len(cells) < len(header) or any(cells[len(header) :])):
-            error = f"{len(cells)} values where the header has {len(header)}"
-        values = {} if error else {name: _value(cell, lines.is_utf8) for name, cell in zip(header, cells, strict=False)}
-        yield Row(values, line, error)
+            raise InputError(
+                f"{self._url}: a quote is not closed in the row that begins at line {lines.first:,}; mend it"
+            )
+        return cells, error
 
 
 def _value(cell: str, is_utf8: bool) -> Any:
@@ -97,8 +111,9 @@ class _Lines:
         self.taken.append(line)
         if self.first == len(self.taken) == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
+        line = line if line.endswith(b"\n") else line + b"\n"
         try:
-            return line.decode() + "\n"
+            return line.decode()
         except UnicodeDecodeError:
             self.is_utf8 = False
-            return line.decode(errors="surrogateescape") + "\n"
+            return line.decode(errors="surrogateescape")

@@ -2,8 +2,9 @@
 
 import struct
 
-# Numbers of fields: of Message, of DictionaryBatch, and of RecordBatch.
+# Numbers of fields: of Message, of DictionaryBatch, of RecordBatch, and of BodyCompression.
 MESSAGE_HEADER, MESSAGE_BODY_LENGTH, DICTIONARY_DATA, RECORD_BATCH_LENGTH, RECORD_BATCH_COMPRESSION = 2, 3, 1, 0, 3
+BODY_COMPRESSION_CODEC = 0
 
 
 def field(data: memoryview, table: int, number: int) -> int:

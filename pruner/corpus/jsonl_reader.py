@@ -10,7 +10,7 @@ from pruner.corpus.content import BYTE_ORDER_MARK
 from pruner.corpus.fields import EXACT, find_value
 from pruner.corpus.growth import GrowthLimit
 from pruner.corpus.labels import valid_unicode
-from pruner.corpus.lines import read_lines
+from pruner.corpus.lines import Line, read_lines
 from pruner.corpus.names import Codec
 from pruner.corpus.row_pieces import Row, too_long
 from pruner.errors import reason
@@ -25,12 +25,16 @@ def jsonl_rows(
     """
     first = start == 0
     for line in read_lines(source, codec, start, stop, growth):
-        if line is None:
-            yield too_long()
-            continue
-        values, error = parse_line(line.removeprefix(BYTE_ORDER_MARK) if first else line, fields)
+        yield json_row(line, fields, first=first)
         first = False
-        yield Row(values, line, error)
+
+
+def json_row(line: Line, fields: list[str], *, first: bool) -> Row:
+    """The row of a line; the `first` line of a file may begin with a byte order mark."""
+    if line is None:
+        return too_long()
+    values, error = parse_line(line.removeprefix(BYTE_ORDER_MARK) if first else line, fields)
+    return Row(values, line, error)
 
 
 def parse_line(line: bytes, fields: list[str]) -> tuple[dict[str, Any], str | None]:

@@ -1,5 +1,6 @@
 """Lines of text files: cut at line feeds, within a range of bytes of the text."""
 
+import io
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -8,7 +9,7 @@ from pruner.corpus.codecs import decoded
 from pruner.corpus.growth import GrowthLimit
 from pruner.corpus.names import Codec
 
-Line = bytes | None  # without its line feed; None for one that is longer than DOCUMENT_BYTES_MAX
+Line = bytes | None  # with its line feed, if it has one; None for one that is longer than DOCUMENT_BYTES_MAX
 _READ_BYTES = 1 << 20  # read from a file at a time
 _TAIL_BYTES = 1 << 16
 
@@ -117,15 +118,15 @@ def split_lines(read: Callable[[int], bytes], span: int | None) -> Iterator[Line
     """The lines of a stream that start within `span` bytes. Bytes after the last line feed are a line, if any."""
     start, size, parts = 0, 0, list[bytes]()  # of the current line
     while chunk := read(_READ_BYTES):
-        *pieces, tail = chunk.split(b"\n")
-        for piece in pieces:
+        for piece in io.BytesIO(chunk):
             if span is not None and start >= span:
                 return
             size += len(piece)
-            yield b"".join((*parts, piece)) if size <= DOCUMENT_BYTES_MAX else None
-            start, size, parts = start + size + 1, 0, []
-        size += len(tail)
-        parts = [*parts, tail] if size <= DOCUMENT_BYTES_MAX else []
+            if piece.endswith(b"\n"):
+                yield b"".join((*parts, piece)) if size <= DOCUMENT_BYTES_MAX + 1 else None
+                start, size, parts = start + size, 0, []
+            else:
+                parts = [*parts, piece] if size <= DOCUMENT_BYTES_MAX else []
         if span is not None and start < span <= start + size and size > DOCUMENT_BYTES_MAX:
             yield None  # no other line starts in the range
             return

@@ -8,13 +8,25 @@ import pyarrow.parquet as pq
 
 from pruner.corpus.arrow_fields import find_field
 
-_READ_BYTES = 1 << 20  # read from a file at a time
+_READ_BYTES, _READ_BYTES_MIN = 1 << 20, 1 << 13  # read of a column at a time
+_BUFFERS_BYTES = 64 << 20  # of all columns
 _DECODE_BYTES = 8 << 20  # decoded at a time, by the sizes in the footer
 
 
-def open_parquet(source: BinaryIO) -> pq.ParquetFile:
-    """A reader of the file. No pre-buffering: it would hold whole row groups in memory."""
-    return pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES)
+def open_parquet(source: BinaryIO, int96_unit: str = "ns") -> pq.ParquetFile:
+    """A reader of the file. No pre-buffering: it would hold whole row groups in memory.
+
+    Times that are stored as INT96 have the unit `int96_unit`.
+    """
+    metadata = pq.read_metadata(source)
+    buffer_size = max(_READ_BYTES_MIN, min(_READ_BYTES, _BUFFERS_BYTES // max(1, metadata.num_columns)))
+    return pq.ParquetFile(
+        source,
+        metadata=metadata,
+        pre_buffer=False,
+        buffer_size=buffer_size,
+        coerce_int96_timestamp_unit=int96_unit,
+    )
 
 
 def parquet_batches(

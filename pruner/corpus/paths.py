@@ -59,16 +59,17 @@ def parse(text: str) -> CorpusPath:
 class Roots:
     """The roots that corpus files must lie under. None: no limit, the web included."""
 
-    def __init__(self, given: Sequence[str] | None = None) -> None:
-        """Raises InputError for a root that cannot be parsed."""
+    def __init__(self, given: Sequence[str] | None = None, called: str = "a corpus root") -> None:
+        """`called` names a root in errors. Raises InputError for a root that cannot be parsed."""
         self._roots = [_parse(text, root=True) for text in given or ()]
+        self._called = called
         self.given = None if given is None else tuple(root.url for root in self._roots)
 
     def admit(self, text: str) -> CorpusPath:
         """Parses `text`. Raises InputError unless it lies under a root, by name."""
         path = parse(text)
         if self.given is not None and not any(root.covers(path) for root in self._roots):
-            raise InputError(f"{text}: not under a corpus root of this service, which are {', '.join(self.given)}")
+            raise InputError(f"{text}: not under {self._called} of this service, which are {', '.join(self.given)}")
         return path
 
     def check_real(self, named: str, real: str) -> None:
@@ -77,7 +78,9 @@ class Roots:
             return
         roots = (os.path.realpath(root.path) for root in self._roots if root.scheme == LOCAL)
         if not any(is_below(real, root) for root in roots):
-            raise InputError(f"{named}: a link in it leads out of the corpus roots of this service")
+            raise InputError(
+                f"{named}: a link in it leads out of the {self._called.partition(' ')[2]}s of this service"
+            )
 
 
 UNRESTRICTED = Roots()

@@ -228,4 +228,4 @@ def check_unchanged(file: CorpusFile, roots: Roots = UNRESTRICTED) -> None:
         with file.open(roots) as source:
             changed = footer_digest(file.url, source) != file.footer
     if changed:
-        raise InputError(f"{file.url}: changed between planning and scoring; submit the job again")
+        raise InputError(f"{file.url}: changed since it was planned; submit the job again")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pruner.corpus.protocol import (
     ALIVE,
@@ -24,13 +24,12 @@ from pruner.corpus.protocol import (
     LISTING,
     Failure,
     ReaderFailed,
-    Request,
     invalid,
 )
 from pruner.corpus.sandbox_main import MEMORY_BYTES
 from pruner.errors import InputError
 
-_COMMAND = "import sys; sys.path[:] = [p for p in sys.path if p]; from pruner.corpus.sandbox_main import main; main()"
+_COMMAND = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
 # One thread and one plain allocator: memory that others reserve in advance would count as used.
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "ARROW_IO_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 _ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -49,12 +48,13 @@ def environment() -> dict[str, str]:
 class ReaderProcess:
     """A reader process. It ends when this process does, because its standard input ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str) -> None:
+        """`program` is the module of its main function, which calls `sandbox_main.serve`."""
         self.environment = environment()
         self.busy = False  # with a response that is not complete
         self._started = False
         self._process = subprocess.Popen(  # noqa: S603 (this interpreter and a constant)
-            [sys.executable, "-c", _COMMAND],
+            [sys.executable, "-c", _COMMAND.format(program)],
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -73,11 +73,13 @@ class ReaderProcess:
         """The process id."""
         return self._process.pid
 
-    def messages(self, request: Request, waiting: Callable[[], None]) -> Iterator[tuple[bytes, memoryview]]:
+    def messages(
+        self, request: BaseModel, waiting: Callable[[], None], content_max: int = CONTENT_BYTES_MAX
+    ) -> Iterator[tuple[bytes, memoryview]]:
         """Sends a request and yields the messages of its response with content for the caller: kind and content.
 
-        `waiting` is called at least every 0.5 s while the reader works, and may raise. Raises ReaderFailed, and
-        InputError and OSError as the reader met them.
+        `waiting` is called at least every 0.5 s while the reader works, and may raise. A message has at most
+        `content_max` bytes. Raises ReaderFailed, and InputError and OSError as the reader met them.
         """
         self.busy = True
         file: str | None = None
@@ -86,10 +88,9 @@ class ReaderProcess:
         try:
             if not self._started:
                 self._wait_until_ready(tick)
-            body = request.model_dump_json().encode()
-            self._write(LENGTH.pack(len(body)) + body)
+            self.send(request.model_dump_json().encode())
             while True:
-                kind, content = self._message(tick, limit)
+                kind, content = self._message(tick, limit, content_max)
                 limit = _LISTING_SECONDS if kind == LISTING else _SILENCE_SECONDS
                 if kind == END:
                     self.busy = False
@@ -104,6 +105,10 @@ class ReaderProcess:
             raise ReaderFailed(str(failed), file) from None
         except (orjson.JSONDecodeError, ValidationError) as error:
             raise ReaderFailed(str(invalid(error)), file) from None
+
+    def send(self, content: bytes) -> None:
+        """Sends a request, or what the reader asks for in a message. Raises ReaderFailed."""
+        self._write(LENGTH.pack(len(content)) + content)
 
     def close(self) -> None:
         """Kills the process."""
@@ -127,17 +132,17 @@ class ReaderProcess:
     def _wait_until_ready(self, tick: "_Tick") -> None:
         """Waits for the first message: a failure before it is not the fault of a file."""
         try:
-            self._message(tick, _START_SECONDS)
+            self._message(tick, _START_SECONDS, 0)
         except ReaderFailed as failed:
             raise RuntimeError(
                 f"the reader process does not start: it {failed}; set WINNOW_DEBUG=1 to see its output"
             ) from None
         self._started = True
 
-    def _message(self, tick: "_Tick", limit: float) -> tuple[bytes, memoryview]:
+    def _message(self, tick: "_Tick", limit: float, content_max: int) -> tuple[bytes, memoryview]:
         deadline = time.monotonic() + limit
         kind, size = HEAD.unpack(self._read(HEAD.size, tick, deadline, limit))
-        if size > CONTENT_BYTES_MAX:
+        if size > content_max:
             raise ReaderFailed("makes the reader send a message that is too large")
         return kind, self._read(size, tick, deadline, limit)
 

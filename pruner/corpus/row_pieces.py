@@ -20,8 +20,22 @@ class Row(NamedTuple):
     """A row of a text file, or why it cannot be read."""
 
     values: dict[str, Any]
-    line: bytes | None  # its bytes without the last line feed; None if it is too long to be held
+    line: bytes | None  # its bytes, with the last line feed if it has one; None if it is too long to be held
     error: str | None = None
+
+
+def row_text(row: Row, text_field: str) -> tuple[str | None, str | None]:
+    """The text of a row, or None and the reason why it is no document."""
+    if row.error is not None:
+        return None, row.error if row.line is None else f"{UNREADABLE}: {row.error}"
+    text = find_value(row.values, text_field)
+    if isinstance(text, str):
+        return (text, None) if text else (None, EMPTY)
+    if text is ABSENT:
+        return None, f"{NOT_TEXT}: no field {text_field!r}"
+    if isinstance(text, bytes):
+        return None, f"{UNREADABLE}: invalid UTF-8"
+    return None, f"{NOT_TEXT}: {'null' if text is None else type(text).__name__}"
 
 
 def row_pieces(
@@ -58,10 +72,10 @@ class _Piece:
 
     def add(self, row: Row) -> None:
         """Adds a row, as a document or as a reject."""
-        values, line, error = row
-        if error is not None:
-            return self._append(None, None, None, error if line is None else f"{UNREADABLE}: {error}", row)
-        self.size += len(line or b"")
+        values = row.values
+        if row.error is not None:
+            return self._append(None, None, None, row_text(row, self._text_field)[1], row)
+        self.size += len(row.line or b"")
         id_ = domain = None
         about = "id"
         try:
@@ -70,16 +84,8 @@ class _Piece:
             domain = self._domain_label(self._domain.find(values))
         except ValueError as failed:
             return self._append(None, None, None, f"{UNREADABLE}: its {about} is {failed}", row)
-        text = find_value(values, self._text_field)
-        if isinstance(text, str):
-            reject = None if text else EMPTY
-        elif text is ABSENT:
-            reject = f"{NOT_TEXT}: no field {self._text_field!r}"
-        elif isinstance(text, bytes):
-            reject = f"{UNREADABLE}: invalid UTF-8"
-        else:
-            reject = f"{NOT_TEXT}: {'null' if text is None else type(text).__name__}"
-        return self._append(text if reject is None else None, id_, domain, reject, row)
+        text, reject = row_text(row, self._text_field)
+        return self._append(text, id_, domain, reject, row)
 
     def _append(self, text: str | None, id_: str | None, domain: str | None, reject: str | None, row: Row) -> None:
         self.texts.append(text)
@@ -87,7 +93,7 @@ class _Piece:
         self._domains.append(domain)
         self._rejects.append(reject)
         if self._columns is None:
-            self._source[0].append(row.line)
+            self._source[0].append(None if row.line is None else row.line.removesuffix(b"\n"))
         for values, name in zip(self._source, self._columns or (), strict=False):
             values.append(_json(find_value(row.values, name)))
 

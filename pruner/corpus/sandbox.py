@@ -32,7 +32,8 @@ from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 
 Answer = TypeVar("Answer")
-_IDLE_MAX = 4  # readers that are kept for later requests
+_PROGRAM = "pruner.corpus.sandbox_main"
+_IDLE_MAX = 4  # readers of a program that are kept for later requests
 
 
 def make_plan(
@@ -62,7 +63,7 @@ def _look(request: Request, kind: bytes, decode: Callable[[memoryview], Answer],
     """The one message of a kind in a response. Raises InputError and OSError."""
     for careful in (False, True):
         try:
-            with _reader(fresh=careful) as reader:
+            with open_reader(_PROGRAM, fresh=careful) as reader:
                 messages = reader.messages(request.model_copy(update={"careful": careful}), waiting)
                 answers = [decode(content) for found, content in messages if found == kind]
                 if len(answers) != 1:
@@ -103,7 +104,7 @@ def read_shard(
         )
         request = Request(spec=spec.model_copy(update={"paths": ["-"]}), roots=roots.given, careful=careful, read=read)
         try:
-            with _reader(fresh=careful) as reader:
+            with open_reader(_PROGRAM, fresh=careful) as reader:
                 for kind, content in reader.messages(request, waiting):
                     if kind == BATCH:
                         batch = decode_batch(content, len(files))
@@ -117,36 +118,38 @@ def read_shard(
                 raise InputError(f"{failed.file or files[0].url}: {failed}; leave the file out") from None
 
 
-_idle: list[ReaderProcess] = []
+_idle: dict[str, list[ReaderProcess]] = {}  # by program
 
 
 @contextmanager
-def _reader(*, fresh: bool) -> Iterator[ReaderProcess]:
-    """A reader that no other thread uses. It is kept for later requests if its response was complete.
+def open_reader(program: str, *, fresh: bool) -> Iterator[ReaderProcess]:
+    """A reader of a program that no other thread uses. It is kept for later requests if its response was complete.
 
     A `fresh` one has read nothing before.
     """
+    idle = _idle.setdefault(program, [])
     reader = None
     while not fresh and reader is None:
         try:  # other threads take readers too
-            reader = _idle.pop()
+            reader = idle.pop()
         except IndexError:
             break
         if reader.environment != environment():  # credentials or endpoints have changed
             reader.close()
             reader = None
-    reader = reader or ReaderProcess()
+    reader = reader or ReaderProcess(program)
     try:
         yield reader
     finally:
-        if reader.busy or len(_idle) >= _IDLE_MAX:
+        if reader.busy or len(idle) >= _IDLE_MAX:
             reader.close()
         else:
-            _idle.append(reader)
+            idle.append(reader)
 
 
 @atexit.register
 def close_idle() -> None:
     """Ends the readers that are kept for later requests."""
-    while _idle:
-        _idle.pop().close()
+    for idle in list(_idle.values()):
+        while idle:
+            idle.pop().close()

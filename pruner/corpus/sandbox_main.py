@@ -6,7 +6,10 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,16 +46,39 @@ _ALIVE_SECONDS = 1.0
 
 def main() -> None:
     """Answers requests from standard input until it ends."""
-    out = _Output(os.fdopen(os.dup(1), "wb", buffering=0))
+    serve(_answer)
+
+
+def serve(answer: Callable[[bytes, "Output"], None]) -> None:
+    """Answers what comes from standard input until it ends, within the memory limit.
+
+    `answer` sends the messages of a response but the last one. What it raises is sent as a failure.
+    """
+    out = Output(os.fdopen(os.dup(1), "wb", buffering=0))
     os.dup2(2, 1)  # so that output of libraries does not mix with the messages
     _limit_memory()
+    sys.meta_path.insert(0, _NoPandas())
     with suppress(BrokenPipeError):  # the parent has ended
         out.send(READY)
-        while request := _next_request(sys.stdin.buffer):
-            _answer(request, out)
+        while (content := receive()) is not None:
+            _respond(partial(answer, content, out), out)
 
 
-class _Output:
+def receive() -> bytes | None:
+    """What the parent sends next, or None if it has ended."""
+    head = sys.stdin.buffer.read(LENGTH.size)
+    return sys.stdin.buffer.read(LENGTH.unpack(head)[0]) if head else None
+
+
+class _NoPandas(MetaPathFinder):
+    """Hides pandas, which pyarrow loads where it is installed: the reader needs none of its 35 MiB."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
+
+
+class Output:
     """Sends messages to the parent, from any thread."""
 
     def __init__(self, pipe: BinaryIO) -> None:
@@ -83,18 +109,9 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _next_request(source: BinaryIO) -> Request | None:
-    head = source.read(LENGTH.size)
-    return Request.model_validate_json(source.read(LENGTH.unpack(head)[0])) if head else None
-
-
-def _answer(request: Request, out: _Output) -> None:
+def _respond(answer: Callable[[], None], out: Output) -> None:
     try:
-        roots = Roots(request.roots)
-        if request.read is None:
-            _look(request, roots, out)
-        else:
-            _read(request.read, request.spec, roots, request.careful, out)
+        answer()
         out.send(END)
     except BrokenPipeError:
         raise
@@ -110,7 +127,16 @@ def _answer(request: Request, out: _Output) -> None:
         _fail(out, Failure(kind="other", message=f"{type(error).__name__}: {reason(error)}"))
 
 
-def _look(request: Request, roots: Roots, out: _Output) -> None:
+def _answer(content: bytes, out: Output) -> None:
+    request = Request.model_validate_json(content)
+    roots = Roots(request.roots)
+    if request.read is None:
+        _look(request, roots, out)
+    else:
+        _read(request.read, request.spec, roots, request.careful, out)
+
+
+def _look(request: Request, roots: Roots, out: Output) -> None:
     """Plans a corpus, or checks it."""
 
     def on_path(path: str) -> None:
@@ -128,7 +154,7 @@ def _look(request: Request, roots: Roots, out: _Output) -> None:
     out.send(PLAN, encode_plan(plan))
 
 
-def _read(request: ReadRequest, spec: CorpusSpec, roots: Roots, careful: bool, out: _Output) -> None:
+def _read(request: ReadRequest, spec: CorpusSpec, roots: Roots, careful: bool, out: Output) -> None:
     decode_rows = {"decode_rows": 1} if careful else {}
     batches = read_shard(
         request.files,
@@ -147,6 +173,6 @@ def _read(request: ReadRequest, spec: CorpusSpec, roots: Roots, careful: bool, o
             break
 
 
-def _fail(out: _Output, failure: Failure) -> None:
+def _fail(out: Output, failure: Failure) -> None:
     message = failure.message.encode(errors="replace").decode()
     out.send(FAILURE, failure.model_copy(update={"message": message}).model_dump_json().encode())

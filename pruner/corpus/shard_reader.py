@@ -52,7 +52,7 @@ def read_shard(
             skip = left if len(files) == 1 else 0
             left -= skip
             with file.open(roots) as opened:
-                source = cast(BinaryIO, _WatchedFile(opened, on_read))
+                source = cast(BinaryIO, WatchedFile(opened, on_read))
                 found = _pieces(file, source, start, stop, spec, columns, skip, decode_rows)
                 for piece in numbered(found, number, skip):
                     if left < len(piece):
@@ -100,17 +100,19 @@ def _pieces(
 _KINDS = {"parquet": "Parquet", "jsonl": "JSON lines", "arrow": "Arrow"}
 
 
-class _WatchedFile:
+class WatchedFile:
     """A file that calls `on_read` before each read."""
 
     def __init__(self, file: BinaryIO, on_read: Callable[[], None]) -> None:
         self._file, self._on_read = file, on_read
 
     def read(self, size: int = -1) -> bytes:
+        """As of a file."""
         self._on_read()
         return self._file.read(size)
 
     def readline(self, size: int = -1) -> bytes:
+        """As of a file."""
         self._on_read()
         return self._file.readline(size)
 

@@ -167,7 +167,7 @@ def test_a_changed_file_is_named(corpus_file: Path, tmp_path: Path) -> None:
     before = corpus_file.stat().st_mtime_ns
     data = corpus_file.read_bytes()
     corpus_file.write_bytes(data + data)
-    with pytest.raises(InputError, match=f"{corpus_file.name}: changed between planning and scoring"):
+    with pytest.raises(InputError, match=f"{corpus_file.name}: changed since it was planned"):
         check_unchanged(plan.files[0])
     corpus_file.write_bytes(data)
     os.utime(corpus_file, ns=(before, before))

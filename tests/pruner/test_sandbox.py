@@ -140,7 +140,7 @@ import sys, time
 from pruner.corpus import sandbox
 from pruner.spec import CorpusSpec
 sandbox.make_plan(CorpusSpec(paths={good.paths!r}))
-print(sandbox._idle[0].pid, flush=True)
+print(sandbox._idle[sandbox._PROGRAM][0].pid, flush=True)
 time.sleep(600)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
