@@ -146,6 +146,12 @@ def count_domains(domain: np.ndarray, tokens: np.ndarray, size: int) -> np.ndarr
     return counts
 
 
+def read_shard_rows(storage: Storage, folder: str) -> np.ndarray:
+    """The rows of the table of scores before each shard, int64 [shards + 1]. Raises FileNotFoundError."""
+    data = io.BytesIO(storage.read_bytes(f"{folder}/{FOLDER}/shards.npy"))
+    return np.asarray(np.load(data, allow_pickle=False))
+
+
 class _IndexRecord(Record):
     """What an index holds beside its arrays."""
 

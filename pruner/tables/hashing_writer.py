@@ -2,9 +2,12 @@
 
 import hashlib
 import io
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydantic import BaseModel
+
+_READ_BYTES = 1 << 20
 
 
 class WrittenFile(BaseModel):
@@ -12,6 +15,15 @@ class WrittenFile(BaseModel):
 
     sha256: str  # 64 hex digits
     size: int  # bytes
+
+
+def hashed(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 class HashingWriter(io.RawIOBase):

@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pruner.errors import InputError
 
 _COPY_BYTES, _READ_BYTES = 1 << 20, 1 << 18  # copied, and read, at a time
+_UPLOADS_IN_PARTS = {"s3", "gs"}  # stores to which a file is sent as it is written, and appears when it is complete
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.part")  # names of files and folders that are being written or removed
 
 
@@ -74,10 +75,8 @@ class Storage:
     def create(self, path: str) -> Iterator[BinaryIO]:
         """A writer of a file, which appears or is replaced when the `with` block ends without an exception."""
         if self._local is None:
-            with tempfile.NamedTemporaryFile(prefix="winnow-") as spool:
-                yield cast(BinaryIO, spool)
-                spool.flush()
-                self._fs.put_file(spool.name, self._full(path))
+            with self._uploaded(path) as sent:
+                yield sent
             return
         target = self._local / path
         with _temporary(target) as (file, temporary):
@@ -85,6 +84,24 @@ class Storage:
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(target)
+
+    @contextmanager
+    def _uploaded(self, path: str) -> Iterator[BinaryIO]:
+        protocol = self._fs.protocol
+        if _UPLOADS_IN_PARTS.isdisjoint([protocol] if isinstance(protocol, str) else protocol):
+            with tempfile.NamedTemporaryFile(prefix="winnow-") as spool:
+                yield cast(BinaryIO, spool)
+                spool.flush()
+                self._fs.put_file(spool.name, self._full(path))
+            return
+        file = self._fs.open(self._full(path), "wb")
+        try:
+            yield cast(BinaryIO, file)
+            file.close()
+        except BaseException:
+            file.closed = True  # else it is completed when it is collected
+            file.discard()
+            raise
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Creates or replaces a file."""

@@ -1,0 +1,1 @@
+"""Exports: the kept documents of corpus files, written as corpus files again."""
