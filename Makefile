@@ -26,9 +26,9 @@ test-deploy: $(VENV)/.installed-deploy
 test-ray: $(VENV)/.installed-ray
 	$(BIN)/python -m pytest tests/service/test_ray_pool.py
 
-# Compares scores with lm-evaluation-harness, and reads manifests with datasets, DuckDB and Polars.
+# Compares scores with lm-evaluation-harness, and reads manifests and exports with datasets, DuckDB, pandas and Polars.
 test-peers: $(VENV)/.installed-peers
-	$(BIN)/python -m pytest tests/scorer/test_harness.py tests/page/test_openers.py
+	$(BIN)/python -m pytest tests/scorer/test_harness.py tests/page/test_openers.py tests/pruner/test_export_*.py
 
 # The service's tests on a workspace on S3; `make test` runs a part of them.
 test-s3: $(VENV)/.installed-test
@@ -60,7 +60,7 @@ types: $(VENV)/.installed-test
 
 # The live API and the parsers with thousands of random cases; `make test` runs fewer. Prints its seed.
 fuzz: $(VENV)/.installed-test
-	WINNOW_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -s --timeout 7200 --hypothesis-profile default tests/service/test_fuzz.py tests/pruner/test_sandbox.py
+	WINNOW_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -s --timeout 7200 --hypothesis-profile default tests/service/test_fuzz.py tests/pruner/test_sandbox.py tests/pruner/test_export_sandbox.py
 
 # Needs a CUDA device; uses the installed packages.
 gpu:
