@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from scorer.training.summary import TrainingSummary
 from service.contract.names import Status
-from service.contract.schemas import JobCorpus, ScoredText
+from service.contract.schemas import Export, JobCorpus, ScoredText
 from service.contract.schemas import Progress as JobProgress
 from service.page.format import duration
 from service.page.job_view import domain_name
@@ -80,6 +80,32 @@ def progress_bar() -> Iterator[ProgressBar]:
     bar = ProgressBar(console(stderr=True))
     with bar._bar:
         yield bar
+
+
+@contextmanager
+def parts_bar() -> Iterator[Callable[[Export], None]]:
+    """A progress bar of an export on standard error; without a terminal, a line every few seconds."""
+    screen = console(stderr=True)
+    printed_at = time.monotonic()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("exporting", total=None)
+
+        def tell(shown: Export) -> None:
+            nonlocal printed_at
+            done, total = shown.progress.parts_done, shown.progress.parts_total
+            bar.update(task, completed=done, total=total)
+            if not screen.is_terminal and time.monotonic() - printed_at >= _LINE_SECONDS:
+                screen.print(f"exporting: {done:,} of {total or 0:,} files or parts", soft_wrap=True)
+                printed_at = time.monotonic()
+
+        yield tell
 
 
 def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table | str]:

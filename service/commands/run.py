@@ -21,7 +21,7 @@ _QUOTAS = ("quota_jobs", "quota_shards", "quota_bytes")
 
 def add_serve(parser: Parser) -> None:
     """`winnow serve`."""
-    _add_flags(parser, *_COMMON, "host", "port", "corpus_root", "model_root", "model", "workers")
+    _add_flags(parser, *_COMMON, "host", "port", "corpus_root", "export_root", "model_root", "model", "workers")
     _add_flags(parser, *_RETENTION, *_QUOTAS)
 
 

@@ -48,6 +48,7 @@ class Rules(BaseModel):
     corpus_roots: tuple[str, ...] = EVERYWHERE
     model_roots: tuple[str, ...] | None = None  # None: any folder, and any model of the hub
     models: dict[str, str] = {}  # name -> folder or hub id
+    export_roots: tuple[str, ...] = ()  # that exports may be written to, besides the workspace
 
     def access_for(self, request: JobRequest) -> Access:
         """What the job of a request may read. Raises InputError if the request names anything else."""
@@ -60,6 +61,17 @@ class Rules(BaseModel):
         for path in corpus.paths:
             roots.admit(path)
         return roots
+
+    def check_out(self, out: str | None) -> None:
+        """Raises InputError if an export may not be written to `out`; None is the workspace."""
+        if out is None:
+            return
+        if not self.export_roots:
+            raise InputError(f"{out}: this service writes exports to its workspace alone; leave out `out`")
+        roots = Roots(self.export_roots, "an export root")
+        path = roots.admit(out)
+        if "://" not in path.url:
+            roots.check_real(out, os.path.realpath(path.url))
 
     def access_to_model(self, model: str | None) -> Access:
         """Access to a model that a request names, and to no corpus. Raises InputError if the model is not allowed."""

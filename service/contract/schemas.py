@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruner.corpus.listing import LeftOut
+from pruner.export.formats import ExportedFile, ExportFormat
 from pruner.spec import CorpusSpec, SelectionSpec
 from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
 from scorer.training.summary import TrainingSummary
@@ -134,6 +135,51 @@ class SelectionResult(BaseModel):
     start: int | None = None
     stop: int | None = None
     manifest_url: str
+
+
+class ExportOptions(RequestModel):
+    """How the documents of a selection are exported."""
+
+    format: ExportFormat = Field("same", description="Format of the files; `same` as in the corpus.")
+    scores: bool = Field(
+        False, description="Whether to add the columns `winnow_nll`, `winnow_n_tokens`, … to the rows."
+    )
+    out: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Folder or URL to write to, under an export root of the service; null: the workspace.",
+    )
+
+
+class ExportProgress(BaseModel):
+    """How far an export is. `documents_total` and `parts_total` are null until it is planned."""
+
+    documents_total: int | None = None
+    parts_done: int = 0
+    parts_total: int | None = Field(
+        None, description="Parts that are written one by one: files, and parts of huge ones."
+    )
+
+
+class Export(BaseModel):
+    """The kept documents of a selection as corpus files. `files` is empty until it has succeeded."""
+
+    id: str
+    selection: str
+    format: ExportFormat
+    scores: bool
+    out: str | None
+    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    progress: ExportProgress
+    files: tuple[ExportedFile, ...] = ()
+    error: "Problem | None" = None
+
+
+class ExportList(BaseModel):
+    """The exports of a job."""
+
+    data: list[Export]
 
 
 class Problem(BaseModel):

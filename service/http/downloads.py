@@ -1,6 +1,7 @@
 """Downloads of workspace files, with conditional requests and ranges (RFC 9110). The ETag is the file's SHA-256."""
 
 import re
+from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -26,7 +27,7 @@ def send_file(request: Request, storage: Storage, path: str, about: WrittenFile,
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, no-cache",
-        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Disposition": _attachment(name),
         "X-Content-Type-Options": "nosniff",
     }
     if _matches(request.headers.get("if-none-match"), etag):
@@ -42,10 +43,17 @@ def send_file(request: Request, storage: Storage, path: str, about: WrittenFile,
             (start, stop), status = found, 206
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     headers["Content-Length"] = str(stop - start)
-    media_type = MEDIA_TYPES[name.rpartition(".")[2]]
+    media_type = MEDIA_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(storage.read_range(path, start, stop), status, headers, media_type)
+
+
+def _attachment(name: str) -> str:
+    """The Content-Disposition of a file (RFC 6266): a name with other characters is percent-encoded."""
+    encoded = quote(name, safe="")
+    plain = encoded == name or re.fullmatch(r"[\w .,=@+-]+", name, re.ASCII) is not None
+    return f'attachment; filename="{name}"' if plain else f"attachment; filename*=UTF-8''{encoded}"
 
 
 def _matches(header: str | None, etag: str) -> bool:

@@ -16,6 +16,7 @@ from pruner.errors import InputError
 from pruner.validation import explain
 from service.contract.quotas import RETRY_SECONDS, QuotaExceeded
 from service.contract.schemas import Problem
+from service.jobs.exports import UnknownExport
 from service.jobs.jobs import Conflict, KeyReused, UnknownJob
 
 RETRY_AFTER = {"Retry-After": "2"}  # seconds
@@ -75,6 +76,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UnknownJob)
     def unknown_job(request: Request, error: UnknownJob) -> ProblemResponse:
         return problem(request, 404, f"there is no job {error}")
+
+    @app.exception_handler(UnknownExport)
+    def unknown_export(request: Request, error: UnknownExport) -> ProblemResponse:
+        return problem(request, 404, str(error))
 
     @app.exception_handler(RedisError)
     def redis_unreachable(request: Request, _error: RedisError) -> ProblemResponse:

@@ -9,7 +9,7 @@ from service.contract.names import ENDED, Resource, Status
 from service.contract.schemas import Job, Problem, Progress
 from service.jobs.graph import Graph, Ready, look
 from service.jobs.status import progress_of, show_job, started_at
-from service.kinds import index, scores
+from service.kinds import export, index, scores
 from service.kinds.job_files import JobFiles
 from service.kinds.node import ShardPaths
 from service.queue.tasks import JobState, NodeTasks, TaskQueue, ranges
@@ -75,24 +75,32 @@ class Lifecycle:
         self._sweep(job)
         return outcome.status
 
-    def drop_selections(self, job_id: str, node: str) -> bool:
-        """Forgets what a job that has succeeded was asked for later, because a node of it cannot be made.
+    def drop(self, job_id: str, node: str, problem: Problem) -> bool:
+        """Gives up what a job that has succeeded was asked for later, because a node of it cannot be made.
 
-        That is the selection that the node makes, or, with another node, all that are in no report. Returns whether
-        there was one.
+        That is the selection or the export that the node makes, and all exports of this selection; with another node,
+        all selections that are in no report and all exports. Returns whether there was one.
         """
         record, state = self.workspace.job(job_id), self.queue.state(job_id)
         if record is None or state is None:
             return False
         kind, _, name = node.partition("/")
+        job = JobFiles(self.workspace, record)
         reported = JobSummary.model_validate_json(state.summary).selections
-        asked = {spec.id for spec in JobFiles(self.workspace, record).selections}
+        asked = {spec.id for spec in job.selections}
         lost = asked - {spec.id for spec in record.request.selections} - set(reported)
+        exports = [wanted for wanted in job.exports if export.find(job, wanted) is None]
         if kind == "selection":
             lost &= {name}
+            exports = [wanted for wanted in exports if wanted.spec.id == name]
+        elif kind == "export":
+            lost.clear()
+            exports = [wanted for wanted in exports if wanted.id == name.partition("/")[0]]
         for selection_id in lost:
             self.workspace.unwant(job_id, selection_id)
-        return bool(lost)
+        for wanted in exports:
+            self.workspace.fail_export(job_id, wanted.id, problem)
+        return bool(lost or exports)
 
     def show(self, record: JobRecord, state: JobState | None) -> Job:
         """A job as returned."""

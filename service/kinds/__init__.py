@@ -3,7 +3,7 @@
 A kind is a module with `nodes` and `run`, see node.py. To add one: write its file, and add a line here.
 """
 
-from service.kinds import corpus, documents, index, model, report, scores, selection
+from service.kinds import corpus, documents, export, index, model, report, scores, selection
 from service.kinds.node import Kind
 
 KINDS: dict[str, Kind] = {
@@ -14,4 +14,5 @@ KINDS: dict[str, Kind] = {
     "index": index,
     "selection": selection,
     "report": report,
+    "export": export,
 }

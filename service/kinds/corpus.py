@@ -8,10 +8,12 @@ from pruner.corpus.paths import is_below
 from pruner.corpus.plan_file import write_plan
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
-from service.kinds.job_files import JobFiles, plan_path
+from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, Node, Task
 from service.store.records import CorpusRecord
-from service.store.workspace import Workspace
+from service.store.workspace import Workspace, digest
+
+VERSION = 1
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
@@ -28,12 +30,14 @@ def run(task: Task) -> Counts:
     if refusal is not None:
         raise InputError(refusal)
     with task.beat.allow(120):
-        path = plan_path(plan.digest)
+        # The digest leaves out the paths below the corpus root, which give exported files their names.
+        path = f"corpus/{digest('corpus', VERSION, plan.digest, [file.relative for file in plan.files])}/plan.parquet"
         if not task.storage.exists(path):
             write_plan(task.storage, path, plan)
     found = CorpusRecord(
         started_at=started,
         digest=plan.digest,
+        plan=path,
         documents=plan.documents,
         shards=len(plan.shards),
         text_bytes=plan.text_bytes,

@@ -5,7 +5,7 @@ from functools import cached_property, lru_cache
 from pruner.corpus.plan import Plan
 from pruner.corpus.plan_file import read_plan
 from pruner.spec import SelectionSpec
-from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome
+from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome, WantedExport
 from service.store.workspace import Workspace, digest
 
 TRAINER = 5  # version of the kind `model`: raised when a change of the code changes trained references
@@ -33,9 +33,14 @@ class JobFiles:
     @property
     def plan(self) -> Plan:
         """The corpus' files and shards. Raises FileNotFoundError where they are not there."""
+        return _plan(self.workspace.storage, self.plan_path)
+
+    @property
+    def plan_path(self) -> str:
+        """The file of the plan. Raises FileNotFoundError while it is not known."""
         if self.corpus is None:
             raise FileNotFoundError("the job's plan is not in the workspace")
-        return _plan(self.workspace.storage, plan_path(self.corpus.digest))
+        return self.corpus.plan or f"corpus/{self.corpus.digest}/plan.parquet"
 
     @property
     def model(self) -> ModelRecord | None:
@@ -67,10 +72,11 @@ class JobFiles:
         """The selections that the job is to make."""
         return self.workspace.wanted(self.record)
 
-
-def plan_path(digest: str) -> str:
-    """The file of a plan."""
-    return f"corpus/{digest}/plan.parquet"
+    @cached_property
+    def exports(self) -> list[WantedExport]:
+        """The exports that the job is to make, without those that have failed."""
+        found, failed = self.workspace.exports(self.record), self.workspace.failed_exports(self.record.id)
+        return [wanted for wanted in found if wanted.id not in failed]
 
 
 _plan = lru_cache(maxsize=_PLANS)(read_plan)  # a plan never changes

@@ -27,7 +27,7 @@ def path(job: JobFiles, spec: SelectionSpec) -> str:
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The selections of a job whose index can be named."""
     if job.corpus is not None and job.model is not None:
-        for spec in job.selections:
+        for spec in _specs(job):
             yield Node(f"selection/{spec.id}", "light", "selecting", [path(job, spec)], needs=("index",))
 
 
@@ -35,13 +35,18 @@ def run(task: Task) -> Counts:
     """Writes the manifest. Raises InputError where there is nothing to select from, InputsGone."""
     job, found = task.job, index.find(task.job)
     name = task.node.name.partition("/")[2]
-    spec = next((spec for spec in job.selections if spec.id == name), None)
+    spec = next((spec for spec in _specs(job) if spec.id == name), None)
     if spec is None or found is None:
         raise InputsGone(name)
     check_eligible(task.storage, index.folder(job), found.counts)
     with task.beat.allow(60):
         write_selection(task.storage, index.folder(job), folder(job, spec), spec, found.provenance, task.beat)
     return Counts(fresh=True)
+
+
+def _specs(job: JobFiles) -> list[SelectionSpec]:
+    """The selections of a job, and those that its exports need besides."""
+    return list(dict.fromkeys([*job.selections, *(wanted.spec for wanted in job.exports)]))
 
 
 def find(job: JobFiles, spec: SelectionSpec) -> SelectionRecord | None:

@@ -12,7 +12,7 @@ from redis import RedisError
 from pruner.errors import InputError
 from service.jobs.graph import Graph
 from service.kinds import KINDS
-from service.kinds.job_files import JobFiles, plan_path
+from service.kinds.job_files import JobFiles
 from service.kinds.node import ShardPaths
 from service.queue.leases import Queue, connect
 from service.run import subprocesses as child
@@ -100,14 +100,19 @@ def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], N
 
 def _results(job: JobFiles) -> set[str]:
     """The folders of a job's results: all artefacts but the parts of shards, which can be made again."""
-    folders = {plan_path(job.corpus.digest).rpartition("/")[0]} if job.corpus is not None else set[str]()
+    folders = {_folder(job.plan_path)} if job.corpus is not None else set[str]()
     if job.model_path is not None:
         name = job.model_path.split("/")[1]
         folders |= {f"model/{name}", f"training/{name}"}
     for node in Graph(job).nodes.values():
         if not isinstance(node.paths, ShardPaths):
-            folders |= {path.rpartition("/")[0] for path in node.paths if not path.startswith("jobs/")}
+            folders |= {_folder(path) for path in node.paths if not path.startswith("jobs/")}
     return folders
+
+
+def _folder(path: str) -> str:
+    """The folder of the artefact that has a file: `<kind>/<key>`."""
+    return "/".join(path.split("/")[:2])
 
 
 def _parts(job: JobFiles) -> set[str]:
@@ -122,7 +127,7 @@ def _artefacts(workspace: Workspace) -> tuple[dict[str, int], dict[str, float]]:
     modified: dict[str, float] = {}
     for kind in (*KINDS, "training"):
         for file in workspace.storage.files(kind):
-            path = file.path if kind in _SHARED else "/".join(file.path.split("/")[:2])
+            path = file.path if kind in _SHARED else _folder(file.path)
             sizes[path] = sizes.get(path, 0) + file.size
             modified[path] = max(modified.get(path, 0.0), file.modified)
     return sizes, modified

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Folder or URL that corpora may be read from; repeatable (default on 127.0.0.1: all).",
     )
+    export_root: Names = Field(
+        (), description="Folder or URL that exports may be written to, besides the workspace; repeatable."
+    )
     model_root: Names = Field((), description="Folder that reference models may be read from; repeatable.")
     model: Names = Field((), description="Model that jobs may name, as NAME=FOLDER, NAME=HUB-ID or HUB-ID; repeatable.")
     workers: int | None = Field(
@@ -70,7 +73,7 @@ class Settings(BaseSettings):
         None, description="File that a worker touches about once a second unless it hangs, for liveness probes."
     )
 
-    @field_validator("resources", "corpus_root", "model_root", "model", mode="before")
+    @field_validator("resources", "corpus_root", "export_root", "model_root", "model", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -82,6 +85,14 @@ class Settings(BaseSettings):
             raise ValueError("must be given where --host is not an address of this machine alone")
         try:
             return Roots(value).given or ()  # absolute: workers may run in another folder
+        except InputError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("export_root")
+    @classmethod
+    def _parse_export_roots(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return Roots(value).given or ()
         except InputError as error:
             raise ValueError(str(error)) from None
 
@@ -121,6 +132,7 @@ class Settings(BaseSettings):
         return Rules(
             corpus_roots=self.corpus_root or EVERYWHERE,
             model_roots=self.model_root if restricted else None,
+            export_roots=self.export_root,
             models=dict(parse_model_option(text) for text in self.model),
         )
 

@@ -1,5 +1,6 @@
 """The records that a workspace stores about jobs: pydantic models, each with the version of its format."""
 
+import hashlib
 from datetime import datetime
 from typing import Literal
 
@@ -11,7 +12,7 @@ from scorer.training.summary import TrainingSummary
 from service.contract.names import Status
 from service.contract.permissions import Access
 from service.contract.quotas import Quotas
-from service.contract.schemas import JobRequest, Problem, Progress
+from service.contract.schemas import ExportOptions, JobRequest, Problem, Progress
 
 Ended = Literal["succeeded", "failed", "cancelled"]
 
@@ -48,11 +49,41 @@ class WantedSelection(Record):
     spec: SelectionSpec
 
 
+ALL = "all"  # names the selection of every document that selections choose from
+_EVERY_DOCUMENT = SelectionSpec(criterion="low", rate=1.0)
+
+
+class WantedExport(Record):
+    """`jobs/<id>/exports/<export id>.json`: an export that was asked for."""
+
+    selection: str  # id, or ALL
+    spec: SelectionSpec  # its fields
+    options: ExportOptions
+
+    @classmethod
+    def of(cls, selection: SelectionSpec | None, options: ExportOptions) -> "WantedExport":
+        """The export of a selection, or of all documents with None."""
+        name = ALL if selection is None else selection.id
+        return cls(selection=name, spec=selection or _EVERY_DOCUMENT, options=options)
+
+    @property
+    def id(self) -> str:
+        """Its id, by the selection and the options."""
+        return hashlib.sha256(f"{self.selection} {self.options.model_dump_json()}".encode()).hexdigest()[:16]
+
+
+class FailedExport(Record):
+    """`jobs/<id>/failed-exports/<export id>.json`: why an export cannot be made."""
+
+    error: Problem
+
+
 class CorpusRecord(Record):
-    """`jobs/<id>/corpus.json`: the plan of the job's corpus, which lies under its digest in `corpus/`."""
+    """`jobs/<id>/corpus.json`: the plan of the job's corpus, which lies in `corpus/`."""
 
     started_at: datetime  # of the planning
     digest: str
+    plan: str | None = None  # its file; None in records of earlier versions
     documents: int | None  # None while some file has no row counts
     shards: int
     text_bytes: int  # about

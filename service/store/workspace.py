@@ -2,7 +2,8 @@
 
 workspace.json                   its name and the format of its files
 keys/                            API keys
-jobs/<id>/                       job.json, outcome.json, corpus.json, model.json, selections/<id>.json
+jobs/<id>/                       job.json, outcome.json, corpus.json, model.json, selections/<id>.json,
+                                 exports/<id>.json, failed-exports/<id>.json
 <kind>/<key>/…                   artefacts, shared by all jobs: see service/kinds
 training/<key>/                  the state of trainings that are under way
 """
@@ -18,7 +19,8 @@ from pruner.spec import SelectionSpec
 from pruner.tables.record_store import RecordStore
 from pruner.tables.records import parse_record
 from pruner.tables.storage import Storage
-from service.store.records import JobRecord, Outcome, WantedSelection, WorkspaceRecord
+from service.contract.schemas import Problem
+from service.store.records import FailedExport, JobRecord, Outcome, WantedExport, WantedSelection, WorkspaceRecord
 
 _ROOM_BYTES = 8192  # reserved for each job's outcome, so that a full disk can still take it
 
@@ -103,6 +105,33 @@ class Workspace:
             if later is not None:
                 specs.setdefault(later.spec.id, later.spec)
         return list(specs.values())
+
+    # -- exports
+    def want_export(self, job_id: str, wanted: WantedExport) -> None:
+        """Asks for an export; one that has failed is tried again."""
+        self.storage.remove(self.path(job_id, f"failed-exports/{wanted.id}.json"))
+        self.records.write_new(self.path(job_id, f"exports/{wanted.id}.json"), wanted)
+
+    def unwant_export(self, job_id: str, export_id: str) -> None:
+        """Forgets an export."""
+        self.storage.remove(self.path(job_id, f"exports/{export_id}.json"))
+
+    def exports(self, record: JobRecord) -> list[WantedExport]:
+        """The exports that a job was asked for, by id."""
+        names = self.storage.list(self.path(record.id, "exports"))
+        paths = [self.path(record.id, f"exports/{name}") for name in names]
+        found = [self.records.recall(WantedExport, path, record.created_at) for path in paths]
+        return [wanted for wanted in found if wanted is not None]
+
+    def fail_export(self, job_id: str, export_id: str, problem: Problem) -> None:
+        """Notes why an export cannot be made."""
+        self.records.write(self.path(job_id, f"failed-exports/{export_id}.json"), FailedExport(error=problem))
+
+    def failed_exports(self, job_id: str) -> dict[str, Problem]:
+        """Why exports cannot be made, by id."""
+        names = self.storage.list(self.path(job_id, "failed-exports"))
+        records = {name: self.records.read(FailedExport, self.path(job_id, f"failed-exports/{name}")) for name in names}
+        return {name.removesuffix(".json"): found.error for name, found in records.items() if found is not None}
 
 
 def digest(*parts: object) -> str:

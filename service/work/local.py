@@ -28,6 +28,7 @@ from service.kinds.job_files import JobFiles
 from service.kinds.model import identify
 from service.kinds.model_files import load
 from service.queue.local import LocalQueue
+from service.queue.tasks import JobState
 from service.store.records import JobRecord
 from service.store.workspace import Workspace, digest
 from service.work import results
@@ -55,8 +56,10 @@ def prune(
     same scores stay; the results of others are removed. `on_progress` is called as the job goes on, and may raise to
     end it. Raises InputError or BadReference.
     """
-    with _workspace(out / results.WORK) as workspace:
+    with own_workspace(out / results.WORK) as workspace:
         record, target = _record(workspace, request, results.of_prune(request, out)), Storage(str(out))
+        for wanted in workspace.exports(record):  # `winnow export` asks for them again
+            workspace.unwant_export(record.id, wanted.id)
         files = JobFiles(workspace, record)
         try:
             job = _run(files, device, on_progress)
@@ -83,7 +86,7 @@ def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
     """Scores a corpus into the Parquet file `out`, with no selection. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
     own = results.of_score(out, work)
-    with _workspace(work) as workspace:
+    with own_workspace(work) as workspace:
         files = JobFiles(workspace, _record(workspace, request, own, scores_only=True))
         job = _run(files, device, on_progress)
         workspace.storage.copy(f"{index.folder(files)}/scores.parquet", Storage(str(out.parent)), out.name)
@@ -110,7 +113,7 @@ def train(
     """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
     own = results.of_train(out, work)
-    with _workspace(work):
+    with own_workspace(work):
         on_progress("planning", Progress())
         plan = make_plan(corpus, ignored=own)
         name = digest(plan.digest, preset, tokens, seed)
@@ -136,22 +139,31 @@ def train(
 
 
 def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
-    """Runs a job to its end by a worker on a queue of its own."""
-    workspace, record, queue = files.workspace, files.record, LocalQueue()
-    lifecycle = Lifecycle(workspace, queue)
+    """Runs a job to its end."""
     told: Status = "queued"
     told_at = float("-inf")
 
-    def tell() -> None:
+    def tell(lifecycle: Lifecycle, state: JobState | None) -> None:
         nonlocal told, told_at
-        for beat in worker.heartbeat.held:
-            worker.heartbeat.renew(beat)
-        now = lifecycle.show(record, queue.state(record.id))
+        now = lifecycle.show(files.record, state)
         if now.status not in ENDED and (now.status != told or time.monotonic() - told_at >= _TELL_SECONDS):
             told, told_at = now.status, time.monotonic()
             on_progress(now.status, now.progress)
 
-    worker = Worker(lifecycle, ModelLoader(device), RESOURCES, "here", alone=True, between=tell)
+    return run_job(files, device, tell)
+
+
+def run_job(files: JobFiles, device: Device, tell: Callable[[Lifecycle, JobState | None], None]) -> Job:
+    """Makes all that a job asks for, by a worker on a queue of its own. `tell` is called now and then."""
+    record, queue = files.record, LocalQueue()
+    lifecycle = Lifecycle(files.workspace, queue)
+
+    def between() -> None:
+        for beat in worker.heartbeat.held:
+            worker.heartbeat.renew(beat)
+        tell(lifecycle, queue.state(record.id))
+
+    worker = Worker(lifecycle, ModelLoader(device), RESOURCES, "here", alone=True, between=between)
     try:
         lifecycle.advance(record.id)
         while worker.once():
@@ -162,7 +174,7 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
 
 
 @contextmanager
-def _workspace(folder: Path) -> Iterator[Workspace]:
+def own_workspace(folder: Path) -> Iterator[Workspace]:
     """A workspace for this process alone. Raises InputError while another works in it, and where the disk is full."""
     try:
         with exclusive(folder / "lock"):
@@ -186,7 +198,7 @@ def _clear(workspace: Workspace, files: JobFiles, out: Path, on_removed: Callabl
         for spec in other.selections:
             manifest = results.manifest_file(spec.id)
             if results.is_result(out, manifest):
-                if other not in same and _is_copy(out / manifest, other, spec):
+                if other not in same and is_copy(out / manifest, other, spec):
                     on_removed(manifest)
                 (out / manifest).unlink()
         if other.model is not None and other.model.trained:
@@ -198,7 +210,7 @@ def _clear(workspace: Workspace, files: JobFiles, out: Path, on_removed: Callabl
     return same
 
 
-def _is_copy(manifest: Path, job: JobFiles, spec: SelectionSpec) -> bool:
+def is_copy(manifest: Path, job: JobFiles, spec: SelectionSpec) -> bool:
     """Whether a manifest is that of this job, and not of another one with a selection of the same name."""
     if selection.find(job, spec) is None or not manifest.exists():
         return False

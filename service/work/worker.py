@@ -112,7 +112,7 @@ class Worker:
             with suppress(LeaseLost):
                 self._queue.release(lease)
         except (InputsGone, FileNotFoundError) as error:
-            if self._alone:
+            if self._alone and not isinstance(error, InputsGone):
                 raise
             log.info("%s of job %s: an input is gone: %s", lease.task, lease.job, error)
             with suppress(LeaseLost):
@@ -240,7 +240,7 @@ class Worker:
             try:
                 self._queue.beat(lease, 0.0, "")
                 if self._lifecycle.end(lease.job, "failed", problem) == "succeeded":  # before; its other tasks stay
-                    dropped = self._lifecycle.drop_selections(lease.job, lease.node)
+                    dropped = self._lifecycle.drop(lease.job, lease.node, problem)
                     self._queue.done(lease, Done(follow=ADVANCE if dropped else None))
             except (OSError, InputError):  # the workspace takes nothing now, or the job's file is damaged: again later
                 self._queue.fail(lease, "", delay_seconds=_AWAY_SECONDS)

@@ -12,7 +12,7 @@ from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import IndexCounts
 from service.contract.schemas import JobRequest, Progress
 from service.kinds import index, report, selection
-from service.kinds.job_files import JobFiles, plan_path
+from service.kinds.job_files import JobFiles
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome
 from service.store.workspace import Workspace
 
@@ -52,7 +52,7 @@ def _planned_job(workspace: Workspace, job_id: str, plan: Plan) -> None:
     now = datetime.now(timezone.utc)
     request = JobRequest.model_validate({"corpus": {"paths": ["/corpus"]}, "reference": {"model": "/model"}})
     workspace.create_job(JobRecord(id=job_id, created_at=now, request=request))
-    path = plan_path(plan.digest)
+    path = f"corpus/{plan.digest}/plan.parquet"
     if not workspace.storage.exists(path):
         write_plan(workspace.storage, path, plan)
     corpus = CorpusRecord(

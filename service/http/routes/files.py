@@ -20,7 +20,7 @@ Format = Literal["parquet", "jsonl"]
 SelectionId = Annotated[str, Path(max_length=100, pattern=r"^[a-z0-9.-]+$", description="Such as `medium-0.5`.")]
 
 
-_ANSWERS: dict[int | str, dict[str, Any]] = {
+DOWNLOADED: dict[int | str, dict[str, Any]] = {
     206: {"description": "The range that was asked for"},
     304: {"description": "The file is as the ETag says"},
     **responses(404, 409, 416, 422),
@@ -29,7 +29,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 def _answers(*formats: str) -> dict[int | str, dict[str, Any]]:
     content = {MEDIA_TYPES[name]: {"schema": {"type": "string", "format": "binary"}} for name in formats}
-    return {200: {"description": "The file", "content": content}, **_ANSWERS}
+    return {200: {"description": "The file", "content": content}, **DOWNLOADED}
 
 
 def _index_table(request: Request, jobs: Jobs, job_id: str, table: str, kind: Format) -> Response:
@@ -92,7 +92,7 @@ def scores(
 
 
 @router.head("/v1/jobs/{job_id}/report", include_in_schema=False)
-@router.get("/v1/jobs/{job_id}/report", responses=_ANSWERS, response_class=Response)
+@router.get("/v1/jobs/{job_id}/report", responses=DOWNLOADED, response_class=Response)
 def report(job_id: JobId, jobs: JobsOf, request: Request) -> Response:
     """Counts, quantiles and histogram of perplexity, and the domains before and after each selection."""
     job, path = jobs.get(job_id), jobs.report_path(job_id)
