@@ -26,9 +26,10 @@ test-deploy: $(VENV)/.installed-deploy
 test-ray: $(VENV)/.installed-ray
 	$(BIN)/python -m pytest tests/service/test_ray_pool.py
 
-# Compares scores with lm-evaluation-harness, and reads manifests and exports with datasets, DuckDB, pandas and Polars.
-test-peers: $(VENV)/.installed-peers
-	$(BIN)/python -m pytest tests/scorer/test_harness.py tests/page/test_openers.py tests/pruner/test_export_*.py
+# Compares scores with lm-evaluation-harness, and reads manifests and exports with other tools: datasets, datatrove, DuckDB,
+# pandas, Polars, and the Dolma toolkit, which has an environment of its own.
+test-peers: $(VENV)/.installed-peers $(VENV)/dolma/.installed
+	$(BIN)/python -m pytest tests/scorer/test_harness.py tests/page/test_openers.py tests/service/test_export_peers.py tests/pruner/test_export_*.py
 
 # The service's tests on a workspace on S3; `make test` runs a part of them.
 test-s3: $(VENV)/.installed-test
@@ -87,6 +88,11 @@ $(VENV)/.installed-ray: $(VENV)/.installed-test
 
 $(VENV)/.installed-peers: $(VENV)/.installed-test
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[peers,test]'
+	touch $@
+
+$(VENV)/dolma/.installed: tests/dolma.txt | $(VENV)/bin/python
+	$(PYTHON) -m venv $(VENV)/dolma
+	$(VENV)/dolma/bin/python -m pip --disable-pip-version-check install --quiet --requirement tests/dolma.txt
 	touch $@
 
 $(VENV)/.installed-deploy: $(VENV)/.installed-test

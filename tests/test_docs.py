@@ -17,9 +17,10 @@ README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-FOLDERS = ("kernels", "scorer", "pruner", "service", "tests", "deploy", ".ci")
+FOLDERS = ("kernels", "scorer", "pruner", "service", "tests", "deploy", "docs", ".ci")
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *(ROOT / "docs").glob("*.md"),
     *(ROOT / "tests").rglob("*.md"),
     *(path for room in FOLDERS[:4] for path in (ROOT / room).rglob("*.md")),
 ]
@@ -100,7 +101,7 @@ def test_every_path_that_is_named_is_there(document: Path) -> None:
     text, room = document.read_text(), document.parent
     named = set(re.findall(rf"(?<![\w/.:-])(?:{'|'.join(FOLDERS)})/[\w/.*<>-]*[\w>*]", text))
     named |= set(re.findall(r"\]\((?!\w+:|#)([^)#]+)", text))
-    if room != ROOT:
+    if room not in (ROOT, ROOT / "docs"):  # the manual names files of other projects
         named |= set(re.findall(r"`([\w/.*<>-]+(?:\.(?:py|lua|sh|md)|/))`", text))
     patterns = {path: re.sub("<[^>]*>", "*", path).rstrip("/") for path in named - NOT_THERE}
     missing = {path for path, pattern in patterns.items() if not any(ROOT.glob(pattern))}
