@@ -1,5 +1,6 @@
 """What an export holds: export.json at its root, and the dataset card beside it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -39,7 +40,6 @@ class Origin(BaseModel):
 
 def dataset_card(record: ExportRecord, origin: Origin) -> str:
     """The README.md of an export, with the YAML header that `datasets` reads."""
-    suffixes = sorted({f"**/*{_suffix(file.path)}" for file in record.files})
     shown = origin.paths[:_SHOWN_MAX]
     more = len(origin.paths) - len(shown)
     selection = ", ".join(
@@ -48,11 +48,7 @@ def dataset_card(record: ExportRecord, origin: Origin) -> str:
     lines = [
         "---",
         "configs:",
-        "- config_name: default",
-        "  data_files:",
-        "  - split: train",
-        "    path:",
-        *(f"    - {_quoted(pattern)}" for pattern in suffixes),
+        *_configs([file.path for file in record.files]),
         "---",
         "",
         f"# Selection {record.selection['id']}",
@@ -85,6 +81,20 @@ def dataset_card(record: ExportRecord, origin: Origin) -> str:
             lines.append(f"| {_cell(name)} | {row.documents_share:.1%} | {share:.1%} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _configs(paths: list[str]) -> Iterator[str]:
+    """YAML lines: a configuration of `datasets` for each kind of file, as it reads one format at a time.
+
+    Files without a suffix are named one by one: a glob for them would take export.json too.
+    """
+    kinds: dict[str, list[str]] = {}
+    for path in paths:
+        kinds.setdefault(_suffix(path), []).append(path)
+    for suffix, members in sorted(kinds.items()):
+        yield f"- config_name: {_quoted(suffix.removeprefix('.') or 'other') if len(kinds) > 1 else 'default'}"
+        yield from ("  data_files:", "  - split: train", "    path:")
+        yield from (f"    - {_quoted(path)}" for path in ([f"**/*{suffix}"] if suffix else members))
 
 
 def _suffix(path: str) -> str:

@@ -15,6 +15,7 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from pruner.errors import InputError
 from pruner.export.output_folder import MARKER_FILE
@@ -100,6 +101,14 @@ def test_an_export_has_the_kept_rows_of_each_file_under_its_name(
         name: sha256(data).hexdigest() for name, data in files.items() if name not in ("export.json", "README.md")
     }
     assert {"reference", "scoring", "winnow"} <= set(about["provenance"])
+    card = files["README.md"].decode()
+    configs = {
+        config["config_name"]: config["data_files"][0]["path"]
+        for config in yaml.safe_load(card.split("---")[1])["configs"]
+    }
+    assert configs == {"jsonl": ["**/*.jsonl"], "jsonl.gz": ["**/*.jsonl.gz"], "parquet": ["**/*.parquet"]}
+    assert f"winnow prune {mixed_corpus} --text-field text --id-field id --reference" in card
+    assert "winnow export pruned --selection low-0.5 --format same --out exported" in card
 
 
 def test_the_parts_of_a_huge_file_are_joined(
