@@ -77,6 +77,12 @@ def selection_request(form: Form) -> dict[str, Any]:
     return _selection(form, first_value(form, "criterion"), first_value(form, "rate"))
 
 
+def export_request(form: Form) -> dict[str, Any]:
+    """The options of the form of an export. The API checks the values."""
+    options = {"format": first_value(form, "format", "same"), "scores": bool(first_value(form, "scores"))}
+    return options | {"out": first_value(form, "out") or None}
+
+
 def _selection(form: Form, criterion: str, rate: str) -> dict[str, Any]:
     within = {"within": "domain"} if first_value(form, "within") else {}
     return {"criterion": criterion, "rate": _rate(rate), "unit": first_value(form, "unit", "documents"), **within}

@@ -12,7 +12,8 @@ from starlette.exceptions import HTTPException
 from scorer.training.names import PRESETS
 from service.contract.names import ENDED, STATUSES
 from service.contract.network import job_path
-from service.page import api_docs, forms, job_view
+from service.http.dependencies import RulesOf
+from service.page import api_docs, exports, forms, job_view
 from service.page.api import Api, ApiError, ApiOf
 from service.page.render import FOLDER, HEADERS, STATIC_TYPES, page_response
 from service.page.report import fetch_report_data, report_html
@@ -21,6 +22,7 @@ from service.page.snippets import snippets
 from service.page.surprisal import LEVELS, level, surprisal
 
 router = APIRouter(include_in_schema=False)
+router.include_router(exports.router)
 # The name of the part of a page that a script asks for; without it the whole page is sent.
 Part = Annotated[str | None, Query(max_length=20)]
 _JOBS_PER_PAGE = 20
@@ -165,6 +167,7 @@ def _job_form(
 async def job(
     request: Request,
     api: ApiOf,
+    rules: RulesOf,
     job_id: str,
     criterion: str | None = None,
     rate: str | None = None,
@@ -180,10 +183,12 @@ async def job(
         return page_response("_live.html" if part == "live" else "job.html", **await _progress_values(api, found))
     spec = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
     values = await _result_values(api, found, spec, by if by in ("documents", "tokens") else "documents")
-    values["requested"] = requested
+    values |= {"requested": requested} | exports.form_values(rules)
     if part == "preview":
         return page_response("_preview.html", **values)
-    return page_response("job.html", **values, snippets=snippets(_server(request), found, _with_key(request)))
+    server, with_key = _server(request), _with_key(request)
+    values |= await exports.list_values(api, found["id"], server, with_key)
+    return page_response("job.html", **values, snippets=snippets(server, found, with_key))
 
 
 def _with_key(request: Request) -> bool:

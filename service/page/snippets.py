@@ -4,6 +4,8 @@ import json
 import shlex
 from typing import Any
 
+from service.contract.network import job_path
+
 _LONG = 8_000  # characters of a request, which may name a hundred thousand paths
 
 
@@ -17,13 +19,24 @@ def snippets(server: str, job: dict[str, Any], with_key: bool = False) -> dict[s
 def curl(server: str, job: dict[str, Any], with_key: bool = False) -> str:
     """A curl command that submits the job; of a long request, one that gets it from the service first."""
     body = json.dumps(_without_nulls(job["request"]), ensure_ascii=False, indent=1)
-    key = ' -H "Authorization: Bearer $WINNOW_KEY"' if with_key else ""
-    submit = f"curl {shlex.quote(server + '/v1/jobs')} -H 'Content-Type: application/json'{key} -d"
+    key, submit = _key_header(with_key), _post(server + "/v1/jobs", with_key)
     if len(body) <= _LONG:
         return f"{submit} {shlex.quote(body)}"
     get = f"curl -s{key} {shlex.quote(server + '/v1/jobs/' + job['id'])}"
     extract = """python3 -c 'import json, sys; json.dump(json.load(sys.stdin)["request"], sys.stdout)'"""
     return f"{get} |\n  {extract} |\n  {submit} @-"
+
+
+def export_commands(server: str, job_id: str, export: dict[str, Any], with_key: bool = False) -> list[str]:
+    """Shell commands that make an export of a job again: `winnow export`, and the call of the API with curl."""
+    options = {name: export[name] for name in ("format", "scores", "out")}
+    path = job_path(job_id, "selections", export["selection"], "exports")
+    call = f"{_post(server + path, with_key)} {shlex.quote(json.dumps(_without_nulls(options), ensure_ascii=False))}"
+    if options["out"] is not None and "://" not in options["out"]:  # `winnow export` would fill a folder of its user
+        return [call]
+    command = ["winnow", "export", job_id, "--server", server, "--selection", export["selection"]]
+    command += ["--format", options["format"], *(["--scores"] if options["scores"] else [])]
+    return [shlex.join([*command, "--out", options["out"] or export["selection"]]), call]
 
 
 def openers(manifest: str) -> dict[str, str]:
@@ -36,6 +49,15 @@ def openers(manifest: str) -> dict[str, str]:
         'duckdb.sql("select domain, count(*), sum(n_tokens) from kept group by all").show()',
         "Polars": f"import polars as pl\nkept = pl.read_parquet({manifest!r})",
     }
+
+
+def _post(url: str, with_key: bool) -> str:
+    """The start of a curl command that posts JSON, which follows."""
+    return f"curl {shlex.quote(url)} -H 'Content-Type: application/json'{_key_header(with_key)} -d"
+
+
+def _key_header(with_key: bool) -> str:
+    return ' -H "Authorization: Bearer $WINNOW_KEY"' if with_key else ""
 
 
 def _without_nulls(value: Any) -> Any:

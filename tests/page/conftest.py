@@ -112,7 +112,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     folder = tmp_path_factory.mktemp("serving")
-    started = Serving(folder / "workspace", folder / "log")
+    started = Serving(folder / "workspace", folder / "log", folder / "exports")
     yield started
     started.close()
 

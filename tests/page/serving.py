@@ -34,8 +34,9 @@ _PACKAGES = (
 class Serving(Service):
     """A running service, and a client of its API."""
 
-    def __init__(self, workspace: Path, log: Path) -> None:
-        super().__init__(workspace, log)
+    def __init__(self, workspace: Path, log: Path, exports: Path) -> None:
+        super().__init__(workspace, log, export_root=(str(exports),))
+        self.exports = exports
         self.api = httpx.Client(base_url=self.ready().url, timeout=60)
 
     def worker(self) -> int:
@@ -46,20 +47,34 @@ class Serving(Service):
     def halted(self, job_id: str) -> Iterator[None]:
         """Holds a job of many shards where some are scored and some are not, for as long as the block lasts."""
         until(lambda: self.job(job_id)["progress"]["shards_done"] >= 2)
-        process = self.worker()
-        os.kill(process, signal.SIGSTOP)
-        try:
+        with _stopped(self.worker()):
             assert self.job(job_id)["status"] == "scoring"
             yield
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGCONT)
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Holds all workers for as long as the block lasts."""
+        until(lambda: {"light", "0"} <= self.children().keys())
+        with _stopped(*(self.children()[name] for name in ("light", "0"))):
+            yield
 
     def close(self) -> None:
         """Ends the service."""
         self.api.close()
         self.process.terminate()
         self.process.wait(20)
+
+
+@contextmanager
+def _stopped(*processes: int) -> Iterator[None]:
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
 
 
 def real_texts(limit: int) -> list[dict[str, Any]]:

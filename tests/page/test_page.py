@@ -221,6 +221,7 @@ def test_forms_of_other_sites_are_refused(serving: Serving, scored: dict[str, An
         ("/new", {"paths": "/etc"}),
         (f"{path}/cancel", {}),
         (f"{path}/selections", {"rate": "0.1"}),
+        (f"{path}/exports", {"selection": "all"}),
     ]
     before = len(serving.api.get("/v1/jobs?limit=200").json()["data"])
     for url, data in posts:

@@ -1,13 +1,44 @@
-"""The command on a job's page that submits the same job again."""
+"""The commands on a job's page that submit the same job again, and make the same export."""
 
+import hashlib
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
-from service.page.snippets import curl
+from service.page.snippets import curl, export_commands
 from tests.page.serving import Serving
+from tests.service.pool import until
+
+
+def post(serving: Serving, command: str) -> Any:
+    """The answer to what a curl command sends."""
+    call = shlex.split(command)
+    return serving.api.post(call[1], content=call[-1], headers=dict([call[3].split(": ")])).json()
 
 
 def test_the_curl_command_submits_the_same_job(serving: Serving, scored: dict[str, Any]) -> None:
-    call = shlex.split(curl(serving.url, scored))
-    answer = serving.api.post(call[1], content=call[-1], headers=dict([call[3].split(": ")]))
-    assert answer.json()["request"] == scored["request"]
+    assert post(serving, curl(serving.url, scored))["request"] == scored["request"]
+
+
+def test_the_commands_of_an_export_make_the_same(serving: Serving, scored: dict[str, Any], tmp_path: Path) -> None:
+    job = f"/v1/jobs/{scored['id']}"
+    asked = {"format": "jsonl.zst", "scores": True}
+    address = serving.api.post(f"{job}/selections/high-0.25/exports", json=asked).headers["location"]
+    assert until(lambda: serving.api.get(address).json()["status"] == "succeeded")
+    export = serving.api.get(address).json()
+    filling, calling = export_commands(serving.url, scored["id"], export)
+    command = [sys.executable, "-m", "service.commands.cli", *shlex.split(filling)[1:]]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    wanted = {file["path"]: file["sha256"] for file in export["files"]}
+    assert wanted == {name: hashlib.sha256((tmp_path / "high-0.25" / name).read_bytes()).hexdigest() for name in wanted}
+    assert post(serving, calling) == export
+
+
+def test_an_export_into_a_folder_of_the_service_is_asked_of_its_api(serving: Serving, scored: dict[str, Any]) -> None:
+    out = str(serving.exports / "all")
+    export = {"id": "0", "selection": "all", "format": "same", "scores": False, "out": out}
+    (calling,) = export_commands(serving.url, scored["id"], export)
+    assert post(serving, calling)["out"] == out

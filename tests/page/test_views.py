@@ -1,5 +1,6 @@
 """Every view with hostile texts, on narrow screens, in dark mode, by keyboard, and under axe's accessibility rules."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +69,18 @@ def test_hostile_texts_are_only_ever_text(
     page.goto(f"{serving.url}/")
     expect(page.locator("tbody")).to_contain_text("<b>&'⟨U+202E⟩.jsonl")
     assert dialogs == []
+
+
+def test_an_export_of_a_hostile_file_name(serving: Serving, open_page: OpenPage, hostile: dict[str, Any]) -> None:
+    job = f"/jobs/{hostile['id']}"
+    serving.api.post(f"/v1{job}/selections/low-1/exports", json={}).raise_for_status()
+    page = open_page(f"{serving.url}{job}")
+    file = page.get_by_role("region", name="low-1 format of the corpus").locator("tbody tr")
+    expect(file.locator("th")).to_have_text("<b>&'⟨U+202E⟩.jsonl")
+    with page.expect_download() as waiting:
+        file.get_by_role("link").click()
+    expect(file.locator("code")).to_have_text(hashlib.sha256(Path(waiting.value.path()).read_bytes()).hexdigest())
+    assert page.evaluate("window.hacked") is None
 
 
 def test_a_hostile_report_is_only_text(serving: Serving, open_page: OpenPage, hostile: dict[str, Any]) -> None:
@@ -147,7 +160,7 @@ def test_axe_finds_nothing_serious(
         page.goto(address)
         if name == "result":
             page.locator("details.sample summary").nth(1).click()
-            expect(page.locator("article")).to_have_count(5)
+            expect(page.locator(".sample article")).to_have_count(5)
         for details in page.locator("details").all():
             details.evaluate("element => element.open = true")
         found[name] = serious(page)

@@ -150,8 +150,12 @@ function wire(root) {
   for (const form of root.querySelectorAll("#new-job")) checkCorpus(form);
   for (const live of root.querySelectorAll("[data-events]")) follow(live);
   for (const table of root.querySelectorAll("[data-refresh]")) {
-    setInterval(latest(async () => {
-      if (!document.hidden && !table.contains(document.activeElement)) await fill(table, table.dataset.refresh);
+    const timer = setInterval(latest(async () => {
+      if (document.hidden || table.contains(document.activeElement)) return;
+      const answer = await fill(table, table.dataset.refresh);
+      const last = table.querySelector("[data-announce]"); // of an export that has ended
+      announce(last?.dataset.announce);
+      if (last || answer.status === 404) clearInterval(timer);
     }), 3000);
   }
   for (const details of root.querySelectorAll("details[data-fill]")) {
