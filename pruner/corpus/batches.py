@@ -69,9 +69,7 @@ def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         if held and piece.schema != held[0].schema:
             yield pa.concat_batches(held)
             held, rows, characters, size = [], 0, 0, 0
-        lengths = pc.utf8_length(piece["text"])
-        lengths = pc.fill_null(lengths, 0) if lengths.null_count else lengths
-        ends = np.cumsum(lengths.to_numpy())
+        ends = np.cumsum(_characters(piece["text"]))
         row_bytes = piece[SOURCE].nbytes / len(piece) if SOURCE in piece.schema.names and len(piece) else 0.0
         start = 0
         while start < len(piece):
@@ -87,7 +85,28 @@ def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             size += int(row_bytes * (stop - start))
             start = stop
             if rows == BATCH_ROWS or characters >= BATCH_CHARACTERS or size + row_bytes > _BATCH_SOURCE_BYTES:
-                yield pa.concat_batches(held)
+                yield pa.concat_batches(held) if len(held) > 1 else held[0]
                 held, rows, characters, size = [], 0, 0, 0
     if held:
         yield pa.concat_batches(held)
+
+
+def _characters(text: Any) -> np.ndarray:
+    """The length of each value of a large_string array in characters, int64 [rows]; 0 for nulls.
+
+    A third of the time of Arrow's `utf8_length`: it counts the bytes that begin no character, 64 at a time.
+    """
+    if text.null_count:
+        text = text.fill_null("")
+    offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
+    data = np.frombuffer(text.buffers()[2] or b"", np.int8)[offsets[0] : offsets[-1]]
+    places = offsets - offsets[0]
+    if data.min(initial=0) >= 0:  # ASCII
+        return np.diff(places)
+    words = np.zeros(len(data) // 64 + 1, np.uint64)
+    inside = np.packbits(data < -64, bitorder="little")  # bytes 0x80 to 0xBF
+    words.view(np.uint8)[: len(inside)] = inside
+    before = np.concatenate(([0], np.cumsum(np.bitwise_count(words), dtype=np.int64)))
+    word, bit = places // 64, (places % 64).astype(np.uint64)
+    rest = np.bitwise_count(words[word] & ((np.uint64(1) << bit) - np.uint64(1)))
+    return np.diff(places - before[word] - rest)

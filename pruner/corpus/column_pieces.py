@@ -19,7 +19,7 @@ from pruner.corpus.labels import LABEL_CHARACTERS_MAX, PLAIN_HOST, host, json_te
 from pruner.spec import CorpusSpec
 
 _PIECE_ROWS = 512  # rows that are processed together
-_PIECE_BYTES = 4 << 20  # the same in bytes, at which a piece ends
+_PIECE_BYTES = 2 << 20  # the same in bytes, at which a piece ends
 _DICTIONARY_BYTES = 32 << 20  # of dictionary values that are copied to their rows at a time
 
 _Rejects = dict[int, str]  # by row of a piece

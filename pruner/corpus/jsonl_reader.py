@@ -55,7 +55,7 @@ def parse_line(line: bytes, fields: list[str]) -> tuple[dict[str, Any], str | No
     else:
         if isinstance(row, dict):
             for field in fields:
-                value = find_value(row, field)
+                value = row[field] if field in row else find_value(row, field)
                 if isinstance(value, float) and abs(value) >= EXACT:
                     row = json.loads(line.decode())  # it may have been an integer
                     break

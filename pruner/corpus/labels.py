@@ -18,12 +18,13 @@ def label(value: Any) -> str | None:
     """An id or a domain as a string; null stays null. Raises ValueError if it is too long or nested too deep."""
     if value is None:
         return None
-    if isinstance(value, bytes):
-        value = bytes_text(value)
-    elif isinstance(value, (dict, list)):
-        value = json_text(value)
-    elif not isinstance(value, str):
-        value = str(value)
+    if not isinstance(value, str):
+        if isinstance(value, bytes):
+            value = bytes_text(value)
+        elif isinstance(value, (dict, list)):
+            value = json_text(value)
+        else:
+            value = str(value)
     if len(value) > LABEL_CHARACTERS_MAX:
         raise ValueError(f"longer than {LABEL_CHARACTERS_MAX:,} characters")
     return value  # type: ignore[no-any-return]
@@ -39,10 +40,14 @@ def bytes_text(value: bytes) -> str:
 
 def host(value: Any) -> str | None:
     """The host of a URL, or None if there is none."""
+    if isinstance(value, str) and len(value) <= LABEL_CHARACTERS_MAX and (plain := _PLAIN_HOST.match(value)):
+        return plain["host"].lower()
     try:
         text = (label(value) or "").strip()
         plain = _PLAIN_HOST.match(text)
-        found = plain["host"].lower() if plain else urlsplit(text).hostname
+        if plain:
+            return plain["host"].lower()
+        found = urlsplit(text).hostname
         return found if found and not _NO_HOST.search(found) else None
     except ValueError:
         return None

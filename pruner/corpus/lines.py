@@ -10,7 +10,7 @@ from pruner.corpus.growth import GrowthLimit
 from pruner.corpus.names import Codec
 
 Line = bytes | None  # with its line feed, if it has one; None for one that is longer than DOCUMENT_BYTES_MAX
-_READ_BYTES = 1 << 20  # read from a file at a time
+_READ_BYTES = 1 << 18  # read from a file at a time
 _TAIL_BYTES = 1 << 16
 
 
@@ -27,10 +27,11 @@ def read_lines(
         source.seek(max(0, start - 1))
     else:
         text.skip(max(0, start - 1))
+    goes_to_the_end = text is not None or stop is None
     blank: list[Line] = []
     for line in _range_lines(source.read if text is None else text.read, start, stop):
         growth.add_rows(1)
-        if (text is not None or stop is None) and is_blank(line):
+        if goes_to_the_end and is_blank(line):
             blank.append(line)
             continue
         if blank:

@@ -10,7 +10,7 @@ from pruner.corpus.arrow_fields import find_field
 
 _READ_BYTES, _READ_BYTES_MIN = 1 << 20, 1 << 13  # read of a column at a time
 _BUFFERS_BYTES = 64 << 20  # of all columns
-_DECODE_BYTES = 8 << 20  # decoded at a time, by the sizes in the footer
+_DECODE_BYTES = 4 << 20  # decoded at a time, by the sizes in the footer
 
 
 def open_parquet(source: BinaryIO, int96_unit: str = "ns") -> pq.ParquetFile:

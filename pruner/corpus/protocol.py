@@ -10,8 +10,13 @@ kind (one byte), the length of its content (8 bytes, little-endian), and the con
     PLAN     a plan as JSON
     CHECK    a `CorpusCheck` as JSON
     BATCH    an Arrow IPC stream of one record batch
+    SHARED   the length of such a stream, which lies in the memory that both processes share
     END      nothing: the response is complete
     FAILURE  a `Failure` as JSON
+
+A pipe copies through pages of the kernel, which takes twice as long as the shared memory. The parent copies the stream
+out of it, because the reader can still change it, and answers with one byte. Batches that are larger than this memory
+go through the pipe.
 
 The reader may be under the control of a hostile file, so everything that it sends is validated.
 """
@@ -30,10 +35,12 @@ from pruner.corpus.flatbuffers import DICTIONARY_DATA, MESSAGE_HEADER, RECORD_BA
 from pruner.corpus.plan import Plan, Shard
 from pruner.spec import CorpusSpec
 
-READY, LISTING, FILE, ALIVE, PLAN, CHECK, BATCH, END, FAILURE = (b"%c" % letter for letter in b"RLFAPCBEX")
+READY, LISTING, FILE, ALIVE, PLAN, CHECK, BATCH, SHARED, END, FAILURE = (b"%c" % letter for letter in b"RLFAPCBSEX")
 HEAD = struct.Struct("<cQ")
 LENGTH = struct.Struct("<Q")
 CONTENT_BYTES_MAX = 1 << 30  # a batch with the longest texts and labels, or the plan of a huge corpus
+SHARED_BYTES = 8 << 20  # enough for most batches
+TAKEN = b"\x00"  # the parent's answer to SHARED
 
 
 class ReaderFailed(Exception):
@@ -105,12 +112,19 @@ def decode_check(content: memoryview) -> CorpusCheck:
         raise invalid(error) from None
 
 
-def encode_batch(batch: pa.RecordBatch) -> pa.Buffer:
-    """A batch as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
+def encode_batch(batch: pa.RecordBatch, shared: memoryview) -> memoryview:
+    """A batch as an Arrow IPC stream: in the `shared` memory if it is large enough, else in other memory."""
+    counted = pa.MockOutputStream()
+    _write(batch, counted)
+    size = counted.size()
+    content = shared[:size] if size <= len(shared) else memoryview(pa.allocate_buffer(size))
+    _write(batch, pa.FixedSizeBufferWriter(pa.py_buffer(content)))
+    return content
+
+
+def _write(batch: pa.RecordBatch, sink: pa.NativeFile) -> None:
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
-    return sink.getvalue()
 
 
 def decode_batch(content: memoryview, files: int) -> pa.RecordBatch:

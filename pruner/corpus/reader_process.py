@@ -1,9 +1,11 @@
 """A reader process as its parent sees it: starts it, sends requests, and receives messages with a time limit."""
 
 import fcntl
+import mmap
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -11,10 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import orjson
+import pyarrow as pa
 from pydantic import BaseModel, ValidationError
 
 from pruner.corpus.protocol import (
     ALIVE,
+    BATCH,
     CONTENT_BYTES_MAX,
     END,
     FAILURE,
@@ -22,6 +26,9 @@ from pruner.corpus.protocol import (
     HEAD,
     LENGTH,
     LISTING,
+    SHARED,
+    SHARED_BYTES,
+    TAKEN,
     Failure,
     ReaderFailed,
     invalid,
@@ -32,6 +39,7 @@ from pruner.errors import InputError
 _COMMAND = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
 # One thread and one plain allocator: memory that others reserve in advance would count as used.
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "ARROW_IO_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+_ENVIRONMENT |= {"MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 _ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _TICK_SECONDS = 0.5  # between calls of `waiting`
 _SILENCE_SECONDS = 120.0  # longest time without a message: the reader reports every file and every read
@@ -53,8 +61,12 @@ class ReaderProcess:
         self.environment = environment()
         self.busy = False  # with a response that is not complete
         self._started = False
-        self._process = subprocess.Popen(  # noqa: S603 (this interpreter and a constant)
-            [sys.executable, "-c", _COMMAND.format(program)],
+        shared = os.memfd_create("winnow-reader")
+        os.ftruncate(shared, SHARED_BYTES)
+        self._shared = memoryview(mmap.mmap(shared, SHARED_BYTES, prot=mmap.PROT_READ))
+        self._process = subprocess.Popen(  # noqa: S603 (this interpreter, a constant and a number)
+            [sys.executable, "-c", _COMMAND.format(program), str(shared)],
+            pass_fds=[shared],
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -62,6 +74,7 @@ class ReaderProcess:
             bufsize=0,
             start_new_session=True,  # Ctrl-C in the terminal is handled by the parent
         )
+        os.close(shared)
         self._in, self._out = self._process.stdin, self._process.stdout
         self._poll = select.poll()
         self._poll.register(self._out, select.POLLIN)  # type: ignore[arg-type]
@@ -99,11 +112,13 @@ class ReaderProcess:
                     self._raise(content)
                 elif kind in (FILE, LISTING):
                     file = str(orjson.loads(content))
+                elif kind == SHARED:
+                    yield BATCH, self._take(LENGTH.unpack(content)[0])
                 elif kind != ALIVE:
                     yield kind, content
         except ReaderFailed as failed:
             raise ReaderFailed(str(failed), file) from None
-        except (orjson.JSONDecodeError, ValidationError) as error:
+        except (orjson.JSONDecodeError, ValidationError, struct.error) as error:
             raise ReaderFailed(str(invalid(error)), file) from None
 
     def send(self, content: bytes) -> None:
@@ -146,6 +161,15 @@ class ReaderProcess:
             raise ReaderFailed("makes the reader send a message that is too large")
         return kind, self._read(size, tick, deadline, limit)
 
+    def _take(self, size: int) -> memoryview:
+        """A copy of the stream in the shared memory, which the reader may then use again."""
+        if not 0 < size <= SHARED_BYTES:
+            raise invalid(f"{size} bytes of shared memory")
+        content = memoryview(pa.allocate_buffer(size)).cast("B")
+        content[:] = self._shared[:size]
+        self._write(TAKEN)
+        return content
+
     def _write(self, data: bytes) -> None:
         assert self._in is not None  # noqa: S101 (a pipe)
         view = memoryview(data)
@@ -157,7 +181,7 @@ class ReaderProcess:
 
     def _read(self, size: int, tick: "_Tick", deadline: float, limit: float) -> memoryview:
         assert self._out is not None  # noqa: S101 (a pipe)
-        view = memoryview(bytearray(size))
+        view = memoryview(pa.allocate_buffer(size))
         got = 0
         while got < size:
             if not self._poll.poll(1000 * tick()):

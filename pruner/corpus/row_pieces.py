@@ -1,19 +1,28 @@
 """Makes pieces of record batches of rows that are Python dictionaries: those of JSON lines and CSV."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pruner.corpus.batches import EMPTY, LINE, NOT_TEXT, TOO_LONG, UNREADABLE, make_piece
+from pruner.corpus.batches import (
+    BATCH_CHARACTERS,
+    BATCH_ROWS,
+    EMPTY,
+    LINE,
+    NOT_TEXT,
+    TOO_LONG,
+    UNREADABLE,
+    make_piece,
+)
 from pruner.corpus.fields import ABSENT, find_value, is_path_field, is_url, path_value
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.labels import host, json_text, label
 from pruner.spec import CorpusSpec
 
-PIECE_ROWS = 512
-PIECE_BYTES = 1 << 20  # of lines, after which a piece ends
+PIECE_ROWS = BATCH_ROWS  # a piece ends where a batch does, which then needs no copy
+PIECE_BYTES = 4 << 20  # of lines, after which a piece ends too
 
 
 class Row(NamedTuple):
@@ -26,6 +35,9 @@ class Row(NamedTuple):
 
 def row_text(row: Row, text_field: str) -> tuple[str | None, str | None]:
     """The text of a row, or None and the reason why it is no document."""
+    text = row.values.get(text_field)
+    if isinstance(text, str) and text:  # as nearly always
+        return text, None
     if row.error is not None:
         return None, row.error if row.line is None else f"{UNREADABLE}: {row.error}"
     text = find_value(row.values, text_field)
@@ -46,88 +58,76 @@ def row_pieces(
     `source` holds the fields `columns` as JSON text, null where a row has none; with None it holds the bytes of the
     whole line before its line feed.
     """
-    piece = _Piece(file, spec, columns)
+    document = _documents(file, spec)
+    documents: list[_Document] = []
+    source: list[Any] = []
+    characters = size = 0
     for row in itertools.islice(rows, first_row, None):
-        piece.add(row)
-        if len(piece.texts) == PIECE_ROWS or piece.size >= PIECE_BYTES:
-            yield piece.batch()
-            piece = _Piece(file, spec, columns)
-    if piece.texts:
-        yield piece.batch()
+        documents.append(made := document(row))
+        characters += len(made[0] or "")
+        size += len(row.line or b"")
+        if columns is None:
+            source.append(None if row.line is None else row.line.removesuffix(b"\n"))
+        elif columns:
+            source.append([_json(find_value(row.values, name)) for name in columns])
+        if len(documents) == PIECE_ROWS or characters >= BATCH_CHARACTERS or size >= PIECE_BYTES:
+            yield _piece(documents, source, columns)
+            documents, source, characters, size = [], [], 0, 0
+    if documents:
+        yield _piece(documents, source, columns)
 
 
-class _Piece:
-    """Rows that are gathered until they make a piece."""
+_Document = tuple[str | None, str | None, str | None, str | None]  # text, id, domain, reject
+_Values = dict[str, Any]
 
-    def __init__(self, file: CorpusFile, spec: CorpusSpec, columns: tuple[str, ...] | None) -> None:
-        self._text_field, self._columns = spec.text_field, columns
-        self._id, self._domain = (_Label(file, field) for field in (spec.id_field, spec.domain_field))
-        self._domain_label = host if is_url(spec.domain_field or "") else label
-        self.size = 0
-        self.texts: list[str | None] = []
-        self._ids: list[str | None] = []
-        self._domains: list[str | None] = []
-        self._rejects: list[str | None] = []
-        self._source: list[list[Any]] = [[] for _ in (LINE,) if columns is None] or [[] for _ in columns or ()]
 
-    def add(self, row: Row) -> None:
-        """Adds a row, as a document or as a reject."""
-        values = row.values
+def _documents(file: CorpusFile, spec: CorpusSpec) -> Callable[[Row], _Document]:
+    """A function that gives the document or the reject of a row."""
+    find_id, find_domain = (_finder(file, field) for field in (spec.id_field, spec.domain_field))
+    domain_label = host if is_url(spec.domain_field or "") else label
+    text_field = spec.text_field
+
+    def document(row: Row) -> _Document:
+        text, reject = row_text(row, text_field)
         if row.error is not None:
-            return self._append(None, None, None, row_text(row, self._text_field)[1], row)
-        self.size += len(row.line or b"")
-        id_ = domain = None
+            return None, None, None, reject
         about = "id"
         try:
-            id_ = label(self._id.find(values))
+            id_ = label(find_id(row.values))
             about = "domain"
-            domain = self._domain_label(self._domain.find(values))
+            return text, id_, domain_label(find_domain(row.values)), reject
         except ValueError as failed:
-            return self._append(None, None, None, f"{UNREADABLE}: its {about} is {failed}", row)
-        text, reject = row_text(row, self._text_field)
-        return self._append(text, id_, domain, reject, row)
+            return None, None, None, f"{UNREADABLE}: its {about} is {failed}"
 
-    def _append(self, text: str | None, id_: str | None, domain: str | None, reject: str | None, row: Row) -> None:
-        self.texts.append(text)
-        self._ids.append(id_)
-        self._domains.append(domain)
-        self._rejects.append(reject)
-        if self._columns is None:
-            self._source[0].append(None if row.line is None else row.line.removesuffix(b"\n"))
-        for values, name in zip(self._source, self._columns or (), strict=False):
-            values.append(_json(find_value(row.values, name)))
-
-    def batch(self) -> pa.RecordBatch:
-        """The rows as a piece."""
-        source = None
-        if self._columns is None:
-            source = pa.StructArray.from_arrays([pa.array(self._source[0], pa.large_binary())], [LINE])
-        elif self._columns:
-            arrays = [pa.array(values, pa.large_string()) for values in self._source]
-            source = pa.StructArray.from_arrays(arrays, list(self._columns))
-        return make_piece(
-            pa.array(self.texts, pa.large_string()),
-            pa.array(self._ids, pa.string()),
-            pa.array(self._domains, pa.string()),
-            pa.array(self._rejects, pa.string()),
-            source,
-        )
+    return document
 
 
-class _Label:
-    """Where the id or the domain of a row comes from."""
+def _finder(file: CorpusFile, field: str | None) -> Callable[[_Values], Any]:
+    """A function that finds the id or the domain in the values of a row: None if there is none."""
+    found = ABSENT if field is None else path_value(file, field)
+    of_path = None if found is ABSENT else found
+    if field is None or is_path_field(field):
+        return lambda _row: of_path
+    if "." not in field:
+        return lambda row: row.get(field, of_path)
 
-    def __init__(self, file: CorpusFile, field: str | None) -> None:
-        self._field = field
-        found = ABSENT if field is None else path_value(file, field)
-        self._of_path = None if found is ABSENT else found
+    def find(row: _Values) -> Any:
+        value = find_value(row, field)
+        return of_path if value is ABSENT else value
 
-    def find(self, row: dict[str, Any]) -> Any:
-        """The value of a row, None if it has none."""
-        if self._field is None or is_path_field(self._field):
-            return self._of_path
-        value = find_value(row, self._field)
-        return self._of_path if value is ABSENT else value
+    return find
+
+
+def _piece(documents: list[_Document], source: list[Any], columns: tuple[str, ...] | None) -> pa.RecordBatch:
+    text, id_, domain, reject = zip(*documents, strict=True)
+    made = None
+    if columns is None:
+        made = pa.StructArray.from_arrays([pa.array(source, pa.large_binary())], [LINE])
+    elif columns:
+        arrays = [pa.array(values, pa.large_string()) for values in zip(*source, strict=True)]
+        made = pa.StructArray.from_arrays(arrays, list(columns))
+    ids, domains, rejects = (pa.array(values, pa.string()) for values in (id_, domain, reject))
+    return make_piece(pa.array(text, pa.large_string()), ids, domains, rejects, made)
 
 
 def too_long() -> Row:

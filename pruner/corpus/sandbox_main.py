@@ -1,5 +1,6 @@
 """Main program of the reader process: plans and reads corpora within a memory limit. See pruner.corpus.sandbox."""
 
+import mmap
 import os
 import resource
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
+import pyarrow as pa
 
 from pruner.corpus.check import check_corpus
 from pruner.corpus.paths import Roots
@@ -30,6 +32,9 @@ from pruner.corpus.protocol import (
     LISTING,
     PLAN,
     READY,
+    SHARED,
+    SHARED_BYTES,
+    TAKEN,
     Failure,
     ReadRequest,
     Request,
@@ -52,9 +57,12 @@ def main() -> None:
 def serve(answer: Callable[[bytes, "Output"], None]) -> None:
     """Answers what comes from standard input until it ends, within the memory limit.
 
+    The argument of the program is the file descriptor of the memory that it shares with its parent.
+
     `answer` sends the messages of a response but the last one. What it raises is sent as a failure.
     """
-    out = Output(os.fdopen(os.dup(1), "wb", buffering=0))
+    shared = memoryview(mmap.mmap(int(sys.argv[1]), SHARED_BYTES))
+    out = Output(os.fdopen(os.dup(1), "wb", buffering=0), shared)
     os.dup2(2, 1)  # so that output of libraries does not mix with the messages
     _limit_memory()
     sys.meta_path.insert(0, _NoPandas())
@@ -62,6 +70,7 @@ def serve(answer: Callable[[bytes, "Output"], None]) -> None:
         out.send(READY)
         while (content := receive()) is not None:
             _respond(partial(answer, content, out), out)
+            out.wait_until_taken()
 
 
 def receive() -> bytes | None:
@@ -79,10 +88,11 @@ class _NoPandas(MetaPathFinder):
 
 
 class Output:
-    """Sends messages to the parent, from any thread."""
+    """Sends messages to the parent, from any thread; batches from the main thread."""
 
-    def __init__(self, pipe: BinaryIO) -> None:
+    def __init__(self, pipe: BinaryIO, shared: memoryview) -> None:
         self._pipe, self._lock, self._sent = pipe, threading.Lock(), 0.0
+        self._shared, self._shared_is_free = shared, True
 
     def send(self, kind: bytes, content: Any = b"") -> None:
         """Sends a message. Raises BrokenPipeError if the parent has ended."""
@@ -92,6 +102,22 @@ class Output:
             while view:
                 view = view[self._pipe.write(view) :]
             self._sent = time.monotonic()
+
+    def send_batch(self, batch: pa.RecordBatch) -> None:
+        """Sends a batch. Raises BrokenPipeError if the parent has ended."""
+        self.wait_until_taken()
+        content = encode_batch(batch, self._shared)
+        if content.obj is self._shared.obj:
+            self._shared_is_free = False
+            self.send(SHARED, LENGTH.pack(len(content)))
+        else:
+            self.send(BATCH, content)
+
+    def wait_until_taken(self) -> None:
+        """Waits until the parent has copied what is in the shared memory. Raises BrokenPipeError if it has ended."""
+        if not self._shared_is_free and sys.stdin.buffer.read(len(TAKEN)) != TAKEN:
+            raise BrokenPipeError
+        self._shared_is_free = True
 
     def alive(self) -> None:
         """Tells the parent that reading goes on, if nothing was sent for a second."""
@@ -168,7 +194,7 @@ def _read(request: ReadRequest, spec: CorpusSpec, roots: Roots, careful: bool, o
         on_read=out.alive,
     )
     for batch in batches:
-        out.send(BATCH, encode_batch(batch.slice(0, 1) if request.only_one else batch))
+        out.send_batch(batch.slice(0, 1) if request.only_one else batch)
         if request.only_one:
             break
 

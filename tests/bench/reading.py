@@ -1,11 +1,13 @@
 """Measures how fast each format becomes Python strings: `python -m tests.bench.reading [MB of text]`.
 
-Megabytes of UTF-8 text per second, on one core, of a file that is not in the page cache, planning included. Beside it
-stand `datasets` in streaming mode and datatrove's readers, where these are installed.
+Each file has the same documents and is dropped from the page cache before it is read. All runs on one core, planning
+included. Beside Winnow's reader in its process, which jobs use, stand the same reader in this process, and `datasets`
+in streaming mode and datatrove's readers where these are installed. Fails if they do not read the same text.
 """
 
 import bz2
 import csv
+import gc
 import gzip
 import io
 import json
@@ -15,9 +17,12 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,9 +52,8 @@ def zstd(data: bytes) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def write_files(folder: Path, size: int) -> list[Path]:
+def write_files(folder: Path, made: list[dict[str, str]]) -> list[Path]:
     """The same documents in each format."""
-    made = rows(size)
     table = pa.Table.from_pylist(made)
     lines = "".join(json.dumps(row) + "\n" for row in made).encode()
     cells = io.StringIO(newline="")
@@ -72,22 +76,20 @@ def write_files(folder: Path, size: int) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def ours(path: Path) -> Texts:
-    """The reader in this process."""
+def in_this_process(path: Path) -> Texts:
     spec = CorpusSpec(paths=[str(path)], id_field="id", domain_field="url")
     plan = make_plan(spec)
     for shard in plan.shards:
         for batch in shard_reader.read_shard(plan.files_of(shard), shard, spec):
-            yield from batch["text"].to_pylist()
+            yield from batch["text"].drop_null().to_pylist()
 
 
 def sandboxed(path: Path) -> Texts:
-    """The reader in its process, as jobs use it; both processes share the core."""
     spec = CorpusSpec(paths=[str(path)], id_field="id", domain_field="url")
     plan = sandbox.make_plan(spec)
     for shard in plan.shards:
         for batch in sandbox.read_shard(plan, shard, spec):
-            yield from batch["text"].to_pylist()
+            yield from batch["text"].drop_null().to_pylist()
 
 
 def with_datasets(path: Path) -> Texts:
@@ -100,19 +102,32 @@ def with_datasets(path: Path) -> Texts:
 
 def with_datatrove(path: Path) -> Texts:
     from datatrove.pipeline import readers  # type: ignore[import-not-found,unused-ignore]
+    from datatrove.utils.logging import logger  # type: ignore[import-not-found,unused-ignore]
 
-    kinds = {".parquet": readers.ParquetReader, ".arrow": readers.IpcReader, ".csv": readers.CsvReader}
-    reader = kinds.get(path.suffix, readers.JsonlReader)(str(path.parent), glob_pattern=path.name)
+    logger.disable("datatrove")
+    place: dict[str, Any] = {"data_folder": str(path.parent), "glob_pattern": path.name}
+    reader: Any
+    if path.suffix == ".parquet":
+        reader = readers.ParquetReader(**place)
+    elif path.suffix == ".arrow":
+        reader = readers.IpcReader(**place, stream=True)
+    elif path.suffix == ".csv":
+        reader = readers.CSVReader(**place)
+    else:
+        reader = readers.JsonlReader(**place)
     for document in reader():
         yield document.text
 
 
-READERS: dict[str, tuple[str, Callable[[Path], Texts]]] = {
-    "winnow": ("pruner", ours),
-    "winnow, sandbox": ("pruner", sandboxed),
-    "datasets": ("datasets", with_datasets),
-    "datatrove": ("datatrove", with_datatrove),
+OURS = "winnow"
+PEERS = ("datasets", "datatrove")
+READERS: dict[str, Callable[[Path], Texts]] = {
+    OURS: sandboxed,
+    "without sandbox": in_this_process,
+    "datasets": with_datasets,
+    "datatrove": with_datatrove,
 }
+REPETITIONS = 5
 
 
 def forget(path: Path) -> None:
@@ -122,22 +137,66 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children, which the reader process is one of."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    clocks = [~int(pid) << 3 | 2 for pid in children]  # as clock_getcpuclockid(3) names them
+    return time.process_time() + sum(map(time.clock_gettime, clocks))
+
+
+class Reading(NamedTuple):
+    """What was read, and how long it took in seconds."""
+
+    documents: int
+    characters: int
+    cpu: float
+    wall: float
+
+
+def measure(read: Callable[[Path], Texts], path: Path) -> Reading:
+    forget(path)
+    gc.collect()
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    documents = characters = 0
+    for text in read(path):
+        documents += 1
+        characters += len(text)
+    return Reading(documents, characters, cpu_seconds() - cpu, time.perf_counter() - wall)
+
+
+def line(title: str, cells: Iterable[str]) -> None:
+    sys.stdout.write(f"{title:16}{''.join(f'{cell:>18}' for cell in cells)}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     size = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 100_000_000
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    readers = {name: read for name, (package, read) in READERS.items() if find_spec(package) is not None}
-    with tempfile.TemporaryDirectory() as folder:
-        sys.stdout.write(f"{'MB of text per second':24}{''.join(f'{name:>18}' for name in readers)}\n")
-        paths = write_files(Path(folder), size)
-        list(sandboxed(paths[0]))  # starts the reader process
-        for path in paths:
-            speeds = []
-            for read in readers.values():
-                forget(path)
-                started = time.perf_counter()
-                read_bytes = sum(len(text) for text in read(path))
-                speeds.append(read_bytes / 1e6 / (time.perf_counter() - started))
-            sys.stdout.write(f"{path.name:24}{''.join(f'{speed:18.0f}' for speed in speeds)}\n")
+    readers = {name: read for name, read in READERS.items() if name not in PEERS or find_spec(name) is not None}
+    with tempfile.TemporaryDirectory() as small, tempfile.TemporaryDirectory() as large:
+        for path, read in product(write_files(Path(small), rows(100_000)), readers.values()):
+            measure(read, path)  # loads the libraries and starts the reader process
+        made = rows(size)
+        documents, characters = len(made), sum(len(row["text"]) for row in made)
+        paths = write_files(Path(large), made)
+        del made
+        taken: dict[tuple[Path, str], list[Reading]] = defaultdict(list)
+        for _, path, (name, read) in product(range(REPETITIONS), paths, readers.items()):
+            reading = measure(read, path)
+            if (reading.documents, reading.characters) != (documents, characters):
+                sys.exit(f"{path.name}: {name} reads {reading.documents} documents, {reading.characters} characters")
+            taken[path, name].append(reading)
+    sys.stdout.write(
+        f"MB of text per second of CPU time of all processes (in brackets: of wall time on one core).\n"
+        f"{documents:,} documents, {characters / 1e6:.0f} MB of text; best of {REPETITIONS}.\n"
+    )
+    line("", [*readers, "winnow / best"])
+    for path in paths:
+        cpu = {name: characters / 1e6 / min(reading.cpu for reading in taken[path, name]) for name in readers}
+        wall = {name: characters / 1e6 / min(reading.wall for reading in taken[path, name]) for name in readers}
+        peers = [cpu[name] for name in readers if name in PEERS]
+        ratio = f"{cpu[OURS] / max(peers):.2f}" if peers else "-"
+        line(path.name, [*(f"{cpu[name]:.0f} ({wall[name]:.0f})" for name in readers), ratio])
 
 
 if __name__ == "__main__":

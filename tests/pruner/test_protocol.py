@@ -11,6 +11,8 @@ from pruner.corpus.batches import make_piece, numbered
 from pruner.corpus.plan import Plan, Shard
 from pruner.corpus.protocol import ReaderFailed, decode_batch, decode_plan, encode_batch, encode_plan
 
+NOT_SHARED = memoryview(b"")
+
 
 @pytest.mark.parametrize("compression", ["zstd", "lz4"])
 @pytest.mark.parametrize(
@@ -34,12 +36,12 @@ def made(*texts: str | None, source: Any = None) -> pa.RecordBatch:
 
 def test_batches_of_other_columns_or_sizes_are_refused() -> None:
     batch = made("a", None)
-    assert decode_batch(memoryview(encode_batch(batch)), 1) == batch
+    assert decode_batch(encode_batch(batch, NOT_SHARED), 1) == batch
     both = batch.set_column(6, "reject", pa.array(["why", "why"]))
     elsewhere = batch.set_column(0, "file", pa.array([0, 1], pa.int32()))
     for wrong in (batch.select(["text", "id"]), batch.slice(0, 0), both, elsewhere, made(*["a"] * 3000)):
         with pytest.raises(ReaderFailed, match="invalid message"):
-            decode_batch(memoryview(encode_batch(wrong)), 1)
+            decode_batch(encode_batch(wrong, NOT_SHARED), 1)
 
 
 @given(
@@ -48,7 +50,7 @@ def test_batches_of_other_columns_or_sizes_are_refused() -> None:
 @settings(max_examples=500, deadline=None)
 def test_a_damaged_message_is_a_valid_batch_or_refused(changes: list[tuple[float, bytes]], cut: float) -> None:
     source = pa.StructArray.from_arrays([pa.array(["x", "y"]).dictionary_encode(), pa.array([[1], []])], ["a", "b"])
-    data = bytearray(encode_batch(made("é" * 9, None, source=source)))
+    data = bytearray(encode_batch(made("é" * 9, None, source=source), NOT_SHARED))
     for place, piece in changes:
         start = int(place * (len(data) - 1))
         data[start : start + len(piece)] = piece
