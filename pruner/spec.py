@@ -1,11 +1,12 @@
 """Request models: which corpus to read, and which selections to make of it."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 FieldName = Annotated[str, Field(min_length=1, max_length=200)]
 Glob = Annotated[str, Field(min_length=1, max_length=4096)]
+Criterion = Literal["low", "medium", "high", "random"]
 
 
 class CorpusSpec(BaseModel):
@@ -38,22 +39,80 @@ class CorpusSpec(BaseModel):
     )
 
 
+class Order(NamedTuple):
+    """What documents are ranked by: NLL per token, which is perplexity; NLL per byte; or a hash with a seed."""
+
+    by: Literal["token", "byte", "hash"]
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Such as `byte` or `hash-3`."""
+        return f"{self.by}-{self.seed}" if self.by == "hash" else self.by
+
+
+BY_TOKEN, BY_BYTE = Order("token"), Order("byte")
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+# Absent in JSON where they are not given: selections that have neither keep their keys and the bytes of their files.
+Per = Annotated[
+    Literal["byte"] | None,
+    Field(exclude_if=_is_none, description="`byte`: documents are ordered by NLL per byte, else per token."),
+]
+Seed = Annotated[
+    int | None,
+    Field(ge=0, lt=2**63, exclude_if=_is_none, description="Of a random selection; 0 unless given."),
+]
+
+
 class SelectionSpec(BaseModel):
-    """A selection: which part of the documents, ordered by perplexity, is kept."""
+    """A selection: which part of the documents, ordered by perplexity, is kept, or how many of them at random."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    criterion: Literal["low", "medium", "high"] = "medium"
+    criterion: Criterion = "medium"
     rate: float = Field(0.5, gt=0, le=1, description="The share that is kept.")
     unit: Literal["documents", "tokens"] = "documents"
     within: Literal["domain"] | None = Field(None, description="Apply the selection inside each domain.")
+    per: Per = None
+    seed: Seed = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _random_has_a_seed(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("criterion") == "random" and fields.get("seed") is None:
+            return fields | {"seed": 0}
+        return fields
+
+    @model_validator(mode="after")
+    def _order_fits_criterion(self) -> "SelectionSpec":
+        if self.criterion == "random" and self.per is not None:
+            raise ValueError("a random selection is in no order of perplexity: leave out 'per'")
+        if self.criterion != "random" and self.seed is not None:
+            raise ValueError(f"a {self.criterion} selection leaves nothing to chance: leave out 'seed'")
+        return self
 
     @property
     def id(self) -> str:
-        """The id derived from the fields, such as `medium-0.5` or `low-0.25-tokens-domain`."""
+        """The id derived from the fields, such as `medium-0.5`, `low-0.25-tokens-domain` or `random-0.5-seed3`."""
         parts = [self.criterion, repr(self.rate).removesuffix(".0")]
         if self.unit == "tokens":
             parts.append("tokens")
         if self.within is not None:
             parts.append(self.within)
+        if self.per is not None:
+            parts.append(self.per)
+        if self.seed:
+            parts.append(f"seed{self.seed}")
         return "-".join(parts)
+
+    @property
+    def order(self) -> Order:
+        """The order whose ranks it keeps."""
+        if self.seed is not None:
+            return Order("hash", self.seed)
+        return BY_TOKEN if self.per is None else BY_BYTE

@@ -1,4 +1,4 @@
-"""Bands: the exact ranks that a selection keeps, from cumulative token counts in the order of perplexity."""
+"""Bands: the exact ranks that a selection keeps, from cumulative token counts in the order of the ranks."""
 
 from bisect import bisect_right
 from fractions import Fraction
@@ -9,7 +9,7 @@ from pruner.spec import SelectionSpec
 
 
 def band(below: np.ndarray, spec: SelectionSpec) -> tuple[int, int]:
-    """Ranks [start, stop) that a selection keeps among N documents in the order of perplexity.
+    """Ranks [start, stop) that a selection keeps among N documents in its order.
 
     below int64 [N + 1]: the tokens of all documents with a lower rank, and last the tokens of all, from any base. Reads
     only O(log N) of them, so that an array mapped from disk is fast for any N.
@@ -23,20 +23,20 @@ def band(below: np.ndarray, spec: SelectionSpec) -> tuple[int, int]:
 def _documents_band(count: int, criterion: str, rate: Fraction) -> tuple[int, int]:
     """Ranks [start, stop) that hold `rate` of the documents, rounded half up."""
     keep = (2 * rate.numerator * count + rate.denominator) // (2 * rate.denominator)
-    start = {"low": 0, "medium": (count - keep) // 2, "high": count - keep}[criterion]
+    start = {"low": 0, "random": 0, "medium": (count - keep) // 2, "high": count - keep}[criterion]
     return start, start + keep
 
 
 def _tokens_band(below: np.ndarray, criterion: str, rate: Fraction) -> tuple[int, int]:
     """Ranks [start, stop) of the longest run whose tokens do not exceed `rate` of all.
 
-    `low` grows from the bottom, `high` from the top. `medium` starts at the document that holds the middle token and
-    adds the neighbour on the side with more tokens outside the band (the lower side if equal); when that neighbour does
-    not fit, the other side grows alone.
+    `low` and `random` grow from the bottom, `high` from the top. `medium` starts at the document that holds the middle
+    token and adds the neighbour on the side with more tokens outside the band (the lower side if equal); when that
+    neighbour does not fit, the other side grows alone.
     """
     bottom, top = int(below[0]), int(below[-1])
     budget = rate.numerator * (top - bottom) // rate.denominator
-    if criterion == "low":
+    if criterion in ("low", "random"):
         return 0, int(np.searchsorted(below, bottom + budget, side="right")) - 1
     if criterion == "high":
         return int(np.searchsorted(below, top - budget, side="left")), len(below) - 1

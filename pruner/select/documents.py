@@ -41,7 +41,7 @@ class RankedDocument(TypedDict):
 class Document(BaseModel):
     """A scored document. `text` is its beginning, or null where `text_error` says why it cannot be read."""
 
-    rank: int = Field(description="Its place in the order of perplexity, from 0.")
+    rank: int = Field(description="Its place in the order that was asked for, from 0.")
     percentile: float
     file: str
     row: int

@@ -1,7 +1,7 @@
 """The index of a job's scores: documents by rank, from which any selection is a slice, counted without sorting again.
 
-Ranks order the N documents that selections choose from by their score key, equal keys by (file, row). The arrays
-`inside_*` hold the documents of each domain together, in the order of their ranks.
+Ranks order the N documents that selections choose from by their score key, or as another order says (order.py), equal
+ones by (file, row). The arrays `inside_*` hold the documents of each domain together, in the order of their ranks.
 """
 
 import io
@@ -16,7 +16,7 @@ from pruner.select.bands import band
 from pruner.select.domains import DOMAINS_MAX, by_size, domain_rows
 from pruner.select.perplexity import perplexity
 from pruner.select.selection_record import DomainBand, Preview, SelectionCounts
-from pruner.spec import SelectionSpec
+from pruner.spec import BY_TOKEN, Order, SelectionSpec
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
 
@@ -30,7 +30,7 @@ class Index:
     """The arrays of an index, mapped from disk where the storage is local."""
 
     below: np.ndarray  # int64 [N + 1], tokens of all documents with a lower rank
-    key: np.ndarray  # float64 [N], ln(perplexity)
+    key: np.ndarray  # float64 [N], ln(perplexity) by rank: ascending in the order by token alone
     domain: np.ndarray  # int32 [N], index into domain_names
     place: np.ndarray  # int64 [N], row of the table of scores
     marks: np.ndarray  # int64 [M, domains, 2], documents and tokens of each domain below every `step`-th rank
@@ -62,7 +62,7 @@ class Index:
         if spec.within is None:
             start, stop = band(self.below, spec)
             counts = self._counts_below(stop) - self._counts_below(start)
-            ends = (self.key[start], self.key[stop - 1]) if stop > start else None
+            ends = _ends(self.key[start:stop], spec.order) if stop > start else None
         else:
             counts, ends = self._counts_inside(spec, beat)
         documents, tokens = counts[:, 0], counts[:, 1]
@@ -86,7 +86,8 @@ class Index:
             start, stop = band(self.inside_below[first : last + 1], spec)
             ends: list[float | None] = [None, None]
             if stop > start:
-                ends = perplexity(self.inside_key[[first + start, first + stop - 1]]).tolist()
+                kept = self.inside_key[first + start : first + stop]
+                ends = perplexity(np.array(_ends(kept, spec.order))).tolist()
             bands.append(
                 DomainBand(
                     domain=self.domain_names[code],
@@ -134,8 +135,13 @@ class Index:
             if stop > start:
                 tokens = self.inside_below[first + stop] - self.inside_below[first + start]
                 counts[code] = stop - start, tokens
-                ends.append((self.inside_key[first + start], self.inside_key[first + stop - 1]))
+                ends.append(_ends(self.inside_key[first + start : first + stop], spec.order))
         return counts, (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+
+
+def _ends(key: np.ndarray, order: Order) -> tuple[float, float]:
+    """The lowest and the highest ln(perplexity) of documents with consecutive ranks, of which there is one at least."""
+    return (key[0], key[-1]) if order == BY_TOKEN else (key.min(), key.max())
 
 
 def count_domains(domain: np.ndarray, tokens: np.ndarray, size: int) -> np.ndarray:

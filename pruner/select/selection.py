@@ -22,6 +22,7 @@ _PIECE = 1 << 22  # documents at a time
 def write_selection(
     storage: Storage,
     index_folder: str,
+    order_folder: str,
     folder: str,
     spec: SelectionSpec,
     provenance: dict[str, Any],
@@ -29,10 +30,11 @@ def write_selection(
 ) -> SelectionRecord:
     """Makes a selection of the index in `index_folder`: writes manifest.parquet, then selection.json, into `folder`.
 
-    The manifest's metadata are `provenance` and the `selection`. Calls `beat` for each row group. Needs 8 bytes of
-    memory a document. Raises FileNotFoundError if the index is missing.
+    The arrays of the selection's order are in `order_folder`, which is `index_folder` for the order by token. The
+    manifest's metadata are `provenance` and the `selection`. Calls `beat` for each row group. Needs 8 bytes of memory a
+    document. Raises FileNotFoundError if the index or the order is missing.
     """
-    index = read_index(storage, index_folder)
+    index = read_index(storage, order_folder)
     counts = index.counts(spec, beat)
     written = write_manifest(
         storage,

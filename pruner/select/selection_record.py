@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from pruner.select.domains import DomainRow
-from pruner.spec import SelectionSpec
+from pruner.spec import Criterion, Per, Seed, SelectionSpec
 from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.records import Record
 
@@ -14,10 +14,12 @@ class SelectionReport(BaseModel):
     """What a selection keeps, in the flat shape of reports and of the API."""
 
     id: str
-    criterion: Literal["low", "medium", "high"]
+    criterion: Criterion
     rate: float
     unit: Literal["documents", "tokens"]
     within: Literal["domain"] | None
+    per: Per = None
+    seed: Seed = None
     documents: int
     tokens: int
     perplexity_min: float | None
@@ -30,8 +32,9 @@ class SelectionReport(BaseModel):
 class SelectionCounts(BaseModel):
     """What a selection keeps.
 
-    The perplexities are None if it keeps nothing. The kept documents have the ranks [start, stop), which are None for a
-    selection within domains: its documents are no run of ranks. Shares of `domains` are of all that is kept.
+    The perplexities are the lowest and the highest of the kept documents, None if it keeps nothing. The kept documents
+    have the ranks [start, stop) in the selection's order; these are None for a selection within domains: its documents
+    are no run of ranks. Shares of `domains` are of all that is kept.
     """
 
     spec: SelectionSpec
@@ -52,7 +55,7 @@ class SelectionCounts(BaseModel):
 class DomainBand(BaseModel):
     """What a selection within domains keeps of one domain: the ranks [start, stop) among its `documents`.
 
-    The perplexities are those of the first and the last kept document, None if nothing is kept.
+    The perplexities are the lowest and the highest of the kept documents, None if nothing is kept.
     """
 
     domain: str | None

@@ -3,13 +3,13 @@
 import argparse
 import os
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from pruner.corpus.listing import shown
-from pruner.spec import CorpusSpec
+from pruner.spec import CorpusSpec, Criterion
 from pruner.validation import explain
 from scorer.spec import TrainSpec
 from scorer.training.names import PRESETS
@@ -133,15 +133,22 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
 
 def add_selections(parser: argparse.ArgumentParser) -> None:
     """Adds the selections: every criterion at every rate."""
-    choices = ("low", "medium", "high")
     parser.add_argument(
-        "--select", action="append", choices=choices, help="criterion, repeatable (default: medium)", dest="criteria"
+        "--select",
+        action="append",
+        choices=get_args(Criterion),
+        help="criterion, repeatable (default: medium)",
+        dest="criteria",
     )
     parser.add_argument(
         "--rate", action="append", type=float, help="share to keep, repeatable (default: 0.5)", dest="rates"
     )
     parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
     parser.add_argument("--within", choices=("domain",), help="select inside each domain")
+    parser.add_argument("--per", choices=("byte",), help="order by NLL per byte; random has no such order")
+    parser.add_argument(
+        "--random-seed", type=whole_number, metavar="N", help="seed of the random selections (default: 0)"
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -174,11 +181,7 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
     if hasattr(args, "priority"):
         body["priority"] = args.priority
     if hasattr(args, "criteria"):
-        pairs = [(criterion, share) for criterion in args.criteria or ["medium"] for share in args.rates or [0.5]]
-        body["selections"] = [
-            {"criterion": criterion, "rate": share, "unit": args.unit, "within": args.within}
-            for criterion, share in dict.fromkeys(pairs)
-        ]
+        body["selections"] = _selections(parser, args)
     return _valid(parser, JobRequest, body)
 
 
@@ -195,6 +198,21 @@ def corpus(parser: argparse.ArgumentParser, args: argparse.Namespace) -> CorpusS
 def _corpus(args: argparse.Namespace) -> dict[str, Any]:
     names = ("paths", "text_field", "id_field", "domain_field", "include", "exclude")
     return {name: getattr(args, name) for name in names}
+
+
+def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every criterion at every rate, each with the options that are for it; exits with status 2 if one is for none."""
+    criteria = args.criteria or ["medium"]
+    if args.per is not None and set(criteria) == {"random"}:
+        parser.error("--per is for low, medium and high: a random selection is in no order of perplexity")
+    if args.random_seed is not None and "random" not in criteria:
+        parser.error("--random-seed is for --select random")
+    pairs = [(criterion, share) for criterion in criteria for share in args.rates or [0.5]]
+    return [
+        {"criterion": criterion, "rate": share, "unit": args.unit, "within": args.within}
+        | ({"seed": args.random_seed} if criterion == "random" else {"per": args.per})
+        for criterion, share in dict.fromkeys(pairs)
+    ]
 
 
 def _training(args: argparse.Namespace) -> dict[str, Any]:

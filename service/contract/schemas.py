@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruner.corpus.listing import LeftOut
 from pruner.export.formats import ExportedFile, ExportFormat
-from pruner.spec import CorpusSpec, SelectionSpec
+from pruner.spec import CorpusSpec, Criterion, Per, Seed, SelectionSpec
 from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
 from scorer.training.summary import TrainingSummary
 from service.contract.names import Status
@@ -120,14 +120,16 @@ class JobWorkers(BaseModel):
 class SelectionResult(BaseModel):
     """A selection that was made. `perplexity_min` and `perplexity_max` are null when it keeps nothing.
 
-    `start` and `stop` are the ranks of its documents, from 0; null within domains, where they are no run.
+    `start` and `stop` are the ranks of its documents in its order, from 0; null within domains, where they are no run.
     """
 
     id: str
-    criterion: Literal["low", "medium", "high"]
+    criterion: Criterion
     rate: float
     unit: Literal["documents", "tokens"]
     within: Literal["domain"] | None
+    per: Per = None
+    seed: Seed = None
     documents: int
     tokens: int
     perplexity_min: float | None

@@ -7,17 +7,20 @@ from pruner.select.documents import DocumentReader, Documents
 from pruner.select.index import Index, read_index
 from pruner.select.partial_histogram import PartialHistogram, partial_histogram
 from pruner.select.selection_record import PreviewReport
-from pruner.spec import SelectionSpec
-from service.jobs.jobs import Jobs, not_there
-from service.kinds import index, scores, selection
+from pruner.spec import BY_TOKEN, Order, SelectionSpec
+from service.jobs.jobs import Conflict, Jobs, not_there
+from service.kinds import index, order, scores, selection
 from service.kinds.job_files import JobFiles
 
 _DOMAINS_INSIDE_MAX = 10_000  # more would take long to preview inside each
 
 
 def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> PreviewReport:
-    """What a selection would keep. Raises UnknownJob, Conflict while the job is not scored, InputError."""
-    files, ranks = _scored(jobs, job_id)
+    """What a selection would keep.
+
+    Raises UnknownJob; Conflict while the job is not scored, or its documents are not ranked in the order; InputError.
+    """
+    files, ranks = _scored(jobs, job_id, spec.order)
     if spec.within is not None and files.record.request.corpus.domain_field is None:
         raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
     if spec.within is not None and len(ranks.domain_names) > _DOMAINS_INSIDE_MAX:
@@ -31,12 +34,14 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> PreviewReport:
     return ranks.preview(spec).flat()
 
 
-def documents(jobs: Jobs, job_id: str, rank: int, count: int, characters: int, domain: int | None) -> Documents:
-    """Documents at ranks [rank, rank + count), of all or of a domain, and the beginnings of their texts.
+def documents(
+    jobs: Jobs, job_id: str, rank: int, count: int, characters: int, domain: int | None, ranked: Order = BY_TOKEN
+) -> Documents:
+    """Documents at ranks [rank, rank + count) of an order, of all or of a domain, and the beginnings of their texts.
 
     Raises as `preview` does.
     """
-    return document_reader(*_scored(jobs, job_id)).read(rank, count, characters, domain)
+    return document_reader(*_scored(jobs, job_id, ranked)).read(rank, count, characters, domain)
 
 
 def document_reader(files: JobFiles, ranks: Index) -> DocumentReader:
@@ -52,12 +57,15 @@ def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
     return partial_histogram(files.workspace.storage, paths, job.progress.shards_total, index.train_split(files))
 
 
-def _scored(jobs: Jobs, job_id: str) -> tuple[JobFiles, Index]:
+def _scored(jobs: Jobs, job_id: str, ranked: Order) -> tuple[JobFiles, Index]:
     job, files = jobs.files(job_id)
     try:
-        return files, _index(files.workspace.storage, index.folder(files))
+        return files, _index(files.workspace.storage, order.folder(files, ranked))
     except FileNotFoundError:
-        raise not_there(job.status, "scores") from None
+        if ranked == BY_TOKEN or index.find(files) is None:
+            raise not_there(job.status, "scores") from None
+    by = "NLL per byte" if ranked.by == "byte" else f"the hash of seed {ranked.seed}"
+    raise Conflict(f"the documents are not ranked by {by} yet: make a selection in this order, then look again")
 
 
 _index = lru_cache(maxsize=16)(read_index)  # an index never changes; that of a workspace elsewhere is held in memory

@@ -79,4 +79,5 @@ def _corpus(corpus: CorpusSpec) -> list[str]:
 
 def _selection(spec: SelectionSpec) -> list[object]:
     options: list[object] = ["--select", spec.criterion, "--rate", spec.rate, "--unit", spec.unit]
-    return options if spec.within is None else [*options, "--within", spec.within]
+    flags = (("--within", spec.within), ("--per", spec.per), ("--random-seed", spec.seed))
+    return options + [part for flag, value in flags if value is not None for part in (flag, value)]

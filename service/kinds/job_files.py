@@ -78,5 +78,10 @@ class JobFiles:
         found, failed = self.workspace.exports(self.record), self.workspace.failed_exports(self.record.id)
         return [wanted for wanted in found if wanted.id not in failed]
 
+    @property
+    def needed_selections(self) -> list[SelectionSpec]:
+        """The selections of the job, and those that its exports need besides."""
+        return list(dict.fromkeys([*self.selections, *(wanted.spec for wanted in self.exports)]))
+
 
 _plan = lru_cache(maxsize=_PLANS)(read_plan)  # a plan never changes

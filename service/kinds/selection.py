@@ -6,7 +6,7 @@ from pruner.select.selection import write_selection
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import check_eligible
 from pruner.spec import SelectionSpec
-from service.kinds import index
+from service.kinds import index, order
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
 from service.store.workspace import digest
@@ -16,7 +16,7 @@ VERSION = 1
 
 def folder(job: JobFiles, spec: SelectionSpec) -> str:
     """Where a selection lies. Raises FileNotFoundError for a job that has no scores to come yet."""
-    return f"selection/{digest('selection', VERSION, index.folder(job), spec.model_dump())}"
+    return f"selection/{digest('selection', VERSION, order.folder(job, spec.order), spec.model_dump())}"
 
 
 def path(job: JobFiles, spec: SelectionSpec) -> str:
@@ -27,26 +27,22 @@ def path(job: JobFiles, spec: SelectionSpec) -> str:
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The selections of a job whose index can be named."""
     if job.corpus is not None and job.model is not None:
-        for spec in _specs(job):
-            yield Node(f"selection/{spec.id}", "light", "selecting", [path(job, spec)], needs=("index",))
+        for spec in job.needed_selections:
+            yield Node(f"selection/{spec.id}", "light", "selecting", [path(job, spec)], needs=order.needs(spec.order))
 
 
 def run(task: Task) -> Counts:
     """Writes the manifest. Raises InputError where there is nothing to select from, InputsGone."""
     job, found = task.job, index.find(task.job)
     name = task.node.name.partition("/")[2]
-    spec = next((spec for spec in _specs(job) if spec.id == name), None)
+    spec = next((spec for spec in job.needed_selections if spec.id == name), None)
     if spec is None or found is None:
         raise InputsGone(name)
     check_eligible(task.storage, index.folder(job), found.counts)
+    folders = index.folder(job), order.folder(job, spec.order), folder(job, spec)
     with task.beat.allow(60):
-        write_selection(task.storage, index.folder(job), folder(job, spec), spec, found.provenance, task.beat)
+        write_selection(task.storage, *folders, spec, found.provenance, task.beat)
     return Counts(fresh=True)
-
-
-def _specs(job: JobFiles) -> list[SelectionSpec]:
-    """The selections of a job, and those that its exports need besides."""
-    return list(dict.fromkeys([*job.selections, *(wanted.spec for wanted in job.exports)]))
 
 
 def find(job: JobFiles, spec: SelectionSpec) -> SelectionRecord | None:

@@ -34,11 +34,11 @@ class PerplexityRange(NamedTuple):
 
 
 class ChartRow(NamedTuple):
-    """A selection in the rows under the histogram. With `within_domains` each domain has its own thresholds."""
+    """A selection in the rows under the histogram. `note` says why not all documents in the range are kept."""
 
     name: str
     kept: PerplexityRange
-    within_domains: bool
+    note: str
     highlighted: bool
 
 
@@ -278,7 +278,7 @@ def _thresholds(row: ChartRow) -> list[str]:
         return [f"from {low}"]
     if kept.low_percentile is None and kept.high_percentile is not None:
         return [f"up to {high}"]
-    return [low, f"to {high}", *(["with thresholds per domain"] if row.within_domains else [])]
+    return [low, f"to {high}", *([row.note] if row.note else [])]
 
 
 def _wrap(pieces: Sequence[str], characters: float) -> list[str]:

@@ -84,8 +84,16 @@ def export_request(form: Form) -> dict[str, Any]:
 
 
 def _selection(form: Form, criterion: str, rate: str) -> dict[str, Any]:
-    within = {"within": "domain"} if first_value(form, "within") else {}
-    return {"criterion": criterion, "rate": _rate(rate), "unit": first_value(form, "unit", "documents"), **within}
+    """One selection; the form's order is for all criteria but random, the seed for random alone."""
+    spec = {"criterion": criterion, "rate": _rate(rate), "unit": first_value(form, "unit", "documents")}
+    if first_value(form, "within"):
+        spec["within"] = "domain"
+    seed = first_value(form, "random_seed")
+    if criterion != "random" and first_value(form, "per"):
+        spec["per"] = "byte"
+    if criterion == "random" and seed:
+        spec["seed"] = int(seed) if seed.isascii() and seed.isdecimal() else seed
+    return spec
 
 
 def _rate(text: str) -> float | int | str:

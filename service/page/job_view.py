@@ -17,17 +17,22 @@ _WARNING_SHARE = 0.01  # of the documents
 
 
 class SampleSpan(NamedTuple):
-    """Consecutive documents from a rank on. With `domain`, a row of the report, ranks are those within this domain."""
+    """Consecutive documents from a rank on. With `domain`, a row of the report, ranks are those within this domain.
+
+    Ranks are by perplexity, or with `per` by NLL per byte.
+    """
 
     rank: int
     documents: int
     domain: int | None = None
+    per: str | None = None
 
 
 class Sample(NamedTuple):
     """A titled span of documents. Those with ranks in [`start`, `stop`), if known, are kept.
 
-    `perplexity` is that of the threshold in the middle of the span, `domain` the name of the span's domain, if any.
+    `perplexity` is that of the threshold in the middle of the span, if ranks are by perplexity; `domain` the name of
+    the span's domain, if any.
     """
 
     title: str
@@ -36,6 +41,20 @@ class Sample(NamedTuple):
     stop: int | None
     perplexity: float | None = None
     domain: str | None = None
+    at_threshold: bool = False
+
+
+def by_perplexity(kept: dict[str, Any]) -> bool:
+    """Whether the ranks of a preview or a selection are those by perplexity."""
+    return kept["criterion"] != "random" and kept.get("per") is None
+
+
+def partly_kept(kept: dict[str, Any]) -> str:
+    """Why a preview or selection does not keep all documents in its range of perplexity; empty if it does."""
+    if kept["criterion"] == "random":
+        return "drawn at random"
+    reasons = ["by NLL per byte"] if kept.get("per") is not None else []
+    return ", ".join([*reasons, *(["with thresholds per domain"] if kept["within"] is not None else [])])
 
 
 def kept_range(kept: dict[str, Any], documents: int) -> PerplexityRange | None:
@@ -44,7 +63,7 @@ def kept_range(kept: dict[str, Any], documents: int) -> PerplexityRange | None:
         return None
     low, high = kept["perplexity_min"], _infinite_if_null(kept["perplexity_max"])
     start, stop = kept["start"], kept["stop"]
-    if start is None or stop is None:
+    if start is None or stop is None or not by_perplexity(kept):
         return PerplexityRange(low, high, None, None)
     return PerplexityRange(
         low,
@@ -75,9 +94,10 @@ def job_values(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
 def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any], by: str) -> dict[str, Any]:
     """The template values of a preview, with a histogram by documents or by tokens."""
     documents = report["eligible"]["documents"]
+    preview = {"per": None, "seed": None} | preview
     kept = kept_range(preview, documents)
     chart_rows = [
-        ChartRow(made["id"], made_range, made["within"] is not None, made["id"] == preview["id"])
+        ChartRow(made["id"], made_range, partly_kept(made), made["id"] == preview["id"])
         for made in job["selections"]
         if (made_range := kept_range(made, documents)) is not None
     ]
@@ -86,8 +106,10 @@ def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[st
     shifts = domain_shifts(report, preview)
     data, name = report["histogram"], preview["id"]
     return {
+        "preview_part": "_preview.html",
         "preview": preview,
         "kept": kept,
+        "partly": partly_kept(preview),
         "by": by,
         "selection": next((made for made in job["selections"] if made["id"] == preview["id"]), None),
         "plots": [charts.histogram(data, by, kept, chart_rows, width=w, name=f"{name}-{w}") for w in _WIDTHS],
@@ -98,6 +120,13 @@ def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[st
         "losses": domain_losses(shifts),
         "samples": samples(preview, documents),
     }
+
+
+def unseen_values(spec: dict[str, Any], by: str, why: str) -> dict[str, Any]:
+    """The template values of a selection that cannot be previewed before it is made, and the reason."""
+    default = {"criterion": "medium", "rate": 0.5, "unit": "documents", "within": None, "per": None, "seed": None}
+    given = {name: value for name, value in spec.items() if value is not None}
+    return {"preview_part": "_unseen.html", "preview": {"id": None} | default | given, "by": by, "why": why}
 
 
 def partial_plots(histogram: dict[str, Any]) -> list[Markup]:
@@ -139,37 +168,43 @@ def domain_name(row: dict[str, Any]) -> str:
 
 def samples(preview: dict[str, Any], documents: int) -> list[Sample]:
     """Samples at both extremes, at the median, and around the thresholds of the preview or of its largest domains."""
-    kept = preview["start"], preview["stop"]
+    kept = (preview["start"], preview["stop"]) if by_perplexity(preview) else (None, None)
     count = min(5, documents)
     result = [
         Sample("Lowest perplexity: the most predictable", SampleSpan(0, count), *kept),
         Sample("Around the median", _span_around(documents // 2, documents), *kept),
         Sample("Highest perplexity: the least predictable", SampleSpan(documents - count, count), *kept),
     ]
+    if preview["criterion"] == "random":
+        return result
+    per = preview.get("per")
     if preview["within"] is None:
-        result += _threshold_samples(preview, documents)
+        result += _threshold_samples(preview, documents, per)
+    if preview["within"] is None and by_perplexity(preview):
         result.sort(key=lambda sample: sample.span.rank)
     for row, inside in enumerate(preview["inside"]):
-        result += _threshold_samples(inside, inside["documents"], row, domain_name(inside))
+        result += _threshold_samples(inside, inside["documents"], per, row, domain_name(inside))
     return result
 
 
 def _threshold_samples(
-    kept: dict[str, Any], documents: int, row: int | None = None, domain: str | None = None
+    kept: dict[str, Any], documents: int, per: str | None, row: int | None = None, domain: str | None = None
 ) -> Iterator[Sample]:
     """Samples around the thresholds of a selection, or of its part within one domain."""
     start, stop = kept["start"], kept["stop"]
-    low, high = kept["perplexity_min"], _infinite_if_null(kept["perplexity_max"])
+    low, high = (kept["perplexity_min"], _infinite_if_null(kept["perplexity_max"])) if per is None else (None, None)
     if stop > start > 0:
-        yield Sample("Around the lower threshold", _span_around(start, documents, row), start, stop, low, domain)
+        span = _span_around(start, documents, row, per)
+        yield Sample("Around the lower threshold", span, start, stop, low, domain, at_threshold=True)
     if start < stop < documents:
-        yield Sample("Around the upper threshold", _span_around(stop, documents, row), start, stop, high, domain)
+        span = _span_around(stop, documents, row, per)
+        yield Sample("Around the upper threshold", span, start, stop, high, domain, at_threshold=True)
 
 
-def _span_around(rank: int, documents: int, row: int | None = None) -> SampleSpan:
+def _span_around(rank: int, documents: int, row: int | None = None, per: str | None = None) -> SampleSpan:
     """Five documents, or all if there are fewer, two of them below the rank where possible."""
     count = min(5, documents)
-    return SampleSpan(max(0, min(rank - 2, documents - count)), count, row)
+    return SampleSpan(max(0, min(rank - 2, documents - count)), count, row, per)
 
 
 def warnings(job: dict[str, Any], report: dict[str, Any]) -> list[str]:

@@ -173,6 +173,8 @@ async def job(
     rate: str | None = None,
     unit: str | None = None,
     within: str | None = None,
+    per: str | None = None,
+    seed: str | None = None,
     by: str = "documents",
     requested: bool = False,
     part: Part = None,
@@ -182,10 +184,12 @@ async def job(
     if found["status"] != "succeeded" or part == "live":  # a script that asks for progress waits for the last event
         return page_response("_live.html" if part == "live" else "job.html", **await _progress_values(api, found))
     spec = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
+    # The form always sends both: each is for other criteria.
+    spec |= {"seed": seed or None} if criterion == "random" else {"per": per or None}
     values = await _result_values(api, found, spec, by if by in ("documents", "tokens") else "documents")
     values |= {"requested": requested} | exports.form_values(rules)
     if part == "preview":
-        return page_response("_preview.html", **values)
+        return page_response(values["preview_part"], **values)
     server, with_key = _server(request), _with_key(request)
     values |= await exports.list_values(api, found["id"], server, with_key)
     return page_response("job.html", **values, snippets=snippets(server, found, with_key))
@@ -214,9 +218,15 @@ async def _result_values(api: Api, job: dict[str, Any], spec: dict[str, Any], by
     """The template values of a scored job with a preview of the selection `spec`, by default of its first one."""
     path = job_path(job["id"])
     report = await api.get(f"{path}/report")
-    preview = await api.get(f"{path}/preview", **(spec if any(spec.values()) else job["request"]["selections"][0]))
-    values = job_view.job_values(job, report) | job_view.preview_values(job, report, preview, by)
-    return values | {"live": False, "standalone": False}
+    spec = spec if any(spec.values()) else job["request"]["selections"][0]
+    values = job_view.job_values(job, report) | {"live": False, "standalone": False}
+    try:
+        preview = await api.get(f"{path}/preview", **spec)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        return values | job_view.unseen_values(spec, by, str(error))
+    return values | job_view.preview_values(job, report, preview, by)
 
 
 @router.get("/jobs/{job_id}/report.html")
@@ -253,11 +263,12 @@ async def documents(
     start: int | None = None,
     stop: int | None = None,
     domain: int | None = None,
+    per: str | None = None,
     part: Part = None,
 ) -> Response:
     """Documents by rank, of all or of a domain; the tokens of the one of rank `surprisal` are shaded."""
     characters = _CHARACTERS_ALONE if count == 1 else _CHARACTERS
-    page = {"rank": rank, "count": count, "characters": characters, "domain": domain}
+    page = {"rank": rank, "count": count, "characters": characters, "domain": domain, "per": per}
     found = await api.get(job_path(job_id, "documents"), **page)
     shaded, scoring_error = {}, ""
     for row in found["data"]:
@@ -273,6 +284,7 @@ async def documents(
         start=start,
         stop=stop,
         domain=domain,
+        per=per,
         shaded=shaded,
         scoring_error=scoring_error,
         levels=LEVELS,

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from pruner.select.index import read_index
-from pruner.spec import SelectionSpec
+from pruner.spec import BY_BYTE, BY_TOKEN, SelectionSpec
 from service.contract.network import job_path
 from service.contract.schemas import Job
 from service.jobs.explore import document_reader
-from service.kinds import index
+from service.kinds import order
 from service.kinds import report as report_kind
 from service.kinds.job_files import JobFiles
 from service.page import charts, job_view, snippets
@@ -36,8 +36,8 @@ class ReportData(NamedTuple):
 
 def preview_specs(job: dict[str, Any]) -> list[dict[str, Any]]:
     """The selections of a job that a report shows in full, as parameters of previews."""
-    names = ("criterion", "rate", "unit", "within")
-    return [{name: made[name] for name in names} for made in job["selections"][:_SELECTIONS_MAX]]
+    names = ("criterion", "rate", "unit", "within", "per", "seed")
+    return [{name: made.get(name) for name in names} for made in job["selections"][:_SELECTIONS_MAX]]
 
 
 def sample_spans(report: dict[str, Any], previews: Rows) -> set[SampleSpan]:
@@ -53,7 +53,7 @@ async def fetch_report_data(get: Callable[..., Awaitable[Any]], job_id: str) -> 
     previews = [await get(job_path(job_id, "preview"), **spec) for spec in preview_specs(job)]
     samples = {}
     for span in sample_spans(report, previews):
-        page = {"rank": span.rank, "count": span.documents, "domain": span.domain}
+        page = {"rank": span.rank, "count": span.documents, "domain": span.domain, "per": span.per}
         found = await get(job_path(job_id, "documents"), **page, characters=SAMPLE_CHARACTERS)
         samples[span] = found["data"]
     return ReportData(job, report, previews, samples)
@@ -66,10 +66,10 @@ def report_html(data: ReportData, server: str, with_key: bool = False) -> str:
     selections = []
     for preview in previews:
         # Samples without a threshold are the same for all selections: they are shown once, further down.
-        own = [each for each in job_view.samples(preview, count) if each.perplexity is not None]
+        own = [each for each in job_view.samples(preview, count) if each.at_threshold]
         values = job_view.preview_values(job, report, preview, "documents")
         selections.append(values | {"read_samples": [(each, documents[each.span]) for each in own]})
-    common = [each for each in job_view.samples(previews[0], count) if each.perplexity is None]
+    common = [each for each in job_view.samples(previews[0], count) if not each.at_threshold]
     return render(
         "report.html",
         **job_view.job_values(job, report),
@@ -104,11 +104,14 @@ def write_report(out: Path, data: ReportData, server: str) -> list[Path]:
 def write_local_report(files: JobFiles, job: Job, out: Path) -> None:
     """`write_report` of a job that ran without a service."""
     storage, shown = files.workspace.storage, job.model_dump(mode="json")
-    ranks, report = read_index(storage, index.folder(files)), storage.read_json(report_kind.path(files))
+    report = storage.read_json(report_kind.path(files))
     specs = [SelectionSpec.model_validate(spec) for spec in preview_specs(shown)]
-    previews = [ranks.preview(spec).flat().model_dump() for spec in specs]
-    reader, samples = document_reader(files, ranks), {}
+    orders = {BY_TOKEN, *(spec.order for spec in specs)}
+    ranks = {each: read_index(storage, order.folder(files, each)) for each in orders}
+    previews = [ranks[spec.order].preview(spec).flat().model_dump() for spec in specs]
+    samples = {}
     for span in sample_spans(report, previews):
+        reader = document_reader(files, ranks[BY_TOKEN if span.per is None else BY_BYTE])
         found = reader.read(span.rank, span.documents, SAMPLE_CHARACTERS, span.domain)
         samples[span] = found.model_dump(mode="json")["data"]
     write_report(out, ReportData(shown, report, previews, samples), "http://127.0.0.1:8000")

@@ -46,7 +46,7 @@ def fill_in(page: Page, corpus: Path, model: Path) -> None:
     page.get_by_label("Preset").select_option("gpt2-124m")
     page.get_by_label("Tokens to train on").fill("3e6")
     page.get_by_label("Share of documents").fill("0.2")
-    page.get_by_label("Seed").fill("7")
+    page.get_by_label("Seed", exact=True).fill("7")
     page.get_by_label("Use a model").check()
     page.get_by_label("Folder or hub id").fill(str(model))
     page.get_by_label("medium", exact=True).uncheck()

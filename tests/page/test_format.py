@@ -80,6 +80,18 @@ def test_forms_become_requests() -> None:
     pairs = [(spec["criterion"], spec["rate"]) for spec in made["selections"]]
     assert pairs == [("low", 0.25), ("low", 0.5), ("high", 0.25), ("high", 0.5)]
     assert all((spec["unit"], spec["within"]) == ("tokens", "domain") for spec in made["selections"])
+    ordered = form | {
+        "criterion": ["low", "random"],
+        "rates": ["0.5"],
+        "per": ["byte"],
+        "random_seed": [str(2**62 + 1)],
+    }
+    common = {"rate": 0.5, "unit": "tokens", "within": "domain"}
+    assert forms.job_request(ordered)["selections"] == [
+        {"criterion": "low", "per": "byte"} | common,
+        {"criterion": "random", "seed": 2**62 + 1} | common,
+    ]
+    assert forms.job_request(ordered | {"random_seed": ["1.5"]})["selections"][1]["seed"] == "1.5"
     assert forms.job_request(form | {"tokens": ["nan"]})["reference"]["train"]["tokens"] == "nan"
 
 

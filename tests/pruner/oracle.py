@@ -21,14 +21,20 @@ class Selected:
     stop: int | None
 
 
-def select(nll: np.ndarray, n_tokens: np.ndarray, spec: SelectionSpec, domains: np.ndarray | None = None) -> Selected:
+def select(
+    nll: np.ndarray,
+    n_tokens: np.ndarray,
+    spec: SelectionSpec,
+    domains: np.ndarray | None = None,
+    key: np.ndarray | None = None,
+) -> Selected:
     """Selects among N documents.
 
     nll float64 [N] and n_tokens int64 [N] in the order of (file, row); domains int [N], a code for each document, for
     selections within a domain, whose ranks and N are then those of the document's domain. Documents are ordered by
-    nll / n_tokens, equal ones by their place in the arrays.
+    `key` [N], by default nll / n_tokens, equal ones by their place in the arrays.
     """
-    key = nll / n_tokens
+    key = nll / n_tokens if key is None else key
     if spec.within is None:
         order = np.argsort(key, kind="stable")
         bounds = np.array([0, len(key)])

@@ -129,3 +129,46 @@ def test_ids_of_selections() -> None:
         SelectionSpec(criterion="high", rate=0.25, unit="tokens", within="domain"),
     ]
     assert [spec.id for spec in specs] == ["medium-0.5", "low-1", "high-0.25-tokens-domain"]
+    specs = [
+        SelectionSpec(criterion="low", rate=0.25, per="byte"),
+        SelectionSpec(criterion="high", rate=0.25, unit="tokens", within="domain", per="byte"),
+        SelectionSpec(criterion="random"),
+        SelectionSpec(criterion="random", seed=0),
+        SelectionSpec(criterion="random", unit="tokens", seed=3),
+    ]
+    assert [spec.id for spec in specs] == [
+        "low-0.25-byte",
+        "high-0.25-tokens-domain-byte",
+        "random-0.5",
+        "random-0.5",
+        "random-0.5-tokens-seed3",
+    ]
+    assert specs[2] == specs[3]
+
+
+def test_the_order_and_the_seed_are_stored_only_where_they_are_given() -> None:
+    plain = {"criterion": "medium", "rate": 0.5, "unit": "documents", "within": None}
+    assert SelectionSpec().model_dump() == SelectionSpec(per=None, seed=None).model_dump() == plain
+    assert SelectionSpec(per="byte").model_dump() == plain | {"per": "byte"}
+    drawn = SelectionSpec.model_validate({"criterion": "random", "rate": 0.5, "seed": None})
+    assert drawn.model_dump() == plain | {"criterion": "random", "seed": 0}
+    for spec in (SelectionSpec(), SelectionSpec(per="byte"), drawn):
+        assert SelectionSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"criterion": "random", "per": "byte"}, "leave out 'per'"),
+        ({"criterion": "low", "seed": 0}, "leave out 'seed'"),
+        ({"seed": 1}, "leave out 'seed'"),
+        ({"criterion": "random", "seed": -1}, "greater than or equal to 0"),
+        ({"criterion": "random", "seed": 2**63}, "less than"),
+        ({"criterion": "random", "seed": 1.0}, "valid integer"),
+        ({"criterion": "random", "seed": True}, "valid integer"),
+        ({"per": "token"}, "'byte'"),
+    ],
+)
+def test_an_order_that_does_not_fit_the_criterion_is_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SelectionSpec.model_validate(fields)

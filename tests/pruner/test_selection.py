@@ -31,7 +31,7 @@ CHOSEN = [
 
 
 def write(scored: ScoredCorpus, spec: SelectionSpec, folder: str = "made") -> SelectionRecord:
-    return write_selection(scored.storage, "job", f"{folder}/{spec.id}", spec, PROVENANCE, lambda: None)
+    return write_selection(scored.storage, "job", "job", f"{folder}/{spec.id}", spec, PROVENANCE, lambda: None)
 
 
 @pytest.fixture

@@ -83,6 +83,11 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("prune x --out y --tokens 5", "reference.train.tokens"),
         ("prune x --out y --reference m --preset tiny", "--preset trains a reference and --reference names one"),
         ("prune x --out y --within domain", "domain_field"),
+        ("prune x --out y --select random --per byte", "--per is for low, medium and high"),
+        ("prune x --out y --per token", "invalid choice: 'token'"),
+        ("prune x --out y --random-seed 3", "--random-seed is for --select random"),
+        ("prune x --out y --select random --random-seed -1", "seed must be at least 0"),
+        ("submit x --select random --per byte", "--per is for low, medium and high"),
         ("prune x --out y --stride 0", "scoring.stride must be at least 1"),
         ("prune x --out y --nonsense", "--nonsense"),
         ("score x --out y", "--reference"),
@@ -305,17 +310,20 @@ def test_a_service_from_the_shell(
     monkeypatch.setenv("WINNOW_SERVER", server)
     monkeypatch.chdir(corpus.parent)
     fields = ("--id-field", "id", "--domain-field", "domain")
-    job = run("submit", corpus.name, *fields, "--reference", reference, "--select", "low").out.strip()
+    drawn = "--select", "random", "--random-seed", "3", "--per", "byte"
+    job = run("submit", corpus.name, *fields, "--reference", reference, "--select", "low", *drawn).out.strip()
     watched = run("watch", job)
     assert watched.status == 0, watched.err
-    assert "low-0.5" in watched.out
+    assert "low-0.5-byte" in watched.out
+    assert "random-0.5-seed3" in watched.out
     assert run("status", job).out.startswith("succeeded; 120 of 120 documents")
     assert json.loads(run("status", "--json").out)[0]["id"] == job
     assert job in run("status").out
     ran = run("download", job, "--out", tmp_path / "here", "--scores", "--format", "jsonl", "--json")
     names = {Path(name).name for name in json.loads(ran.out)}
-    assert names == {"manifest-low-0.5.jsonl", "rejects.jsonl", "report.json", "scores.parquet"}
-    assert len((tmp_path / "here" / "manifest-low-0.5.jsonl").read_text().splitlines()) == 60
+    manifests = {"manifest-low-0.5-byte.jsonl", "manifest-random-0.5-seed3.jsonl"}
+    assert names == manifests | {"rejects.jsonl", "report.json", "scores.parquet"}
+    assert [len((tmp_path / "here" / name).read_text().splitlines()) for name in sorted(manifests)] == [60, 60]
     assert "succeeded already" in run("cancel", job).line
     failed = run("submit", "/nowhere.parquet", "--watch")
     assert (failed.status, "/nowhere.parquet: no such file" in failed.line) == (1, True)

@@ -1,5 +1,6 @@
 """Workspaces of each format version: read, or refused with a sentence that says what to do."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -7,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pruner.errors import InputError
+from pruner.select.selection import write_selection
 from pruner.spec import SelectionSpec
 from service.jobs import explore
 from service.jobs.jobs import Jobs
-from service.kinds import index, scores
+from service.kinds import index, order, scores, selection
 from service.store.workspace import Workspace
 from tests.service.artefacts import files_of, manifest_path
 
@@ -68,3 +72,31 @@ def test_a_later_format_is_refused_with_the_name_of_the_file(jobs: Jobs, tmp_pat
     workspace = Workspace(str(tmp_path / "workspace"))
     with pytest.raises(InputError, match=f"{name}: has format 99"):
         _ = (workspace.id, workspace.job(JOB), workspace.outcome(JOB))
+
+
+def test_selections_by_token_are_what_they_were_before_there_were_other_orders(jobs: Jobs) -> None:
+    """The job's selections were made by an earlier version: the same keys, records and tables come out now."""
+    files, storage = files_of(jobs.workspace, JOB), jobs.workspace.storage
+    made, found = {name: f"selection/{name}" for name in storage.list("selection")}, index.find(files)
+    assert found is not None
+    assert {selection.folder(files, spec) for spec in files.selections} == set(made.values())
+    for spec in files.selections:
+        folder, folders = selection.folder(files, spec), (index.folder(files), order.folder(files, spec.order))
+        write_selection(storage, *folders, "again", spec, found.provenance, lambda: None)
+        before, after = (storage.read_bytes(f"{at}/manifest.parquet") for at in (folder, "again"))
+        if found.provenance["versions"]["pyarrow"] == pa.__version__:
+            assert after == before
+        tables = [pq.read_table(io.BytesIO(data)) for data in (before, after)]
+        assert tables[0].equals(tables[1], check_metadata=True)
+        records = [storage.read_json(f"{at}/selection.json") for at in (folder, "again")]
+        assert {name: value for name, value in records[0].items() if name != "files"} == {
+            name: value for name, value in records[1].items() if name != "files"
+        }
+
+
+def test_a_job_of_before_can_be_selected_from_by_byte(jobs: Jobs, work_off: Callable[[], None]) -> None:
+    jobs.add_selection(JOB, SelectionSpec(criterion="low", per="byte"))
+    work_off()
+    made = jobs.selection(JOB, "low-0.5-byte")
+    assert made is not None
+    assert made.documents == 6

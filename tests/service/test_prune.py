@@ -34,7 +34,12 @@ def nothing(_status: Status, _progress: Progress) -> None:
 def test_prune_gives_the_services_bytes(
     jobs: Jobs, worker: PoolWorker, make_request: MakeRequest, tmp_path: Path
 ) -> None:
-    selections = [{"criterion": "medium", "rate": 0.5}, {"criterion": "low", "rate": 0.2, "unit": "tokens"}]
+    selections = [
+        {"criterion": "medium", "rate": 0.5},
+        {"criterion": "low", "rate": 0.2, "unit": "tokens"},
+        {"criterion": "high", "rate": 0.2, "per": "byte"},
+        {"criterion": "random", "rate": 0.2, "within": "domain"},
+    ]
     request = make_request(reference=TRAIN, selections=selections)
     job, _ = jobs.create(request)
     while worker.once():

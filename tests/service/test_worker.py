@@ -55,7 +55,7 @@ def test_a_worker_killed_in_the_middle_of_a_shard_costs_only_that_shard(
 
 
 @pytest.mark.every_workspace
-def test_two_workers_give_the_bytes_of_one(
+def test_three_workers_give_the_bytes_of_one(
     jobs: Jobs,
     workspace: Workspace,
     redis: Any,
@@ -64,7 +64,8 @@ def test_two_workers_give_the_bytes_of_one(
     wait_for: WaitFor,
     tmp_path: Path,
 ) -> None:
-    selections = [{"criterion": c, "rate": r} for c in ("low", "medium", "high") for r in (0.5, 0.1)]
+    selections = [{"criterion": c, "rate": r} for c in ("low", "medium", "high", "random") for r in (0.5, 0.1)]
+    selections += [{"criterion": "random", "seed": 3}, {"criterion": "medium", "unit": "tokens", "per": "byte"}]
     request = make_request(selections=selections)
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     job, _ = alone.create(request)
@@ -72,11 +73,11 @@ def test_two_workers_give_the_bytes_of_one(
     while worker.once():
         pass
     expected = results(alone.workspace, alone.get(job.id))
-    start_worker()
-    start_worker()
+    for _ in range(3):
+        start_worker()
     job, _ = jobs.create(request)
     assert results(workspace, wait_for(job.id, "succeeded")) == expected
-    assert len(expected) == 9
+    assert len(expected) == 13
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_shard_back(

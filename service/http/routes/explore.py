@@ -3,46 +3,68 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
+from pydantic import ValidationError
 
+from pruner.errors import InputError
 from pruner.select.documents import Documents
 from pruner.select.partial_histogram import PartialHistogram
 from pruner.select.selection_record import PreviewReport
-from pruner.spec import SelectionSpec
+from pruner.spec import BY_BYTE, BY_TOKEN, Criterion, Order, SelectionSpec
+from pruner.validation import explain
 from service.contract.schemas import JobWorkers
 from service.http.dependencies import JobId, JobsOf
 from service.http.problems import responses
 from service.jobs import explore
 
 router = APIRouter(tags=["explore"])
+Seed = Annotated[int | None, Query(ge=0, lt=2**63)]
 
 
 @router.get("/v1/jobs/{job_id}/preview", responses=responses(404, 409, 422))
 def preview(
     job_id: JobId,
     jobs: JobsOf,
-    criterion: Literal["low", "medium", "high"] = "medium",
+    criterion: Criterion = "medium",
     rate: Annotated[float, Query(gt=0, le=1)] = 0.5,
     unit: Literal["documents", "tokens"] = "documents",
     within: Literal["domain"] | None = None,
+    per: Literal["byte"] | None = None,
+    seed: Seed = None,
 ) -> PreviewReport:
-    """What a selection would keep: its counts, exactly as the selection then has them, and the domains' shares."""
-    return explore.preview(jobs, job_id, SelectionSpec(criterion=criterion, rate=rate, unit=unit, within=within))
+    """What a selection would keep: its counts, exactly as the selection then has them, and the domains' shares.
+
+    With `per`, and at random, once there is a selection in the same order.
+    """
+    try:
+        spec = SelectionSpec(criterion=criterion, rate=rate, unit=unit, within=within, per=per, seed=seed)
+    except ValidationError as error:
+        raise InputError(explain(error.errors()[0], "")) from None
+    return explore.preview(jobs, job_id, spec)
 
 
 @router.get("/v1/jobs/{job_id}/documents", responses=responses(404, 409, 422))
 def documents(
     job_id: JobId,
     jobs: JobsOf,
-    rank: Annotated[int, Query(ge=0, le=2**62, description="The first, in the order of perplexity, from 0.")] = 0,
+    rank: Annotated[int, Query(ge=0, le=2**62, description="The first, from 0.")] = 0,
     count: Annotated[int, Query(ge=1, le=25)] = 5,
     characters: Annotated[int, Query(ge=0, le=200_000, description="Of each text, from its beginning.")] = 2000,
     domain: Annotated[
         int | None,
         Query(ge=0, description="A domain's row in the report, from 0: its documents alone, by ranks among them."),
     ] = None,
+    per: Literal["byte"] | None = None,
+    seed: Seed = None,
 ) -> Documents:
-    """Scored documents by their rank, with the beginnings of their texts, read from the corpus."""
-    return explore.documents(jobs, job_id, rank, count, characters, domain)
+    """Scored documents by their rank, with the beginnings of their texts, read from the corpus.
+
+    They are in the order of perplexity; with `per`, of NLL per byte; with `seed`, of random selections with this seed.
+    The last two once there is a selection in this order.
+    """
+    if per is not None and seed is not None:
+        raise InputError("per and seed are two orders: give one of them")
+    ranked = Order("hash", seed) if seed is not None else BY_TOKEN if per is None else BY_BYTE
+    return explore.documents(jobs, job_id, rank, count, characters, domain, ranked)
 
 
 @router.get("/v1/jobs/{job_id}/histogram", responses=responses(404))

@@ -1,0 +1,65 @@
+"""Kind `order`: the documents of an index by rank in another order than by perplexity, one part for each order."""
+
+from collections.abc import Iterator
+
+from pruner.select.order import by_byte, by_hash, write_order
+from pruner.select.write_index import check_eligible
+from pruner.spec import BY_TOKEN, Order
+from pruner.tables.records import Record
+from service.kinds import index
+from service.kinds.job_files import JobFiles
+from service.kinds.node import Counts, InputsGone, Node, Task
+from service.store.workspace import digest
+
+VERSION = 1
+_SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
+
+
+class OrderRecord(Record):
+    """`order/<key>/order.json`: written when the arrays beside it are there."""
+
+    name: str
+    documents: int
+
+
+def folder(job: JobFiles, order: Order) -> str:
+    """Where the arrays of an order lie: those of the order by token are the index's. Raises as `index.folder` does."""
+    if order == BY_TOKEN:
+        return index.folder(job)
+    return f"order/{digest('order', VERSION, index.folder(job), order)}"
+
+
+def needs(order: Order) -> tuple[str, ...]:
+    """The names of the nodes that a selection of this order needs."""
+    return ("index",) if order == BY_TOKEN else ("index", _node_name(order))
+
+
+def nodes(job: JobFiles) -> Iterator[Node]:
+    """The other orders that a job's selections need."""
+    if job.corpus is not None and job.model is not None:
+        for order in _others(job):
+            path = f"{folder(job, order)}/order.json"
+            yield Node(_node_name(order), "light", "selecting", [path], needs=("index",))
+
+
+def run(task: Task) -> Counts:
+    """Ranks the documents. Raises InputError where there is nothing to select from, InputsGone."""
+    job, found = task.job, index.find(task.job)
+    order = next((order for order in _others(job) if _node_name(order) == task.node.name), None)
+    if order is None or found is None:
+        raise InputsGone(task.node.name)
+    check_eligible(task.storage, index.folder(job), found.counts)
+    folders = index.folder(job), folder(job, order)
+    with task.beat.allow(_SILENCE_SECONDS):
+        rank_key = by_byte() if order.by == "byte" else by_hash(job.plan, order.seed)
+        documents = write_order(task.storage, *folders, rank_key, task.beat)
+    job.workspace.records.write(task.path, OrderRecord(name=order.name, documents=documents))
+    return Counts(fresh=True)
+
+
+def _others(job: JobFiles) -> list[Order]:
+    return list(dict.fromkeys(spec.order for spec in job.needed_selections if spec.order != BY_TOKEN))
+
+
+def _node_name(order: Order) -> str:
+    return f"order/{order.name}"
