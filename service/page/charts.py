@@ -278,7 +278,7 @@ def _thresholds(row: ChartRow) -> list[str]:
         return [f"from {low}"]
     if kept.low_percentile is None and kept.high_percentile is not None:
         return [f"up to {high}"]
-    return [low, f"to {high}", *([row.note] if row.note else [])]
+    return [low, f"to {high}", *([f"({row.note})"] if row.note else [])]
 
 
 def _wrap(pieces: Sequence[str], characters: float) -> list[str]:

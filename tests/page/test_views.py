@@ -110,6 +110,7 @@ def views(serving: Serving, scored: dict[str, Any]) -> dict[str, str]:
         "new": f"{serving.url}/new",
         "result": job,
         "explored": f"{job}?criterion=low&rate=0.1&unit=tokens&within=domain&by=tokens",
+        "unseen": f"{job}?criterion=random&rate=0.1&seed=5",
         "documents": f"{job}/documents?rank=10&count=5",
         "api": f"{serving.url}/docs",
         "signin": f"{serving.url}/signin",
