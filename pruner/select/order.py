@@ -20,8 +20,8 @@ _COLUMNS = ("nll", "n_tokens", "domain", "training", "reject")  # that every ord
 def write_order(storage: Storage, index_folder: str, folder: str, rank_key: RankKey, beat: Callable[[], None]) -> int:
     """Ranks the documents of the index in `index_folder` by another key; returns their number, which must not be 0.
 
-    Writes the arrays into `folder`, as those of an index. Calls `beat` for each row group and array. Needs 32 bytes of
-    memory a document, and as much again while it sorts. Raises FileNotFoundError if the index is missing.
+    Writes the arrays into `folder`, as those of an index. Calls `beat` for each row group and array. Needs up to 100
+    bytes of memory a document, as making an index does. Raises FileNotFoundError if the index is missing.
     """
     builder = IndexBuilder(rank_key)
     columns = list(dict.fromkeys((*_COLUMNS, *rank_key.columns)))
