@@ -40,15 +40,17 @@ def served(tmp_path: Path, model: Path) -> Any:
     domains = names[np.minimum(rng.zipf(1.3, DOCUMENTS) - 1, DOMAINS - 1)]
     text = pa.array(["a text that nobody scores"] * (DOCUMENTS // SHARDS))
     per = DOCUMENTS // SHARDS
+    corpus = tmp_path / "corpus"  # a folder of its own: JSON files are documents too
+    corpus.mkdir()
     for i in range(SHARDS):
         part = pa.table({"text": text, "domain": domains[i * per : (i + 1) * per]})
-        pq.write_table(part, tmp_path / f"{i:02}.parquet")
+        pq.write_table(part, corpus / f"{i:02}.parquet")
     server = RedisServer(tmp_path / "redis")
     server.start()
     jobs = Jobs(Workspace(str(tmp_path / "workspace")), connect(server.url))
     request = JobRequest.model_validate(
         {
-            "corpus": {"paths": [str(tmp_path)], "domain_field": "domain"},
+            "corpus": {"paths": [str(corpus)], "domain_field": "domain"},
             "reference": {"model": str(model)},
             "selections": [{"criterion": c, "rate": r} for c in ("low", "medium", "high") for r in (0.25, 0.5, 0.75)],
         }
@@ -56,7 +58,7 @@ def served(tmp_path: Path, model: Path) -> Any:
     job, _ = jobs.create(request)
     worker = PoolWorker(jobs, ModelLoader("cpu"), RESOURCES, "here")
     while jobs.get(job.id).status != "scoring":
-        worker.once()
+        assert worker.once(), jobs.get(job.id).error
     record = jobs.workspace.job(job.id)
     assert record is not None
     files = JobFiles(jobs.workspace, record)
