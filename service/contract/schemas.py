@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pruner.corpus.listing import LeftOut
 from pruner.export.formats import ExportedFile, ExportFormat
@@ -152,6 +152,11 @@ class ExportOptions(RequestModel):
         max_length=4096,
         description="Folder or URL to write to, under an export root of the service; null: the workspace.",
     )
+
+    @field_validator("out")
+    @classmethod
+    def _one_spelling(cls, value: str | None) -> str | None:
+        return value if value is None else value.rstrip("/") or value
 
 
 class ExportProgress(BaseModel):
