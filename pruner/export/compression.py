@@ -25,7 +25,7 @@ _NEW: dict[Codec, Callable[[], Any]] = {
 
 def write_text(pieces: Iterable[bytes], codec: Codec | None, out: BinaryIO) -> None:
     """Writes pieces of text to `out` as one complete stream."""
-    with _compressing(codec, out) as write:
+    with compressing(codec, out) as write:
         for text in _ahead(_gathered(pieces)):
             write(text)
 
@@ -53,8 +53,8 @@ def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _compressing(codec: Codec | None, out: BinaryIO) -> Iterator[Callable[[bytes], Any]]:
-    """A function that writes text to a stream, which is complete when the `with` block ends."""
+def compressing(codec: Codec | None, out: BinaryIO) -> Iterator[Callable[[bytes], Any]]:
+    """A function that writes text to `out` as one stream, which is complete when the `with` block ends."""
     if codec is None:
         yield out.write
     elif codec == "zstd":

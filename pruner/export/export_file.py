@@ -16,7 +16,7 @@ from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.protocol import ReaderFailed, invalid
 from pruner.corpus.sandbox import open_reader
 from pruner.errors import InputError
-from pruner.export.formats import ExportedFile, ExportFormat, may_be_cut
+from pruner.export.formats import ExportedFile, RowFormat, may_be_cut
 from pruner.export.protocol import DATA, DATA_BYTES_MAX, KEPT, ROW, WHOLE, ExportRequest, LineRange, encode_piece
 from pruner.tables.hashing_writer import HashingWriter
 from pruner.tables.storage import Storage
@@ -31,7 +31,7 @@ Waiting = Callable[[], None]
 def export_file(
     file: CorpusFile,
     kept: pa.Table,
-    target: ExportFormat,
+    target: RowFormat,
     storage: Storage,
     path: str,
     text_field: str,
@@ -65,10 +65,10 @@ def export_file(
             careful=careful,
         )
         try:
-            with _created(storage, path, waiting) as out:
+            with created_file(storage, path, waiting) as out:
                 for data in _encoded(request, kept, waiting):
                     out.write(data)
-            return _exported(path, len(kept), out)
+            return exported_file(path, len(kept), out)
         except ReaderFailed as failed:
             if careful:  # rows were decoded one by one in a new process
                 raise InputError(f"{file.url}: {failed}; leave the file out") from None
@@ -83,13 +83,13 @@ def join_parts(
     A compressed file has one stream for each part. `waiting` as of `export_file`. Raises FileNotFoundError for a part
     that is not there, and OSError.
     """
-    with _created(storage, path, waiting) as out:
+    with created_file(storage, path, waiting) as out:
         for part in parts:
             with source.open(part.path) as copied:
                 while data := copied.read(_COPY_BYTES):
                     out.write(data)
                     waiting()
-    return _exported(path, sum(part.rows for part in parts), out)
+    return exported_file(path, sum(part.rows for part in parts), out)
 
 
 def _check_rows(file: CorpusFile, kept: pa.Table) -> None:
@@ -114,7 +114,7 @@ def _encoded(request: ExportRequest, kept: pa.Table, waiting: Waiting) -> Iterat
 
 
 @contextmanager
-def _created(storage: Storage, path: str, waiting: Waiting) -> Iterator[HashingWriter]:
+def created_file(storage: Storage, path: str, waiting: Waiting) -> Iterator[HashingWriter]:
     """A writer of a file. `waiting` is called while the storage completes it, which is an upload on an object store."""
     with ExitStack() as stack:
         yield HashingWriter(stack.enter_context(storage.create(path)))
@@ -125,6 +125,7 @@ def _created(storage: Storage, path: str, waiting: Waiting) -> Iterator[HashingW
             done.result()
 
 
-def _exported(path: str, rows: int, out: HashingWriter) -> ExportedFile:
+def exported_file(path: str, rows: int, out: HashingWriter) -> ExportedFile:
+    """The file that `out` has written to `path`."""
     written = out.written
     return ExportedFile(path=path, rows=rows, sha256=written.sha256, bytes=written.size)

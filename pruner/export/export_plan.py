@@ -1,7 +1,7 @@
 """The plan of an export: the files that have kept documents, and the parts that are exported one by one."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from pruner.corpus.plan import Plan
 from pruner.errors import InputError
-from pruner.export.formats import ExportFormat, may_be_cut, output_names
+from pruner.export.formats import RowFormat, may_be_cut, output_names
 from pruner.export.protocol import ROW, WHOLE, LineRange
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
@@ -47,6 +47,7 @@ class ExportPlan(Record):
 
     files: tuple[PlannedFile, ...]
     parts: tuple[PlannedPart, ...]
+    score_rows: tuple[int, ...] = ()  # of the format `dolma`: rows of the table of scores before each file, and in all
 
     @property
     def rows(self) -> int:
@@ -64,7 +65,7 @@ def plan_export(
     shard_rows: np.ndarray,
     storage: Storage,
     manifest: str,
-    target: ExportFormat,
+    target: RowFormat,
     beat: Callable[[], None],
 ) -> ExportPlan:
     """Plans the export of a manifest, which is in plan order. Calls `beat` for each piece of it.
@@ -98,23 +99,28 @@ def plan_export(
 def read_kept(storage: Storage, manifest: str, part: PlannedPart, *, scores: bool) -> pa.Table:
     """The kept rows of a part as `export_file` takes them: `row`, and with `scores` the columns to add."""
     columns = ["row", *(SCORE_COLUMNS if scores else ())]
-    stop, pieces = part.start + part.rows, []
-    with storage.open(manifest) as source:
-        parquet, first = pq.ParquetFile(source), 0
+    table = pa.Table.from_batches(list(read_rows(storage, manifest, part.start, part.rows, columns)))
+    return table.rename_columns([SCORE_COLUMNS.get(name, ROW) for name in columns])
+
+
+def read_rows(storage: Storage, path: str, start: int, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Rows [start, start + rows) of a table, a row group at a time. Raises FileNotFoundError."""
+    stop, first = start + rows, 0
+    with storage.open(path) as source:
+        parquet = pq.ParquetFile(source)
         for group in range(parquet.num_row_groups):
             last = first + parquet.metadata.row_group(group).num_rows
-            if first < stop and last > part.start:
-                begin = max(0, part.start - first)
-                pieces.append(parquet.read_row_group(group, columns).slice(begin, stop - first - begin))
+            if first < stop and last > start:
+                begin = max(0, start - first)
+                piece = parquet.read_row_group(group, columns).slice(begin, stop - first - begin)
+                yield from piece.select(columns).to_batches()
             first = last
-    table = pa.concat_tables(pieces).select(columns)
-    return table.rename_columns([SCORE_COLUMNS.get(name, ROW) for name in columns])
 
 
 class _Counter:
     """Counts the kept rows of each file, by shard where its shards are exported one by one."""
 
-    def __init__(self, plan: Plan, shard_rows: np.ndarray, target: ExportFormat) -> None:
+    def __init__(self, plan: Plan, shard_rows: np.ndarray, target: RowFormat) -> None:
         self._numbers = {file.url: number for number, file in enumerate(plan.files)}
         self._lines: dict[int, list[LineRange]] = defaultdict(list)
         self._bounds: dict[int, list[int]] = defaultdict(list)

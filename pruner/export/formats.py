@@ -10,9 +10,10 @@ from pruner.corpus.files import CorpusFile
 from pruner.corpus.names import CODECS, FORMATS, Codec, Format
 from pruner.errors import InputError
 
-ExportFormat = Literal["same", "parquet", "jsonl", "jsonl.gz", "jsonl.zst"]
+RowFormat = Literal["same", "parquet", "jsonl", "jsonl.gz", "jsonl.zst"]  # of the rows of a corpus
+ExportFormat = Literal[RowFormat, "dolma"]
 
-_CONVERTED: dict[ExportFormat, tuple[Format, Codec | None]] = {
+_CONVERTED: dict[RowFormat, tuple[Format, Codec | None]] = {
     "parquet": ("parquet", None),
     "jsonl": ("jsonl", None),
     "jsonl.gz": ("jsonl", "gzip"),
@@ -29,17 +30,28 @@ class ExportedFile(BaseModel):
     bytes: int
 
 
-def written_as(file: CorpusFile, target: ExportFormat) -> tuple[Format, Codec | None]:
+def written_as(file: CorpusFile, target: RowFormat) -> tuple[Format, Codec | None]:
     """Format and codec of a file's export."""
     return (file.format, file.compression) if target == "same" else _CONVERTED[target]
 
 
-def may_be_cut(file: CorpusFile, target: ExportFormat) -> bool:
+def subfolder(target: ExportFormat, selection: str) -> str:
+    """Where the root of an export lies below the folder to write to: `` or a path with a `/` at its end."""
+    return f"attributes/{selection}/" if target == "dolma" else ""
+
+
+def export_root(out: str, target: ExportFormat, selection: str) -> str:
+    """The root of an export to the folder or URL `out`."""
+    below = subfolder(target, selection)
+    return f"{out.rstrip('/')}/{below}" if below else out
+
+
+def may_be_cut(file: CorpusFile, target: RowFormat) -> bool:
     """Whether shards of a file may be exported one by one and joined: JSON lines that stay JSON lines."""
     return file.format == written_as(file, target)[0] == "jsonl"
 
 
-def output_names(files: Sequence[CorpusFile], target: ExportFormat) -> list[str]:
+def output_names(files: Sequence[CorpusFile], target: RowFormat) -> list[str]:
     """The relative path of each file's export: that of the file, with the suffix of a conversion.
 
     `files` are all files of a corpus with a kept document. Raises InputError naming two files whose exports cannot
@@ -64,7 +76,7 @@ def output_names(files: Sequence[CorpusFile], target: ExportFormat) -> list[str]
     return names
 
 
-def _name(file: CorpusFile, target: ExportFormat) -> str:
+def _name(file: CorpusFile, target: RowFormat) -> str:
     name = file.relative or file.path.path.rpartition("/")[2]
     if target == "same":
         return name

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.protocol import LENGTH, invalid
-from pruner.export.formats import ExportFormat
+from pruner.export.formats import RowFormat
 
 DATA, KEPT = b"D", b"K"
 DATA_BYTES_MAX = 1 << 20
@@ -40,7 +40,7 @@ class ExportRequest(BaseModel):
     """Which file to export, and how."""
 
     file: CorpusFile
-    target: ExportFormat
+    target: RowFormat
     text_field: str
     lines: LineRange
     rows: int  # kept, in all

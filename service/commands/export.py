@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 from pruner.export.export_record import CARD_FILE, EXPORT_FILE
-from pruner.export.formats import ExportFormat
+from pruner.export.formats import ExportFormat, export_root
 from pruner.export.output_folder import MARKER_FILE, OutputFolder
 from pruner.tables.hashing_writer import hashed
 from pruner.tables.storage import Storage
@@ -42,7 +42,7 @@ def add_export(parser: Parser) -> None:
         "--format",
         choices=get_args(ExportFormat),
         default="same",
-        help="format of the files (default: same, as in the corpus)",
+        help="format of the files (default: same, as in the corpus; dolma: attributes, below --out)",
     )
     parser.add_argument("--scores", action="store_true", help="add winnow_nll, winnow_n_tokens, … to the rows")
     parser.add_argument("--server", type=options.server, metavar="URL", help="URL of a service that has the job")
@@ -95,7 +95,8 @@ def _from_service(args: argparse.Namespace, tell: Callable[["Export"], None]) ->
             error = shown["error"] or {"detail": shown["status"]}
             raise ApiError(f"the export failed: {error['detail']}")
         if not remote:
-            _fill(client, f"{address}/files", Path(args.out), shown)
+            root = export_root(args.out, args.format, args.selection)
+            _fill(client, f"{address}/files", Path(root), shown)
     return shown
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pruner.corpus.listing import LeftOut
-from pruner.export.formats import ExportedFile, ExportFormat
+from pruner.export.formats import ExportedFile, ExportFormat, export_root
 from pruner.spec import CorpusSpec, Criterion, Per, Seed, SelectionSpec
 from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
 from scorer.training.summary import TrainingSummary
@@ -142,7 +142,10 @@ class SelectionResult(BaseModel):
 class ExportOptions(RequestModel):
     """How the documents of a selection are exported."""
 
-    format: ExportFormat = Field("same", description="Format of the files; `same` as in the corpus.")
+    format: ExportFormat = Field(
+        "same",
+        description="Format of the files: `same` as in the corpus; `dolma` for attributes of the Dolma toolkit.",
+    )
     scores: bool = Field(
         False, description="Whether to add the columns `winnow_nll`, `winnow_n_tokens`, … to the rows."
     )
@@ -150,13 +153,18 @@ class ExportOptions(RequestModel):
         None,
         min_length=1,
         max_length=4096,
-        description="Folder or URL to write to, under an export root of the service; null: the workspace.",
+        description="Folder or URL to write to, under an export root of the service; null: the workspace. Of the format"
+        " `dolma`, the root of the corpus, which has the folder `documents`.",
     )
 
     @field_validator("out")
     @classmethod
     def _one_spelling(cls, value: str | None) -> str | None:
         return value if value is None else value.rstrip("/") or value
+
+    def root(self, selection: str) -> str | None:
+        """The root of the export of a selection; None in the workspace."""
+        return None if self.out is None else export_root(self.out, self.format, selection)
 
 
 class ExportProgress(BaseModel):

@@ -7,12 +7,14 @@ export.json. The records of what is done lie in the workspace; the files, there 
 from collections.abc import Iterator
 
 from pruner.errors import InputError
+from pruner.export.dolma import ScoredRows, export_attributes, plan_attributes
 from pruner.export.export_file import export_file, join_parts
 from pruner.export.export_plan import ExportPlan, plan_export, read_kept
 from pruner.export.export_record import ExportRecord, dataset_card
-from pruner.export.formats import ExportedFile
+from pruner.export.formats import ExportedFile, subfolder
 from pruner.export.output_folder import OutputFolder
 from pruner.select.index import read_shard_rows
+from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection import MANIFEST_FILE
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
@@ -52,10 +54,11 @@ def _key(job: JobFiles, wanted: WantedExport) -> str:
 
 def output(job: JobFiles, wanted: WantedExport) -> OutputFolder:
     """Where the files of an export go."""
-    key = _key(job, wanted)
-    if wanted.options.out is not None:
-        return OutputFolder(Storage(wanted.options.out), key)
-    return OutputFolder(job.workspace.storage, key, f"{folder(job, wanted)}/files/")
+    key, root = _key(job, wanted), wanted.root
+    if root is not None:
+        return OutputFolder(Storage(root), key)
+    below = subfolder(wanted.options.format, wanted.selection)
+    return OutputFolder(job.workspace.storage, key, f"{folder(job, wanted)}/files/{below}")
 
 
 def node_name(wanted: WantedExport, step: str = "") -> str:
@@ -110,10 +113,10 @@ def begin(job: JobFiles, wanted: WantedExport) -> None:
     Unfinished exports of the job to the same place are given up.
     """
     workspace, job_id = job.workspace, job.record.id
-    for other in workspace.exports(job.record) if wanted.options.out is not None else ():
-        if other.options.out == wanted.options.out and other.id != wanted.id and find(job, other) is None:
+    for other in workspace.exports(job.record) if wanted.root is not None else ():
+        if other.root == wanted.root and other.id != wanted.id and find(job, other) is None:
             workspace.unwant_export(job_id, other.id)
-    if wanted.options.out is not None and not output(job, wanted).has_begun:
+    if wanted.root is not None and not output(job, wanted).has_begun:
         workspace.storage.remove_tree(folder(job, wanted))
     workspace.want_export(job_id, wanted)
 
@@ -135,10 +138,19 @@ def _manifest(job: JobFiles, wanted: WantedExport) -> str:
     return f"{selection.folder(job, wanted.spec)}/{MANIFEST_FILE}"
 
 
+def _scores(job: JobFiles) -> str:
+    return f"{index.folder(job)}/{SCORES_FILE}"
+
+
 def _plan(task: Task, wanted: WantedExport) -> Counts:
     job, storage = task.job, task.storage
-    shard_rows = read_shard_rows(storage, index.folder(job))
-    plan = plan_export(job.plan, shard_rows, storage, _manifest(job, wanted), wanted.options.format, task.beat)
+    manifest, target = _manifest(job, wanted), wanted.options.format
+    if target == "dolma":
+        id_field = job.record.request.corpus.id_field
+        plan = plan_attributes(job.plan, id_field, storage, _scores(job), manifest, task.beat)
+    else:
+        shard_rows = read_shard_rows(storage, index.folder(job))
+        plan = plan_export(job.plan, shard_rows, storage, manifest, target, task.beat)
     with task.beat.allow(_SILENCE_SECONDS):
         output(job, wanted).take([file.path for file in plan.files])
         job.workspace.records.write(task.path, plan)
@@ -154,18 +166,23 @@ def _export_part(task: Task, wanted: WantedExport, plan: ExportPlan) -> Counts:
     storage, path = target.storage, target.path(file.path)
     if file.parts > 1:
         storage, path = task.storage, f"{folder(job, wanted)}/parts/{task.part}.data"
-    options, record = wanted.options, job.record
-    exported = export_file(
-        source,
-        read_kept(task.storage, _manifest(job, wanted), part, scores=options.scores),
-        options.format,
-        storage,
-        path,
-        record.request.corpus.text_field,
-        lines=part.lines,
-        roots=record.access.roots,
-        waiting=task.beat,
-    )
+    options, roots, manifest = wanted.options, job.record.access.roots, _manifest(job, wanted)
+    if options.format == "dolma":
+        first, stop = plan.score_rows[part.file : part.file + 2]
+        rows = ScoredRows(task.storage, _scores(job), manifest, first, stop - first, part)
+        exported = export_attributes(source, rows, storage, path, scores=options.scores, roots=roots, waiting=task.beat)
+    else:
+        exported = export_file(
+            source,
+            read_kept(task.storage, manifest, part, scores=options.scores),
+            options.format,
+            storage,
+            path,
+            job.record.request.corpus.text_field,
+            lines=part.lines,
+            roots=roots,
+            waiting=task.beat,
+        )
     job.workspace.records.write(task.path, DoneFile(file=exported))
     return Counts({"documents": part.rows, "bytes": exported.bytes}, fresh=True)
 

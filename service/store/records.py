@@ -67,6 +67,11 @@ class WantedExport(Record):
         return cls(selection=name, spec=selection or _EVERY_DOCUMENT, options=options)
 
     @property
+    def root(self) -> str | None:
+        """The folder or URL of its files and its export.json; None in the workspace."""
+        return self.options.root(self.selection)
+
+    @property
     def id(self) -> str:
         """Its id, by the selection and the options."""
         return hashlib.sha256(f"{self.selection} {self.options.model_dump_json()}".encode()).hexdigest()[:16]

@@ -16,13 +16,13 @@ from pruner.corpus.plan import make_plan
 from pruner.corpus.protocol import LENGTH
 from pruner.export.encode import encode
 from pruner.export.export_file import export_file
-from pruner.export.formats import ExportFormat
+from pruner.export.formats import RowFormat
 from pruner.export.kept_rows import KeptRows
 from pruner.export.protocol import WHOLE, ExportRequest, decode_piece, encode_piece
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
 
-TARGETS: tuple[ExportFormat, ...] = ("same", "parquet", "jsonl", "jsonl.gz", "jsonl.zst")
+TARGETS: tuple[RowFormat, ...] = ("same", "parquet", "jsonl", "jsonl.gz", "jsonl.zst")
 Columns = Mapping[str, pa.Array]
 
 
@@ -63,7 +63,7 @@ def scores(rows: Sequence[int]) -> dict[str, pa.Array]:
 def export(
     path: Path | CorpusFile,
     rows: Sequence[int],
-    target: ExportFormat = "same",
+    target: RowFormat = "same",
     columns: Columns | None = None,
     text_field: str = "text",
     **options: Any,
@@ -82,7 +82,7 @@ def export(
 def encoded(
     path: Path,
     rows: Sequence[int],
-    target: ExportFormat = "same",
+    target: RowFormat = "same",
     columns: Columns | None = None,
     careful: bool = False,
 ) -> bytes:

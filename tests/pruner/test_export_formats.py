@@ -6,7 +6,7 @@ from pruner.corpus.files import CorpusFile
 from pruner.corpus.names import Codec, Format
 from pruner.corpus.paths import CorpusPath
 from pruner.errors import InputError
-from pruner.export.formats import ExportFormat, output_names
+from pruner.export.formats import RowFormat, output_names
 
 
 def file(relative: str, kind: Format = "jsonl", codec: Codec | None = None) -> CorpusFile:
@@ -32,7 +32,7 @@ def file(relative: str, kind: Format = "jsonl", codec: Codec | None = None) -> C
         ("a/.jsonl", "parquet", "a/.jsonl.parquet"),
     ],
 )
-def test_a_conversion_changes_the_suffix_of_a_name(name: str, target: ExportFormat, expected: str) -> None:
+def test_a_conversion_changes_the_suffix_of_a_name(name: str, target: RowFormat, expected: str) -> None:
     assert output_names([file(name)], target) == [expected]
 
 
