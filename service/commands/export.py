@@ -36,13 +36,17 @@ def add_export(parser: Parser) -> None:
         "--selection", required=True, metavar="ID", help="such as medium-0.5; all: every scored document"
     )
     parser.add_argument(
-        "--out", required=True, type=_place, metavar="DIR|URL", help="folder or URL of the export, empty or not there"
+        "--out",
+        required=True,
+        type=_place,
+        metavar="DIR|URL",
+        help="folder or URL of the export, empty or not there; of the format dolma, the root of the corpus",
     )
     parser.add_argument(
         "--format",
         choices=get_args(ExportFormat),
         default="same",
-        help="format of the files (default: same, as in the corpus; dolma: attributes, below --out)",
+        help="format of the files (default: same, as in the corpus; dolma: attributes for the Dolma toolkit)",
     )
     parser.add_argument("--scores", action="store_true", help="add winnow_nll, winnow_n_tokens, … to the rows")
     parser.add_argument("--server", type=options.server, metavar="URL", help="URL of a service that has the job")

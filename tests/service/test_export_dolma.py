@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pruner.errors import InputError
 from service.commands.cli import main
-from service.contract.schemas import JobRequest
+from service.contract.permissions import Rules
+from service.contract.schemas import ExportOptions, JobRequest
 from service.work import local
 from tests.pruner.exports import unzstd
 from tests.service.pool import until
@@ -232,6 +234,16 @@ def test_other_corpora_are_refused_before_any_work(
     assert run(pruned, "--selection", "low-0.5", "--out", tmp_path / "in") == 1
     assert error in capsys.readouterr().err
     assert not (tmp_path / "in" / "attributes").exists()
+
+
+def test_a_service_follows_no_link_out_of_its_roots(tmp_path: Path) -> None:
+    for name in ("root", "linked", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "linked" / "attributes").symlink_to(tmp_path / "elsewhere")
+    rules = Rules(export_roots=(str(tmp_path / "root"), str(tmp_path / "linked")))
+    rules.check_out(ExportOptions(format="dolma", out=str(tmp_path / "root")).root("low-0.5"))
+    with pytest.raises(InputError, match="export root"):
+        rules.check_out(ExportOptions(format="dolma", out=str(tmp_path / "linked")).root("low-0.5"))
 
 
 def test_attributes_over_http(

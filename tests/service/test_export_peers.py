@@ -60,13 +60,26 @@ def folder(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def kept(folder: Path) -> Texts:
-    """The documents that the manifest names, by the rows of the corpus as it was written."""
-    rows = {"a.parquet": 0, "b.jsonl": 1, "c.json.gz": 2}
+    """The documents that the manifest names."""
+    return named_in(folder / "pruned", ["a.parquet", "b.jsonl", "c.json.gz"])
+
+
+def named_in(pruned: Path, files: list[str]) -> Texts:
+    """The documents that a manifest names, by the rows of the corpus as they were dealt out to three files."""
     corpus = list(texts())
-    manifest = pq.read_table(folder / "pruned" / "manifest-medium-0.5.parquet", columns=["file", "row"]).to_pylist()
-    found = [corpus[rows[Path(row["file"]).name] + 3 * row["row"]] for row in manifest]
+    manifest = pq.read_table(pruned / "manifest-medium-0.5.parquet", columns=["file", "row"]).to_pylist()
+    found = [corpus[files.index(Path(row["file"]).name) + 3 * row["row"]] for row in manifest]
     assert len(found) > 40
     return {row["id"]: row["text"] for row in found}
+
+
+@pytest.fixture(scope="module")
+def dolma() -> str:
+    """The start of shell commands that call the Dolma toolkit."""
+    programs = Path(sys.prefix) / "dolma" / "bin"
+    if not (programs / "dolma").exists():
+        pytest.skip("the Dolma toolkit is not installed: make test-peers installs it and runs this")
+    return f"PATH={programs}:$PATH\n"
 
 
 def blocks(section: str) -> list[tuple[str, str]]:
@@ -135,13 +148,38 @@ def test_a_streaming_dataset_has_the_documents(folder: Path, kept: Texts) -> Non
     assert sorted(text for _, text in json.loads(line)) == sorted(kept.values())
 
 
-def test_the_dolma_toolkit_tokenizes_the_documents(folder: Path, kept: Texts) -> None:
-    programs = Path(sys.prefix) / "dolma" / "bin"
-    if not (programs / "dolma").exists():
-        pytest.skip("the Dolma toolkit is not installed: make test-peers installs it and runs this")
+def test_the_dolma_toolkit_mixes_by_the_attributes(folder: Path, reference: Path, dolma: str) -> None:
+    documents, rows = folder / "wiki" / "documents", list(texts())
+    (documents / "more").mkdir(parents=True)
+    names = ["a.jsonl", "b.jsonl.zst", "c.json.gz"]
+    for start, (name, compress) in enumerate(zip(names, (bytes, zstd, gzip.compress), strict=True)):
+        lines = "".join(json.dumps(row | {"source": "wiki"}) + "\n" for row in rows[start::3])
+        (documents / ("more" if start else "") / name).write_bytes(compress(lines.encode()))
+    body = {"corpus": {"paths": [str(documents)], "id_field": "id"}, "reference": {"model": str(reference)}}
+    local.prune(JobRequest.model_validate(body), folder / "pruned-wiki", "cpu", nothing)
+    export, (_, config), (_, mix) = blocks("Attributes for the Dolma toolkit")
+    run(folder, export)
+    (folder / "mix.json").write_text(config)
+    expected = named_in(folder / "pruned-wiki", names)
+    assert run(folder, ("sh", dolma + mix))[-1] == str(len(expected))
+    found = [
+        json.loads(line)
+        for path in (folder / "mixed").glob("*.gz")
+        for line in gzip.decompress(path.read_bytes()).splitlines()
+    ]
+    assert [(row["id"], row["text"], row["source"]) for row in found] == [
+        (name, text, "wiki") for name, text in expected.items()
+    ]
+
+
+def zstd(data: bytes) -> bytes:
+    return bytes(pa.compress(data, "zstd", asbytes=True))
+
+
+def test_the_dolma_toolkit_tokenizes_the_documents(folder: Path, kept: Texts, dolma: str) -> None:
     convert, (_, tokenize) = blocks("OLMo-core and the Dolma toolkit")
     run(folder, convert)
-    assert run(folder, ("sh", f"PATH={programs}:$PATH\n{tokenize}"))[-1] == str(len(kept))
+    assert run(folder, ("sh", dolma + tokenize))[-1] == str(len(kept))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
     found = {}
     for path in (folder / "olmo").glob("*.npy"):
