@@ -26,10 +26,10 @@ _WARPS = 2
 # Whether there are states is decided at run time, not compiled in: only a document's first and last rows use them.
 @triton.jit(do_not_specialize=["has_initial", "has_final"])
 def _conv1d_kernel(
-    x_ptr, weight_ptr, bias_ptr, initial_ptr, scale_ptr, out_ptr, final_ptr, blocks_ptr, x_stride, channels,
-    column_blocks, has_initial, has_final,
+    x_ptr, weight_ptr, bias_ptr, initial_ptr, scale_ptr, positions_ptr, out_ptr, final_ptr, blocks_ptr,
+    x_stride, channels, column_blocks, has_initial, has_final,
     ALIGN: tl.constexpr, TAPS: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_POSITIONS: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0) // column_blocks
     start = tl.load(blocks_ptr + block * 4).to(tl.int64)
@@ -62,8 +62,13 @@ def _conv1d_kernel(
             rows += (x,)
         for i in tl.static_range(ROWS):
             total = base
+            if HAS_POSITIONS:
+                reach = tl.load(positions_ptr + start + low + i, mask=low + i < length, other=0)
             for k in tl.static_range(TAPS):
-                total += rows[i + k] * weights[k]
+                if HAS_POSITIONS:
+                    total += rows[i + k] * tl.where(reach >= TAPS - 1 - k, weights[k], 0.0)
+                else:
+                    total += rows[i + k] * weights[k]
             y = total / (1.0 + tl.exp(-total))
             out = out_ptr + (start + low + i) * channels + c
             tl.store(out, y.to(out_ptr.dtype.element_ty), mask=there & (low + i < length))
@@ -83,7 +88,7 @@ def _conv1d_kernel(
 
 def conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, pack: Pack, initial_state: Tensor | None, keep_state: bool,
-    scale: Tensor | None,
+    scale: Tensor | None, positions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """`kernels.conv.packed_conv1d` for checked arguments."""
     channels, taps = weight.shape
@@ -95,9 +100,10 @@ def conv1d(
     # Triton only detects strides that 16 divides. 8 numbers of 16 bits are 16 bytes, enough for the widest loads.
     align = math.gcd(x.stride(0), 8)
     _conv1d_kernel[(len(blocks) * column_blocks,)](
-        x, weight.contiguous(), bias, before, scale, out, out if after is None else after, blocks,
+        x, weight.contiguous(), bias, before, scale, positions, out, out if after is None else after, blocks,
         x.stride(0) // align, channels, column_blocks, int(initial_state is not None), int(keep_state),
         ALIGN=align, TAPS=taps, TOKENS=_TOKENS, ROWS=_ROWS, BLOCK_C=_CHANNELS,
-        HAS_BIAS=bias is not None, HAS_SCALE=scale is not None, num_warps=_WARPS,
+        HAS_BIAS=bias is not None, HAS_SCALE=scale is not None, HAS_POSITIONS=positions is not None,
+        num_warps=_WARPS,
     )  # fmt: skip
     return out, after

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class NormGradients(NamedTuple):
+    """The gradients of the residual, of x in the norm's dtype (the same, rounded) and of the weight; and the norm."""
+
+    residual: Tensor
+    x: Tensor
+    weight: Tensor
+    normed: Tensor
+
+
+class GatedNormGradients(NamedTuple):
+    """The gradients of x, gate and weight, and the norm, which a product after it needs for its own gradient."""
+
+    x: Tensor
+    gate: Tensor
+    weight: Tensor
+    normed: Tensor
+
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -59,6 +80,48 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, group_si
         return gated_norm(x, gate, weight, eps, group_size)
     gated = (_wide(x) * F.silu(_wide(gate))).unflatten(-1, (-1, group_size))
     return (F.rms_norm(gated, (group_size,), eps=eps).flatten(-2) * _wide(weight)).to(x.dtype)
+
+
+@torch.no_grad()
+def add_rms_norm_backward(
+    grad: Tensor, grad_total: Tensor | None, total: Tensor, weight: Tensor, eps: float
+) -> NormGradients:
+    """The gradients of `add_rms_norm`, given those of its norm and of its sum, if that is used: `total` is the sum.
+
+    grad and total [..., D], contiguous, grad_total like total, weight [D]. The same inputs give the same bits.
+    """
+    if _for_kernels(grad, total, weight):
+        from kernels.norm_backward_triton import add_norm_backward
+
+        return NormGradients(*add_norm_backward(grad, grad_total, total, weight, eps))
+    leaves = total.detach().requires_grad_(), weight.detach().requires_grad_()
+    with torch.enable_grad():
+        normed = rms_norm(*leaves, eps)
+    of_total, of_weight = torch.autograd.grad(normed, leaves, grad.to(normed.dtype))
+    of_total = of_total if grad_total is None else of_total + grad_total
+    return NormGradients(of_total, of_total.to(grad.dtype), of_weight, normed.detach().to(grad.dtype))
+
+
+@torch.no_grad()
+def gated_rms_norm_backward(
+    grad: Tensor, x: Tensor, gate: Tensor, weight: Tensor, eps: float, group_size: int, grad_gate: Tensor | None = None
+) -> GatedNormGradients:
+    """The gradients of `gated_rms_norm`, given that of its result, all of [T, D] with contiguous channels.
+
+    That of the gate is written to `grad_gate`, rows of any stride, or to a new tensor. The same inputs give the same
+    bits.
+    """
+    grad_gate = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device) if grad_gate is None else grad_gate
+    if _for_kernels(grad, x, gate, weight):
+        from kernels.norm_backward_triton import gated_norm_backward
+
+        of_x, of_weight, normed = gated_norm_backward(grad, x, gate, weight, eps, group_size, grad_gate)
+        return GatedNormGradients(of_x, grad_gate, of_weight, normed)
+    x, gate, weight = (m.detach().requires_grad_() for m in (x, gate, weight))
+    with torch.enable_grad():
+        normed = gated_rms_norm(x, gate, weight, eps, group_size)
+    of_x, of_gate, of_weight = torch.autograd.grad(normed, (x, gate, weight), grad)
+    return GatedNormGradients(of_x, grad_gate.copy_(of_gate), of_weight, normed.detach())
 
 
 def row_squares(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ serve its H/G neighbouring heads. Both functions take
 
     x [B, L, H, P], dt [B, L, H] (before bias and softplus), a [H] (negative), b and c [B, L, G, N],
     d [H] or None, dt_bias [H] or None, dt_limit (low, high), initial_state [B, H, P, N] or None (zeros),
+    positions [B, L] or None: of each token in its document; where it is 0, the state before is forgotten,
 
 and return y [B, L, H, P] in x's dtype and the final state [B, H, P, N] in float32, or float64 if x is.
 
@@ -22,12 +23,17 @@ and return y [B, L, H, P] in x's dtype and the final state [B, H, P, N] in float
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.pack import Pack
-from kernels.ssd_tables import CUT
+from kernels.pack import LOG2_E, Pack
+from kernels.ssd_tables import CUT, FORGOTTEN
+
+if TYPE_CHECKING:  # needs Triton, which a machine without a GPU may lack
+    from kernels.ssd_triton import Optional, Outputs, Prepared
 
 CHUNK = 64  # positions a chunk
 NO_LIMIT = (0.0, float("inf"))
@@ -53,6 +59,7 @@ def ssd_recurrent(
     dt_bias: Tensor | None = None,
     dt_limit: tuple[float, float] = NO_LIMIT,
     initial_state: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The SSD as its recurrence, one position after another: the specification. See the module for shapes."""
     batch, length, heads, width = x.shape
@@ -62,6 +69,8 @@ def ssd_recurrent(
     xs = x.to(wide)
     bs, cs = (m.to(wide).repeat_interleave(heads // groups, dim=2) for m in (b, c))  # [B, L, H, N]
     decay = torch.exp(dt * a.to(wide))
+    if positions is not None:
+        decay = decay.masked_fill((positions == 0)[..., None], 0.0)
     state = xs.new_zeros(batch, heads, width, states) if initial_state is None else initial_state.to(wide)
     outputs = []
     for t in range(length):
@@ -84,6 +93,7 @@ def ssd_chunked(
     dt_bias: Tensor | None = None,
     dt_limit: tuple[float, float] = NO_LIMIT,
     initial_state: Tensor | None = None,
+    positions: Tensor | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """The SSD as its dual: masked attention inside chunks, the recurrence between them. See the module for shapes.
@@ -105,7 +115,10 @@ def ssd_chunked(
 
     xs, dts = cut(x), cut(dt)
     bs, cs = (cut(m.to(narrow)).transpose(2, 3) for m in (b, c))  # [B, K, G, Q, N]
-    log_decay = torch.cumsum(dts * a.to(wide), dim=2)  # [B, K, Q, H], from the chunk's start
+    steps = dts * a.to(wide)
+    if positions is not None:
+        steps = steps.masked_fill((cut(positions[..., None] + 1) == 1), FORGOTTEN / LOG2_E)  # 0 past the end
+    log_decay = torch.cumsum(steps, dim=2)  # [B, K, Q, H], from the chunk's start
     xdt = xs * dts[..., None]  # [B, K, Q, H, P]
 
     # Inside a chunk: attention without softmax, (C Bᵀ) ∘ decay from j to i.
@@ -155,6 +168,7 @@ def packed_ssd(
     gate: Tensor | None = None,
     scale: Tensor | None = None,
     initial_state: Tensor | None = None,
+    positions: Tensor | None = None,
     keep_state: bool = False,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The SSD over each document of a pack; optionally gated, as before a Mamba-2 mixer's norm.
@@ -163,27 +177,24 @@ def packed_ssd(
     bfloat16, heads and later axes contiguous, rows of any stride, as in slices of a projection's output. a, d and
     dt_bias [H] float32. P 64 or 128; N 16 to 256, a power of two. scale [T] float32 multiplies dt and gate first, for a
     projection of rows that are not yet normed. initial_state [S, H, P, N] float32 for the S documents, or zeros.
+    positions [T] integers, where documents of the pack are rows of shorter ones: of each token in its own, 0 where the
+    state before is forgotten. Decays are then exact to 1e-5 only.
 
     Returns y [T, H, P] in x's dtype, times silu(gate) if that is given; then also the sum of its squares over P,
     [H, T] float32; with `keep_state` the final states [S, H, P, N] float32. A document has the same bits wherever it
-    lies in a pack. Products run in x's dtype, sums and states in float32. Forward only. Raises ValueError for
-    unsupported arguments.
+    lies in a pack. Products run in x's dtype, sums and states in float32. Forward only; `packed_ssd_backward` has the
+    gradients. Raises ValueError for unsupported arguments.
     """
-    _check(x, dt, a, b, c, pack, d, dt_bias, gate, scale, initial_state)
+    check(x, dt, a, b, c, pack, d, dt_bias, gate, scale, initial_state, positions)
     if not x.is_cuda:
         return _packed_reference(
             x, dt, a, b, c, pack, d, dt_bias, dt_limit, gate=gate, scale=scale, initial_state=initial_state,
-            keep_state=keep_state,
+            positions=positions, keep_state=keep_state,
         )  # fmt: skip
-    from kernels import ssd_hopper, ssd_triton
+    from kernels import ssd_triton
 
     tokens, heads, width = x.shape
-    made = ssd_triton.prepare(dt, a, b, c, pack, dt_bias, dt_limit, scale)
-    by = ssd_hopper if ssd_hopper.supports(x, b, gate) else ssd_triton
-    entries = None
-    if pack.lengths.max() > CUT.segment:
-        entries = by.shares(x, made, pack)
-        ssd_triton.pass_states(entries, made, pack, initial_state)
+    made = ssd_triton.prepare(dt, a, b, c, pack, dt_bias, dt_limit, scale, positions)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=x.device)
@@ -194,8 +205,20 @@ def packed_ssd(
         squares=empty(heads, tokens) if gate is not None else None,
         final_state=empty(len(pack.lengths), heads, width, b.shape[2]) if keep_state else None,
     )
-    by.scan(x, made, entries, pack, ssd_triton.Optional(d, gate, scale, initial_state), outputs)
+    scan(x, made, pack, ssd_triton.Optional(d, gate, scale, initial_state), outputs)
     return y, outputs.squares, outputs.final_state
+
+
+def scan(x: Tensor, made: Prepared, pack: Pack, given: Optional, outputs: Outputs) -> None:
+    """Fills `outputs` by the kernels, with the states between the segments of long documents."""
+    from kernels import ssd_hopper, ssd_triton
+
+    by = ssd_hopper if ssd_hopper.supports(x, made.b, given.gate) else ssd_triton
+    entries = None
+    if pack.lengths.max() > CUT.segment:
+        entries = by.shares(x, made, pack)
+        ssd_triton.pass_states(entries, made, pack, given.initial_state)
+    by.scan(x, made, entries, pack, given, outputs)
 
 
 def _packed_reference(
@@ -212,6 +235,7 @@ def _packed_reference(
     gate: Tensor | None,
     scale: Tensor | None,
     initial_state: Tensor | None,
+    positions: Tensor | None,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The specification: `packed_ssd` document by document, in torch."""
@@ -223,8 +247,9 @@ def _packed_reference(
         rows = slice(start, start + length)
         before = None if initial_state is None else initial_state[i, None]
         y, state = ssd_chunked(
-            x[None, rows], dt[None, rows], a, b[None, rows], c[None, rows], d, dt_bias, dt_limit, before
-        )
+            x[None, rows], dt[None, rows], a, b[None, rows], c[None, rows], d, dt_bias, dt_limit, before,
+            None if positions is None else positions[None, rows],
+        )  # fmt: skip
         ys.append(y[0])
         states.append(state[0])
         start += length
@@ -237,10 +262,11 @@ def _packed_reference(
     return y, squares, torch.stack(states) if keep_state else None
 
 
-def _check(
+def check(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, pack: Pack, d: Tensor | None, dt_bias: Tensor | None,
-    gate: Tensor | None, scale: Tensor | None, initial_state: Tensor | None,
+    gate: Tensor | None, scale: Tensor | None, initial_state: Tensor | None, positions: Tensor | None,
 ) -> None:  # fmt: skip
+    """Raises ValueError for arguments that `packed_ssd` does not take."""
     if x.dim() != 3 or b.dim() != 3:
         raise ValueError(f"x must be [T, H, P] and b [T, G, N]; got {[*x.shape]} and {[*b.shape]}")
     (tokens, heads, width), (groups, states) = x.shape, b.shape[1:]
@@ -253,6 +279,7 @@ def _check(
         "dt_bias": (dt_bias, (heads,)),
         "gate": (gate, (tokens, heads, width)),
         "scale": (scale, (tokens,)),
+        "positions": (positions, (tokens,)),
         "initial_state": (initial_state, (len(pack.lengths), heads, width, states)),
     }
     for name, (tensor, shape) in wanted.items():

@@ -13,6 +13,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
+    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
@@ -22,7 +23,7 @@ from kernels import ssd_tables, tiles_hopper
 from kernels.pack import LOG2_E, Pack
 from kernels.ssd_tables import CHUNK, Parts
 from kernels.ssd_triton import STEEP, Optional, Outputs, Prepared, states_of
-from kernels.tiles_hopper import barrier, load, next_stage
+from kernels.tiles_hopper import barrier, load, next_stage, store
 
 HEADS = 2  # that a program takes at a time
 FIELDS = 8  # columns of the table `ssd_tables.items`
@@ -87,12 +88,13 @@ def _produce(sources, work, tiles, bars, n_chunks, GROUPS: gl.constexpr, P: gl.c
 
 @gluon.jit
 def _consume(
-    h: gl.constexpr, optional, outputs, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks,
+    h: gl.constexpr, optional, outputs, states, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks,
     H: gl.constexpr, P: gl.constexpr, N: gl.constexpr,
 ):  # fmt: skip
     """The four warps of head `h`: the scan of the program's items, or, if y_ptr is None, their final states alone.
 
     optional: D, row scale, states before documents, states before segments. outputs: y, its squares, final states.
+    states: descriptor of those before chunks, or None.
     flags: whether there are states before documents; whether final states are stored. work: `ssd_tables.items`, and
     each program's first. tiles: the ring's x, gate, B, C, C B^T and decays, and a tile for the state as an operand.
     bars: barriers of the ring, full and empty, and of the gates' tiles.
@@ -139,9 +141,14 @@ def _consume(
 
         for first in range(0, length, _Q):
             if y_ptr is not None:
+                if states is not None:
+                    tma.store_wait(0)  # the tile's last copy has ended
+                    barrier()
                 state_tile.store(state.to(dtype))
                 fence_async_shared()
                 barrier()
+                if states is not None:
+                    store(states, [((gl.load(fields + 2) + first // _Q) * H + head) * P, 0], state_tile)
             mbarrier.wait(full.index(stage), phase)
             x_tile = x_tiles.index(stage * _TOGETHER + h)
             logs = decay_tiles.index((stage * _TOGETHER + h) * 2).load(rows)[:, None]
@@ -200,13 +207,15 @@ def _consume(
         if has_final != 0:
             if gl.load(fields + 7) != 0:
                 gl.store(final_ptr + (document * H + head) * (P * N) + matrix, state)
+    if states is not None:
+        tma.store_wait(0)
 
 
 # Compiled once for all packs: sizes are not specialized, and whether there are states is decided at run time.
 @gluon.jit(do_not_specialize=["n_tokens", "n_chunks", "has_initial", "has_final"])
 def _scan_kernel(
     x, gate, b, c, cb, decays, items, offsets, decays_ptr, d_ptr, scale_ptr, initial_ptr, entries_ptr,
-    y_ptr, squares_ptr, final_ptr, n_tokens, n_chunks, has_initial, has_final,
+    y_ptr, squares_ptr, final_ptr, states, n_tokens, n_chunks, has_initial, has_final,
     H: gl.constexpr, GROUPS: gl.constexpr, P: gl.constexpr, N: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     x_tiles = gl.allocate_shared_memory(x.dtype, [STAGES * _TOGETHER, _Q, P], x.layout)
@@ -236,8 +245,14 @@ def _scan_kernel(
     flags = (has_initial, has_final)
     gl.warp_specialize(
         [
-            (_consume, (0, optional, outputs, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N)),
-            (_consume, (1, optional, outputs, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N)),
+            (
+                _consume,
+                (0, optional, outputs, states, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N),
+            ),
+            (
+                _consume,
+                (1, optional, outputs, states, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N),
+            ),
             (_produce, (sources, work, tiles, bars, n_chunks, GROUPS, P, N)),
         ],
         [4, 1],
@@ -273,7 +288,7 @@ def shares(x: Tensor, made: Prepared, pack: Pack, cut: ssd_tables.Cut = ssd_tabl
     heads, width = x.shape[1:]
     pieces = pack.table(f"ssd pieces {cut}", lambda lengths: ssd_tables.pieces(lengths, cut))
     out = torch.empty((len(pieces), heads, width, made.b.shape[2]), dtype=torch.float32, device=x.device)
-    nothing, outputs = Optional(None, None, None, None), Outputs(None, None, out)
+    nothing, outputs = Optional(None, None, None, None), Outputs(None, None, out, None)
     _launch(x, made, pack, f"pieces {cut}", lambda lengths: ssd_tables.pieces(lengths, cut), None, nothing, outputs)
     return out
 
@@ -297,6 +312,7 @@ def _launch(
         TensorDescriptor.from_tensor(made.decays.flatten(), [CHUNK], _DECAYS),
         items, offsets, made.decays, given.d, given.scale, *states_of(made, given, entries),
         outputs.y, outputs.squares, made.decays if outputs.final_state is None else outputs.final_state,
+        None if outputs.states is None else tiles_hopper.tiles(outputs.states.flatten(0, 2), [width, states]),
         n_tokens, n_chunks, int(given.initial_state is not None), int(outputs.final_state is not None),
         H=heads, GROUPS=groups, P=width, N=states, STAGES=_STATES_STAGES if states_alone else _STAGES, num_warps=4,
     )  # fmt: skip

@@ -13,6 +13,7 @@ from torch import Tensor
 from kernels.pack import Pack, Table
 
 CHUNK = 64  # positions; a larger one makes the triangular product larger and the scan of states shorter
+FORGOTTEN = -200.0  # a log decay in base 2 whose power is zero in float32
 Parts = Callable[[NDArray[np.int64]], Table]  # of documents' lengths
 _HEAP = 20_000  # items up to which each goes to the least loaded program; more are dealt in turn
 
@@ -45,6 +46,13 @@ CUT = Cut(segment=6144, pieces=4, wave=11)  # 11 segments of 12 pairs of heads a
 def chunks(lengths: NDArray[np.int64]) -> Table:
     """(start, length) of each chunk, [C, 2]. Chunks start anew at each document; a document's last may be short."""
     return _parts(lengths, np.full_like(lengths, CHUNK))[:, :2].astype(np.int32)
+
+
+def documents(lengths: NDArray[np.int64]) -> Table:
+    """(start, length, first chunk, number) of each document, [S, 4], the longest first."""
+    table = _parts(lengths, lengths)[:, :4]
+    longest_first: NDArray[np.int64] = np.argsort(-lengths, kind="stable")
+    return cast(Table, table[longest_first].astype(np.int32))
 
 
 def segments(lengths: NDArray[np.int64], cut: Cut) -> Table:

@@ -22,21 +22,21 @@ from torch import Tensor
 
 from kernels import ssd_tables
 from kernels.pack import LOG2_E, Pack
-from kernels.ssd_tables import CHUNK
+from kernels.ssd_tables import CHUNK, FORGOTTEN
 
 _LOG2_E = tl.constexpr(LOG2_E)
-_FORGOTTEN = tl.constexpr(-200.0)  # a log decay in base 2 whose power is zero in float32
+_FORGOTTEN = tl.constexpr(FORGOTTEN)
 STEEP = 100.0  # a log in base 2 above any that occurs, whose power is finite
 _STEEP = tl.constexpr(STEEP)
 
 
 @triton.jit
 def _prepare_kernel(
-    dt_ptr, dt_bias_ptr, a_ptr, b_ptr, c_ptr, scale_ptr, chunks_ptr,
+    dt_ptr, dt_bias_ptr, a_ptr, b_ptr, c_ptr, scale_ptr, positions_ptr, chunks_ptr,
     decays_ptr, padded_b_ptr, padded_c_ptr, cb_ptr,
     low, high, stride_dt, stride_b, stride_c,
     SHARED: tl.constexpr, BLOCK_H: tl.constexpr, N: tl.constexpr, Q: tl.constexpr, GROUPS: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_POSITIONS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program (chunk, group), with SHARED heads a group.
 
@@ -63,7 +63,11 @@ def _prepare_kernel(
     dt = tl.maximum(dt, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(dt)))  # softplus
     dt = tl.where(there, tl.minimum(tl.maximum(dt, low), high), 0.0)
     a = tl.load(a_ptr + heads, mask=known, other=0.0).to(tl.float32) * _LOG2_E
-    logs = tl.cumsum(dt * a[None, :], axis=0)
+    steps = dt * a[None, :]
+    if HAS_POSITIONS:
+        begins = tl.load(positions_ptr + rows, mask=inside, other=1) == 0
+        steps = tl.where(begins[:, None], _FORGOTTEN, steps)
+    logs = tl.cumsum(steps, axis=0)
     out = (heads.to(tl.int64)[None, :] * tl.num_programs(0) + chunk) * (2 * Q) + q[:, None]
     tl.store(decays_ptr + out, logs, mask=known[None, :])
     none = dt == 0
@@ -260,6 +264,7 @@ class Outputs:
     y: Tensor | None
     squares: Tensor | None
     final_state: Tensor | None
+    states: Tensor | None = None  # before each chunk, [C, H, P, N] in x's dtype; only the scan for Hopper has them
 
 
 def states_of(made: Prepared, given: Optional, entries: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -282,6 +287,7 @@ def prepare(
     dt_bias: Tensor | None,
     dt_limit: tuple[float, float],
     scale: Tensor | None,
+    positions: Tensor | None = None,
 ) -> Prepared:
     """Launches `_prepare_kernel`."""
     heads = dt.shape[1]
@@ -293,10 +299,11 @@ def prepare(
     padded_b, padded_c = torch.empty((2, padded, groups, states), dtype=b.dtype, device=b.device)
     cb = torch.empty((len(chunks), groups, CHUNK, CHUNK), dtype=b.dtype, device=b.device)
     _prepare_kernel[(len(chunks), groups)](
-        dt, dt_bias, a, b, c, scale, chunks, decays, padded_b, padded_c, cb,
+        dt, dt_bias, a, b, c, scale, positions, chunks, decays, padded_b, padded_c, cb,
         *dt_limit, dt.stride(0), b.stride(0), c.stride(0),
         SHARED=shared, BLOCK_H=triton.next_power_of_2(shared), N=states, Q=CHUNK, GROUPS=groups,
-        HAS_BIAS=dt_bias is not None, HAS_SCALE=scale is not None, PRECISION=precision(b), num_warps=4,
+        HAS_BIAS=dt_bias is not None, HAS_SCALE=scale is not None,
+        HAS_POSITIONS=positions is not None, PRECISION=precision(b), num_warps=4,
     )  # fmt: skip
     return Prepared(decays, padded_b, padded_c, cb)
 

@@ -18,6 +18,7 @@ from kernels.ssd_tables import Cut
 from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_config import Mamba2Config
 from scorer.causal_lm.mamba2_packed import packed_hidden
+from scorer.causal_lm.mamba2_training import training_hidden
 from scorer.training.presets import initialise
 
 LENGTHS = [1, 65, 2, 300, 64, 127]
@@ -57,6 +58,17 @@ def whole_model(pack: Pack) -> None:
         assert token_nll(hidden, model.head, ids).isfinite().all()
 
 
+def gradients(pack: Pack) -> None:
+    """Those of a model of one layer: norms, convolution, SSD."""
+    model = Mamba2(Mamba2Config(vocab_size=500, hidden=256, layers=1, heads=8, head_dim=64, state=128)).cuda()
+    initialise(model)
+    ids = torch.randint(500, (pack.tokens,), device="cuda")
+    with torch.enable_grad(), torch.autocast("cuda", torch.bfloat16):
+        hidden = training_hidden(model.backbone, ids, pack)
+    hidden.backward(torch.randn_like(hidden))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 @torch.no_grad()
 def main() -> None:
     torch.manual_seed(0)
@@ -66,6 +78,7 @@ def main() -> None:
         tiles_hopper.supports = way  # the SSD asks it too
         long_documents(pack)
         whole_model(pack)
+        gradients(pack)
     x, weight = draw(pack.tokens, 256), torch.rand(256, device="cuda")
     add_rms_norm(x, x, weight, 1e-5)
     gated_rms_norm(x, x, weight, 1e-5, 64)

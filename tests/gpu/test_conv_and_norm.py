@@ -4,8 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.conv import packed_conv1d, packed_conv1d_reference
-from kernels.norm import add_rms_norm, gated_rms_norm
+from kernels.conv import (
+    packed_conv1d,
+    packed_conv1d_backward,
+    packed_conv1d_backward_reference,
+    packed_conv1d_reference,
+)
+from kernels.norm import add_rms_norm, add_rms_norm_backward, gated_rms_norm, gated_rms_norm_backward
 from kernels.pack import Pack
 from tests.kernels.helpers import poisoned, relative
 
@@ -81,6 +86,66 @@ def test_gated_rms_norm(groups: int, dtype: torch.dtype, close: float) -> None:
     assert relative(normed, expected) < close
     one_row = gated_rms_norm(x[5:6], gate[5:6], weight, 1e-5, 1536 // groups)
     assert torch.equal(normed[5:6], one_row)
+
+
+@pytest.mark.parametrize(("dtype", "close"), DTYPES)
+@pytest.mark.parametrize(
+    ("channels", "start", "whole", "taps"), [(1792, 1536, 3392, 4), (1792, 1536, 3352, 4), (300, 1, 305, 3)]
+)
+def test_conv_gradients(channels: int, start: int, whole: int, taps: int, dtype: torch.dtype, close: float) -> None:
+    torch.manual_seed(0)
+    lengths = [*LENGTHS, 20_000, 1, 1]
+    x, out = (projected(sum(lengths), start, channels, whole, dtype) for _ in range(2))
+    grad = projected(sum(lengths), 0, channels, channels, dtype)
+    weight, bias = torch.randn(channels, taps, device="cuda"), torch.randn(channels, device="cuda")
+    pack = Pack.of(lengths, "cuda")
+    with poisoned():
+        found = packed_conv1d_backward(grad, x, weight, bias, pack, out=out)
+        again = packed_conv1d_backward(grad, x, weight, bias, pack)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True) if a is not None and b is not None)
+    wide = packed_conv1d_backward_reference(grad.double(), x.double(), weight.double(), bias.double(), pack)
+    for a, b in zip(found, wide, strict=True):
+        assert a is not None
+        assert b is not None
+        assert relative(a, b) < close
+    for a, b in zip(found[0].split(lengths), wide[0].split(lengths), strict=True):
+        assert relative(a, b) < close
+
+
+@pytest.mark.parametrize("with_total", [False, True])
+@pytest.mark.parametrize(("dtype", "close"), DTYPES)
+@pytest.mark.parametrize("width", [5, 768, 5120])
+def test_add_rms_norm_gradients(width: int, dtype: torch.dtype, close: float, with_total: bool) -> None:
+    torch.manual_seed(0)
+    weight, total = torch.randn(width, device="cuda"), torch.randn(777, width, device="cuda")
+    grad = torch.randn(777, width, device="cuda").to(dtype)
+    of_total = torch.randn(777, width, device="cuda") if with_total else None
+    with poisoned():
+        found = add_rms_norm_backward(grad, of_total, total, weight, 1e-5)
+        again = add_rms_norm_backward(grad, of_total, total, weight, 1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    exact = add_rms_norm_backward(
+        grad.double(), None if of_total is None else of_total.double(), total.double(), weight.double(), 1e-5
+    )
+    assert relative(found.residual, exact.residual) < 1e-5
+    assert torch.equal(found.x, found.residual.to(dtype))
+    assert relative(found.weight, exact.weight) < 1e-5
+    assert relative(found.normed, exact.normed) < close
+
+
+@pytest.mark.parametrize(("dtype", "close"), DTYPES)
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_gated_rms_norm_gradients(groups: int, dtype: torch.dtype, close: float) -> None:
+    torch.manual_seed(0)
+    x, gate, grad = (projected(777, 0, 1536, whole, dtype) for whole in (1536, 3352, 1536))
+    weight, into = torch.randn(1536, device="cuda"), projected(777, 0, 1536, 3352, dtype)
+    with poisoned():
+        found = gated_rms_norm_backward(grad, x, gate, weight, 1e-5, 1536 // groups, into)
+        again = gated_rms_norm_backward(grad, x, gate, weight, 1e-5, 1536 // groups)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    exact = gated_rms_norm_backward(grad.double(), x.double(), gate.double(), weight.double(), 1e-5, 1536 // groups)
+    for a, b in zip(found, exact, strict=True):
+        assert relative(a, b) < close
 
 
 def test_norms_give_a_gradient_when_one_is_asked_for() -> None:

@@ -55,7 +55,8 @@ def inputs(
 
 def rows_of(given: dict[str, Tensor], rows: slice | Tensor) -> dict[str, Tensor]:
     """The inputs of some tokens."""
-    return {name: m[rows] if name in ("x", "dt", "b", "c", "gate", "scale") else m for name, m in given.items()}
+    by_token = ("x", "dt", "b", "c", "gate", "scale", "grad")
+    return {name: m[rows] if name in by_token else m for name, m in given.items()}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

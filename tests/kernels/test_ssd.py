@@ -79,6 +79,18 @@ def test_a_sequence_in_pieces_is_the_sequence() -> None:
     torch.testing.assert_close(state, last)
 
 
+def test_a_document_in_a_row_forgets_what_was_before_it() -> None:
+    given = inputs(2, 150, 2)
+    positions = torch.cat([torch.arange(n) for n in (40, 1, 30, 79)]).expand(2, 150)
+    for form in (ssd_recurrent, ssd_chunked):
+        whole, last = form(**given, positions=positions)
+        for start, stop in ((0, 40), (40, 41), (41, 71), (71, 150)):
+            cut = {k: v[:, start:stop] if k in ("x", "dt", "b", "c") else v for k, v in given.items()}
+            y, state = form(**dict(cut, initial_state=None))
+            torch.testing.assert_close(whole[:, start:stop], y)
+        torch.testing.assert_close(last, state)
+
+
 def test_padding_on_the_right_changes_nothing_before_it() -> None:
     given = inputs(1, 100, 1, torch.float32)
     short = {k: v[:, :37] if k in ("x", "dt", "b", "c") else v for k, v in given.items()}
