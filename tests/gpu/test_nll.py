@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.nll import token_nll
+from kernels.nll import mean_nll, token_nll
 from tests.kernels.helpers import exact_nll, poisoned, relative
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -106,3 +106,39 @@ def test_what_the_kernels_cannot_take_is_an_error() -> None:
     hidden, weight, targets = case(4, 100, 64, torch.float64)
     with pytest.raises(ValueError, match="float32, float16 or bfloat16"):
         token_nll(hidden, weight, targets)
+
+
+# -- in training
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("rows", [1, 1000, 5000])
+def test_the_mean_and_its_gradients(rows: int, dtype: torch.dtype, limit: float) -> None:
+    hidden, weight, targets = case(rows, 50_257, 80, dtype)
+    weight = weight.float()
+    runs = []
+    for _ in range(2):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = mean_nll(h, w, targets)
+        (0.5 * loss).backward()
+        assert h.grad is not None
+        assert w.grad is not None
+        runs.append((loss.detach(), h.grad, w.grad))
+    assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
+    h, w = hidden.double().requires_grad_(), weight.to(dtype).double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(h @ w.T, targets)
+    (0.5 * expected).backward()
+    assert h.grad is not None
+    assert w.grad is not None
+    loss, dh, dw = runs[0]
+    assert abs(loss - expected) < limit * expected
+    assert relative(dh, h.grad) < limit
+    assert relative(dw, w.grad) < limit
+
+
+def test_memory_of_the_gradients_does_not_grow_with_the_rows() -> None:
+    hidden, weight, targets = case(32_768, 50_304, 128, torch.bfloat16)
+    hidden, weight = hidden.requires_grad_(), weight.float().requires_grad_()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    mean_nll(hidden, weight, targets).backward()
+    # 4,096 rows of logits at a time, not the 3.3 GB of all of them.
+    assert torch.cuda.max_memory_allocated() - before < 0.6e9
