@@ -18,6 +18,7 @@ from scorer.causal_lm.checkpoint import check_tensors, read_config, read_weights
 from scorer.causal_lm.mamba2_config import Mamba2Config, parse_config
 from scorer.causal_lm.mamba2_layers import Backbone
 from scorer.causal_lm.mamba2_packed import fold, packed_hidden, takes_packs
+from scorer.causal_lm.mamba2_training import training_hidden, trains_packs
 from scorer.causal_lm.padding import pad, unpad
 from scorer.causal_lm.recurrent_state import State
 from scorer.errors import BadReference
@@ -41,6 +42,7 @@ class Mamba2(nn.Module):
         self.config = config
         self.context: int | None = ATTENTION_WINDOW if config.attention_layers else None
         self.vocab_size = config.vocab_size
+        self._packs: dict[tuple[int, int, torch.device], Pack] = {}  # of batches, as CUDA graphs need them in place
         self.backbone = Backbone(config)
         self.lm_head = None if config.tied else nn.Linear(config.hidden, config.vocab_size, bias=False)
 
@@ -49,23 +51,38 @@ class Mamba2(nn.Module):
         """The output matrix [V, hidden]."""
         return self.backbone.embeddings.weight if self.lm_head is None else self.lm_head.weight
 
-    def forward(self, ids: Tensor, state: State | None = None, keep_state: bool = False) -> tuple[Tensor, State | None]:
+    def forward(
+        self, ids: Tensor, state: State | None = None, keep_state: bool = False, positions: Tensor | None = None
+    ) -> tuple[Tensor, State | None]:
         """ids [B, T] int64 -> hidden states [B, T, hidden] before the head, and with `keep_state` the state after them.
 
-        Raises ValueError for a model with attention if a state is given or asked for.
+        positions [B, T]: of each token in its document, where a row has several; None if a row is one document. On a
+        GPU without states these are the kernels for a training, and the dtype is that of the products. Raises
+        ValueError for a model with attention if a state is given or asked for, or positions.
         """
+        if state is None and not keep_state and ids.is_cuda and trains_packs(self.config):
+            within = None if positions is None else positions.flatten()
+            hidden = training_hidden(self.backbone, ids.flatten(), self._rows(ids), within)
+            return hidden.unflatten(0, ids.shape), None
         stream = self.backbone.embeddings(ids).float()
-        if self.context is not None and (state is not None or keep_state):
-            raise ValueError("a model with attention has no recurrent state")
+        if self.context is not None and (state is not None or keep_state or positions is not None):
+            raise ValueError("a model with attention has no recurrent state, and a row is one document")
         after = State([], [])
         for i, layer in enumerate(self.backbone.layers):
             conv, ssd = (None, None) if state is None else (state.conv[i], state.ssd[i])
-            stream, conv, ssd = layer(stream, conv, ssd)
+            stream, conv, ssd = layer(stream, conv, ssd, positions)
             if keep_state:
                 after.conv.append(conv.clone())  # a view would keep the whole layer's input in memory
                 after.ssd.append(ssd)
         hidden = rms_norm(stream, self.backbone.norm_f.weight, self.config.eps).to(self.head.dtype)
         return hidden, after if keep_state else None
+
+    def _rows(self, ids: Tensor) -> Pack:
+        """The pack of the rows of ids [B, T]; kept, with the tables that the kernels make of it."""
+        shape = (len(ids), ids.shape[1], ids.device)
+        if shape not in self._packs:
+            self._packs[shape] = Pack.of([ids.shape[1]] * len(ids), ids.device)
+        return self._packs[shape]
 
     @torch.inference_mode()
     def nll(

@@ -38,12 +38,14 @@ class Mixer(nn.Module):
         self.norm = Scale(config.inner)
         self.out_proj = nn.Linear(config.inner, config.hidden, bias=config.proj_bias)
 
-    def forward(self, x: Tensor, conv: Tensor | None, ssd: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, conv: Tensor | None, ssd: Tensor | None, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, T, hidden] -> the same shape, and the states of convolution and SSD after it."""
         c = self.config
         width = c.groups * c.state
         gate, xbc, dt = self.in_proj(x).split((c.inner, c.inner + 2 * width, c.heads), dim=-1)
-        xbc, conv = causal_conv1d(xbc, self.conv1d.weight.squeeze(1), self.conv1d.bias, conv)
+        xbc, conv = causal_conv1d(xbc, self.conv1d.weight.squeeze(1), self.conv1d.bias, conv, positions)
         values, b, cc = xbc.split((c.inner, width, width), dim=-1)
         y, ssd = ssd_chunked(
             values.unflatten(-1, (c.heads, c.head_dim)),
@@ -55,6 +57,7 @@ class Mixer(nn.Module):
             self.dt_bias,
             c.dt_limit,
             ssd,
+            positions,
         )
         y = gated_rms_norm(y.flatten(2), gate, self.norm.weight, c.eps, c.inner // c.groups)
         return self.out_proj(y), conv, ssd
@@ -76,12 +79,14 @@ class Layer(nn.Module):
             self.norm2 = Scale(config.hidden)
             self.mlp = Mlp(config.hidden, config.mlp)
 
-    def forward(self, stream: Tensor, conv: Tensor | None, ssd: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, stream: Tensor, conv: Tensor | None, ssd: Tensor | None, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """stream [B, T, hidden] float32 -> the same shape, and the two states after it (empty after attention)."""
         dtype = self.mixer.in_proj.weight.dtype
         x = rms_norm(stream, self.norm.weight, self.eps).to(dtype)
         if isinstance(self.mixer, Mixer):
-            x, conv, ssd = self.mixer(x, conv, ssd)
+            x, conv, ssd = self.mixer(x, conv, ssd, positions)
         else:
             x, conv, ssd = self.mixer(x), x.new_empty(0), x.new_empty(0)
         stream = stream + x

@@ -2,8 +2,10 @@
 
 from typing import Literal, get_args
 
-Preset = Literal["tiny", "mamba2-130m", "gpt2-124m"]
+Preset = Literal["tiny", "mamba2-130m", "gpt2-124m", "nano", "4m", "10m", "30m", "124m"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+OptimizerName = Literal["muon", "adamw"]
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
 
 FILES = (
     "model.safetensors",

@@ -84,16 +84,19 @@ def train_tokenizer(texts: Texts, vocabulary: int, path: Path, beat: Beat) -> To
 
 
 class TrainingTokens(NamedTuple):
-    """Runs of tokens, END_OF_TEXT before each document."""
+    """Runs of tokens, a start token before each document."""
 
     trained: NDArray[np.uint16]  # [N], a memory map
     heldout: NDArray[np.uint16]  # [H]
-    heldout_documents: int
-    heldout_bytes: int  # of UTF-8
+    heldout_sizes: list[int]  # of each of its documents, in bytes of UTF-8
 
 
-def tokenize(texts: Texts, tokenizer: Tokenizer, tokens: int, folder: Path, beat: Beat) -> TrainingTokens:
+def tokenize(
+    texts: Texts, tokenizer: Tokenizer, tokens: int, folder: Path, beat: Beat, start: int = 0
+) -> TrainingTokens:
     """Writes at most `tokens` + 1 tokens of the texts to files in `folder`, and those of the held-out documents.
+
+    `start` is the token before each document.
 
     Files that exist are used as they are. `beat` is called between batches of text and may raise to abort. Raises
     BadReference if there is no text.
@@ -107,7 +110,7 @@ def tokenize(texts: Texts, tokenizer: Tokenizer, tokens: int, folder: Path, beat
         partial = path.with_suffix(".part")
         left = tokens + 1
         with partial.open("wb") as out:
-            for run in _runs(_trained(texts(), held), tokenizer):
+            for run in _runs(_trained(texts(), held), tokenizer, start):
                 beat()
                 out.write(run[:left].tobytes())
                 left -= min(left, len(run))
@@ -120,9 +123,13 @@ def tokenize(texts: Texts, tokenizer: Tokenizer, tokens: int, folder: Path, beat
     if path.stat().st_size < 4:
         raise BadReference("there is no text to train a reference on: check the text field, or raise the fraction")
     held = json.loads(heldout_path.read_text())
-    heldout = np.concatenate([np.zeros(0, np.uint16), *_runs(held, tokenizer)])
-    size = sum(len(text.encode()) for text in held)
-    return TrainingTokens(np.memmap(path, dtype=np.uint16, mode="r"), heldout, len(held), size)
+    heldout = np.concatenate([np.zeros(0, np.uint16), *_runs(held, tokenizer, start)])
+    return TrainingTokens(tokens_in(path), heldout, [len(text.encode()) for text in held])
+
+
+def tokens_in(path: Path) -> NDArray[np.uint16]:
+    """The tokens of a file, a memory map."""
+    return np.memmap(path, dtype=np.uint16, mode="r")
 
 
 def _trained(texts: Iterable[str], held: list[str] | None = None) -> Iterator[str]:
@@ -136,12 +143,13 @@ def _trained(texts: Iterable[str], held: list[str] | None = None) -> Iterator[st
             size += len(held[-1])
 
 
-def _runs(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.uint16]]:
-    """The tokens of the texts, END_OF_TEXT (0) before each document, a batch of text at a time."""
+def _runs(texts: Iterable[str], tokenizer: Tokenizer, start: int) -> Iterator[NDArray[np.uint16]]:
+    """The tokens of the texts, `start` before each document, a batch of text at a time."""
     for batch in _batches(texts):
         encodings = tokenizer.encode_batch_fast([piece for _, piece in batch])
         ids = itertools.chain.from_iterable(
-            [0, *encoding.ids] if first else encoding.ids for (first, _), encoding in zip(batch, encodings, strict=True)
+            [start, *encoding.ids] if first else encoding.ids
+            for (first, _), encoding in zip(batch, encodings, strict=True)
         )
         yield np.fromiter(ids, dtype=np.uint16)
 

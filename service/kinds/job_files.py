@@ -8,7 +8,7 @@ from pruner.spec import SelectionSpec
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome, WantedExport
 from service.store.workspace import Workspace, digest
 
-TRAINER = 5  # version of the kind `model`: raised when a change of the code changes trained references
+TRAINER = 6  # version of the kind `model`: raised when a change of the code changes trained references
 _PLANS = 4  # that a process keeps; one of 200,000 shards takes some 100 MB
 
 

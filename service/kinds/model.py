@@ -15,7 +15,7 @@ from service.kinds.model_files import cache_folder
 from service.kinds.node import Busy, Counts, Node, Task
 from service.store.records import ModelRecord
 
-_SILENCE_SECONDS = 600.0  # while torch and the model are loaded, or weights are hashed or copied
+_SILENCE_SECONDS = 600.0  # while torch and the model are loaded or compiled, or weights are hashed or copied
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
@@ -73,13 +73,17 @@ def _train(task: Task) -> None:
         def tell() -> None:
             task.beat(tokens=done, tokens_total=total)
 
-        def on_progress(tokens: int, tokens_total: int, _loss: float | None) -> None:
+        def on_progress(tokens: int, tokens_total: int, loss: float | None, _heldout: float | None) -> None:
             nonlocal done, total
             done, total = tokens, tokens_total
+            if loss is not None:
+                compiling.close()
             tell()
 
         out = work / "reference"
-        summary = train(texts, spec.preset, spec.tokens, spec.seed, out, work / "state", device, on_progress)
+        with ExitStack() as compiling:
+            compiling.enter_context(task.beat.allow(_SILENCE_SECONDS))
+            summary = train(texts, spec.preset, spec.tokens, spec.seed, out, work / "state", device, on_progress)
         with task.beat.allow(_SILENCE_SECONDS):
             _publish(task, folder, out, summary)
 

@@ -16,8 +16,7 @@ from scorer.causal_lm.transformer import Transformer
 from scorer.engine import batch_loader, executor
 from scorer.engine.scoring import score
 from scorer.errors import OutOfMemory
-from scorer.training import presets
-from scorer.training.presets import RECIPES, Recipe
+from scorer.training.presets import RECIPES, Mamba2Shape, Recipe
 from scorer.training.train import train
 from tests.scorer import mamba2_folders
 from tests.scorer.model_folders import END, GPT2, PROSE, ROWS, add_tokenizer, make_folder, make_model
@@ -25,13 +24,16 @@ from tests.scorer.model_folders import END, GPT2, PROSE, ROWS, add_tokenizer, ma
 BLOCKS = [([PROSE[n % 50 :] * (n % 9) for n in range(start, start + 20)], start) for start in range(0, 60, 20)]
 WORDS = PROSE.split()
 SMALL = Recipe(
-    presets._mamba2(hidden=64, layers=2, inner=64, state=8, tied=False),
+    Mamba2Shape(hidden=64, layers=2, inner=64, state=8, tied=False),
     vocabulary=300,
     sequence=64,
     batch=4,
+    budget=24_000,
     micro_cpu=2,
     micro_gpu=4,
+    optimizer="adamw",
     learning_rate=1e-2,
+    muon_learning_rates=(2e-2, 1e-2),
 )
 
 

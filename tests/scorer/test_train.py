@@ -4,12 +4,15 @@ import dataclasses
 import itertools
 import json
 import math
+import multiprocessing
 import random
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,10 +22,11 @@ from scorer.causal_lm.reference import load
 from scorer.engine.score_texts import score_texts
 from scorer.errors import BadReference
 from scorer.tokenizer.tokenizer import END_OF_TEXT as END
-from scorer.training import presets
-from scorer.training import train as training
-from scorer.training.names import PRESETS
-from scorer.training.presets import RECIPES, Recipe
+from scorer.training import loop
+from scorer.training.batches import Layout
+from scorer.training.initial import Saved
+from scorer.training.names import PRESETS, OptimizerName, Preset
+from scorer.training.presets import RECIPES, Gpt2Shape, Mamba2Shape, Recipe, TrainingModel
 from scorer.training.summary import too_little
 from scorer.training.tokens import Texts, tokenize, train_tokenizer
 from scorer.training.train import OnProgress, train
@@ -45,20 +49,23 @@ def texts() -> Iterator[str]:
 
 
 SMALL = Recipe(
-    presets._mamba2(hidden=64, layers=2, inner=64, state=8, tied=False),
+    Mamba2Shape(hidden=64, layers=2, inner=64, state=8, tied=False),
     vocabulary=300,
     sequence=64,
     batch=4,
+    budget=24_000,
     micro_cpu=2,
     micro_gpu=4,
+    optimizer="adamw",
     learning_rate=1e-2,
+    muon_learning_rates=(2e-2, 1e-2),
 )
 
 
-GPT2 = dataclasses.replace(SMALL, build=presets._gpt2(hidden=32, layers=2, heads=2))
+GPT2 = dataclasses.replace(SMALL, build=Gpt2Shape(hidden=32, layers=2, heads=2), optimizer="muon")
 
 
-def ignore(done: int, total: int, loss: float | None) -> None:
+def ignore(done: int, total: int, loss: float | None, heldout: float | None) -> None:
     pass
 
 
@@ -69,10 +76,16 @@ def run(
     seed: int = 0,
     progress: OnProgress = ignore,
     of: Texts = texts,
+    processes: int = 1,
+    optimizer: OptimizerName | None = None,
+    source: Path | None = None,
 ) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "tiny", recipe)
-        train(of, "tiny", tokens, seed, folder / "model", folder / "work", "cpu", progress)
+        out, work = folder / "model", folder / "work"
+        preset: Preset | None = "tiny" if source is None else None
+        more: dict[str, Any] = {"optimizer": optimizer, "processes": processes, "source": source}
+        train(of, preset, tokens, seed, out, work, "cpu", progress, **more)
     return folder / "model"
 
 
@@ -127,7 +140,7 @@ def test_few_texts_are_not_learnt_by_heart(tmp_path: Path) -> None:
     """They are read four times at most, however many tokens are asked for."""
     totals: set[int] = set()
     few = list(itertools.islice(texts(), 20))
-    folder = run(tmp_path, tokens=1_000_000, of=lambda: few, progress=lambda _done, total, _loss: totals.add(total))
+    folder = run(tmp_path, tokens=1_000_000, of=lambda: few, progress=lambda _done, total, *_: totals.add(total))
     said = json.loads((folder / "training.json").read_text())
     assert said["tokens"] == 4 * said["distinct_tokens"] < 20_000
     assert said["tokens"] in totals
@@ -146,12 +159,12 @@ class Killed(Exception):
 def test_a_killed_training_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
 ) -> None:
-    monkeypatch.setattr(training, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(time, "monotonic", itertools.count().__next__)  # a checkpoint after every few steps
     seen: list[int] = []
 
     def die_at(limit: float) -> OnProgress:
-        def progress(done: int, total: int, loss: float | None) -> None:
+        def progress(done: int, total: int, loss: float | None, heldout: float | None) -> None:
             seen.append(done)
             if done >= limit:
                 raise Killed
@@ -171,21 +184,22 @@ def test_a_killed_training_ends_with_the_same_weights(
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr(time, "monotonic", itertools.count().__next__)
     run(tmp_path / "reused", seed=1, tokens=2_000)
     assert weights(run(tmp_path / "reused", tokens=2_000)) == weights(run(tmp_path / "fresh", tokens=2_000))
 
 
 def test_progress_rises_to_the_total(tmp_path: Path) -> None:
-    calls: list[tuple[int, int, float | None]] = []
+    calls: list[tuple[int, int, float | None, float | None]] = []
     run(tmp_path, tokens=2_000, progress=lambda *call: calls.append(call))
     done = [call[0] for call in calls]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 2_000)
     assert {call[1] for call in calls} == {2_000}
     assert calls[0][2] is None  # while the tokenizer is made
-    assert all(loss is not None and 0 < loss < 10 for n, _, loss in calls if n)
+    assert all(loss is not None and 0 < loss < 10 for n, _, loss, _ in calls if n)
+    assert calls[-1][3] is not None
 
 
 def test_every_document_starts_after_an_end_and_its_text_is_data(tmp_path: Path) -> None:
@@ -289,6 +303,12 @@ def test_the_presets_have_the_published_shapes() -> None:
     assert 1e6 < sizes["tiny"] < 5e6
     assert 125e6 < sizes["mamba2-130m"] < 135e6
     assert 120e6 < sizes["gpt2-124m"] < 128e6
+    assert sizes["124m"] == sizes["gpt2-124m"]
+    bodies = {name: sizes[name] - RECIPES[name].vocabulary * RECIPES[name].build.hidden for name in PRESETS}
+    assert bodies["nano"] < 2e6
+    assert 3.5e6 < sizes["4m"] < 4.7e6
+    assert 9e6 < bodies["10m"] < 11e6
+    assert 28e6 < bodies["30m"] < 33e6
 
 
 def test_mamba2_starts_as_its_authors_start_it() -> None:
@@ -298,3 +318,90 @@ def test_mamba2_starts_as_its_authors_start_it() -> None:
     assert torch.equal(mixer.D, torch.ones(1))
     assert 1 <= mixer.A_log.exp().item() <= 16
     assert 1e-3 <= torch.nn.functional.softplus(mixer.dt_bias).item() <= 0.1
+
+
+# -- optimizers
+def losses_of(folder: Path) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads((folder / "training.json").read_text())
+    return said
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_both_optimizers_learn(optimizer: OptimizerName, tmp_path: Path) -> None:
+    said = losses_of(run(tmp_path, GPT2, tokens=12_000, optimizer=optimizer))
+    assert said["optimizer"] == optimizer
+    assert said["loss"] < 2.5
+
+
+def test_held_out_loss_is_told_as_it_falls(tmp_path: Path) -> None:
+    told: list[float] = []
+    folder = run(tmp_path, GPT2, progress=lambda *call: told.append(call[3]) if call[3] is not None else None)
+    curve = losses_of(folder)["heldout_curve"]
+    assert [tokens for tokens, _ in curve] == sorted(tokens for tokens, _ in curve)
+    assert len(curve) == 10
+    assert curve[-1][1] < 0.8 * curve[0][1]
+    assert set(told) <= {bits for _, bits in curve}
+    assert len(set(told)) == 10
+
+
+# -- documents
+def test_a_gpt2_document_in_training_sees_no_other(tmp_path: Path) -> None:
+    model = load_gpt2(run(tmp_path, GPT2, tokens=2_000))
+    layout = Layout(1, 12)
+    first, second = [0, 5, 6, 7, 8], [0, 9, 10, 11, 12, 13, 14]
+    row = np.array([[*first, *second]])
+    other = np.array([[0, 50, 60, 70, 80, *second]])
+    hidden = [model.hidden(layout.split(layout.join(ids, ids, 0))) for ids in (row, other)]
+    torch.testing.assert_close(hidden[0][5:], hidden[1][5:])
+    assert not torch.allclose(hidden[0][:5], hidden[1][:5])
+    alone = model.module(torch.tensor([second]), output_hidden_states=True).hidden_states[-1][0]
+    torch.testing.assert_close(hidden[0][5:], alone, rtol=1e-4, atol=1e-5)
+
+
+def load_gpt2(folder: Path) -> TrainingModel:
+    return Saved(folder)(0)
+
+
+# -- on from a given reference
+@pytest.mark.parametrize("recipe", [SMALL, GPT2], ids=["mamba2", "gpt2"])
+def test_a_reference_is_trained_on(tmp_path: Path, recipe: Recipe) -> None:
+    before = run(tmp_path / "before", recipe)
+    after = run(tmp_path / "after", recipe, tokens=8_000, source=before)
+    said = losses_of(after)
+    assert said["preset"] == "tiny"
+    assert said["source"] is not None
+    assert said["heldout_curve"][0][1] < losses_of(before)["heldout_curve"][0][1]  # it starts from what was learnt
+    assert weights(after) != weights(before)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (after / name).read_bytes() == (before / name).read_bytes()
+    _, info = AutoModelForCausalLM.from_pretrained(after, output_loading_info=True)
+    assert not any(info.values())
+    assert load(after).tokenizer.bos == 0
+
+
+def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, trained: Path) -> None:
+    (tmp_path / "other").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (tmp_path / "other" / name).write_bytes((trained / name).read_bytes())
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 300}))
+    with pytest.raises(BadReference, match="llama"):
+        run(tmp_path, source=tmp_path / "other")
+
+
+# -- several processes
+@pytest.mark.parametrize("recipe", [SMALL, GPT2], ids=["mamba2", "gpt2"])
+def test_two_processes_have_the_losses_of_one(tmp_path: Path, recipe: Recipe) -> None:
+    found = [losses_of(run(tmp_path / str(n), recipe, tokens=8_000, processes=n)) for n in (1, 2)]
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], abs=1e-5)
+    assert found[0]["heldout_bits_per_byte"] == pytest.approx(found[1]["heldout_bits_per_byte"], abs=1e-5)
+    assert [said["processes"] for said in found] == [1, 2]
+
+
+def test_other_processes_end_with_a_training_that_is_aborted(tmp_path: Path) -> None:
+    def die(done: int, _total: int, _loss: float | None, _heldout: float | None) -> None:
+        if done:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, processes=2, progress=die)
+    assert multiprocessing.active_children() == []
