@@ -156,6 +156,7 @@ def add_train(parser: Parser) -> None:
     """`winnow train`."""
     options.add_corpus(parser)
     options.add_training(parser)
+    options.add_recipe(parser)
     options.add_device(parser)
     parser.add_argument("--out", required=True, type=options.target, metavar="DIR", help="folder of the model")
 
@@ -165,11 +166,13 @@ def train(parser: Parser, args: argparse.Namespace) -> int:
     from service.work import local
 
     corpus, spec = options.training(parser, args)
+    preset = spec.preset if args.source is None else None
+    recipe = local.Recipe(preset, spec.tokens, spec.seed, args.optimizer, args.gpus, args.source)
     with progress_bar() as bar:
-        trained = local.train(corpus, spec.preset, spec.tokens, spec.seed, args.out, args.device, bar)
+        trained = local.train(corpus, recipe, args.out, args.device, bar, bar.heldout)
     about = (*left_out(trained.corpus), *trained_reference(trained.summary))
     sys.stdout.writelines(f"{line}\n" for line in about)
-    sys.stdout.write(f"Trained {spec.preset} in {args.out}\n")
+    sys.stdout.write(f"Trained {preset or args.source} in {args.out}\n")
     return 0
 
 

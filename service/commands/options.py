@@ -12,7 +12,7 @@ from pruner.corpus.listing import shown
 from pruner.spec import CorpusSpec, Criterion
 from pruner.validation import explain
 from scorer.spec import TrainSpec
-from scorer.training.names import PRESETS
+from scorer.training.names import OPTIMIZERS, PRESETS
 from service.contract.names import DEVICES
 from service.contract.schemas import JobRequest, ScoreRequest
 
@@ -109,6 +109,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help=f"seed of the split and the training (default: {_TRAIN.seed})")
 
 
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """Adds what only `winnow train` can choose."""
+    parser.add_argument("--from", dest="source", metavar="MODEL", help="train this GPT-2 or Mamba-2 model on")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, help="default: muon for references, adamw for proxies")
+    parser.add_argument("--gpus", type=whole_number, default=1, metavar="N", help="GPUs that share each batch")
+
+
 def add_reference(parser: argparse.ArgumentParser) -> None:
     """Adds the reference, or the options of training one."""
     parser.add_argument("--reference", metavar="MODEL", help="model folder or hub id (default: train one)")
@@ -187,6 +194,10 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
 
 def training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[CorpusSpec, TrainSpec]:
     """The corpus and the training options of `winnow train`; exits with status 2 if they are wrong."""
+    if args.source is not None and args.preset is not None:
+        parser.error("--preset starts a new model and --from goes on with one: use only one of them")
+    if args.gpus < 1:
+        parser.error("--gpus must be at least 1")
     return corpus(parser, args), _valid(parser, TrainSpec, _training(args))
 
 

@@ -69,6 +69,10 @@ class ProgressBar:
             self._screen.print(f"{status}: {note}" if note else status, soft_wrap=True)
             self._printed_at = time.monotonic()
 
+    def heldout(self, tokens: int, bits_per_byte: float) -> None:
+        """Prints how well a reference in training predicts text that it does not learn from."""
+        self._screen.print(f"after {tokens:,} tokens: {bits_per_byte:.4f} bits per held-out byte", soft_wrap=True)
+
 
 def _left(progress: JobProgress) -> str:
     return "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"

@@ -17,8 +17,10 @@ from pruner.errors import InputError
 from pruner.spec import CorpusSpec, SelectionSpec
 from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
+from scorer.causal_lm.reference import resolve
 from scorer.engine.model_loader import ModelLoader
-from scorer.training.names import Preset
+from scorer.fingerprint import fingerprint
+from scorer.training.names import OptimizerName, Preset
 from scorer.training.summary import TrainingSummary
 from service.contract.names import ENDED, RESOURCES, Device, Status
 from service.contract.schemas import Job, JobCorpus, JobRequest, Progress, ScoreRequest, ScoreResult
@@ -107,17 +109,41 @@ class Trained(NamedTuple):
     corpus: JobCorpus
 
 
+class Recipe(NamedTuple):
+    """How a reference is trained: a `preset`, or with None the model `source`, a folder or hub id, trained on."""
+
+    preset: Preset | None
+    tokens: int
+    seed: int
+    optimizer: OptimizerName | None = None  # the preset's own by default
+    gpus: int = 1
+    source: str | None = None
+
+
 def train(
-    corpus: CorpusSpec, preset: Preset, tokens: int, seed: int, out: Path, device: Device, on_progress: OnProgress
+    corpus: CorpusSpec,
+    recipe: Recipe,
+    out: Path,
+    device: Device,
+    on_progress: OnProgress,
+    on_heldout: Callable[[int, float], None] = lambda *_: None,
 ) -> Trained:
-    """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else."""
+    """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else.
+
+    `on_heldout` is called with the tokens read and the bits per byte of held-out documents each time these change.
+    """
     work = out.parent / f".{out.name}.winnow"
     own = results.of_train(out, work)
+    tokens, seed = recipe.tokens, recipe.seed
     with own_workspace(work):
         on_progress("planning", Progress())
+        source = None if recipe.source is None else resolve(recipe.source)
         plan = make_plan(corpus, ignored=own)
-        name = digest(plan.digest, preset, tokens, seed)
+        weights = None if source is None else fingerprint(source).sha256
+        name = digest(plan.digest, recipe.preset, tokens, seed, recipe.optimizer, recipe.gpus, weights)
         place = ModelLoader(device).device()
+        if recipe.gpus > 1 and not place.startswith("cuda"):
+            raise InputError(f"{recipe.gpus} GPUs are asked for, and the device is {place}: leave --gpus out")
         from scorer.training.train import train as train_reference
 
         progress = Progress(training_tokens_total=tokens)
@@ -126,14 +152,32 @@ def train(
             progress.updated_at = datetime.now(timezone.utc)
             on_progress("training", progress)
 
-        def told(done: int, total: int, _loss: float | None) -> None:
+        measured: float | None = None
+
+        def told(done: int, total: int, _loss: float | None, heldout: float | None) -> None:
+            nonlocal measured
             progress.training_tokens_done, progress.training_tokens_total = done, total
+            if heldout is not None and heldout != measured:
+                measured = heldout
+                on_heldout(done, heldout)
             tell()
 
         def texts() -> Iterator[str]:
             return training_texts(plan, corpus, tokens, 1.0, seed, tell)
 
-        trained = train_reference(texts, preset, tokens, seed, out, work / name, place, told)
+        trained = train_reference(
+            texts,
+            recipe.preset,
+            tokens,
+            seed,
+            out,
+            work / name,
+            place,
+            told,
+            optimizer=recipe.optimizer,
+            processes=recipe.gpus,
+            source=source,
+        )
     shutil.rmtree(work)
     return Trained(trained, JobCorpus.of(len(plan.files), plan.bytes, plan.left_out))
 

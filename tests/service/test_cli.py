@@ -95,6 +95,9 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("train x --preset huge --out y", "invalid choice: 'huge'"),
         ("train x --tokens 999 --out y", "tokens must be at least 1000"),
         ("train x --seed -1 --out y", "seed must be at least 0"),
+        ("train x --preset tiny --from m --out y", "--preset starts a new model and --from goes on with one"),
+        ("train x --optimizer sgd --out y", "invalid choice: 'sgd'"),
+        ("train x --gpus 0 --out y", "--gpus must be at least 1"),
         ("submit x --idempotency-key é", "ASCII"),
         ("serve --workspace w --model a=", "NAME=FOLDER"),
         ("convert x", "--out"),
@@ -262,6 +265,17 @@ def test_train_saves_a_folder_that_others_load(run: Run, corpus: Path, tmp_path:
     _, info = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)
     assert not info["missing_keys"]
     assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1  # who may read one may read all
+
+
+def test_train_goes_on_from_a_given_model(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:
+    options = ("--tokens", "2000", "--optimizer", "muon", "--out", tmp_path / "model")
+    ran = run("train", corpus, "--from", reference, *options)
+    assert ran.status == 0, ran.err
+    assert "bits per held-out byte" in ran.err
+    said = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert (said["preset"], said["optimizer"]) == ("tiny", "muon")
+    assert (tmp_path / "model" / "tokenizer.json").read_bytes() == (reference / "tokenizer.json").read_bytes()
+    assert "leave --gpus out" in run("train", corpus, "--gpus", 2, "--device", "cpu", "--out", tmp_path / "other").line
 
 
 def test_convert(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_scores_and_models_replace_only_scores_and_models(
     (model / "training.json").unlink(missing_ok=True)
     for _ in range(2):
         with pytest.raises(InputError, match=r"model\.safetensors: .* is not its earlier result"):
-            prune.train(CorpusSpec(paths=(str(corpus),)), "tiny", 3000, 0, model, "cpu", nothing)
+            prune.train(CorpusSpec(paths=(str(corpus),)), prune.Recipe("tiny", 3000, 0), model, "cpu", nothing)
     assert (model / "config.json").read_bytes() == (reference / "config.json").read_bytes()
 
 
@@ -221,7 +221,7 @@ def test_documents_without_id_or_domain_are_counted(make_request: MakeRequest, t
 def test_training_only(corpus: Path, make_request: MakeRequest, tmp_path: Path) -> None:
     out = tmp_path / "model"
     for _ in range(2):
-        prune.train(CorpusSpec(paths=(str(corpus),)), "tiny", 3000, 0, out, "cpu", nothing)
+        prune.train(CorpusSpec(paths=(str(corpus),)), prune.Recipe("tiny", 3000, 0), out, "cpu", nothing)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert {path.name for path in out.iterdir()} == set(FILES)
     prune.score(make_request(reference={"model": str(out)}), tmp_path / "scores.parquet", "cpu", nothing)
