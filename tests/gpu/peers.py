@@ -130,11 +130,46 @@ def mamba_ssd(
     return lambda: scan(*given, CHUNK, D=d, dt_bias=dt_bias, seq_idx=to.seq_idx, dt_softplus=True).flatten(0, 1)
 
 
-def _mamba_mixing(mixer: Mixer, to: Layout) -> Callable[[Tensor], Tensor]:
+def mamba_ssd_gradients(
+    x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, dt_bias: Tensor, grad: Tensor,
+    lengths: Sequence[int],
+) -> Call:  # fmt: skip
+    """mamba_ssm's scan and its gradients of all inputs, given that of y: returns the one of x, [T, H, P]."""
+    scan = _load("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
+    to = Layout.of(lengths, x.device)
+    given = [m.detach().requires_grad_() for m in (to.batch(x), to.batch(dt), a, to.batch(b), to.batch(c), d, dt_bias)]
+
+    @torch.enable_grad()
+    def run() -> Tensor:
+        y = scan(*given[:5], CHUNK, D=given[5], dt_bias=given[6], seq_idx=to.seq_idx, dt_softplus=True)
+        return torch.autograd.grad(y, given, to.batch(grad))[0].flatten(0, 1)
+
+    return run
+
+
+def mamba_hidden(model: Mamba2, ids: Tensor) -> Tensor:
+    """A training's forward pass on mamba_ssm's scan and norms and fla's convolution: ids [B, L] -> [B, L, hidden]."""
+    norm = _load("mamba_ssm.ops.triton.layer_norm", "rms_norm_fn")
+    conv = _load("fla.modules.conv.triton.ops", "CausalConv1dFunction")
+
+    def differentiable(xbc: Tensor, taps: Tensor, bias: Tensor, _: None, activation: str, cu_seqlens: None) -> Any:
+        return conv.apply(xbc, taps, bias, None, None, False, activation, cu_seqlens)
+
+    to = Layout((ids.shape[0], ids.shape[1]), None, None)
+    given = {"eps": model.config.eps, "prenorm": True, "residual_in_fp32": True}
+    y, stream = model.backbone.embeddings(ids).bfloat16(), None
+    for layer in model.backbone.layers:
+        y, stream = norm(y, layer.norm.weight, None, residual=stream, **given)
+        mixed = _mamba_mixing(layer.mixer, to, differentiable)(F.linear(y, layer.mixer.in_proj.weight))
+        y = F.linear(mixed, layer.mixer.out_proj.weight)
+    return norm(y, model.backbone.norm_f.weight, None, residual=stream, eps=model.config.eps, residual_in_fp32=True)
+
+
+def _mamba_mixing(mixer: Mixer, to: Layout, conv: Any = None) -> Callable[[Tensor], Tensor]:
     """What lies between a mixer's two projections: [B, L, 2 E + 2 G N + H] -> [B, L, E]."""
     scan = _load("mamba_ssm.ops.triton.ssd_combined", "mamba_chunk_scan_combined")
     gated_norm = _load("mamba_ssm.ops.triton.layernorm_gated", "rmsnorm_fn")
-    conv = _load("fla.modules.conv.triton.ops", "causal_conv1d_fwd")
+    conv = conv or _load("fla.modules.conv.triton.ops", "causal_conv1d_fwd")
     c = mixer.config
     width = c.groups * c.state
     a = -torch.exp(mixer.A_log.float())

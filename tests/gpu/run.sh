@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # tests/gpu/run.sh [PART] [ARGUMENT ...]: correctness on a CUDA device, then the tables of speed. PART is `tests`,
-# `kernels` or `throughput`, each under 8 minutes; without it all of them run. ARGUMENTs go to throughput.py. PEERS=DIR
-# runs the public kernels beside ours (tests/gpu/peers.py says what DIR holds). Needs torch, triton, transformers and
-# pytest; no network.
+# `kernels`, `backward`, `throughput` or `training`, each under 8 minutes; without it all of them run. ARGUMENTs go to
+# throughput.py, or to bench_training.py: `training quality --corpus FILE...` compares what is learnt with a plain loop.
+# PEERS=DIR runs the public kernels beside ours (tests/gpu/peers.py says what DIR holds). Needs torch, triton, transformers
+# and pytest; no network.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
@@ -10,7 +11,7 @@ export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} CUBLAS_WORKSPACE_CONFIG=:4096:8 H
 "$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "tests/gpu/run.sh: torch finds no CUDA device")'
 date -u +"date: %F"
 part=all
-case ${1:-} in tests | kernels | throughput) part=$1 && shift ;; esac
+case ${1:-} in tests | kernels | backward | throughput | training) part=$1 && shift ;; esac
 failed=0
 if [ "$part" = all ] || [ "$part" = tests ]; then
 
@@ -35,11 +36,14 @@ for way in chosen portable; do
     done
     start "nll, $way" check tests/gpu/test_nll.py -k "$way"
 done
+for chosen in dtype0 dtype1 dtype2 'not dtype'; do
+    start "ssd backward, $chosen" check tests/gpu/test_ssd_backward.py -k "$chosen"
+done
 for preset in tiny mamba2 gpt2; do
     start "cuda, $preset" check tests/gpu/test_cuda.py -k "$preset"
 done
 start "cuda, others" check tests/gpu/test_cuda.py -k "not tiny and not mamba2 and not gpt2"
-for name in attention conv_and_norm linear trained; do
+for name in attention conv_and_norm document_attention linear trained training; do
     start "$name" check "tests/gpu/test_$name.py"
 done
 if command -v compute-sanitizer >/dev/null; then
@@ -61,7 +65,15 @@ fi
 if [ "$part" = all ] || [ "$part" = kernels ]; then
     "$python" tests/gpu/bench_kernels.py ${PEERS:+--peers "$PEERS"}
 fi
+if [ "$part" = all ] || [ "$part" = backward ]; then
+    "$python" tests/gpu/bench_backward.py ${PEERS:+--peers "$PEERS"}
+fi
 if [ "$part" = all ] || [ "$part" = throughput ]; then
     "$python" tests/gpu/throughput.py "$@"
+fi
+if [ "$part" = all ]; then
+    "$python" tests/gpu/bench_training.py
+elif [ "$part" = training ]; then
+    "$python" tests/gpu/bench_training.py "$@"
 fi
 exit "$failed"

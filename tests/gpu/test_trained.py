@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from scorer.causal_lm.mamba2 import Mamba2
-from scorer.causal_lm.mamba2_config import Mamba2Config
 from scorer.causal_lm.reference import Dtype, load
 from scorer.engine.scoring import score
-from scorer.training.presets import RECIPES, Recipe, TrainingModel, initialise
+from scorer.training.presets import RECIPES, Mamba2Shape, Recipe
 from scorer.training.train import train
 from tests.gpu.references import sources
 
@@ -20,29 +18,34 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 STEPS = 250
 
 
-def build(rows: int) -> TrainingModel:
-    config = Mamba2Config(rows, hidden=512, layers=8, heads=16, head_dim=64, state=128)
-    model = Mamba2(config)
-    initialise(model)
-    return TrainingModel(model, lambda ids: model(ids)[0], model.head, config.to_json())
-
-
 def ranks(values: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64)
 
 
 def test_bfloat16_keeps_scores_and_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(build, vocabulary=8192, sequence=1024, batch=16, micro_cpu=1, micro_gpu=16, learning_rate=2e-3)
+    tokens = STEPS * 16 * 1024
+    recipe = Recipe(
+        Mamba2Shape(hidden=512, layers=8, inner=1024, state=128),
+        vocabulary=8192,
+        sequence=1024,
+        batch=16,
+        budget=tokens,
+        micro_cpu=1,
+        micro_gpu=16,
+        optimizer="adamw",
+        learning_rate=2e-3,
+        muon_learning_rates=(4e-3, 2e-3),
+    )
     monkeypatch.setitem(RECIPES, "small", recipe)
     texts = [text for text in sources(60_000_000) if text]
     seen, unseen = texts[::2], texts[1::2]
     losses: list[float] = []
 
-    def on_progress(_done: int, _total: int, loss: float | None) -> None:
+    def on_progress(_done: int, _total: int, loss: float | None, _heldout: float | None) -> None:
         if loss is not None:
             losses.append(loss)
 
-    train(lambda: iter(seen), "small", STEPS * 16 * 1024, 0, tmp_path / "out", tmp_path / "work", "cuda", on_progress)
+    train(lambda: iter(seen), "small", tokens, 0, tmp_path / "out", tmp_path / "work", "cuda", on_progress)
     assert np.mean(losses[-20:]) < losses[0] / 2  # it has learnt something
 
     def per_token(dtype: Dtype) -> np.ndarray:
