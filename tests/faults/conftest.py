@@ -84,7 +84,10 @@ def make_request(tmp_path_factory: pytest.TempPathFactory, reference: Path) -> C
         body: dict[str, Any] = {
             "corpus": {"paths": [str(made[size])], "id_field": "id", "domain_field": "domain"},
             "reference": {"model": str(reference)},
-            "selections": [{"criterion": criterion, "rate": 0.5} for criterion in ("low", "medium", "high")],
+            "selections": [
+                *({"criterion": criterion, "rate": 0.5} for criterion in ("low", "medium", "high", "random")),
+                {"criterion": "low", "rate": 0.5, "per": "byte"},
+            ],
         }
         return JobRequest.model_validate(body | changes)
 
