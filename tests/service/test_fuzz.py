@@ -36,7 +36,7 @@ def fuzz(url: str, headers: dict[str, str], folder: Path, settings: str = "") ->
     shown = ran.stdout + ran.stderr
     sys.stdout.write(f"seed {SEED}\n")
     assert ran.returncode == 0, shown[-6000:]
-    assert "19 selected / 19 total" in shown, shown
+    assert "23 selected / 23 total" in shown, shown
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_calls_of_a_job_that_has_succeeded(
 ) -> None:
     job, _ = jobs.create(make_request())
     wait_for(job.id, "succeeded")
-    known = f'[parameters]\n"path.job_id" = "{job.id}"\n"path.selection_id" = ["medium-0.5", "low-0.1"]\n'
+    known = f'[parameters]\n"path.job_id" = "{job.id}"\n"path.selection_id" = ["medium-0.5", "low-0.1", "all"]\n'
     with serving(jobs, worked, always_keys=True) as url:
         fuzz(url, bearer(jobs, "admin"), tmp_path, known)
         assert jobs.get(job.id).status == "succeeded"
