@@ -26,7 +26,8 @@ MakeRequest = Callable[..., JobRequest]
 def test_workers_killed_while_they_export(
     serve: Serve, make_request: MakeRequest, figures: Figures, chance: random.Random, long: bool, tmp_path: Path
 ) -> None:
-    wanted, request = 50 if long else 3, make_request(40)
+    wanted, files = (50, 40) if long else (2, 8)
+    request = make_request(files)
     prune(request, tmp_path / "pruned", "cpu", lambda *_: None)
     service = serve(workers=2)
     job = service.ended(service.submit(request))
@@ -54,7 +55,7 @@ def test_workers_killed_while_they_export(
             break
     took = time.monotonic() - started
     figures.say(
-        f"{kills} kills through {exports} exports of 40 files in {took:.0f} s, all with an undisturbed one's bytes"
+        f"{kills} kills through {exports} exports of {files} files in {took:.0f} s, all with an undisturbed one's bytes"
     )
     assert kills >= wanted
     until(lambda: service.job(job["id"])["status"] == "succeeded")
