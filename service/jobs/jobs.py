@@ -24,7 +24,7 @@ from service.kinds.job_files import JobFiles
 from service.queue.leases import Queue
 from service.queue.score_requests import ScoreRequests
 from service.queue.tasks import JobState, NodeTasks
-from service.store.records import JobRecord, JobSummary
+from service.store.records import JobRecord, JobSummary, parse_summary
 from service.store.workspace import Workspace, digest
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class Jobs:
     def report_path(self, job_id: str) -> str | None:
         """The file of a job's latest report, or None while there is none."""
         state = self.queue.state(job_id)
-        return None if state is None else JobSummary.model_validate_json(state.summary).report
+        return None if state is None else parse_summary(state.summary).report
 
     def counts(self) -> dict[Status, int]:
         """How many jobs have each status."""
@@ -216,7 +216,7 @@ class Jobs:
         for start in range(0, len(ids), _PIECE):
             piece = ids[start : start + _PIECE]
             for job_id, state in zip(piece, self.queue.states(piece, _ended), strict=True):
-                status = None if state is None else JobSummary.model_validate_json(state.summary).status
+                status = None if state is None else parse_summary(state.summary).status
                 if status in ENDED and (
                     status != "succeeded" or not self.workspace.storage.list(self.workspace.path(job_id, "selections"))
                 ):
@@ -261,7 +261,7 @@ class Jobs:
         used = Usage()
         for state in self.queue.states(self.queue.labelled(label(owner or "", "open")), _ended):
             if state is not None:
-                summary, done = JobSummary.model_validate_json(state.summary), state.counters.get("scores", {})
+                summary, done = parse_summary(state.summary), state.counters.get("scores", {})
                 left = summary.shards - done.get("parts", 0)
                 used.jobs, used.shards = used.jobs + 1, used.shards + left
                 used.bytes += math.ceil(summary.text_bytes * left / max(1, summary.shards))
@@ -269,4 +269,4 @@ class Jobs:
 
 
 def _ended(summary: str) -> bool:
-    return JobSummary.model_validate_json(summary).status in ENDED
+    return parse_summary(summary).status in ENDED

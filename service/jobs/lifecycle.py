@@ -13,7 +13,7 @@ from service.kinds import export, index, scores
 from service.kinds.job_files import JobFiles
 from service.kinds.node import ShardPaths
 from service.queue.tasks import JobState, NodeTasks, TaskQueue, ranges
-from service.store.records import Ended, JobRecord, JobSummary, Outcome
+from service.store.records import Ended, JobRecord, JobSummary, Outcome, parse_summary
 from service.store.workspace import Workspace
 
 ADVANCE: tuple[str, Resource] = ("advance", "light")  # the task that looks at a job again, after each node
@@ -86,7 +86,7 @@ class Lifecycle:
             return False
         kind, _, name = node.partition("/")
         job = JobFiles(self.workspace, record)
-        reported = JobSummary.model_validate_json(state.summary).selections
+        reported = parse_summary(state.summary).selections
         asked = {spec.id for spec in job.selections}
         lost = asked - {spec.id for spec in record.request.selections} - set(reported)
         exports = [wanted for wanted in job.exports if export.find(job, wanted) is None]
@@ -104,7 +104,7 @@ class Lifecycle:
 
     def show(self, record: JobRecord, state: JobState | None) -> Job:
         """A job as returned."""
-        ended = state is None or JobSummary.model_validate_json(state.summary).status in ENDED
+        ended = state is None or parse_summary(state.summary).status in ENDED
         job = JobFiles(self.workspace, record)
         return show_job(job, job.outcome if ended else None, state)
 
@@ -132,7 +132,7 @@ class Lifecycle:
             path, selections = report.paths[0], tuple(spec.id for spec in graph.job.selections)
         else:  # the report of before stays until another selection is made
             state = self.queue.state(job_id)
-            before = JobSummary() if state is None else JobSummary.model_validate_json(state.summary)
+            before = JobSummary() if state is None else parse_summary(state.summary)
             path, selections = before.report, before.selections
         return JobSummary(
             status=status or graph.status,

@@ -11,7 +11,7 @@ from service.kinds import index, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.provenance import provenance
 from service.queue.tasks import HeldLease, JobState
-from service.store.records import CorpusRecord, JobSummary, Outcome, TaskNote
+from service.store.records import CorpusRecord, JobSummary, Outcome, TaskNote, parse_summary
 
 _BYTES_A_TOKEN = 2.5  # of text, at least, for most tokenizers and languages
 _TIMED = ("model", "scores")  # the nodes whose time on workers is shown
@@ -20,7 +20,7 @@ _TIMED = ("model", "scores")  # the nodes whose time on workers is shown
 def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> Job:
     """A job as returned; `state` is what the queue knows of it."""
     record = job.record
-    summary = JobSummary() if state is None else JobSummary.model_validate_json(state.summary)
+    summary = JobSummary() if state is None else parse_summary(state.summary)
     found = index.find(job) if summary.indexed else None
     return Job(
         id=record.id,
@@ -94,7 +94,7 @@ class _Flying(NamedTuple):
 
 def progress_of(job: JobFiles, state: JobState) -> Progress:
     """How far a job is that has not ended."""
-    summary = JobSummary.model_validate_json(state.summary)
+    summary = parse_summary(state.summary)
     train = job.record.request.reference.train
     scored, flying = state.counters.get("scores", {}), _flying(state, "scores")
     training = _flying(state, "model") if train else _Flying()

@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
 
 from pruner.corpus.listing import LeftOut
@@ -122,6 +123,12 @@ class JobSummary(Record):
     indexed: bool = False
     report: str | None = None  # the file of the latest report
     selections: tuple[str, ...] = ()  # the ids of the selections in it
+
+
+@lru_cache(maxsize=4_096)
+def parse_summary(text: str) -> JobSummary:
+    """The summary that the queue keeps of a job."""
+    return JobSummary.model_validate_json(text)
 
 
 class TaskNote(Record):

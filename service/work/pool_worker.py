@@ -43,7 +43,15 @@ class PoolWorker:
         self._over = threading.Event()
 
     def listen(self) -> None:
-        """Stops at SIGTERM and SIGINT."""
+        """Stops at SIGTERM and SIGINT.
+
+        Python runs a handler when the main thread is back from what it calls, such as the loading of a model, which
+        may take seconds. So a thread reads the signals from a pipe, and the time to leave counts from their arrival.
+        """
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write)
+        threading.Thread(target=self._stop_when_signalled, args=(read,), daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
 
@@ -106,6 +114,10 @@ class PoolWorker:
                 self._jobs.score_requests.give(taken.id, found)
                 if failed is not None and self._models.on_gpu:
                     raise SystemExit(1) from failed  # a CUDA error stays with its process
+
+    def _stop_when_signalled(self, pipe: int) -> None:
+        os.read(pipe, 1)
+        self.stop()
 
     def _leave_in_time(self) -> None:
         """Watchdog: if the worker has not stopped in time (a hung batch, load or Redis), releases its tasks and exits.

@@ -112,7 +112,8 @@ def test_many_jobs_in_the_list(
 ) -> None:
     count = 10_000 if long else 100
     service = serve(workers=1)
-    first = service.ended(service.submit(make_request(1, documents=10)))
+    three = [{"criterion": criterion, "rate": 0.5} for criterion in ("low", "medium", "high")]
+    first = service.ended(service.submit(make_request(1, documents=10, selections=three)))
     service.process.terminate()
     service.process.wait()
     copy_job(tmp_path / "workspace" / "jobs", first["id"], count - 1)
