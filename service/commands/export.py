@@ -70,7 +70,8 @@ def export(_parser: Parser, args: argparse.Namespace) -> int:
         return 0
     files, size = made["files"], sum(file["bytes"] for file in made["files"])
     documents = sum(file["rows"] for file in files)
-    sys.stdout.write(f"{documents:,} documents in {len(files):,} files, {size / 1e6:,.1f} MB: {args.out}\n")
+    word = "files" if len(files) > 1 else "file"
+    sys.stdout.write(f"{documents:,} documents in {len(files):,} {word}, {size / 1e6:,.1f} MB: {args.out}\n")
     return 0
 
 
