@@ -1,6 +1,5 @@
 """Exports: the kept documents of a selection as corpus files."""
 
-import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -10,7 +9,7 @@ from pruner.export.export_record import CARD_FILE, EXPORT_FILE
 from pruner.tables.hashing_writer import WrittenFile
 from service.contract.schemas import Export, ExportList, ExportOptions
 from service.http.dependencies import JobId, JobsOf, RulesOf, json_body
-from service.http.downloads import send_file
+from service.http.downloads import describe, send_file
 from service.http.problems import responses
 from service.http.routes.files import DOWNLOADED, SelectionId
 from service.jobs import exports
@@ -67,8 +66,7 @@ def export_file(job_id: JobId, export_id: ExportId, path: str, request: Request,
         raise Conflict(f"the export lies in {wanted.options.out}: read it there")
     place = export.output(files, wanted)
     if path in (EXPORT_FILE, CARD_FILE):
-        body = place.storage.read_bytes(place.path(path))
-        about = WrittenFile(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
+        about = describe(place.storage, place.path(path))
     else:
         found = next((file for file in made.files if file.path == path), None)
         if found is None:

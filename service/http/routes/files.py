@@ -1,16 +1,14 @@
 """The files of a scored job: manifests, rejects, scores, the report."""
 
-import hashlib
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 from starlette.exceptions import HTTPException
 
 from pruner.select.write_index import read_files
-from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.json_lines import as_json_lines
 from service.http.dependencies import JobId, JobsOf
-from service.http.downloads import MEDIA_TYPES, send_file
+from service.http.downloads import MEDIA_TYPES, describe, send_file
 from service.http.problems import responses
 from service.jobs.jobs import Jobs, not_there
 from service.kinds import index, selection
@@ -98,6 +96,5 @@ def report(job_id: JobId, jobs: JobsOf, request: Request) -> Response:
     job, path = jobs.get(job_id), jobs.report_path(job_id)
     if path is None:
         raise not_there(job.status, "report")
-    body = jobs.workspace.storage.read_bytes(path)
-    about = WrittenFile(sha256=hashlib.sha256(body).hexdigest(), size=len(body))
-    return send_file(request, jobs.workspace.storage, path, about, "report.json")
+    storage = jobs.workspace.storage
+    return send_file(request, storage, path, describe(storage, path), "report.json")
