@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pruner.corpus.names import CODECS
 from pruner.export.formats import ExportedFile, ExportFormat
 from pruner.select.domains import DomainRow
 
@@ -104,7 +105,7 @@ def _suffix(path: str) -> str:
     if not stem:
         return ""
     inner = stem.rpartition(".")
-    codec = last.lower() in ("gz", "zst", "zstd", "bz2", "xz")
+    codec = f".{last}".lower() in CODECS
     return f".{inner[2]}.{last}" if codec and inner[0] else f"{dot}{last}"
 
 
