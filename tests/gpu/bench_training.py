@@ -186,7 +186,7 @@ def documents(paths: list[str]) -> list[str]:
 
 
 def bits_per_byte(folder: Path, texts: list[str]) -> float:
-    """Of each document by itself, in rows of 1,024 tokens."""
+    """The bits per byte of a saved model on texts, in rows of 1,024 tokens; no document sees another."""
     model = Saved(folder)(0)
     model.module.cuda()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

@@ -24,7 +24,7 @@ def document_rows(lengths: Sequence[int], rows: int, sequence: int, device: str 
 
 
 def attention_of_each(qkv: Tensor, positions: Tensor, heads: int) -> Tensor:
-    """What `document_attention` computes, in float64, each document by itself."""
+    """What `document_attention` computes, in float64, one document after the other."""
     flat = qkv.double().flatten(0, 1)
     starts = [*(positions.flatten() == 0).nonzero().flatten().tolist(), len(flat)]
     found = []

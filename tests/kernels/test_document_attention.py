@@ -1,4 +1,4 @@
-"""Attention in training on a CPU: each document by itself, with its gradients."""
+"""Attention in training on a CPU stays inside documents; its values and gradients."""
 
 import torch
 

@@ -179,7 +179,7 @@ def test_a_complete_export_is_not_made_again_and_not_replaced(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     (tmp_path / "export.json").unlink()
     (tmp_path / "two.jsonl").unlink()
-    assert run(*arguments) == 1  # what is left are files of nobody
+    assert run(*arguments) == 1  # without export.json and the marker, the files belong to no export
     assert "is not empty" in capsys.readouterr().err
 
 
