@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -50,9 +49,7 @@ def add_export(parser: Parser) -> None:
     )
     parser.add_argument("--scores", action="store_true", help="add winnow_nll, winnow_n_tokens, … to the rows")
     parser.add_argument("--server", type=options.server, metavar="URL", help="URL of a service that has the job")
-    parser.add_argument(
-        "--key", default=os.environ.get("WINNOW_KEY"), help="API key (default: the variable WINNOW_KEY)"
-    )
+    options.add_key(parser)
     options.add_json(parser)
 
 

@@ -170,6 +170,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_key(parser: argparse.ArgumentParser) -> None:
+    """Adds --key."""
+    parser.add_argument(
+        "--key", default=os.environ.get("WINNOW_KEY"), help="API key (default: the variable WINNOW_KEY)"
+    )
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds --json."""
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -27,9 +27,7 @@ def _add_server(parser: Parser) -> None:
         metavar="URL",
         help="URL of the service (default: %(default)s)",
     )
-    parser.add_argument(
-        "--key", default=os.environ.get("WINNOW_KEY"), help="API key (default: the variable WINNOW_KEY)"
-    )
+    options.add_key(parser)
     options.add_json(parser)
 
 

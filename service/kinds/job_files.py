@@ -75,7 +75,8 @@ class JobFiles:
     @cached_property
     def exports(self) -> list[WantedExport]:
         """The exports that the job is to make, without those that have failed."""
-        found, failed = self.workspace.exports(self.record), self.workspace.failed_exports(self.record.id)
+        found = self.workspace.exports(self.record)
+        failed = self.workspace.failed_exports(self.record.id) if found else {}
         return [wanted for wanted in found if wanted.id not in failed]
 
     @property

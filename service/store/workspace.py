@@ -116,6 +116,11 @@ class Workspace:
         """Forgets an export."""
         self.storage.remove(self.path(job_id, f"exports/{export_id}.json"))
 
+    def unwant_exports(self, record: JobRecord) -> None:
+        """Forgets all exports of a job. What is done of them stays, for when they are asked for again."""
+        for wanted in self.exports(record):
+            self.unwant_export(record.id, wanted.id)
+
     def exports(self, record: JobRecord) -> list[WantedExport]:
         """The exports that a job was asked for, by id."""
         names = self.storage.list(self.path(record.id, "exports"))

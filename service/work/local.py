@@ -60,8 +60,7 @@ def prune(
     """
     with own_workspace(out / results.WORK) as workspace:
         record, target = _record(workspace, request, results.of_prune(request, out)), Storage(str(out))
-        for wanted in workspace.exports(record):  # `winnow export` asks for them again
-            workspace.unwant_export(record.id, wanted.id)
+        workspace.unwant_exports(record)  # `winnow export` asks for them again
         files = JobFiles(workspace, record)
         try:
             job = _run(files, device, on_progress)

@@ -33,8 +33,7 @@ def export_selection(
         )
     with own_workspace(work) as workspace:
         files, wanted = _find(workspace, source, selection_id, options)
-        for other in workspace.exports(files.record):  # this command makes one export: what is done of others stays
-            workspace.unwant_export(files.record.id, other.id)
+        workspace.unwant_exports(files.record)  # this command makes one export
         export.begin(files, wanted)
         fresh = JobFiles(workspace, files.record)
 
