@@ -11,7 +11,7 @@ import pytest
 from pruner.errors import InputError
 from pruner.export import arrow_file
 from tests.pruner.exports import encoded, export, scores
-from tests.pruner.test_export_parquet import KEPT, ROWS, every_type
+from tests.pruner.test_export_parquet import KEPT, ROWS, every_type, values
 
 NEW = {"file": pa.ipc.new_file, "stream": pa.ipc.new_stream}
 OPEN = {"file": pa.ipc.open_file, "stream": pa.ipc.open_stream}
@@ -43,8 +43,8 @@ def test_a_file_or_stream_keeps_types_metadata_and_compression(
     path = write(tmp_path / "a.arrow", table.to_batches(7), kind, compression=compression)
     out = export(path, KEPT)
     found = read(out, kind)
-    source = read(path, kind).to_pylist()
-    assert found.to_pylist() == [source[row] for row in KEPT]
+    source = values(read(path, kind))
+    assert values(found) == [source[row] for row in KEPT]
     assert found.schema.equals(table.schema, check_metadata=True)
     assert sizes(out, kind) == [7, 5]
     found.validate(full=True)

@@ -48,6 +48,7 @@ function explore(form) {
   slider.hidden = false;
   const show = latest(async (query) => {
     preview.classList.add("old");
+    preview.inert = true; // its buttons are of the selection before
     try {
       await fill(preview, `${form.dataset.part}&${query}`);
       history.replaceState(null, "", `${form.getAttribute("action")}?${query}`);
@@ -57,7 +58,10 @@ function explore(form) {
       line.textContent = `The service cannot be reached (${error.message}). Change an option to try again.`;
       announce(line.textContent);
       preview.replaceChildren(line); // instead of the numbers of the previous selection
-    } finally { preview.classList.remove("old"); }
+    } finally {
+      preview.classList.remove("old");
+      preview.inert = false;
+    }
     clearTimeout(announceTimer);
     announceTimer = setTimeout(() => announce(preview.querySelector("[data-announce]")?.textContent), 700);
   });
