@@ -5,6 +5,7 @@ import filecmp
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -196,23 +197,47 @@ def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:
     return run_job(files, device, tell)
 
 
-def run_job(files: JobFiles, device: Device, tell: Callable[[Lifecycle, JobState | None], None]) -> Job:
-    """Makes all that a job asks for, by a worker on a queue of its own. `tell` is called now and then."""
+def run_job(
+    files: JobFiles, device: Device, tell: Callable[[Lifecycle, JobState | None], None], workers: int = 1
+) -> Job:
+    """Makes all that a job asks for, on a queue of its own. `tell` is called now and then, by this thread.
+
+    All but one of the workers are threads that take only light tasks, whose work is done by reader processes.
+    """
     record, queue = files.record, LocalQueue()
-    lifecycle = Lifecycle(files.workspace, queue)
+    lifecycle, models = Lifecycle(files.workspace, queue), ModelLoader(device)
 
     def between() -> None:
         for beat in worker.heartbeat.held:
             worker.heartbeat.renew(beat)
         tell(lifecycle, queue.state(record.id))
 
-    worker = Worker(lifecycle, ModelLoader(device), RESOURCES, "here", alone=True, between=between)
-    try:
-        lifecycle.advance(record.id)
-        while worker.once():
-            pass
-    finally:
-        worker.release_ahead()
+    worker = Worker(lifecycle, models, RESOURCES, "here", alone=True, between=between)
+    others = [Worker(lifecycle, models, ("light",), f"light-{n}", alone=True) for n in range(1, workers)]
+
+    def stop() -> None:
+        for one in (worker, *others):
+            one.stopping = True
+
+    def help_with(other: Worker) -> None:
+        try:
+            while not other.stopping and (other.once() or queue.wait(("light",), _TELL_SECONDS)):
+                pass
+        except BaseException:
+            stop()
+            raise
+
+    with ThreadPoolExecutor(workers) as threads:
+        try:
+            lifecycle.advance(record.id)
+            helping = [threads.submit(help_with, other) for other in others]
+            while not worker.stopping and (worker.once() or queue.wait(RESOURCES, _TELL_SECONDS)):
+                pass
+        finally:
+            stop()
+            worker.release_ahead()
+    for thread in helping:
+        thread.result()
     return lifecycle.show(record, queue.state(record.id))
 
 

@@ -1,6 +1,7 @@
 """`winnow export` without a server: exports a selection of a folder that `winnow prune` filled, resumable."""
 
 import filecmp
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from service.store.records import ALL, WantedExport
 from service.store.workspace import Workspace
 from service.work import results
 from service.work.local import is_copy, own_workspace, run_job
+
+_WORKERS_MAX = 16  # each with a reader process of up to 300 MB
 
 
 def export_selection(
@@ -40,11 +43,16 @@ def export_selection(
         def tell(_lifecycle: Lifecycle, state: JobState | None) -> None:
             on_progress(show_export(fresh, wanted, state, None))
 
-        run_job(fresh, "auto", tell)
+        run_job(fresh, "auto", tell, min(_cores(), _WORKERS_MAX))
         made = export.find(fresh, wanted)
         if made is None:
             raise InputError(f"{source}: the export was not made: run `winnow prune` again")
         return made
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _find(

@@ -25,7 +25,7 @@ from service.commands.cli import main
 from service.contract.permissions import Rules
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
-from service.work import local
+from service.work import local, local_export
 from tests.service.pool import until
 from tests.service.test_prune import nothing
 
@@ -205,6 +205,15 @@ def test_a_killed_export_goes_on_and_ends_the_same(results: Path, tmp_path: Path
         process.wait()
     assert subprocess.run([*command, "--out", str(out)], stdout=subprocess.DEVNULL).returncode == 0
     assert content(out) == content(tmp_path / "expected")
+
+
+def test_the_number_of_workers_changes_no_byte(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for workers in (1, 5):
+        monkeypatch.setattr(local_export, "_cores", lambda workers=workers: workers)
+        assert run(results, "--selection", "all", "--out", tmp_path / str(workers)) == 0
+        found.append(content(tmp_path / str(workers)))
+    assert found[0] == found[1]
 
 
 def test_other_options_into_an_unfinished_export_begin_it_anew(results: Path, tmp_path: Path) -> None:
