@@ -9,13 +9,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
-# These tests run in parallel with the others at a lower priority; their output comes last.
-BESIDE := tests/kernels tests/scorer tests/pruner tests/page
+# The tests BESIDE run in parallel with the others at a lower priority; their output comes last. Torch has one thread in
+# each group. Triton's interpreter is on for all tests of kernels at once, which saves a process for each file.
+BESIDE := tests/scorer tests/pruner tests/page
 test: $(VENV)/.installed-test lint types browser
-	@mkdir -p build; \
+	@mkdir -p build; export OMP_NUM_THREADS=1; \
 	nice -n 10 $(BIN)/python -m pytest $(BESIDE) >build/beside.txt 2>&1 & beside=$$!; \
 	trap 'kill $$beside; exit 130' INT TERM; \
-	$(BIN)/python -m pytest $(BESIDE:%=--ignore=%); status=$$?; \
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels; status=$$?; \
+	$(BIN)/python -m pytest --ignore=tests/kernels $(BESIDE:%=--ignore=%) || status=$$?; \
 	wait $$beside || status=$$?; cat build/beside.txt; exit $$status
 
 # Checks deploy/ with hadolint, Docker Compose, Helm and promtool, which is taken from Debian's `prometheus` if missing.

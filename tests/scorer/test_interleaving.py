@@ -124,10 +124,11 @@ def test_scoring_inside_training_changes_no_bit_of_either(
 
     def inside() -> None:
         torch.rand(3)  # other work may draw random numbers
-        found.append(scores(reference))
+        if len(found) < 12:
+            found.append(scores(reference))
 
     assert weights(tmp_path / "model", inside) == trained_alone
-    assert len(found) > 10
+    assert len(found) == 12
     assert set(found) == {alone}
 
 

@@ -98,6 +98,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run(tmp_path_factory.mktemp("trained"))
 
 
+@pytest.fixture(scope="module")
+def trained_gpt2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
+    """A trained GPT-2, and the held-out losses that were told."""
+    told: list[float] = []
+
+    def tell(_done: int, _total: int, _loss: float | None, heldout: float | None) -> None:
+        told.extend([] if heldout is None else [heldout])
+
+    return run(tmp_path_factory.mktemp("trained-gpt2"), GPT2, progress=tell), told
+
+
 def test_it_has_learnt(trained: Path) -> None:
     tokenizer, model = AutoTokenizer.from_pretrained(trained), load_mamba2(trained, torch.float32, "cpu")
 
@@ -127,8 +138,8 @@ def test_the_folder_loads_with_transformers_and_scores_the_same(trained: Path) -
     torch.testing.assert_close(ours.mean(), model(ids, labels=ids).loss.detach(), rtol=0, atol=1e-5)
 
 
-def test_gpt2_trains_and_loads(tmp_path: Path) -> None:
-    folder = run(tmp_path, GPT2)
+def test_gpt2_trains_and_loads(trained_gpt2: tuple[Path, list[float]]) -> None:
+    folder, _ = trained_gpt2
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values())
     assert model.config.architectures == ["GPT2LMHeadModel"]
@@ -326,16 +337,16 @@ def losses_of(folder: Path) -> dict[str, Any]:
     return said
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_both_optimizers_learn(optimizer: OptimizerName, tmp_path: Path) -> None:
-    said = losses_of(run(tmp_path, GPT2, tokens=12_000, optimizer=optimizer))
-    assert said["optimizer"] == optimizer
-    assert said["loss"] < 2.5
+def test_both_optimizers_learn(tmp_path: Path, trained_gpt2: tuple[Path, list[float]]) -> None:
+    adamw = run(tmp_path, GPT2, tokens=12_000, optimizer="adamw")
+    for folder, optimizer in ((adamw, "adamw"), (trained_gpt2[0], "muon")):
+        said = losses_of(folder)
+        assert said["optimizer"] == optimizer
+        assert said["loss"] < 2.5
 
 
-def test_held_out_loss_is_told_as_it_falls(tmp_path: Path) -> None:
-    told: list[float] = []
-    folder = run(tmp_path, GPT2, progress=lambda *call: told.append(call[3]) if call[3] is not None else None)
+def test_held_out_loss_is_told_as_it_falls(trained_gpt2: tuple[Path, list[float]]) -> None:
+    folder, told = trained_gpt2
     curve = losses_of(folder)["heldout_curve"]
     assert [tokens for tokens, _ in curve] == sorted(tokens for tokens, _ in curve)
     assert len(curve) == 10
@@ -345,8 +356,8 @@ def test_held_out_loss_is_told_as_it_falls(tmp_path: Path) -> None:
 
 
 # -- documents
-def test_a_gpt2_document_in_training_sees_no_other(tmp_path: Path) -> None:
-    model = load_gpt2(run(tmp_path, GPT2, tokens=2_000))
+def test_a_gpt2_document_in_training_sees_no_other(trained_gpt2: tuple[Path, list[float]]) -> None:
+    model = load_gpt2(trained_gpt2[0])
     layout = Layout(1, 12)
     first, second = [0, 5, 6, 7, 8], [0, 9, 10, 11, 12, 13, 14]
     row = np.array([[*first, *second]])
@@ -364,9 +375,11 @@ def load_gpt2(folder: Path) -> TrainingModel:
 
 # -- on from a given reference
 @pytest.mark.parametrize("recipe", [SMALL, GPT2], ids=["mamba2", "gpt2"])
-def test_a_reference_is_trained_on(tmp_path: Path, recipe: Recipe) -> None:
-    before = run(tmp_path / "before", recipe)
-    after = run(tmp_path / "after", recipe, tokens=8_000, source=before)
+def test_a_reference_is_trained_on(
+    tmp_path: Path, recipe: Recipe, trained: Path, trained_gpt2: tuple[Path, list[float]]
+) -> None:
+    before = trained if recipe is SMALL else trained_gpt2[0]
+    after = run(tmp_path, recipe, tokens=4_000, source=before)
     said = losses_of(after)
     assert said["preset"] == "tiny"
     assert said["source"] is not None
@@ -391,7 +404,7 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, trained: Path) -> 
 # -- several processes
 @pytest.mark.parametrize("recipe", [SMALL, GPT2], ids=["mamba2", "gpt2"])
 def test_two_processes_have_the_losses_of_one(tmp_path: Path, recipe: Recipe) -> None:
-    found = [losses_of(run(tmp_path / str(n), recipe, tokens=8_000, processes=n)) for n in (1, 2)]
+    found = [losses_of(run(tmp_path / str(n), recipe, tokens=3_000, processes=n)) for n in (1, 2)]
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], abs=1e-5)
     assert found[0]["heldout_bits_per_byte"] == pytest.approx(found[1]["heldout_bits_per_byte"], abs=1e-5)
     assert [said["processes"] for said in found] == [1, 2]
