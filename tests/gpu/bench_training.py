@@ -2,7 +2,9 @@
 
 `speed` (the default) prints a row for each preset, and for a plain loop: transformers' GPT-2, torch.compile, bfloat16
 autocast, whole logits, 32 x 1,024, fused AdamW. `quality` trains GPT-2 124M by both on the same text and compares bits
-per byte on documents that neither has seen. `--corpus` names files of text; without it Python's own sources are read.
+per byte on documents that neither has seen. `agreement` trains each `--references` PRESET:TOKENS with two seeds, and
+prints the rank correlation of the perplexities that both give to unseen documents: a selection means no more than that.
+`--corpus` names files of text; without it Python's own sources are read.
 """
 # ruff: noqa: E402  (tune_process comes before torch)
 
@@ -30,6 +32,8 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
+from scorer.causal_lm.reference import load
+from scorer.engine.score_texts import score_texts
 from scorer.training import loop
 from scorer.training.batches import Batches, Layout
 from scorer.training.heldout import HeldOut
@@ -45,6 +49,7 @@ from tests.gpu.references import sources
 
 WARM_STEPS = 20
 BUDGET = 300_000_000  # tokens that the batch of a speed follows from
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # of `agreement`; the others need a GPU
 PLAIN = (32, 1024)  # rows and tokens of the plain loop
 
 
@@ -111,6 +116,8 @@ def start_afresh() -> None:
     """Forgets what an earlier training compiled and held."""
     torch.compiler.reset()
     gc.collect()
+    if DEVICE == "cpu":
+        return
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
 
@@ -168,7 +175,7 @@ def speed(seconds: float) -> None:
     say(timed_training("gpt2-124m", seconds).row("gpt2-124m"))
     say(timed_training("124m", seconds).row("124m"))
     say(timed_plain(60).row("plain loop, GPT-2 124M"))
-    for preset in ("10m", "30m"):
+    for preset in ("mamba2-130m", "10m", "30m"):
         say(timed_training(preset, seconds).row(preset))
 
 
@@ -228,6 +235,28 @@ def quality(paths: list[str], preset: Preset, arms: list[str]) -> None:
             shutil.rmtree(work)
 
 
+def agreement(paths: list[str], references: list[str]) -> None:
+    """A row for each reference: minutes of one training, bits per byte, and how two seeds agree."""
+    texts = documents(paths)
+    unseen, seen = [text[:20_000] for text in texts[:2_500]], texts[2_500:]
+    say(f"{'reference':14}{'tokens':>14}{'minutes':>9}{'bits/byte':>11}{'Spearman of two seeds':>23}")
+    for reference in references:
+        preset, _, number = reference.partition(":")
+        ranks, taken, bits = [], list[float](), list[float]()
+        for seed in (0, 1):
+            start_afresh()
+            with tempfile.TemporaryDirectory() as name:
+                folder, said, start = Path(name) / "model", lambda *_: None, time.monotonic()
+                train(lambda: iter(seen), preset, int(number), seed, folder, Path(name) / "work", DEVICE, said)
+                taken.append((time.monotonic() - start) / 60)
+                scores = score_texts(load(folder, DEVICE), unseen)
+                found = np.array([score.total for score in scores], dtype=np.float64)
+                bits.append(np.nansum(found) / math.log(2) / sum(len(text.encode()) for text in unseen))
+                ranks.append(np.argsort(np.argsort(found / [score.n_tokens for score in scores])))
+        agreed = np.corrcoef(*ranks)[0, 1]
+        say(f"{preset:14}{int(number):14,}{min(taken):9.1f}{np.mean(bits):11.4f}{agreed:23.4f}")
+
+
 def train_plain(texts: list[str], budget: int, folder: Path, work: Path) -> int:
     """The plain loop, 16 x 1,024, warm-up of 5 % and a cosine to zero, over rows that cross documents."""
     learnt = Tokenizer.from_file(str(work / "tokenizer.json"))
@@ -251,16 +280,20 @@ def train_plain(texts: list[str], budget: int, folder: Path, work: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("speed", "quality"), default="speed")
+    parser.add_argument("what", nargs="?", choices=("speed", "quality", "agreement"), default="speed")
     parser.add_argument("--corpus", nargs="*", default=[], metavar="PARQUET")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each timed training (default: 4)")
     parser.add_argument("--preset", default="gpt2-124m")
     budgets = (5_000_000, 20_000_000)
     parser.add_argument("--arms", nargs="*", default=[f"{who}:{n}" for n in budgets for who in ("muon", "plain")])
+    every = [f"{preset}:{n}" for n in (5_000_000, 20_000_000, 60_000_000) for preset in ("gpt2-124m", "mamba2-130m")]
+    parser.add_argument("--references", nargs="*", default=["tiny:2000000", *every])
     given = parser.parse_args()
-    say(f"{torch.cuda.get_device_name()}; torch {torch.__version__}")
+    say(f"{torch.cuda.get_device_name() if DEVICE == 'cuda' else 'CPU'}; torch {torch.__version__}")
     if given.what == "speed":
         speed(given.seconds)
+    elif given.what == "agreement":
+        agreement(given.corpus, given.references)
     else:
         quality(given.corpus, given.preset, given.arms)
 
