@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test browser page faults scale-queue test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
+.PHONY: demo test docs browser page faults scale-queue test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -65,6 +65,10 @@ types: $(VENV)/.installed-test
 fuzz: $(VENV)/.installed-test
 	WINNOW_FUZZ_EXAMPLES=1000 $(BIN)/python -m pytest -s --timeout 7200 --hypothesis-profile default tests/service/test_fuzz.py tests/pruner/test_sandbox.py tests/pruner/test_export_sandbox.py
 
+# The manual and the developers' pages as a site, build/docs/docs/index.html; warnings are errors. Python 3.11 or newer.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . build/docs
+
 # Needs a CUDA device; uses the installed packages.
 gpu:
 	bash tests/gpu/run.sh
@@ -95,6 +99,10 @@ $(VENV)/.installed-peers: $(VENV)/.installed-test
 $(VENV)/dolma/.installed: tests/dolma.txt | $(VENV)/bin/python
 	$(PYTHON) -m venv $(VENV)/dolma
 	$(VENV)/dolma/bin/python -m pip --disable-pip-version-check install --quiet --requirement tests/dolma.txt
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed-test
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[docs,test]'
 	touch $@
 
 $(VENV)/.installed-deploy: $(VENV)/.installed-test

@@ -14,13 +14,15 @@ from service.run.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+MANUAL = "".join(path.read_text() for path in PAGES)
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 FOLDERS = ("kernels", "scorer", "pruner", "service", "tests", "deploy", "docs", ".ci")
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
-    *(ROOT / "docs").glob("*.md"),
+    *PAGES,
     *(ROOT / "tests").rglob("*.md"),
     *(path for room in FOLDERS[:4] for path in (ROOT / room).rglob("*.md")),
 ]
@@ -34,31 +36,36 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-# -- README
+# -- the manual
+def test_the_readme_is_short_and_leads_to_each_page() -> None:
+    assert len(README.splitlines()) <= 150
+    assert {f"docs/{path.name}" for path in PAGES} - {"docs/index.md"} <= set(re.findall(r"\]\(([^)#]+)", README))
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_is_explained(command: str) -> None:
-    assert f"`winnow {command}" in README or f"`{command}`" in README
+    assert f"`winnow {command}" in MANUAL or f"`{command}`" in MANUAL
 
 
 @pytest.mark.parametrize("path", ROUTES)
 def test_each_endpoint_is_explained(path: str) -> None:
-    assert path.replace("job_id", "id").replace(":path}", "}") in README
+    assert path.replace("job_id", "id").replace(":path}", "}") in MANUAL
 
 
 @pytest.mark.parametrize("setting", Settings.model_fields)
 def test_each_setting_is_explained(setting: str) -> None:
-    assert f"`WINNOW_{setting.upper()}`" in README
-    assert f"`--{setting.replace('_', '-')}`" in README
+    assert f"`WINNOW_{setting.upper()}`" in MANUAL
+    assert f"`--{setting.replace('_', '-')}`" in MANUAL
 
 
 @pytest.mark.parametrize("column", MANIFEST.names)
 def test_each_column_is_explained(column: str) -> None:
-    assert f"`{column}`" in README
+    assert f"`{column}`" in MANUAL
 
 
 def test_every_metric_is_explained() -> None:
     board = (ROOT / "deploy" / "monitoring" / "grafana.json").read_text()
-    assert all(f"`{found}`" in README for found in re.findall(r"winnow_[a-z_]+(?=_bucket)|winnow_[a-z_]+(?={)", board))
+    assert all(f"`{found}`" in MANUAL for found in re.findall(r"winnow_[a-z_]+(?=_bucket)|winnow_[a-z_]+(?={)", board))
 
 
 def test_the_version_is_the_same_everywhere() -> None:
@@ -67,7 +74,7 @@ def test_the_version_is_the_same_everywhere() -> None:
     found = [
         *re.findall(r"^(?:version|appVersion): (\S+)", chart, re.MULTILINE),
         *re.findall(r"image: winnow-\w+:(\S+)", values),
-        *re.findall(r"registry/winnow-\w+:([\w.]+)", README),
+        *re.findall(r"registry/winnow-\w+:([\w.]+)", MANUAL),
     ]
     assert found == [service.__version__] * 7
     assert 'version = {attr = "service.__version__"}' in (ROOT / "pyproject.toml").read_text()

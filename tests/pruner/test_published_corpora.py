@@ -1,4 +1,4 @@
-"""Corpora in the layouts in which they are published: the flags that the README names read every document."""
+"""Corpora in the layouts in which they are published: the flags that the manual names read every document."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from pruner.spec import CorpusSpec
 from tests.pruner.conftest import Rows, column, jsonl, parquet, zstd
 from tests.pruner.test_formats import arrow, feather_bytes, table
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "corpora.md").read_text()
 LEAVE_OUT = {"README.md": b"# About", ".gitattributes": b"*.zst filter=lfs"}
 
 
@@ -31,7 +31,7 @@ def zst(rows: Rows) -> bytes:
 class Layout:
     """Files of a corpus by path, how to read them, and what is found. `fails` is the error without `exclude`."""
 
-    name: str  # as the README's table names it
+    name: str  # as the page's table names it
     files: dict[str, bytes]
     fields: dict[str, Any]
     ids: list[str | None]
@@ -309,7 +309,7 @@ def flags(layout: Layout) -> list[str]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
-def test_the_readme_has_a_row_with_its_flags(layout: Layout) -> None:
-    rows = [line.split("|") for line in README.splitlines() if line.startswith("| ")]
+def test_the_manual_has_a_row_with_its_flags(layout: Layout) -> None:
+    rows = [line.split("|") for line in PAGE.splitlines() if line.startswith("| ")]
     (found,) = ["|".join(row) for row in rows if layout.name in row[1].strip().split(", ")]
     assert all(flag in found for flag in flags(layout))
