@@ -193,7 +193,7 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
         "scoring": {"stride": args.stride, "dtype": args.dtype},
     }
     if hasattr(args, "priority"):
-        body["priority"] = args.priority
+        body |= {"priority": args.priority, "name": args.name}
     if hasattr(args, "criteria"):
         body["selections"] = _selections(parser, args)
     return _valid(parser, JobRequest, body)

@@ -19,6 +19,7 @@ TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
 class JobRequest(RequestModel):
     """A corpus, the reference that scores it, and the selections to make."""
 
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(None, description="A title.")
     corpus: CorpusSpec
     reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
     scoring: ScoringSpec = ScoringSpec()

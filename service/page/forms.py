@@ -63,7 +63,8 @@ def job_request(form: Form) -> dict[str, Any]:
     if value := first_value(form, "stride"):
         scoring["stride"] = _number(value, int)
     corpus, selections = corpus_request(form), _selections(form)
-    return {"corpus": corpus, "reference": reference, "selections": selections, "scoring": scoring}
+    request = {"corpus": corpus, "reference": reference, "selections": selections, "scoring": scoring}
+    return request | ({"name": name} if (name := first_value(form, "name")) else {})
 
 
 def _selections(form: Form) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ LONG = 240_000  # ms, for what other processes do
 
 def submit(page: Page, corpus: Path, model: Path) -> None:
     """Fills in the form of a new job and sends it."""
+    page.get_by_label("Title").fill("Old <books>")
     page.get_by_label("Paths, one per line").fill(str(corpus))
     page.get_by_label("Id field").fill("id")
     page.get_by_label("Domain field").fill("domain")
@@ -38,6 +39,7 @@ def test_from_submitting_to_a_manifest_without_a_reload(
     shot(page, "new")
     submit(page, slow, model)
     expect(page).to_have_url(re.compile(r"/jobs/[0-9a-f]+$"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("Old <books>")
     page.evaluate("window.stillHere = true")
     with serving.halted(page.url.rpartition("/")[2]):
         expect(page.locator(".stages .now")).to_have_text("scoring")
@@ -55,6 +57,8 @@ def test_from_submitting_to_a_manifest_without_a_reload(
     assert serving.api.head(str(url)).headers["etag"] == f'"{hashlib.sha256(saved).hexdigest()}"'
     job = serving.job(page.url.rpartition("/")[2])
     assert [made["id"] for made in job["selections"]] == ["low-0.5", "low-0.25", "medium-0.5", "medium-0.25"]
+    page.goto(serving.url)
+    expect(page.get_by_role("link", name="Old <books>").first).to_be_visible()
 
 
 def keeps(page: Page) -> tuple[int, int]:
