@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from pruner.select.domains import DomainRow, domain_rows
 from pruner.select.histogram import Histogram, count_bins, histogram
@@ -88,6 +88,8 @@ class Summary(Record):
     # Absent in records of earlier versions.
     missing_ids: int = 0  # documents without an id, where the corpus names a field for it
     missing_domains: int = 0
+    # Documents that selections may choose from without a value, by further scorer:
+    lacking: dict[str, int] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 

@@ -12,6 +12,7 @@ from pruner.corpus.train_split import Split
 from pruner.errors import InputError
 from pruner.select import summary as summaries
 from pruner.select.build_index import IndexBuilder
+from pruner.select.further import Further
 from pruner.select.index import Index, write_arrays
 from pruner.select.score_table import REJECTS_FILE, Joined, write_tables
 from pruner.select.summary import Summary
@@ -32,6 +33,7 @@ class IndexCounts(BaseModel):
     training: int  # documents of the train split, rejects included
     eligible: int  # documents that selections choose from
     scorers: list[dict[str, Any]]  # each different one once
+    further: dict[str, list[dict[str, Any]]] = {}  # the same of further scorers, by name
 
 
 class FilesRecord(Record):
@@ -46,9 +48,10 @@ def write_index(
     plan: Plan,
     spec: CorpusSpec,
     documents_paths: Sequence[str],
-    scores_paths: Sequence[str],
+    scores_paths: Sequence[str] | None,
     split: Split | None,
     beat: Callable[[], None],
+    further: Sequence[Further] = (),
 ) -> IndexCounts:
     """Writes an index into `folder` from the documents and scores files of the shards, given in plan order.
 
@@ -58,7 +61,7 @@ def write_index(
     tables and files.json.
     """
     builder = IndexBuilder()
-    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, builder.add, beat)
+    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, builder.add, beat, further)
     write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=joined.files))
     eligible = builder.eligible
     if eligible:
@@ -72,6 +75,7 @@ def write_index(
         training=joined.training,
         eligible=eligible,
         scorers=[joined.scorers[text] for text in sorted(joined.scorers)],
+        further={name: [found[text] for text in sorted(found)] for name, found in joined.further.items()},
     )
 
 
@@ -107,6 +111,7 @@ def _summary(index: Index, joined: Joined, spec: CorpusSpec, beat: Callable[[], 
         domains=summaries.domain_table(index),
         missing_ids=missing_ids,
         missing_domains=missing_domains,
+        lacking=dict(joined.lacking),
         warnings=tuple(
             f"{count:,} of {joined.documents:,} documents have no {about} (corpus.{about}_field is {field!r})"
             for about, field, count in missing

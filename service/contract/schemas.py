@@ -12,6 +12,7 @@ from pruner.spec import CorpusSpec, Criterion, Per, Seed, SelectionSpec
 from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
 from scorer.training.summary import TrainingSummary
 from service.contract.names import Status
+from service.contract.scorers import SCORERS_MAX, ScorerName, ScorerSpec, check_names
 
 TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
 
@@ -21,11 +22,19 @@ class JobRequest(RequestModel):
 
     corpus: CorpusSpec
     reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
+    scores: dict[ScorerName, ScorerSpec] = Field(
+        {}, max_length=SCORERS_MAX, description="Further scorers by name, beside the reference."
+    )
     scoring: ScoringSpec = ScoringSpec()
     selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=1000)
     priority: int = Field(
         0, ge=-10, le=10, description="Each step doubles the job's share of the workers' time beside other jobs."
     )
+
+    @field_validator("scores")
+    @classmethod
+    def _names(cls, scores: dict[str, ScorerSpec]) -> dict[str, ScorerSpec]:
+        return check_names(scores)
 
     @model_validator(mode="after")
     def _domains_need_a_field(self) -> "JobRequest":

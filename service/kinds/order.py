@@ -36,7 +36,7 @@ def needs(order: Order) -> tuple[str, ...]:
 
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The other orders that a job's selections need."""
-    if job.corpus is not None and job.model is not None:
+    if job.named:
         for order in _others(job):
             path = f"{folder(job, order)}/order.json"
             yield Node(_node_name(order), "light", "selecting", [path], needs=("index",))
