@@ -117,8 +117,8 @@ def scores_schema(further: Sequence[Further]) -> pa.Schema:
 
 
 def further_columns(schema: pa.Schema) -> list[Any]:
-    """The fields of further scorers in the schema of a table of scores."""
-    return [field for field in schema if field.name not in SCORES.names]
+    """The fields of further scorers in the schema of a table of scores, or of a manifest."""
+    return [field for field in schema if field.name not in (*SCORES.names, "percentile")]
 
 
 def eligible_rows(rows: pa.Table) -> np.ndarray:

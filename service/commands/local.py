@@ -21,6 +21,7 @@ def add_prune(parser: Parser) -> None:
     """`winnow prune`."""
     options.add_corpus(parser)
     options.add_reference(parser)
+    options.add_scores(parser)
     options.add_scoring(parser)
     options.add_selections(parser)
     options.add_device(parser)
@@ -77,6 +78,7 @@ def add_score(parser: Parser) -> None:
     """`winnow score`."""
     options.add_corpus(parser)
     parser.add_argument("--reference", required=True, metavar="MODEL", help="model folder or hub id")
+    options.add_scores(parser)
     options.add_scoring(parser)
     options.add_device(parser)
     parser.add_argument("--out", type=options.target, metavar="FILE", help="Parquet file of the scores")
@@ -110,6 +112,8 @@ def _score_input(parser: Parser, args: argparse.Namespace) -> int:
     """Standard input is one text; or, if each line is a JSON object with the text field, a text a line."""
     if args.out is not None:
         parser.error("--out is for a corpus: the scores of standard input are printed")
+    if args.scores:
+        parser.error("--score is for a corpus: standard input is scored by --reference alone")
     from service.work.local import score_texts
 
     texts = _texts(sys.stdin.buffer.read(), args.text_field)

@@ -15,6 +15,7 @@ from scorer.spec import TrainSpec
 from scorer.training.names import OPTIMIZERS, PRESETS
 from service.contract.names import DEVICES
 from service.contract.schemas import JobRequest, ScoreRequest
+from service.contract.scorers import ScorerKind
 
 _TRAIN = TrainSpec()
 Request = TypeVar("Request", bound=BaseModel)
@@ -125,6 +126,30 @@ def add_reference(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def scorer(text: str) -> tuple[str, dict[str, str]]:
+    """Parses a further scorer: NAME=classifier:MODEL, NAME=reference:MODEL or NAME=field:FIELD."""
+    name, equals, source = text.partition("=")
+    kind, colon, value = source.partition(":")
+    if not (name and equals and colon and value and kind in get_args(ScorerKind)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no scorer: use NAME=classifier:MODEL, NAME=reference:MODEL or NAME=field:FIELD"
+        )
+    return name, {kind: value}
+
+
+def add_scores(parser: argparse.ArgumentParser) -> None:
+    """Adds the further scorers."""
+    parser.add_argument(
+        "--score",
+        action="append",
+        type=scorer,
+        default=[],
+        dest="scores",
+        metavar="NAME=KIND:SOURCE",
+        help="a further score NAME=classifier:MODEL, NAME=reference:MODEL or NAME=field:FIELD; repeatable",
+    )
+
+
 def add_scoring(parser: argparse.ArgumentParser) -> None:
     """Adds the scoring options."""
     parser.add_argument(
@@ -192,6 +217,12 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
         "reference": {"train": training} if args.reference is None else {"model": args.reference},
         "scoring": {"stride": args.stride, "dtype": args.dtype},
     }
+    if args.scores:
+        names = [name for name, _ in args.scores]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            parser.error(f"--score names {twice} twice: give each scorer a name of its own")
+        body["scores"] = dict(args.scores)
     if hasattr(args, "priority"):
         body["priority"] = args.priority
     if hasattr(args, "criteria"):

@@ -51,6 +51,8 @@ def _commands(job: JobFiles, wanted: WantedExport) -> list[str]:
             "--seed",
             train.seed,
         ]
+    for name, scorer in request.scores.items():
+        prune += ["--score", f"{name}={scorer.kind}:{scorer.model or scorer.field}"]
     if request.scoring.stride is not None:
         prune += ["--stride", request.scoring.stride]
     if request.scoring.dtype != "auto":
