@@ -65,7 +65,7 @@ def submit(parser: Parser, args: argparse.Namespace) -> int:
     """Submits a job and prints its id."""
     request = options.job_request(parser, args).model_dump(mode="json")
     request["corpus"]["paths"] = [_absolute(path) for path in request["corpus"]["paths"]]
-    for named in (request["reference"], *request["scores"].values()):
+    for named in (request["reference"] or {}, *request["scores"].values()):
         for kind in ("model", "reference", "classifier"):
             if named.get(kind) is not None and Path(named[kind]).exists():
                 named[kind] = _absolute(named[kind])

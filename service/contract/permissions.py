@@ -70,7 +70,7 @@ class Rules(BaseModel):
                 raise InputError(f"scores.{name}: {error}") from None
             if found is not None:
                 scorers[name] = found
-        return self.access_to_model(request.reference.model).model_copy(
+        return self.access_to_model(request.model).model_copy(
             update={"corpus_roots": self.corpus_roots, "scorers": scorers}
         )
 

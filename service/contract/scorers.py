@@ -1,10 +1,11 @@
 """Further scorers of a job, as a request names them: a classifier, a second reference, or a field of the corpus."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pruner.spec import FieldName
+from pruner.spec import FieldName, SelectionSpec
 from scorer.spec import RequestModel
 
 ScorerName = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
@@ -56,6 +57,10 @@ class ScorerSpec(RequestModel):
         more = {"classifier": (f"{name}_int",), "reference": (f"{name}_nll", f"{name}_n_tokens"), "field": ()}
         return (name, *more[self.kind])
 
+    def values(self, name: str) -> tuple[str, ...]:
+        """The columns that selections can use: its value, and the integer of a classifier's."""
+        return self.columns(name)[: 2 if self.kind == "classifier" else 1]
+
 
 def _defaults(spec: ScorerSpec) -> set[str]:
     """The fields that have their default, given or not: a request as returned names all of them."""
@@ -73,3 +78,43 @@ def check_names(scores: dict[str, ScorerSpec]) -> dict[str, ScorerSpec]:
                 raise ValueError(f"{name!r} and {owners[column]!r} would both have a column {column!r}: rename one")
             owners[column] = name
     return scores
+
+
+PERPLEXITY, BYTES = "perplexity", "n_bytes"
+_OF_REFERENCE = frozenset({PERPLEXITY, *STATISTICS})
+
+
+def check_selection(spec: SelectionSpec, scores: Mapping[str, ScorerSpec], *, has_reference: bool) -> None:
+    """Raises ValueError where a selection uses a score that a job does not have."""
+    there = [column for name, scorer in scores.items() for column in scorer.values(name)]
+    there += [BYTES, *([PERPLEXITY, *STATISTICS] if has_reference else [])]
+    if spec.score is not None and spec.score not in there:
+        raise ValueError(f"score {spec.score!r} is none of the job's: it has {', '.join(there)}")
+    if has_reference:
+        return
+    if spec.per is not None:
+        raise ValueError("per: the job has no reference, so there is no NLL: name a reference, or leave out 'per'")
+    if spec.unit == "tokens":
+        raise ValueError("unit: the job has no reference, so there are no tokens: name a reference, or count documents")
+    if spec.score is None and spec.criterion != "random":
+        raise ValueError("score: the job has no reference, so there is no perplexity: name a reference or a 'score'")
+
+
+def uses_no_reference(request: Mapping[str, Any]) -> bool:
+    """Whether a request, as it is given, has further scorers and its selections use these alone."""
+    selections = request.get("selections")
+    if not request.get("scores") or not isinstance(selections, list):
+        return False
+    used = [_score_of(selection) for selection in selections]
+    return any(score not in (None, "") for score in used) and None not in used and not _OF_REFERENCE & {*used}
+
+
+def _score_of(selection: Any) -> str | None:
+    """The score that a selection uses: None for that of the reference, "" for none."""
+    fields = selection.model_dump() if isinstance(selection, SelectionSpec) else selection
+    if not isinstance(fields, dict):
+        return None
+    score = fields.get("score")
+    if score is None and fields.get("criterion") == "random":
+        return ""
+    return score if isinstance(score, str) else None

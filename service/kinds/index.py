@@ -27,8 +27,7 @@ class IndexRecord(Record):
 
 def train_split(job: JobFiles) -> Split | None:
     """The documents that train the reference and are in no selection; None where it is not trained."""
-    reference = job.record.request.reference
-    train = None if reference is None else reference.train
+    train = job.record.request.train
     return Split(train.seed, train.fraction) if train is not None else None
 
 

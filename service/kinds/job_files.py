@@ -54,10 +54,10 @@ class JobFiles:
         """The file of the model record, or None while that cannot be told."""
         if self.outcome is not None and self.outcome.model is not None:
             return self.outcome.model
-        reference = self.record.request.reference
-        if reference is None:
+        request = self.record.request
+        if request.reference is None:
             return None
-        train = reference.train
+        train = request.train
         if train is None:
             return self.workspace.path(self.record.id, "model.json")
         if self.corpus is None:

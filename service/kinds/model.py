@@ -22,8 +22,7 @@ _SILENCE_SECONDS = 600.0  # while torch and the model are loaded or compiled, or
 
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The reference, which can be told when the corpus is planned if it is to be trained; the further models."""
-    reference = job.record.request.reference
-    if reference is not None and reference.train is None:
+    if job.record.request.model is not None:
         yield Node("model", "light", "planning", [job.model_path or ""])
     elif job.model_path is not None:
         yield Node("model", "gpu", "training", [job.model_path], needs=("corpus",))
@@ -40,18 +39,18 @@ def node_name(scorer: str) -> str:
 def run(task: Task) -> Counts:
     """Identifies or trains a model. Raises BadReference, Busy."""
     record, scorer = task.job.record, task.node.name.partition("/")[2]
-    reference = record.request.reference
+    request = record.request
     if scorer:
         spec = task.job.scorers[scorer]
         with task.beat.allow(_SILENCE_SECONDS):
             found = identify(record.access.source(spec.model or "", scorer), record.access, scorer, spec.kind)
         task.job.workspace.records.write(task.path, found)
-    elif reference is not None and reference.model is not None:
+    elif request.model is not None:
         with task.beat.allow(_SILENCE_SECONDS):
-            found = identify(record.access.source(reference.model), record.access)
+            found = identify(record.access.source(request.model), record.access)
         task.job.workspace.records.write(task.path, found)
-    elif reference is not None and reference.train is not None:
-        _train(task, reference.train)
+    elif request.train is not None:
+        _train(task, request.train)
     return Counts(fresh=True)
 
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from pruner.corpus.files import CorpusFile
-from pruner.corpus.numbers import field_numbers
 from pruner.corpus.names import Format
+from pruner.corpus.numbers import field_numbers
 from pruner.corpus.paths import CorpusPath
 from pruner.select.further import int_score
 from pruner.tables.values import with_text

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from pruner.spec import SelectionSpec
 from pruner.tables.part_file import read_part
 from pruner.tables.shard_scores import ShardCounts
 from scorer.causal_lm.reference import load
@@ -280,3 +281,122 @@ def test_the_passes_of_a_job(jobs: Jobs, body: dict[str, Any]) -> None:
     job, _ = jobs.create(JobRequest.model_validate(body))
     expected = ["scores", "scores/big", "prior/documents", "classifier/edu", "documents", "field/quality"]
     assert passes.of(files_of(jobs.workspace, job.id)) == expected
+
+
+# -- selections by a score
+def ranked(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    """The documents of an order: by value, file, row; those without a value or with a reject are in none."""
+    there = [row for row in rows if row["reject"] is None and row[column] is not None]
+    return sorted(there, key=lambda row: (row[column], row["file"], row["row"]))
+
+
+def kept_ids(api: httpx.Client, made: dict[str, Any]) -> list[str]:
+    return [json.loads(line)["id"] for line in api.get(f"{made['manifest_url']}?format=jsonl").iter_lines()]
+
+
+def test_selections_by_scores(
+    api: httpx.Client, jobs: Jobs, work_off: WorkOff, body: dict[str, Any], tmp_path: Path
+) -> None:
+    columns = ["edu", "edu_int", "big", "quality", "perplexity", "n_bytes", "surprisal_sq", "share_8", "prior_std"]
+    asked = [{"criterion": "high", "rate": 0.3, "score": column} for column in columns]
+    job = api.post("/v1/jobs", json=body | {"selections": asked}).json()
+    work_off()
+    done = api.get(f"/v1/jobs/{job['id']}").json()
+    assert done["status"] == "succeeded", done["error"]
+    assert [made["id"] for made in done["selections"]] == [f"high-0.3-{column}" for column in columns]
+    (tmp_path / "scores.parquet").write_bytes(api.get(f"/v1/jobs/{job['id']}/scores").content)
+    rows = pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    for column, made in zip(columns, done["selections"], strict=True):
+        order = ranked(rows, column)
+        keep = math.floor(0.3 * len(order) + 0.5)
+        expected = order[len(order) - keep :]
+        assert (made["documents"], made["tokens"]) == (keep, sum(row["n_tokens"] for row in expected))
+        assert sorted(kept_ids(api, made)) == sorted(row["id"] for row in expected)
+    later = {"criterion": "low", "rate": 0.5, "unit": "tokens", "score": "surprisal_max"}
+    assert api.get(f"/v1/jobs/{job['id']}/preview", params=later).status_code == 409
+    jobs.add_selection(job["id"], SelectionSpec.model_validate(later))
+    work_off()
+    preview = api.get(f"/v1/jobs/{job['id']}/preview", params=later).json()
+    total = sum(row["n_tokens"] for row in ranked(rows, "surprisal_max"))
+    assert 0 < preview["tokens"] <= total / 2
+    first = api.get(f"/v1/jobs/{job['id']}/documents", params={"score": "surprisal_max", "count": 3}).json()["data"]
+    assert [row["id"] for row in first] == [row["id"] for row in ranked(rows, "surprisal_max")[:3]]
+
+
+def test_a_job_without_a_reference(api: httpx.Client, work_off: WorkOff, body: dict[str, Any], tmp_path: Path) -> None:
+    selections = [{"criterion": "high", "rate": 0.25, "score": "edu"}, {"criterion": "low", "score": "quality"}]
+    request = {"corpus": body["corpus"], "selections": [*selections, {"criterion": "random", "rate": 0.5}]}
+    request["scores"] = {name: body["scores"][name] for name in ("edu", "quality")}
+    job = api.post("/v1/jobs", json=request).json()
+    assert job["request"]["reference"] is None
+    work_off()
+    done = api.get(f"/v1/jobs/{job['id']}").json()
+    assert done["status"] == "succeeded", done["error"]
+    assert (done["progress"]["documents_done"], done["progress"]["rejects"]) == (DOCUMENTS, 1)
+    (tmp_path / "scores.parquet").write_bytes(api.get(f"/v1/jobs/{job['id']}/scores").content)
+    rows = pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    assert all(row[name] is None for row in rows for name in ("nll", "n_tokens", "perplexity", "surprisal_sq"))
+    assert [row["reject"] for row in rows if row["reject"]] == ["empty text"]
+    edu, quality_, drawn = done["selections"]
+    assert sorted(kept_ids(api, edu)) == sorted(row["id"] for row in ranked(rows, "edu")[-15:])
+    assert sorted(kept_ids(api, quality_)) == sorted(row["id"] for row in ranked(rows, "quality")[:17])
+    assert (edu["perplexity_min"], drawn["documents"]) == (None, 30)
+    report = api.get(f"/v1/jobs/{job['id']}/report").json()
+    assert report["perplexity"]["quantiles"] == {}
+    assert report["lacking"] == {"edu": 0, "quality": 26}
+    assert report["eligible"] == {"documents": DOCUMENTS - 1, "tokens": 0}
+    for path in (f"/jobs/{job['id']}", "/", f"/v1/jobs/{job['id']}/preview?criterion=high&rate=0.2&score=edu"):
+        assert api.get(path).status_code == 200, path
+    for wrong in ({"criterion": "high"}, {"score": "edu", "unit": "tokens"}, {"per": "byte"}, {"score": "perplexity"}):
+        answer = api.post(f"/v1/jobs/{job['id']}/selections", json=wrong)
+        assert answer.status_code == 422
+        assert "the job has no reference" in answer.json()["detail"] or "is none of the job's" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ({"score": "nothing"}, "score 'nothing' is none of the job's: it has edu, edu_int, big, quality, n_bytes,"),
+        ({"score": "edu", "per": "byte"}, "leave out 'per' or 'score'"),
+        ({"criterion": "random", "score": "edu"}, "leave out 'score'"),
+    ],
+)
+def test_wrong_scores_of_selections_are_named(
+    api: httpx.Client, body: dict[str, Any], selection: dict[str, Any], message: str
+) -> None:
+    answer = api.post("/v1/jobs", json=body | {"selections": [{}, selection]})
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == ["selections.1"]
+    assert message in answer.json()["detail"]
+
+
+def test_a_job_whose_selections_need_a_reference_trains_one(body: dict[str, Any]) -> None:
+    common = {"corpus": body["corpus"], "scores": body["scores"]}
+    by_score = {"score": "edu"}
+    for selections in ([by_score, {}], [{"score": "perplexity"}], [{"score": "share_8"}, by_score], None):
+        asked = common if selections is None else common | {"selections": selections}
+        request = JobRequest.model_validate(asked)
+        assert request.train is not None, selections
+        assert JobRequest.model_validate_json(request.model_dump_json()) == request
+    without = JobRequest.model_validate(common | {"selections": [by_score]})
+    assert without.reference is None
+    assert JobRequest.model_validate_json(without.model_dump_json()) == without
+
+
+def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path) -> None:
+    (paths,) = body["corpus"]["paths"]
+    options = ["--score", "quality=field:meta.q", "--device", "cpu"]
+    (tmp_path / "selection.json").write_text(json.dumps({"criterion": "low", "rate": 0.5, "score": "quality"}))
+    out = tmp_path / "pruned"
+    named = ["--selection", str(tmp_path / "selection.json")]
+    assert main(["prune", paths, *options, *named, "--out", str(out)]) == 0
+    manifest = pq.read_table(out / "manifest-low-0.5-quality.parquet")
+    assert len(manifest) == 17
+    assert manifest["nll"].null_count == 17
+    assert main(["score", paths, *options, "--out", str(tmp_path / "scores.parquet")]) == 0
+    assert pq.read_table(tmp_path / "scores.parquet").equals(pq.read_table(out / "scores" / "scores.parquet"))
+    export = ["export", str(out), "--selection", "low-0.5-quality", "--scores", "--out", str(tmp_path / "kept")]
+    assert main(export) == 0
+    lines = (tmp_path / "kept" / "a.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["winnow_nll"] is None for line in lines)
+    assert {json.loads(line)["winnow_quality"] for line in lines} <= set(manifest["quality"].to_pylist())
