@@ -28,7 +28,13 @@ def write_order(storage: Storage, index_folder: str, folder: str, rank_key: Rank
     builder = IndexBuilder(rank_key)
     columns = list(dict.fromkeys((*_COLUMNS, *rank_key.columns)))
     with storage.open(f"{index_folder}/{SCORES_FILE}") as source:
-        for batch in pq.ParquetFile(source).iter_batches(ROWS_A_GROUP, columns=columns):
+        table = pq.ParquetFile(source)
+        if lacking := [name for name in columns if name not in table.schema_arrow.names]:
+            raise InputError(
+                f"the table of scores has no column {lacking[0]!r}, as it was made by an earlier version: submit the"
+                " job again"
+            )
+        for batch in table.iter_batches(ROWS_A_GROUP, columns=columns):
             builder.add(pa.Table.from_batches([batch]))
             beat()
     if not builder.eligible:

@@ -92,8 +92,9 @@ class Classifying(Generic[Tag]):
     ) -> None:
         self.documents = 0
         self.tokens = 0
+        self.all_loaded = False  # whether every text is read and tokenized
         self._classifier, self._all_windows, self._aggregate = classifier, all_windows, aggregate
-        self._budget = classifier.budget  # one for all, even if the classifier's is halved meanwhile
+        self.budget = classifier.budget  # one for all, even if the classifier's is halved meanwhile
         self._on_progress = on_progress
         self._texts = blocks
         self._ready: queue.Queue[_Block[Tag] | BaseException | None] = queue.Queue(_AHEAD)
@@ -117,6 +118,7 @@ class Classifying(Generic[Tag]):
                 windows = self._classifier.tokenizer.encode(texts, self._all_windows)
                 if not self._put(_Block(tag, windows)):
                     return
+            self.all_loaded = True
             self._put(None)
         except BaseException as error:  # raised again by `_next_block`
             self._put(error)
@@ -158,7 +160,7 @@ class Classifying(Generic[Tag]):
             for number, length in enumerate(block.windows.ids.lengths.tolist()):
                 gathered.append(_Window(block, number, length))  # type: ignore[arg-type]
                 size += length
-                if size >= _GROUP * self._budget:
+                if size >= _GROUP * self.budget:
                     running.append(self._start(gathered))
                     gathered, size = [], 0
                     while len(running) > on_gpu:  # a GPU has a group to work on while the next is made
@@ -187,7 +189,7 @@ class Classifying(Generic[Tag]):
         total = 0
         for window in windows:
             total = total + window.length if packed else (len(batch) + 1) * (batch or [window])[0].length
-            if batch and total > self._budget:
+            if batch and total > self.budget:
                 yield batch
                 batch, total = [], window.length
             batch.append(window)

@@ -106,8 +106,11 @@ def _is_settled(cut: str, made: Any, limit: int) -> bool:
 
     Tokenizers cut texts at white space first, so a token never depends on the text beyond it.
     """
-    end = max((stop for _, stop in made.offsets), default=0)
-    return len(made.ids) == limit and end <= len(cut) - _MARGIN and any(c.isspace() for c in cut[end:-1])
+    if len(made) != limit:
+        return False
+    spans = (made.token_to_chars(token) for token in range(limit - 1, -1, -1))  # special tokens have none
+    end = next((span[1] for span in spans if span is not None and span[1] > 0), 0)
+    return end <= len(cut) - _MARGIN and any(c.isspace() for c in cut[end:-1])
 
 
 def _load(folder: Path) -> Any:

@@ -64,7 +64,11 @@ class ModelLoader:
 
     def has(self, model: ModelFingerprint, dtype: "Dtype") -> bool:
         """Whether a reference is loaded."""
-        return (_REFERENCE, model, dtype) in self._loaded
+        return self.has_by(_REFERENCE, model, dtype)
+
+    def has_by(self, kind: str, model: ModelFingerprint, dtype: "Dtype") -> bool:
+        """Whether a model of another kind is loaded."""
+        return (kind, model, dtype) in self._loaded
 
     def get(self, model: ModelFingerprint, dtype: "Dtype", find: Callable[[], Path]) -> "Reference":
         """A reference; `find` gives its folder where it is not loaded.

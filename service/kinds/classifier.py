@@ -1,6 +1,6 @@
 """Kind `classifier`: the value that a classifier gives each document, a node for each, a part for each shard."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from service.contract.scorers import ScorerSpec
 from service.kinds import model, model_files, passes
 from service.kinds.documents import ShardTables
 from service.kinds.job_files import JobFiles
-from service.kinds.node import Counts, Node, ShardPaths, Task
+from service.kinds.node import Beat, Counts, Node, ShardPaths, Task
 from service.store.records import ModelRecord
 from service.store.workspace import digest
 
@@ -53,43 +53,110 @@ def counters(storage: Storage, path: str) -> dict[str, int]:
     return {"documents": read_metadata(storage, path, ValueCounts).documents}
 
 
+def prepare(task: Task) -> "ShardClassifying | None":
+    """Begins to read a shard, if its part is not there and its model is loaded."""
+    found, dtype = classifiers(task.job).get(_name(task)), task.job.record.request.scoring.dtype
+    if found is None or task.storage.exists(task.path) or not model_files.has_classifier(task.models, found, dtype):
+        return None
+    return ShardClassifying(task, model_files.load_classifier(task.models, found, dtype))
+
+
 def run(task: Task) -> Counts:
     """Scores a shard, unless its part is there. Raises OutOfMemory where the smallest batches are too large."""
-    if fresh := not task.storage.exists(task.path):
-        name = task.node.name.partition("/")[2]
-        with task.beat.allow(_LOAD_SECONDS):
-            dtype = task.job.record.request.scoring.dtype
-            found = classifiers(task.job)[name]
-            loaded = model_files.load_classifier(task.models, found, dtype)
-        while not _score(task, loaded, task.job.scorers[name]):
-            # Outside the exception's reach, which keeps the tensors that fill the memory.
-            if not loaded.halve():
-                raise OutOfMemory(f"{loaded.folder}: the device has too little memory to score with this model")
+    scoring: ShardClassifying | None = task.prepared
+    try:
+        if fresh := not task.storage.exists(task.path):
+            with task.beat.allow(_LOAD_SECONDS):
+                found = classifiers(task.job)[_name(task)]
+                loaded = model_files.load_classifier(task.models, found, task.job.record.request.scoring.dtype)
+            if scoring is None or scoring.stale or scoring.classifier is not loaded:
+                _close(scoring)
+                scoring = ShardClassifying(task, loaded)
+            while not scoring.run(task.beat, task.read_ahead):
+                scoring.close()
+                # Outside the exception's reach, which keeps the tensors that fill the memory.
+                if not loaded.halve():
+                    raise OutOfMemory(f"{loaded.folder}: the device has too little memory to score with this model")
+                scoring = ShardClassifying(task, loaded)  # from its start, so that one budget scores all of it
+    finally:
+        _close(scoring)
     return Counts(counters(task.storage, task.path), fresh)
 
 
-def _score(task: Task, loaded: "Classifier", spec: ScorerSpec) -> bool:
-    """Scores the shard and writes it, all of it with one budget; False where the device's memory is too small."""
-    from scorer.classifier.scoring import classify
+def _name(task: Task) -> str:
+    return task.node.name.partition("/")[2]
 
-    tables = ShardTables(task)
-    about: dict[str, Any] = {}
 
-    def blocks() -> Iterator[tuple[list[str], pa.RecordBatch]]:
-        for batch in tables.read(lambda: None):
+def _close(scoring: "ShardClassifying | None") -> None:
+    if scoring is not None:
+        scoring.close()
+
+
+class ShardClassifying:
+    """A shard whose reading has begun, in a thread; `run` scores and writes it.
+
+    Beginning needs no lease: nothing is written, and `close` may be called at any time.
+    """
+
+    def __init__(self, task: Task, classifier: "Classifier") -> None:
+        """Raises FileNotFoundError where the job's plan is not there any more."""
+        from scorer.classifier.scoring import classify
+
+        self.classifier = classifier
+        self._task, self._spec, self._closed = task, task.job.scorers[_name(task)], False
+        self._tables = ShardTables(task)
+        self._beat: Beat | None = None
+        self._then: Callable[[], None] | None = None
+        self._values = classify(
+            classifier,
+            self._blocks(),
+            windows=self._spec.windows,
+            aggregate=self._spec.aggregate,
+            on_progress=self._on_progress,
+        )
+
+    @property
+    def stale(self) -> bool:
+        """Whether the classifier's budget has changed since reading began."""
+        return self._values.budget != self.classifier.budget
+
+    def close(self) -> None:
+        """Ends the reading."""
+        self._closed = True
+        self._values.close()
+
+    def run(self, beat: Beat, then: Callable[[], None]) -> bool:
+        """Scores the shard and writes it, all of it with one budget; False where the device's memory is too small.
+
+        `then` is called once when all is read, while the last batches run.
+        """
+        self._beat, self._then = beat, then
+        task, about = self._task, dict[str, Any]()
+        try:
+            with ExitStack() as stack:
+                writer = stack.enter_context(ValuesWriter(task.storage, task.path, CLASSIFIER, about))
+                tables = stack.enter_context(self._tables)
+                for batch, values in self._values:
+                    writer.append(with_text(batch, values, CLASSIFIER.types[0]))
+                    tables.append(batch)
+                about.update(self.classifier.provenance())
+                about.update(windows=self._spec.windows, aggregate=self._spec.aggregate)
+        except OutOfMemory:
+            return False
+        return True
+
+    def _blocks(self) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+        """The texts of each batch of rows, and the batch without them, which waits for their values."""
+        for batch in self._tables.read(self._end_if_closed):
             yield batch.column("text").drop_null().to_pylist(), batch.drop_columns(["text"])
 
-    scoring = classify(loaded, blocks(), windows=spec.windows, aggregate=spec.aggregate, on_progress=task.beat)
-    try:
-        with ExitStack() as stack:
-            writer = stack.enter_context(ValuesWriter(task.storage, task.path, CLASSIFIER, about))
-            stack.enter_context(tables)
-            for batch, values in scoring:
-                writer.append(with_text(batch, values, CLASSIFIER.types[0]))
-                tables.append(batch)
-            about.update(loaded.provenance() | {"windows": spec.windows, "aggregate": spec.aggregate})
-    except OutOfMemory:
-        return False
-    finally:
-        scoring.close()
-    return True
+    def _end_if_closed(self) -> None:
+        if self._closed:
+            raise InterruptedError
+
+    def _on_progress(self, documents: int, tokens: int) -> None:
+        if self._beat is not None:
+            self._beat(documents, tokens)
+        if self._then is not None and self._values.all_loaded:
+            then, self._then = self._then, None
+            then()

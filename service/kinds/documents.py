@@ -14,6 +14,7 @@ from pruner.corpus.numbers import field_numbers
 from pruner.corpus.sandbox import read_shard
 from pruner.tables.documents import DocumentCounts, DocumentsWriter
 from pruner.tables.part_file import read_metadata
+from pruner.tables.storage import Storage
 from pruner.tables.values import ValuesWriter
 from service.kinds import field, passes
 from service.kinds.job_files import JobFiles
@@ -35,6 +36,12 @@ def nodes(job: JobFiles) -> Iterator[Node]:
         yield Node(name, "light", "scoring", paths(job), needs=("corpus", *passes.before(job, name)))
 
 
+def counters(storage: Storage, path: str) -> dict[str, int]:
+    """What a part that is there holds."""
+    found = read_metadata(storage, path, DocumentCounts)
+    return {"documents": found.documents, "rejects": found.rejects}
+
+
 def run(task: Task) -> Counts:
     """Reads a shard, unless its part is there. Raises InputError."""
     fresh = not task.storage.exists(task.path)
@@ -43,8 +50,7 @@ def run(task: Task) -> Counts:
             for batch in tables.read(task.beat):
                 task.beat()
                 tables.append(batch)
-    counts = read_metadata(task.storage, task.path, DocumentCounts)
-    return Counts({"documents": counts.documents, "rejects": counts.rejects}, fresh)
+    return Counts(counters(task.storage, task.path), fresh)
 
 
 class ShardTables:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from scorer.classifier.classifier import Classifier
     from scorer.tokenizer.tokenizer import Tokenizer
 
+_CLASSIFIER = "classifier"  # the kind of the loaded models
+
 
 def load(models: ModelLoader, workspace: Workspace, record: ModelRecord, dtype: "Dtype") -> "Reference":
     """A reference, loaded. Raises BadReference where it cannot be, or is not the one that was planned."""
@@ -30,8 +32,13 @@ def load_classifier(models: ModelLoader, record: ModelRecord, dtype: "Dtype") ->
 
     folder = resolve(record.source, "classifier")
     return models.get_by(
-        "classifier", record.fingerprint, dtype, lambda device: load(folder, device, dtype, record.fingerprint)
+        _CLASSIFIER, record.fingerprint, dtype, lambda device: load(folder, device, dtype, record.fingerprint)
     )
+
+
+def has_classifier(models: ModelLoader, record: ModelRecord, dtype: "Dtype") -> bool:
+    """Whether a classifier is loaded."""
+    return models.has_by(_CLASSIFIER, record.fingerprint, dtype)
 
 
 def tokenizer(workspace: Workspace, record: ModelRecord) -> "Tokenizer":
