@@ -99,7 +99,8 @@ def write_tables(
                 for start in range(0, len(table), ROWS_A_GROUP):
                     rows = table.slice(start, ROWS_A_GROUP)
                     _write(rows, scores, rejects, joined)
-                    joined.lacking.update({made.name: _lacking(rows, made.name) for made in further})
+                    values = [made.name for made in further if made.name not in SCORES.names]
+                    joined.lacking.update({name: _lacking(rows, name) for name in values})
                     on_rows(rows)
                     beat()
                 beat()

@@ -139,7 +139,7 @@ def test_a_job_with_a_scorer_of_each_kind(
     assert all(row[name] == by_id[row["id"]][name] for row in kept for name in ("id", *COLUMNS))
     report = api.get(f"/v1/jobs/{job['id']}/report").json()
     lacking = {name: sum(row[name] is None for row in scored) for name in ("edu", "big", "quality")}
-    assert {name: report["lacking"][name] for name in lacking} == lacking == {"edu": 0, "big": 0, "quality": 26}
+    assert report["lacking"] == lacking == {"edu": 0, "big": 0, "quality": 26}
     about = done["provenance"]["scores"]
     assert about["edu"]["scorers"][0]["architecture"] == "BertForSequenceClassification"
     assert about["big"]["scorers"][0]["sha256"] != done["provenance"]["reference"]["sha256"]
@@ -345,7 +345,8 @@ def test_a_job_without_a_reference(api: httpx.Client, work_off: WorkOff, body: d
     assert report["perplexity"]["quantiles"] == {}
     assert report["lacking"] == {"edu": 0, "quality": 26}
     assert report["eligible"] == {"documents": DOCUMENTS - 1, "tokens": 0}
-    for path in (f"/jobs/{job['id']}", "/", f"/v1/jobs/{job['id']}/preview?criterion=high&rate=0.2&score=edu"):
+    parts = ("preview?criterion=high&rate=0.2&score=edu", "documents?score=edu", "documents?seed=0", "histogram")
+    for path in (f"/jobs/{job['id']}", "/", *(f"/v1/jobs/{job['id']}/{part}" for part in parts)):
         assert api.get(path).status_code == 200, path
     for wrong in ({"criterion": "high"}, {"score": "edu", "unit": "tokens"}, {"per": "byte"}, {"score": "perplexity"}):
         answer = api.post(f"/v1/jobs/{job['id']}/selections", json=wrong)
@@ -381,6 +382,16 @@ def test_a_job_whose_selections_need_a_reference_trains_one(body: dict[str, Any]
     without = JobRequest.model_validate(common | {"selections": [by_score]})
     assert without.reference is None
     assert JobRequest.model_validate_json(without.model_dump_json()) == without
+
+
+def test_a_further_reference_alone(jobs: Jobs, work_off: WorkOff, body: dict[str, Any]) -> None:
+    request = {"corpus": body["corpus"], "scores": {"big": body["scores"]["big"]}, "selections": [{"score": "big"}]}
+    job, _ = jobs.create(JobRequest.model_validate(request))
+    assert passes.of(files_of(jobs.workspace, job.id)) == ["scores/big", "documents"]
+    work_off()
+    done = jobs.get(job.id)
+    assert done.status == "succeeded", done.error
+    assert (done.progress.documents_done, done.selections[0].documents) == (DOCUMENTS, 30)
 
 
 def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path) -> None:
