@@ -1,4 +1,4 @@
-"""Causal self-attention over a pack of documents, for transformer references: no token sees another document."""
+"""Self-attention over a pack of documents, causal or not, for transformers: no token sees another document."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ def packed_attention(
     scale: float | None = None,
     softcap: float | None = None,
     window: int | None = None,
+    *,
+    causal: bool = True,
 ) -> Tensor:
-    """softmax(scale · q kᵀ) v over the tokens up to each token in its own document.
+    """softmax(scale · q kᵀ) v over the tokens up to each token in its own document, or with `causal` False over all.
 
     q [T, H, D], k and v [T, K, D], of one dtype (float32, float16 or bfloat16) and one device, for the T tokens of
     `pack`; the last axis contiguous, the others of any stride, as in slices of a fused projection. H is a multiple of
     K: neighbouring H/K heads share keys. D is at most 256. `scale` is positive, 1/sqrt(D) by default. `softcap` bounds
     the scores: softcap · tanh(score / softcap). `window` is the number of the last tokens that a token sees, itself
-    included; all by default.
+    included, and if not causal, also of the next ones; all by default.
 
     Returns [T, H, D] in q's dtype, contiguous. Scores, softmax and sums are float32, and products of float32 inputs
     have full precision. A document's result has the same bits wherever it lies in a pack. Forward only. Raises
@@ -38,15 +40,23 @@ def packed_attention(
     _check(q, k, v, pack, scale, softcap, window)
     scale = 1 / math.sqrt(q.shape[2]) if scale is None else scale
     if not q.is_cuda:
-        return attention_reference(q, k, v, pack, scale, softcap, window)
+        return attention_reference(q, k, v, pack, scale, softcap, window, causal=causal)
     from kernels.attention_triton import attention, fixed_tile
 
-    return attention(q, k, v, pack, scale, softcap, window, fixed_tile(q))
+    return attention(q, k, v, pack, scale, softcap, window, fixed_tile(q), causal=causal)
 
 
 @torch.no_grad()
 def attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float, softcap: float | None, window: int | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pack: Pack,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+    *,
+    causal: bool = True,
 ) -> Tensor:
     """The specification: `packed_attention` in torch, document by document, in float32, or float64 if q is."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -59,14 +69,17 @@ def attention_reference(
         for first in range(0, length, _ROWS):
             last = min(first + _ROWS, length)
             low = 0 if window is None else max(0, first - window + 1)
+            high = last if causal else length if window is None else min(length, last + window - 1)
             rows = q[start + first : start + last].to(wide).transpose(0, 1)
-            scores = rows @ keys[:, low:last].mT * scale  # [H, R, D] @ [H, D, L] -> [H, R, L]
+            scores = rows @ keys[:, low:high].mT * scale  # [H, R, D] @ [H, D, L] -> [H, R, L]
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
-            back = torch.arange(first, last, device=q.device)[:, None] - torch.arange(low, last, device=q.device)
-            unseen = back < 0 if window is None else (back < 0) | (back >= window)
+            back = torch.arange(first, last, device=q.device)[:, None] - torch.arange(low, high, device=q.device)
+            unseen = (back < 0) & causal
+            if window is not None:
+                unseen = unseen | (back.abs() >= window)
             weights = scores.masked_fill(unseen, float("-inf")).softmax(dim=2)
-            out[start + first : start + last] = (weights @ values[:, low:last]).transpose(0, 1).to(q.dtype)
+            out[start + first : start + last] = (weights @ values[:, low:high]).transpose(0, 1).to(q.dtype)
         start += length
     return out
 

@@ -1,9 +1,11 @@
-"""Packed causal attention as a Triton kernel, forward only; `kernels.attention` has the function and the reference.
+"""Packed attention as a Triton kernel, forward only; `kernels.attention` has the function and the reference.
 
 One program for a head and a block of queries of one document. Blocks of queries and of keys are counted from the
 document's start, so a document's result does not depend on its place in the pack. The program goes over the document's
 keys in order: with a window first over those at its edge, which are masked, then over those that all its queries see,
-and last over those around the diagonal, masked again. Exponentials are in base 2, with scale and log2(e) in one factor.
+and last over those around the diagonal, masked again. If it is not causal, over the keys in whole blocks and then over
+those of the last block, masked; with a window over those that some query sees, all masked. Exponentials are in base 2,
+with scale and log2(e) in one factor.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ def fixed_tile(q: Tensor) -> Tile:
 def _attend(
     acc, top, total, q, k_ptr, v_ptr, k_stride, v_stride, low, high, rows, length, window, inner, outer,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
-    MASKED: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
+    MASKED: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     """Takes the keys from `low` to `high` into acc [BM, D], the maximum `top` and the sum `total` of exponentials."""
     in_block = tl.arange(0, BLOCK_N)
@@ -95,9 +97,11 @@ def _attend(
         if CAPPED:
             s = 2.0 * tl.sigmoid(2.0 * inner * s) - 1.0  # tanh
         if MASKED:
-            seen = keys[None, :] <= rows[:, None]
+            seen = keys[None, :] <= rows[:, None] if CAUSAL else keys[None, :] < length
             if WINDOWED:
                 seen = seen & (keys[None, :] > rows[:, None] - window)
+                if not CAUSAL:
+                    seen = seen & (keys[None, :] < rows[:, None] + window)
             s = tl.where(seen, s, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1) * outer)
         p = tl.exp2(s * outer - higher[:, None])
@@ -113,7 +117,7 @@ def _attention_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, blocks_ptr, heads, shared,
     q_stride, q_head, k_stride, k_head, v_stride, v_head, window, inner, outer,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
+    PRECISION: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0) // heads
     head = tl.program_id(0) % heads
@@ -131,29 +135,39 @@ def _attention_kernel(
     v_ptr += document * v_stride + tl.cast(head // shared, tl.int64) * v_head
 
     # Keys [low, edge) lie across the window's edge, [edge, diagonal) are seen whole, [diagonal, end) are masked.
+    # If not causal, [edge, diagonal) are the whole blocks of keys, and with a window all keys are masked.
     end = tl.minimum(first + BLOCK_M, length)
     diagonal = first // BLOCK_N * BLOCK_N
     low = 0
     edge = 0
-    if WINDOWED:
+    if not CAUSAL:
+        if WINDOWED:
+            low = tl.maximum(first - window + 1, 0) // BLOCK_N * BLOCK_N
+            end = tl.minimum(first + BLOCK_M + window - 1, length)
+            edge = low
+            diagonal = low
+        else:
+            end = length
+            diagonal = length // BLOCK_N * BLOCK_N
+    elif WINDOWED:
         low = tl.minimum(tl.maximum(first - window + 1, 0) // BLOCK_N * BLOCK_N, diagonal)
         edge = tl.minimum(tl.cdiv(tl.maximum(first + BLOCK_M - window, 0), BLOCK_N) * BLOCK_N, diagonal)
 
     acc = tl.zeros((BLOCK_M, PADDED), dtype=tl.float32)
     top = tl.full((BLOCK_M,), _LOWEST, dtype=tl.float32)
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    if WINDOWED:
+    if WINDOWED and CAUSAL:
         acc, top, total = _attend(
             acc, top, total, q, k_ptr, v_ptr, k_stride, v_stride, low, edge, rows, length, window, inner, outer,
-            WIDTH, PADDED, BLOCK_N, PRECISION, True, WINDOWED, CAPPED,
+            WIDTH, PADDED, BLOCK_N, PRECISION, True, WINDOWED, CAPPED, CAUSAL,
         )  # fmt: skip
     acc, top, total = _attend(
         acc, top, total, q, k_ptr, v_ptr, k_stride, v_stride, edge, diagonal, rows, length, window, inner, outer,
-        WIDTH, PADDED, BLOCK_N, PRECISION, False, WINDOWED, CAPPED,
+        WIDTH, PADDED, BLOCK_N, PRECISION, False, WINDOWED, CAPPED, CAUSAL,
     )  # fmt: skip
     acc, top, total = _attend(
         acc, top, total, q, k_ptr, v_ptr, k_stride, v_stride, diagonal, end, rows, length, window, inner, outer,
-        WIDTH, PADDED, BLOCK_N, PRECISION, True, WINDOWED, CAPPED,
+        WIDTH, PADDED, BLOCK_N, PRECISION, True, WINDOWED, CAPPED, CAUSAL,
     )  # fmt: skip
 
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
@@ -170,6 +184,8 @@ def attention(
     softcap: float | None,
     window: int | None,
     tile: Tile,
+    *,
+    causal: bool = True,
 ) -> Tensor:
     """`kernels.attention.packed_attention` for checked arguments, in programs of `tile`."""
     _, heads, width = q.shape
@@ -185,7 +201,7 @@ def attention(
         WIDTH=width, PADDED=_padded(width), BLOCK_M=tile.queries, BLOCK_N=tile.keys,
         # Three TF32 products make one float32 product, on the matrix units and with few registers.
         PRECISION="tf32x3" if q.dtype == torch.float32 else "tf32",
-        WINDOWED=window is not None, CAPPED=softcap is not None,
+        WINDOWED=window is not None, CAPPED=softcap is not None, CAUSAL=causal,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out

@@ -40,15 +40,17 @@ class CorpusSpec(BaseModel):
 
 
 class Order(NamedTuple):
-    """What documents are ranked by: NLL per token, which is perplexity; NLL per byte; or a hash with a seed."""
+    """What documents are ranked by: NLL per token, which is perplexity; NLL per byte; a hash with a seed; a score."""
 
-    by: Literal["token", "byte", "hash"]
+    by: Literal["token", "byte", "hash", "score"]
     seed: int = 0
+    column: str = ""  # of the table of scores
 
     @property
     def name(self) -> str:
-        """Such as `byte` or `hash-3`."""
-        return f"{self.by}-{self.seed}" if self.by == "hash" else self.by
+        """Such as `byte`, `hash-3` or `score-edu`."""
+        more = {"hash": f"-{self.seed}", "score": f"-{self.column}"}
+        return f"{self.by}{more.get(self.by, '')}"
 
 
 BY_TOKEN, BY_BYTE = Order("token"), Order("byte")
@@ -67,10 +69,20 @@ Seed = Annotated[
     int | None,
     Field(ge=0, lt=2**63, exclude_if=_is_none, description="Of a random selection; 0 unless given."),
 ]
+ScoreName = Annotated[
+    str | None,
+    Field(
+        max_length=80,
+        pattern=r"^[A-Za-z][A-Za-z0-9_-]*$",
+        exclude_if=_is_none,
+        description="The column that documents are ordered by: a further scorer, `edu_int` of a classifier `edu`,"
+        " `perplexity`, `n_bytes` or a statistic; by default NLL per token.",
+    ),
+]
 
 
 class SelectionSpec(BaseModel):
-    """A selection: which part of the documents, ordered by perplexity, is kept, or how many of them at random."""
+    """A selection: which part of the documents, ordered by a score, is kept, or how many of them at random."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -80,6 +92,7 @@ class SelectionSpec(BaseModel):
     within: Literal["domain"] | None = Field(None, description="Apply the selection inside each domain.")
     per: Per = None
     seed: Seed = None
+    score: ScoreName = None
 
     @model_validator(mode="before")
     @classmethod
@@ -92,13 +105,17 @@ class SelectionSpec(BaseModel):
     def _order_fits_criterion(self) -> "SelectionSpec":
         if self.criterion == "random" and self.per is not None:
             raise ValueError("a random selection is in no order of perplexity: leave out 'per'")
+        if self.score is not None and self.per is not None:
+            raise ValueError("'per' is for the order by NLL: leave out 'per' or 'score'")
+        if self.score is not None and self.criterion == "random":
+            raise ValueError("a random selection is in no order of a score: leave out 'score'")
         if self.criterion != "random" and self.seed is not None:
             raise ValueError(f"a {self.criterion} selection leaves nothing to chance: leave out 'seed'")
         return self
 
     @property
     def id(self) -> str:
-        """The id derived from the fields, such as `medium-0.5`, `low-0.25-tokens-domain` or `random-0.5-seed3`."""
+        """The id derived from the fields, such as `medium-0.5`, `low-0.25-tokens-domain` or `high-0.1-edu`."""
         parts = [self.criterion, repr(self.rate).removesuffix(".0")]
         if self.unit == "tokens":
             parts.append("tokens")
@@ -108,6 +125,8 @@ class SelectionSpec(BaseModel):
             parts.append(self.per)
         if self.seed:
             parts.append(f"seed{self.seed}")
+        if self.score is not None:
+            parts.append(self.score)
         return "-".join(parts)
 
     @property
@@ -115,4 +134,6 @@ class SelectionSpec(BaseModel):
         """The order whose ranks it keeps."""
         if self.seed is not None:
             return Order("hash", self.seed)
+        if self.score is not None:
+            return Order("score", column=self.score)
         return BY_TOKEN if self.per is None else BY_BYTE

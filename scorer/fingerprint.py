@@ -28,9 +28,13 @@ class ModelFingerprint:
 def fingerprint(folder: Path) -> ModelFingerprint:
     """Reads config.json, every safetensors file and index, and the tokenizer's files once. Raises OSError."""
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")]
+    return ModelFingerprint(_digest([folder / "config.json", *sorted(weights)]), tokenizer_sha256(folder))
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    """The digest of the tokenizer's files alone. Raises OSError."""
     names = [*(name for group in VOCABULARIES for name in group), *_TOKENIZER_SETTINGS]
-    tokenizer = [path for name in names if (path := folder / name).is_file()]
-    return ModelFingerprint(_digest([folder / "config.json", *sorted(weights)]), _digest(tokenizer))
+    return _digest([path for name in names if (path := folder / name).is_file()])
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -28,6 +28,8 @@ PARTS = {
         "tokenizer",
         "causal_lm",
         "engine",
+        "classifier",
+        "prior",
         "training",
         "spec",
     ),

@@ -21,7 +21,7 @@ from pruner.corpus.plan import Plan, check_unchanged
 from pruner.errors import InputError
 from pruner.export.compression import compressing
 from pruner.export.export_file import Waiting, created_file, exported_file
-from pruner.export.export_plan import SCORE_COLUMNS, ExportPlan, PlannedFile, PlannedPart, read_rows
+from pruner.export.export_plan import ExportPlan, PlannedFile, PlannedPart, exported_name, read_rows, score_columns
 from pruner.export.formats import ExportedFile
 from pruner.export.kept_rows import KeptRows
 from pruner.tables.storage import Storage
@@ -30,7 +30,6 @@ _DOCUMENTS = "documents"  # the folder of the toolkit's documents
 _ID = "id"  # the field that the toolkit compares
 _BATCH_ROWS = 1 << 13
 _KEPT, _PERCENTILE = "winnow_kept", "percentile"
-_SCORED = [name for name in SCORE_COLUMNS if name != _PERCENTILE]  # columns of the table of scores
 
 
 @dataclass(frozen=True)
@@ -138,26 +137,27 @@ def _count_rows(plan: Plan, storage: Storage, table: str, beat: Callable[[], Non
 
 def _attributes(file: CorpusFile, rows: ScoredRows, scores: bool) -> Iterator[bytes]:
     """The lines of attributes, some thousands at a time."""
-    columns = ["row", "id", "n_bytes", *(name for name in _SCORED if scores and name != "n_bytes")]
+    scored = score_columns(rows.storage, rows.scores) if scores else []
+    columns = list(dict.fromkeys(["row", "id", "n_bytes", *scored]))
     kept_columns = ["row", *([_PERCENTILE] if scores else [])]
     pieces = read_rows(rows.storage, rows.manifest, rows.kept.start, rows.kept.rows, kept_columns)
     empty = pa.RecordBatch.from_pydict({"row": pa.array([], pa.int64())})  # of a file without a kept row
     kept = KeptRows(lambda _: next(pieces, empty), rows.kept.rows, file.url)
     for piece in read_rows(rows.storage, rows.scores, rows.first, rows.rows, columns):
         for start in range(0, len(piece), _BATCH_ROWS):
-            yield _lines(piece.slice(start, _BATCH_ROWS), kept, scores)
+            yield _lines(piece.slice(start, _BATCH_ROWS), kept, scored)
 
 
-def _lines(batch: pa.RecordBatch, kept: KeptRows, scores: bool) -> bytes:
+def _lines(batch: pa.RecordBatch, kept: KeptRows, scored: list[str]) -> bytes:
     numbers = batch["row"].to_numpy()
     taken = kept.take(int(numbers[-1]) + 1)
     at = np.searchsorted(numbers, taken["row"].to_numpy()).tolist()
     columns: dict[str, list[Any]] = {_KEPT: _placed(at, [1] * len(at), len(batch), 0)}
-    if scores:
-        columns |= {SCORE_COLUMNS[name]: batch[name].to_pylist() for name in _SCORED}
+    if scored:
+        columns |= {exported_name(name): batch[name].to_pylist() for name in scored}
         if at:
             percentiles = taken[_PERCENTILE].to_pylist()
-            columns[SCORE_COLUMNS[_PERCENTILE]] = _placed(at, percentiles, len(batch), None)
+            columns[exported_name(_PERCENTILE)] = _placed(at, percentiles, len(batch), None)
     lines: list[bytes] = []
     ends = pc.fill_null(batch["n_bytes"], 0).to_pylist()
     for name, end, *values in zip(batch["id"].to_pylist(), ends, *columns.values(), strict=True):

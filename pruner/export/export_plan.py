@@ -12,16 +12,12 @@ from pruner.corpus.plan import Plan
 from pruner.errors import InputError
 from pruner.export.formats import RowFormat, may_be_cut, output_names
 from pruner.export.protocol import ROW, WHOLE, LineRange
+from pruner.select.score_table import further_columns
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
 
-# Columns of a manifest that an export may add to the documents, and their names there.
-SCORE_COLUMNS = {
-    "nll": "winnow_nll",
-    "n_tokens": "winnow_n_tokens",
-    "n_bytes": "winnow_n_bytes",
-    "percentile": "winnow_percentile",
-}
+# Columns of a manifest that an export may add to the documents, beside those of further scorers.
+SCORE_COLUMNS = ("nll", "n_tokens", "n_bytes", "percentile")
 
 
 class PlannedFile(BaseModel):
@@ -98,9 +94,21 @@ def plan_export(
 
 def read_kept(storage: Storage, manifest: str, part: PlannedPart, *, scores: bool) -> pa.Table:
     """The kept rows of a part as `export_file` takes them: `row`, and with `scores` the columns to add."""
-    columns = ["row", *(SCORE_COLUMNS if scores else ())]
-    table = pa.Table.from_batches(list(read_rows(storage, manifest, part.start, part.rows, columns)))
-    return table.rename_columns([SCORE_COLUMNS.get(name, ROW) for name in columns])
+    columns = score_columns(storage, manifest) if scores else []
+    rows = read_rows(storage, manifest, part.start, part.rows, ["row", *columns])
+    return pa.Table.from_batches(list(rows)).rename_columns([ROW, *map(exported_name, columns)])
+
+
+def score_columns(storage: Storage, path: str) -> list[str]:
+    """The columns of a manifest, or of a table of scores, that an export may add to the documents."""
+    with storage.open(path) as source:
+        schema = pq.read_schema(source)
+    return [name for name in SCORE_COLUMNS if name in schema.names] + [f.name for f in further_columns(schema)]
+
+
+def exported_name(column: str) -> str:
+    """The name of a column of scores in an export."""
+    return f"winnow_{column}"
 
 
 def read_rows(storage: Storage, path: str, start: int, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:

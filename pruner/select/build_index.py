@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pruner.select.index import Index, count_domains
 from pruner.select.perplexity import score_key
@@ -15,10 +16,14 @@ _MARK_NUMBERS_MAX = 4_000_000  # of the marks of all domains
 
 
 class RankKey(NamedTuple):
-    """What documents are ranked by: `of` gives numbers [D] of D rows of the table of scores with these columns."""
+    """What documents are ranked by: `of` gives numbers [D] of D rows of the table of scores with these columns.
+
+    Documents without a value in the column `needs` have no rank.
+    """
 
     columns: tuple[str, ...]
     of: Callable[[pa.Table], np.ndarray]
+    needs: str | None = None
 
 
 class IndexBuilder:
@@ -39,12 +44,15 @@ class IndexBuilder:
     def add(self, rows: pa.Table) -> None:
         """Adds the next rows of the table of scores."""
         eligible = eligible_rows(rows)
+        if self._rank_key is not None and self._rank_key.needs is not None:
+            eligible = eligible & rows[self._rank_key.needs].is_valid().to_numpy()
         columns = ("nll", "n_tokens", "domain", *(self._rank_key.columns if self._rank_key else ()))
         chosen = rows.select(list(dict.fromkeys(columns))).filter(pa.array(eligible))
-        n_tokens = chosen["n_tokens"].to_numpy()
+        n_tokens = pc.fill_null(chosen["n_tokens"], 0).to_numpy()  # null in a job without a reference
         encoded = chosen["domain"].combine_chunks().dictionary_encode(null_encoding="encode")
         codes = [self._codes.setdefault(name, len(self._codes)) for name in encoded.dictionary.to_pylist()]
-        self._keys.append(score_key(chosen["nll"].to_numpy(), n_tokens))
+        with np.errstate(invalid="ignore"):
+            self._keys.append(score_key(chosen["nll"].to_numpy(), n_tokens))
         if self._rank_key is not None:
             self._ranked_by.append(self._rank_key.of(chosen))
         self._tokens.append(n_tokens.astype(np.int32))

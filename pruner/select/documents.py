@@ -32,9 +32,9 @@ class RankedDocument(TypedDict):
     row: int
     id: str | None
     domain: str | None
-    n_tokens: int
-    nll: float
-    perplexity: float
+    n_tokens: int | None
+    nll: float | None
+    perplexity: float | None
     n_bytes: int
 
 
@@ -47,9 +47,9 @@ class Document(BaseModel):
     row: int
     id: str | None
     domain: str | None
-    n_tokens: int
-    nll: float
-    perplexity: float
+    n_tokens: int | None = Field(description="Null in a job without a reference, as `nll` and `perplexity`.")
+    nll: float | None
+    perplexity: float | None
     n_bytes: int = Field(description="UTF-8 bytes of the whole text.")
     text: str | None
     characters: int | None = Field(description="Of the whole text.")

@@ -66,7 +66,7 @@ class Index:
         else:
             counts, ends = self._counts_inside(spec, beat)
         documents, tokens = counts[:, 0], counts[:, 1]
-        low, high = perplexity(np.array(ends)).tolist() if ends is not None else (None, None)
+        low, high = _perplexities(ends)
         return SelectionCounts(
             spec=spec,
             documents=int(documents.sum()),
@@ -84,10 +84,8 @@ class Index:
         for code in by_size(self.domain_sizes)[:_INSIDE_MAX].tolist() if spec.within is not None else ():
             first, last = self.inside_bounds[code : code + 2].tolist()
             start, stop = band(self.inside_below[first : last + 1], spec)
-            ends: list[float | None] = [None, None]
-            if stop > start:
-                kept = self.inside_key[first + start : first + stop]
-                ends = perplexity(np.array(_ends(kept, spec.order))).tolist()
+            kept = self.inside_key[first + start : first + stop]
+            ends = _perplexities(_ends(kept, spec.order) if stop > start else None)
             bands.append(
                 DomainBand(
                     domain=self.domain_names[code],
@@ -137,6 +135,14 @@ class Index:
                 counts[code] = stop - start, tokens
                 ends.append(_ends(self.inside_key[first + start : first + stop], spec.order))
         return counts, (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+
+
+def _perplexities(ends: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    """The perplexities of the lowest and the highest key; None for none, and in a job without a reference."""
+    if ends is None or np.isnan(ends).any():
+        return None, None
+    low, high = perplexity(np.array(ends)).tolist()
+    return low, high
 
 
 def _ends(key: np.ndarray, order: Order) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The manifest: the table of the documents that a selection keeps."""
+"""The manifest: the table of the documents that a selection keeps. Its last columns are those of further scorers."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,7 +8,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruner.select.score_table import ROWS_A_GROUP, SCORES
+from pruner.select.score_table import ROWS_A_GROUP, SCORES, further_columns
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
 from pruner.tables.storage import Storage
 
@@ -31,34 +31,36 @@ def write_manifest(
     percentile float64 [rows of that table] is NaN for the documents that are not kept. `provenance` is stored as JSON
     under the metadata key `winnow`. The same input gives the same bytes. Calls `beat` for each row group.
     """
-    schema = MANIFEST.with_metadata({"winnow": orjson.dumps(provenance, option=orjson.OPT_SORT_KEYS)})
+    with storage.open(scores_path) as source:
+        schema = pa.schema([*MANIFEST, *further_columns(pq.read_schema(source))])
+    schema = schema.with_metadata({"winnow": orjson.dumps(provenance, option=orjson.OPT_SORT_KEYS)})
     with storage.create(path) as file:
         out = HashingWriter(file)
         with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-            for table in _regrouped(_kept_rows(storage, scores_path, percentile, beat)):
+            for table in _regrouped(_kept_rows(storage, scores_path, percentile, schema.names, beat), schema):
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
                 beat()
     return out.written
 
 
 def _kept_rows(
-    storage: Storage, scores_path: str, percentile: np.ndarray, beat: Callable[[], None]
+    storage: Storage, scores_path: str, percentile: np.ndarray, names: list[str], beat: Callable[[], None]
 ) -> Iterator[pa.Table]:
-    """The kept rows of each piece of the table of scores."""
-    before = 0
+    """The kept rows of each piece of the table of scores, with the columns `names`."""
+    before, copied = 0, [name for name in names if name != "percentile"]
     with storage.open(scores_path) as source:
-        for batch in pq.ParquetFile(source).iter_batches(ROWS_A_GROUP, columns=_COPIED):
+        for batch in pq.ParquetFile(source).iter_batches(ROWS_A_GROUP, columns=copied):
             values = percentile[before : before + len(batch)]
             before += len(batch)
             kept = ~np.isnan(values)
             table = pa.Table.from_batches([batch]).filter(pa.array(kept))
-            yield table.append_column("percentile", pa.array(values[kept])).select(MANIFEST.names)
+            yield table.append_column("percentile", pa.array(values[kept])).select(names)
             beat()
 
 
-def _regrouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def _regrouped(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
     """The same rows in pieces of ROWS_A_GROUP, so that a small rate does not give tiny row groups."""
-    held = MANIFEST.empty_table()
+    held = schema.remove_metadata().empty_table()
     for table in tables:
         held = pa.concat_tables([held, table])
         while len(held) >= ROWS_A_GROUP:

@@ -1,4 +1,4 @@
-"""Orders of an index's documents other than by perplexity: by NLL per byte, and by a seeded hash."""
+"""Orders of an index's documents other than by NLL per token: by NLL per byte, by a seeded hash, by a score."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 
 from pruner.corpus.plan import Plan
 from pruner.corpus.row_hash import row_hash
+from pruner.errors import InputError
 from pruner.select.build_index import IndexBuilder, RankKey
 from pruner.select.index import read_shard_rows, write_arrays
 from pruner.select.score_table import ROWS_A_GROUP, SCORES_FILE
@@ -18,17 +19,26 @@ _COLUMNS = ("nll", "n_tokens", "domain", "training", "reject")  # that every ord
 
 
 def write_order(storage: Storage, index_folder: str, folder: str, rank_key: RankKey, beat: Callable[[], None]) -> int:
-    """Ranks the documents of the index in `index_folder` by another key; returns their number, which must not be 0.
+    """Ranks the documents of the index in `index_folder` by another key; returns their number.
 
     Writes the arrays into `folder`, as those of an index. Calls `beat` for each row group and array. Needs up to 100
-    bytes of memory a document, as making an index does. Raises FileNotFoundError if the index is missing.
+    bytes of memory a document, as making an index does. Raises FileNotFoundError if the index is missing, and
+    InputError if no document has a rank.
     """
     builder = IndexBuilder(rank_key)
     columns = list(dict.fromkeys((*_COLUMNS, *rank_key.columns)))
     with storage.open(f"{index_folder}/{SCORES_FILE}") as source:
-        for batch in pq.ParquetFile(source).iter_batches(ROWS_A_GROUP, columns=columns):
+        table = pq.ParquetFile(source)
+        if lacking := [name for name in columns if name not in table.schema_arrow.names]:
+            raise InputError(
+                f"the table of scores has no column {lacking[0]!r}, as it was made by an earlier version: submit the"
+                " job again"
+            )
+        for batch in table.iter_batches(ROWS_A_GROUP, columns=columns):
             builder.add(pa.Table.from_batches([batch]))
             beat()
+    if not builder.eligible:
+        raise InputError(f"no document that may be selected has a value of {rank_key.needs!r}: select by another score")
     shard_rows = np.diff(read_shard_rows(storage, index_folder)).tolist()
     write_arrays(storage, folder, builder.build(shard_rows, beat), beat)
     return builder.eligible
@@ -37,6 +47,11 @@ def write_order(storage: Storage, index_folder: str, folder: str, rank_key: Rank
 def by_byte() -> RankKey:
     """By nll / n_bytes."""
     return RankKey(("nll", "n_bytes"), lambda rows: np.asarray(rows["nll"].to_numpy() / rows["n_bytes"].to_numpy()))
+
+
+def by_score(column: str) -> RankKey:
+    """By a column of the table of scores, which documents without a value do not take part in."""
+    return RankKey((column,), lambda rows: np.asarray(rows[column].to_numpy(), np.float64), needs=column)
 
 
 def by_hash(plan: Plan, seed: int) -> RankKey:

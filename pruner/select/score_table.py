@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 from pruner.corpus.plan import Plan, Shard
 from pruner.corpus.train_split import Split, in_split
 from pruner.errors import InputError
+from pruner.select.further import Further
 from pruner.select.perplexity import perplexity, score_key
 from pruner.tables.documents import DocumentCounts
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
 from pruner.tables.part_file import read_part
 from pruner.tables.shard_scores import ShardCounts
 from pruner.tables.storage import Storage
+from pruner.tables.values import PRIOR
 
 SCORES_FILE, REJECTS_FILE = "scores.parquet", "rejects.parquet"
 ROWS_A_GROUP = 1 << 17
@@ -35,6 +37,10 @@ SCORES = pa.schema(
         ("nll", pa.float64()),
         ("perplexity", pa.float64()),
         ("n_bytes", pa.int64()),
+        ("surprisal_sq", pa.float64()),
+        ("surprisal_max", pa.float64()),
+        ("share_8", pa.float64()),
+        *PRIOR,
         ("training", pa.bool_()),
         ("reject", pa.string()),
     ]
@@ -54,6 +60,8 @@ class Joined:
     missing_domains: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # rejects by reason, without details
     scorers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by their JSON
+    further: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # the same of further ones by name
+    lacking: Counter[str] = field(default_factory=Counter)  # documents that others select from, by further scorer
     shard_rows: list[int] = field(default_factory=list)
     files: dict[str, WrittenFile] = field(default_factory=dict)
 
@@ -63,15 +71,18 @@ def write_tables(
     folder: str,
     plan: Plan,
     documents_paths: Sequence[str],
-    scores_paths: Sequence[str],
+    scores_paths: Sequence[str] | None,
     split: Split | None,
     on_rows: Callable[[pa.Table], None],
     beat: Callable[[], None],
+    further: Sequence[Further] = (),
 ) -> Joined:
     """Writes scores.parquet and rejects.parquet into `folder`, from the files of each shard in plan order.
 
-    `on_rows` gets each written piece of the table of scores; `beat` is called for each, and for each shard. Raises
-    FileNotFoundError if a shard's file is missing; InputError, with nothing written, if there are no documents.
+    Without `scores_paths`, of a job without a reference, the columns of the reference are null. `further` are the
+    sources of more columns. `on_rows` gets each written piece of the table of scores; `beat` is called for each, and
+    for each shard. Raises FileNotFoundError if a shard's file is missing; InputError, with nothing written, if there
+    are no documents.
     """
     joined = Joined()
     with ExitStack() as stack:
@@ -80,14 +91,16 @@ def write_tables(
             for name in (SCORES_FILE, REJECTS_FILE)
         }
         with (
-            pq.ParquetWriter(outs[SCORES_FILE], SCORES, compression="zstd") as scores,
+            pq.ParquetWriter(outs[SCORES_FILE], scores_schema(further), compression="zstd") as scores,
             pq.ParquetWriter(outs[REJECTS_FILE], REJECTS, compression="zstd") as rejects,
         ):
-            for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, joined):
+            for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, joined, further):
                 joined.shard_rows.append(len(table))
                 for start in range(0, len(table), ROWS_A_GROUP):
                     rows = table.slice(start, ROWS_A_GROUP)
                     _write(rows, scores, rejects, joined)
+                    values = [made.name for made in further if made.name not in SCORES.names]
+                    joined.lacking.update({name: _lacking(rows, name) for name in values})
                     on_rows(rows)
                     beat()
                 beat()
@@ -97,9 +110,27 @@ def write_tables(
     return joined
 
 
+def scores_schema(further: Sequence[Further]) -> pa.Schema:
+    """The schema of the table of scores with more columns, which stand before `training`."""
+    fields = [field for made in further for field in made.fields if field.name not in SCORES.names]
+    at = SCORES.get_field_index("training")
+    return pa.schema([*list(SCORES)[:at], *fields, *list(SCORES)[at:]])
+
+
+def further_columns(schema: pa.Schema) -> list[Any]:
+    """The fields of further scorers in the schema of a table of scores, or of a manifest."""
+    return [field for field in schema if field.name not in (*SCORES.names, "percentile")]
+
+
 def eligible_rows(rows: pa.Table) -> np.ndarray:
     """Which rows of the table of scores selections choose from, bool [rows]: scored, and not in the train split."""
     return np.asarray(pc.and_not(pc.is_null(rows["reject"]), rows["training"]).to_numpy(zero_copy_only=False))
+
+
+def _lacking(rows: pa.Table, name: str) -> int:
+    """How many documents that selections may choose from have no value of a scorer."""
+    there = pc.and_not(pc.is_null(rows["reject"]), rows["training"])
+    return pc.sum(pc.and_(there, pc.is_null(rows[name]))).as_py() or 0
 
 
 def _write(rows: pa.Table, scores: pq.ParquetWriter, rejects: pq.ParquetWriter, joined: Joined) -> None:
@@ -121,48 +152,66 @@ def _shard_tables(
     storage: Storage,
     plan: Plan,
     documents_paths: Sequence[str],
-    scores_paths: Sequence[str],
+    scores_paths: Sequence[str] | None,
     split: Split | None,
     joined: Joined,
+    further: Sequence[Further],
 ) -> Iterator[pa.Table]:
     """The rows of each shard, with row numbers of the file."""
     file, next_row = -1, 0
-    for shard, documents_path, scores_path in zip(plan.shards, documents_paths, scores_paths, strict=True):
+    schema = scores_schema(further)
+    for number, (shard, documents_path) in enumerate(zip(plan.shards, documents_paths, strict=True)):
         documents, _ = read_part(storage, documents_path, DocumentCounts)
-        scores, counts = read_part(storage, scores_path, ShardCounts)
-        if len(documents) != len(scores):
-            raise InputError(
-                f"{scores_path}: has {len(scores):,} rows, but {documents_path} has {len(documents):,}; "
-                "remove both files to score the shard again"
-            )
-        joined.scorers[orjson.dumps(counts.scorer, option=orjson.OPT_SORT_KEYS).decode()] = counts.scorer
+        columns: dict[str, Any] = {}
+        if scores_paths is not None:
+            scores, counts = read_part(storage, scores_paths[number], ShardCounts)
+            _check_rows(documents_path, len(documents), scores_paths[number], len(scores))
+            _note(joined.scorers, counts.scorer)
+            columns = _of_reference(scores)
+        for made in further:
+            part = made.read(storage, made.paths[number])
+            _check_rows(documents_path, len(documents), made.paths[number], len(part.columns[made.name]))
+            _note(joined.further.setdefault(made.name, {}), part.scorer)
+            columns |= part.columns
         # A shard does not know its first row in the file: it follows from the rows of the shards before.
         first_row = next_row if shard.file == file else 0
         file, next_row = shard.file, first_row + len(documents)
-        yield _join(plan, shard, first_row, documents, scores, split)
+        columns |= _of_documents(plan, shard, first_row, documents, split)
+        columns["reject"] = pc.coalesce(documents["reject"], *([columns["reject"]] if "reject" in columns else []))
+        nothing = {field.name: pa.nulls(len(documents), field.type) for field in schema if field.name not in columns}
+        yield pa.table([(columns | nothing)[name] for name in schema.names], schema=schema)
 
 
-def _join(
-    plan: Plan, shard: Shard, first_row: int, documents: pa.Table, scores: pa.Table, split: Split | None
-) -> pa.Table:
-    rows = len(documents)
-    training = np.zeros(rows, dtype=bool)
+def _check_rows(documents_path: str, documents: int, path: str, rows: int) -> None:
+    if documents != rows:
+        raise InputError(
+            f"{path}: has {rows:,} rows, but {documents_path} has {documents:,}; "
+            "remove both files to score the shard again"
+        )
+
+
+def _note(scorers: dict[str, dict[str, Any]], scorer: dict[str, Any]) -> None:
+    scorers[orjson.dumps(scorer, option=orjson.OPT_SORT_KEYS).decode()] = scorer
+
+
+def _of_documents(plan: Plan, shard: Shard, first_row: int, documents: pa.Table, split: Split | None) -> dict[str, Any]:
+    training = np.zeros(len(documents), dtype=bool)
     if split is not None:
-        training = in_split(split.seed, split.fraction, shard.index, 0, rows)
+        training = in_split(split.seed, split.fraction, shard.index, 0, len(documents))
+    return {
+        "file": pa.array([file.url for file in plan.files_of(shard)]).take(documents["file"]),
+        "row": pc.add(documents["row"], first_row),
+        "training": pa.array(training),
+        **{name: documents[name] for name in ("id", "domain", "n_bytes")},
+    }
+
+
+def _of_reference(scores: pa.Table) -> dict[str, Any]:
     nll, n_tokens = (scores[name].to_numpy().astype(np.float64) for name in ("nll", "n_tokens"))
     values = perplexity(score_key(nll, n_tokens))
-    return pa.table(
-        [
-            pa.array([file.url for file in plan.files_of(shard)]).take(documents["file"]),
-            pc.add(documents["row"], first_row),
-            documents["id"],
-            documents["domain"],
-            scores["n_tokens"].cast(pa.int64()),
-            scores["nll"],
-            pa.array(values, mask=np.isnan(values)),
-            documents["n_bytes"],
-            pa.array(training),
-            pc.coalesce(documents["reject"], scores["reject"]),
-        ],
-        schema=SCORES,
-    )
+    return {
+        "n_tokens": scores["n_tokens"].cast(pa.int64()),
+        "perplexity": pa.array(values, mask=np.isnan(values)),
+        "share_8": pc.divide(scores["over_8"].cast(pa.float64()), scores["n_tokens"].cast(pa.float64())),
+        **{name: scores[name] for name in ("nll", "surprisal_sq", "surprisal_max", "reject")},
+    }

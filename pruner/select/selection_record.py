@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from pruner.select.domains import DomainRow
-from pruner.spec import Criterion, Per, Seed, SelectionSpec
+from pruner.spec import Criterion, Per, ScoreName, Seed, SelectionSpec
 from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.records import Record
 
@@ -20,6 +20,7 @@ class SelectionReport(BaseModel):
     within: Literal["domain"] | None
     per: Per = None
     seed: Seed = None
+    score: ScoreName = None
     documents: int
     tokens: int
     perplexity_min: float | None

@@ -1,13 +1,14 @@
 """The summary of a job's scores: the part of a report that no selection changes."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from pruner.select.domains import DomainRow, domain_rows
-from pruner.select.histogram import Histogram, count_bins, histogram
+from pruner.select.histogram import BIN_WIDTH, Histogram, count_bins, histogram
 from pruner.select.index import Index
 from pruner.select.perplexity import perplexity
 from pruner.tables.records import Record
@@ -70,7 +71,18 @@ class Equal(BaseModel):
     largest: int
 
 
-class Summary(Record):
+class AboutPerplexity(BaseModel):
+    """The part of a summary about the scores of the reference; empty in a job without."""
+
+    perplexity: Perplexities
+    histogram: Histogram
+    lengths: Lengths
+    short: Short
+    cut: Cut
+    equal: Equal
+
+
+class Summary(AboutPerplexity, Record):
     """The summary as stored in summary.json. All but the first three counts are of eligible documents."""
 
     documents: int
@@ -78,17 +90,37 @@ class Summary(Record):
     training: int
     rejects: RejectCounts
     eligible: Eligible
-    perplexity: Perplexities
-    histogram: Histogram
-    lengths: Lengths
-    short: Short
-    cut: Cut
-    equal: Equal
     domains: list[DomainRow]
     # Absent in records of earlier versions.
     missing_ids: int = 0  # documents without an id, where the corpus names a field for it
     missing_domains: int = 0
+    # Documents that selections may choose from without a value, by further scorer:
+    lacking: dict[str, int] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+
+NO_PERPLEXITY = AboutPerplexity(
+    perplexity=Perplexities(quantiles={}),
+    histogram=Histogram(bin_width=BIN_WIDTH, edges=[], documents=[], tokens=[]),
+    lengths=Lengths(token_edges=[], edges=[], documents=[]),
+    short=Short(under_tokens=SHORT_TOKENS, documents=0),
+    cut=Cut(context=None, documents=0),
+    equal=Equal(documents=0, largest=0),
+)
+
+
+def of_perplexity(index: Index, scorers: Iterable[dict[str, Any]], beat: Callable[[], None]) -> AboutPerplexity:
+    """The part about the scores of the reference; `scorers` is what it says of itself."""
+    context = min((scorer["context"] for scorer in scorers if scorer.get("context")), default=None)
+    fit = index.documents if context is None else count_lengths(index, context, beat)
+    return AboutPerplexity(
+        perplexity=quantiles(index),
+        histogram=key_histogram(index, beat),
+        lengths=lengths(index, beat),
+        short=Short(under_tokens=SHORT_TOKENS, documents=count_lengths(index, SHORT_TOKENS, beat)),
+        cut=Cut(context=context, documents=index.documents - fit),
+        equal=equal(index),
+    )
 
 
 def quantiles(index: Index) -> Perplexities:
@@ -138,6 +170,8 @@ def domain_table(index: Index) -> list[DomainRow]:
     sizes = index.domain_sizes
     tokens = np.diff(index.inside_below[index.inside_bounds])
     medians = perplexity(index.inside_key[index.inside_bounds[:-1] + (sizes - 1) // 2])
+    if np.isnan(medians).any():  # of a job without a reference
+        return domain_rows(index.domain_names, sizes, sizes, tokens)
     return domain_rows(index.domain_names, sizes, sizes, tokens, medians)
 
 

@@ -12,6 +12,7 @@ from pruner.corpus.train_split import Split
 from pruner.errors import InputError
 from pruner.select import summary as summaries
 from pruner.select.build_index import IndexBuilder
+from pruner.select.further import Further
 from pruner.select.index import Index, write_arrays
 from pruner.select.score_table import REJECTS_FILE, Joined, write_tables
 from pruner.select.summary import Summary
@@ -32,6 +33,7 @@ class IndexCounts(BaseModel):
     training: int  # documents of the train split, rejects included
     eligible: int  # documents that selections choose from
     scorers: list[dict[str, Any]]  # each different one once
+    further: dict[str, list[dict[str, Any]]] = {}  # the same of further scorers, by name
 
 
 class FilesRecord(Record):
@@ -46,9 +48,10 @@ def write_index(
     plan: Plan,
     spec: CorpusSpec,
     documents_paths: Sequence[str],
-    scores_paths: Sequence[str],
+    scores_paths: Sequence[str] | None,
     split: Split | None,
     beat: Callable[[], None],
+    further: Sequence[Further] = (),
 ) -> IndexCounts:
     """Writes an index into `folder` from the documents and scores files of the shards, given in plan order.
 
@@ -58,13 +61,15 @@ def write_index(
     tables and files.json.
     """
     builder = IndexBuilder()
-    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, builder.add, beat)
+    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, builder.add, beat, further)
     write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=joined.files))
     eligible = builder.eligible
     if eligible:
         index = builder.build(joined.shard_rows, beat)
         write_arrays(storage, folder, index, beat)
-        write_record(storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, spec, beat))
+        write_record(
+            storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, spec, beat, scored=scores_paths is not None)
+        )
     return IndexCounts(
         documents=joined.documents,
         tokens=joined.tokens,
@@ -72,6 +77,7 @@ def write_index(
         training=joined.training,
         eligible=eligible,
         scorers=[joined.scorers[text] for text in sorted(joined.scorers)],
+        further={name: [found[text] for text in sorted(found)] for name, found in joined.further.items()},
     )
 
 
@@ -85,31 +91,26 @@ def read_files(storage: Storage, folder: str) -> FilesRecord:
     return read_record(storage, f"{folder}/{FILES_FILE}", FilesRecord)
 
 
-def _summary(index: Index, joined: Joined, spec: CorpusSpec, beat: Callable[[], None]) -> Summary:
+def _summary(index: Index, joined: Joined, spec: CorpusSpec, beat: Callable[[], None], *, scored: bool) -> Summary:
+    """The summary; of a job without a reference its parts about perplexity and tokens are empty."""
     missing_ids = joined.missing_ids if spec.id_field is not None else 0
     missing_domains = joined.missing_domains if spec.domain_field is not None else 0
     missing = (("id", spec.id_field, missing_ids), ("domain", spec.domain_field, missing_domains))
-    context = min((scorer["context"] for scorer in joined.scorers.values() if scorer.get("context")), default=None)
-    fit = index.documents if context is None else summaries.count_lengths(index, context, beat)
-    short = summaries.count_lengths(index, summaries.SHORT_TOKENS, beat)
+    about = summaries.of_perplexity(index, joined.scorers.values(), beat) if scored else summaries.NO_PERPLEXITY
     return Summary(
         documents=joined.documents,
         tokens=joined.tokens,
         training=joined.training,
         rejects=summaries.RejectCounts(documents=joined.rejects, reasons=dict(joined.reasons.most_common())),
         eligible=summaries.Eligible(documents=index.documents, tokens=int(index.below[-1])),
-        perplexity=summaries.quantiles(index),
-        histogram=summaries.key_histogram(index, beat),
-        lengths=summaries.lengths(index, beat),
-        short=summaries.Short(under_tokens=summaries.SHORT_TOKENS, documents=short),
-        cut=summaries.Cut(context=context, documents=index.documents - fit),
-        equal=summaries.equal(index),
+        **dict(about),
         domains=summaries.domain_table(index),
         missing_ids=missing_ids,
         missing_domains=missing_domains,
+        lacking=dict(joined.lacking),
         warnings=tuple(
-            f"{count:,} of {joined.documents:,} documents have no {about} (corpus.{about}_field is {field!r})"
-            for about, field, count in missing
+            f"{count:,} of {joined.documents:,} documents have no {name} (corpus.{name}_field is {field!r})"
+            for name, field, count in missing
             if count
         ),
     )

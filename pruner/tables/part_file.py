@@ -12,23 +12,53 @@ from pruner.errors import InputError, reason
 from pruner.tables.records import Record, RecordType, parse_record
 from pruner.tables.storage import Storage
 
+_GROUP_ROWS = 1 << 16
+
+
+class PartWriter:
+    """Writes rows in groups of one size, so that a file does not depend on the batches that its rows come in."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+        self._held: list[pa.RecordBatch] = []
+        self._rows = 0
+
+    def write_batch(self, batch: pa.RecordBatch) -> None:
+        """Adds rows."""
+        while self._rows + len(batch) >= _GROUP_ROWS:
+            taken = _GROUP_ROWS - self._rows
+            self._held.append(batch.slice(0, taken))
+            self.flush()
+            batch = batch.slice(taken)
+        if len(batch):
+            self._held.append(batch)
+            self._rows += len(batch)
+
+    def flush(self) -> None:
+        """Writes what is held."""
+        if self._held:
+            self._writer.write_table(pa.Table.from_batches(self._held).combine_chunks())
+        self._held, self._rows = [], 0
+
 
 def create_part(
     stack: ExitStack, storage: Storage, path: str, schema: pa.Schema, metadata: Callable[[], Record]
-) -> pq.ParquetWriter:
+) -> PartWriter:
     """A writer of the file, which appears when `stack` ends without an exception.
 
     The record that `metadata` returns then is stored as JSON under the metadata key `winnow`.
     """
     writer = pq.ParquetWriter(stack.enter_context(storage.create(path)), schema, compression="zstd")
     stack.enter_context(writer)
+    rows = PartWriter(writer)
 
     def finish(kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
         if kind is None:
+            rows.flush()
             writer.add_key_value_metadata({"winnow": orjson.dumps(metadata().model_dump())})
 
     stack.push(finish)
-    return writer
+    return rows
 
 
 def read_metadata(storage: Storage, path: str, kind: type[RecordType]) -> RecordType:

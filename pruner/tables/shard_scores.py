@@ -1,9 +1,11 @@
 """The scores file of one shard by one scorer, row-aligned with the documents file of the shard.
 
-Columns: n_tokens (int32), nll (float64, nats) and reject (string: why the scorer gave no score). A row without text has
-nulls in all three: its reason is in the documents file.
+Columns: n_tokens (int32), nll (float64, nats), of its tokens the sum of the squared NLL (surprisal_sq, float64), the
+largest NLL (surprisal_max, float64) and the number with an NLL over 8 nats (over_8, int32), and reject (string: why the
+scorer gave no score). A row without text has nulls in all of them: its reason is in the documents file.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -18,7 +20,16 @@ from pruner.tables.storage import Storage
 NO_TOKEN = "fewer than one scored token"  # noqa: S105 (no password)
 NON_FINITE = "non-finite NLL"
 
-SCHEMA = pa.schema([("n_tokens", pa.int32()), ("nll", pa.float64()), ("reject", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("n_tokens", pa.int32()),
+        ("nll", pa.float64()),
+        ("surprisal_sq", pa.float64()),
+        ("surprisal_max", pa.float64()),
+        ("over_8", pa.int32()),
+        ("reject", pa.string()),
+    ]
+)
 
 
 class ShardCounts(Record):
@@ -43,11 +54,13 @@ class ScoresWriter:
         self._writer = create_part(self._stack, self._storage, self._path, SCHEMA, self._counts)
         return self
 
-    def append(self, batch: pa.RecordBatch, n_tokens: np.ndarray, nll: np.ndarray) -> None:
+    def append(
+        self, batch: pa.RecordBatch, n_tokens: np.ndarray, nll: np.ndarray, surprisals: Sequence[np.ndarray]
+    ) -> None:
         """Adds the rows of a batch as the sandbox gives them; only its column `reject` is used.
 
-        n_tokens int [D] and nll float64 [D] have an entry for each of the D rows with text. Raises ValueError for
-        arrays of another length.
+        n_tokens int [D], nll float64 [D] and the three `surprisals` [D], in the order of the columns, have an entry for
+        each of the D rows with text. Raises ValueError for arrays of another length.
         """
         has_text = batch["reject"].is_null().to_numpy(zero_copy_only=False)
         row_tokens, row_nll = np.zeros(len(batch), np.int32), np.zeros(len(batch))
@@ -62,7 +75,12 @@ class ScoresWriter:
             reasons = np.where(no_token, NO_TOKEN, NON_FINITE)
             reject = pa.array(reasons.tolist(), pa.string(), mask=~rejected)
         missing = rejected | ~has_text
-        columns = [pa.array(row_tokens, mask=missing), pa.array(row_nll, mask=missing), reject]
+        rows: list[np.ndarray] = [row_tokens, row_nll]
+        for field, values in zip(list(SCHEMA)[2:5], surprisals, strict=True):
+            column = np.zeros(len(batch), field.type.to_pandas_dtype())
+            column[has_text] = values
+            rows.append(column)
+        columns = [*(pa.array(values, mask=missing) for values in rows), reject]
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
         self._rows += len(batch)
         self._tokens += int(row_tokens[~missing].sum(dtype=np.int64))

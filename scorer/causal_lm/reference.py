@@ -76,7 +76,7 @@ class Reference:
             "context": self.context,
             "bos": self.bos,
             "dtype": self.dtype,
-            "device": _device_kind(self.device),
+            "device": device_kind(self.device),
             "budget": self.budget,
             "tokenizer": self.tokenizer.library,
             "versions": {name: version(name) for name in libraries},
@@ -143,23 +143,26 @@ def memory_errors(reference: Reference) -> Iterator[None]:
         raise OutOfMemory(f"{reference.folder}: the device has too little memory for {size}") from None
 
 
-def resolve(model: str) -> Path:
-    """The local folder of a model: the folder of that name, or else a snapshot of that hub id. Raises BadReference."""
+def resolve(model: str, kind: str = "reference") -> Path:
+    """The local folder of a model: the folder of that name, or else a snapshot of that hub id.
+
+    `kind` names the model in errors. Raises BadReference.
+    """
     try:
         folder = Path(model).expanduser()
         if folder.is_dir():
             return folder
         exists = folder.exists()
     except (OSError, RuntimeError, ValueError):  # the name is too long, has a NUL, or names an unknown user
-        raise BadReference(f"reference {model[:200]!r} is neither a folder nor a hub id") from None
+        raise BadReference(f"{kind} {model[:200]!r} is neither a folder nor a hub id") from None
     if exists:
-        raise BadReference(f"reference {model!r} is a file; give the model's folder")
+        raise BadReference(f"{kind} {model!r} is a file; give the model's folder")
     if not _HUB_ID.fullmatch(model) or model.startswith("."):
-        raise BadReference(f"reference {model!r}: there is no such folder")
-    return _snapshot(model)
+        raise BadReference(f"{kind} {model!r}: there is no such folder")
+    return _snapshot(model, kind)
 
 
-def _snapshot(model: str) -> Path:
+def _snapshot(model: str, kind: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
@@ -170,7 +173,7 @@ def _snapshot(model: str) -> Path:
         )
     except Exception as error:  # the hub client's own, and those of its transport
         raise BadReference(
-            f"reference {model!r} is not a folder here and cannot be fetched from the hub; give a model folder"
+            f"{kind} {model!r} is not a folder here and cannot be fetched from the hub; give a model folder"
             f" ({one_line(error)})"
         ) from None
 
@@ -251,7 +254,7 @@ def _parameters(model: Mamba2 | Transformer) -> int:
     return sum(p.numel() for p in (model.model if isinstance(model, Transformer) else model).parameters())
 
 
-def _device_kind(device: str) -> str:
+def device_kind(device: str) -> str:
     """The part of the device that scores may depend on: the GPU's name, or the CPU's architecture."""
     import torch
 

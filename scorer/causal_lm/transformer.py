@@ -117,17 +117,17 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
         try:
             model, found = AutoModelForCausalLM.from_pretrained(
                 str(folder),
-                config=_read_config(folder),
+                config=run_config(folder),
                 dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # _check refuses them, by name
+                ignore_mismatched_sizes=True,  # check_loaded refuses them, by name
                 output_loading_info=True,
             )
         except Exception as error:  # the folder's files decide what is raised
             raise BadReference(f"{folder}: cannot be loaded as a causal language model ({one_line(error)})") from None
-        _check(folder, found)
+        check_loaded(folder, found)
         model.requires_grad_(False).eval().to(device)
         try:
             return Transformer(model, packs=model.device.type == "cuda")
@@ -139,7 +139,7 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
             raise BadReference(f"{folder}: the model does not read plain text ({one_line(error)})") from None
 
 
-def _read_config(folder: Path) -> Any:
+def run_config(folder: Path) -> Any:
     """The folder's configuration of transformers, with the run settings and limits that we can use."""
     from transformers import AutoConfig
 
@@ -156,8 +156,8 @@ def _read_config(folder: Path) -> Any:
     return config
 
 
-def _check(folder: Path, found: dict[str, Any]) -> None:
-    """Raises BadReference if tensors are missing, misshapen or left over."""
+def check_loaded(folder: Path, found: dict[str, Any]) -> None:
+    """Raises BadReference if tensors are missing, misshapen or left over by the report `found` of a loading."""
     if missing := sorted(found["missing_keys"]):
         raise BadReference(
             f"{folder}: tensor {missing[0]} is missing ({len(missing)} in all); fetch the whole checkpoint"

@@ -65,8 +65,10 @@ class BatchLoader(Generic[Tag]):
     `blocks` has (tag, block) in the order read; it is complete once `next_batch` has returned None.
     """
 
-    def __init__(self, reference: Reference, texts: Iterable[tuple[list[str], Tag]], stride: int | None) -> None:
-        """`texts` is iterated in the loader's thread; a generator is closed there too."""
+    def __init__(
+        self, reference: Reference, texts: Iterable[tuple[list[str] | Encoded, Tag]], stride: int | None
+    ) -> None:
+        """`texts`, or their tokens, are iterated in the loader's thread; a generator is closed there too."""
         self.blocks: deque[tuple[Tag, TokenizedBlock]] = deque()
         self.all_loaded = False
         self.budget = reference.budget  # fixed at the start, even if the reference's is halved meanwhile
@@ -142,6 +144,9 @@ class BatchLoader(Generic[Tag]):
                 if self._closed:
                     return
                 self._last_progress = time.monotonic()
+                if isinstance(texts, Encoded):
+                    yield tag, texts
+                    continue
                 if not checked and any(texts):
                     tokenizer.check(_sample(texts))
                     checked = True

@@ -15,12 +15,13 @@ from kernels.pack import Pack
 from scorer.causal_lm.recurrent_state import State
 from scorer.causal_lm.reference import Reference, memory_errors
 from scorer.engine.batch_loader import Batch
-from scorer.engine.windows import TokenizedBlock
+from scorer.engine.windows import HIGH, TokenizedBlock
 
-Sums = NDArray[np.float64]
+Sums = NDArray[np.float64]  # [W, 4]: of each window the NLL, the squares, the largest NLL, and the tokens over HIGH
 Result = TypeVar("Result")
 
 _GRAIN = 2.0**-30  # nats; sums of its multiples are exact up to 2^23 nats
+_SQUARE_GRAIN = 2.0**-20  # nats squared; exact up to 2^33
 _WAIT_SECONDS = 0.5  # between two calls of `while_running`
 _CLOSE_SECONDS = 10.0  # for a running batch to end: a thread left in torch may abort the process at exit
 
@@ -33,6 +34,21 @@ def window_sums(nll: Tensor, pack: Pack) -> Tensor:
     """
     grains = (nll.double() / _GRAIN).round() * _GRAIN
     return torch.segment_reduce(grains, "sum", offsets=pack.cu_seqlens.long(), unsafe=True)
+
+
+def window_statistics(nll: Tensor, pack: Pack) -> Tensor:
+    """`window_sums`, the sum of squares, the largest NLL and the number over HIGH of each document: [T] -> [S, 4]."""
+    offsets = pack.cu_seqlens.long()
+    squares = (nll.double().square() / _SQUARE_GRAIN).round() * _SQUARE_GRAIN
+    return torch.stack(
+        [
+            window_sums(nll, pack),
+            torch.segment_reduce(squares, "sum", offsets=offsets, unsafe=True),
+            torch.segment_reduce(nll.double(), "max", offsets=offsets, unsafe=True),
+            torch.segment_reduce((nll > HIGH).double(), "sum", offsets=offsets, unsafe=True),
+        ],
+        dim=1,
+    )
 
 
 class Executor:
@@ -56,14 +72,14 @@ class Executor:
             self._copy_stream.wait_stream(torch.cuda.current_stream(reference.device))
 
     def submit(self, batch: Batch, while_running: Callable[[], None]) -> Callable[[], Sums]:
-        """Starts a batch. The function returned waits for it and gives the NLL of its windows, [W] float64.
+        """Starts a batch. The function returned waits for it and gives the sums of its windows, [W, 4] float64.
 
         On a CPU the model runs in another thread, and `while_running` is called twice a second in this one. On a GPU it
         is not called: nothing shall report progress for a GPU that hangs. Raises OutOfMemory.
         """
         if self._copy_stream is not None:
             return self._submit_to_gpu(batch)
-        sums = _run_in_thread(lambda: self._sums(batch), while_running).numpy()
+        sums = run_in_thread(lambda: self._sums(batch), while_running).numpy()
         return lambda: sums
 
     def position_nll(self, batch: Batch) -> NDArray[np.float32]:
@@ -80,7 +96,7 @@ class Executor:
                 device[:size].copy_(host[:size], non_blocking=True)
         torch.cuda.current_stream(self._device).wait_stream(self._copy_stream)
         sums = self._sums(batch)
-        host = torch.empty(len(sums), dtype=sums.dtype, pin_memory=True)
+        host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
         host.copy_(sums, non_blocking=True)
         copied = torch.cuda.Event(blocking=True)  # a thread that waits for it sleeps and does not spin
         copied.record()
@@ -92,10 +108,10 @@ class Executor:
         return wait_for_sums
 
     def _sums(self, batch: Batch) -> Tensor:
-        """The NLL of a batch's windows [W] float64, on the device."""
+        """The sums of a batch's windows [W, 4] float64, on the device."""
         with memory_errors(self._reference):
             nll, pack = self._nll(batch)
-            return window_sums(nll, pack)[: len(batch.windows)]
+            return window_statistics(nll, pack)[: len(batch.windows)]
 
     def _nll(self, batch: Batch) -> tuple[Tensor, Pack]:
         ids, targets = batch.buffer.device[:, : batch.positions]
@@ -108,7 +124,7 @@ class Executor:
         return nll, pack
 
 
-def _run_in_thread(call: Callable[[], Result], while_running: Callable[[], None]) -> Result:
+def run_in_thread(call: Callable[[], Result], while_running: Callable[[], None]) -> Result:
     """The result of a call that runs in a thread of its own; `while_running` is called here twice a second."""
     results: list[Result] = []
     errors: list[BaseException] = []

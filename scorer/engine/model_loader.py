@@ -1,11 +1,11 @@
-"""Loads references on one device and keeps the latest ones. Torch is imported with the first one."""
+"""Loads models on one device and keeps the latest ones. Torch is imported with the first one."""
 
 import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from scorer.errors import BadReference
 from scorer.fingerprint import ModelFingerprint
@@ -14,17 +14,19 @@ from scorer.process import tune_process
 if TYPE_CHECKING:
     from scorer.causal_lm.reference import Dtype, Reference
 
+Loaded = TypeVar("Loaded")
 log = logging.getLogger("winnow.models")
-_KEPT = 2  # jobs take turns, so a worker may alternate between two references
+_KEPT = 4  # jobs take turns and have several models, so a worker may alternate between some
+_REFERENCE = "reference"
 
 
 class ModelLoader:
-    """Loads references on a device; `auto` is a GPU if there is one."""
+    """Loads models on a device; `auto` is a GPU if there is one."""
 
     def __init__(self, device: Literal["auto", "cpu", "cuda"]) -> None:
         tune_process()  # before torch is loaded
         self._wanted = device
-        self._loaded: OrderedDict[tuple[ModelFingerprint, Dtype], Reference] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str, ModelFingerprint, Dtype], Any] = OrderedDict()
         self._device: str | None = None
 
     @property
@@ -62,7 +64,11 @@ class ModelLoader:
 
     def has(self, model: ModelFingerprint, dtype: "Dtype") -> bool:
         """Whether a reference is loaded."""
-        return (model, dtype) in self._loaded
+        return self.has_by(_REFERENCE, model, dtype)
+
+    def has_by(self, kind: str, model: ModelFingerprint, dtype: "Dtype") -> bool:
+        """Whether a model of another kind is loaded."""
+        return (kind, model, dtype) in self._loaded
 
     def get(self, model: ModelFingerprint, dtype: "Dtype", find: Callable[[], Path]) -> "Reference":
         """A reference; `find` gives its folder where it is not loaded.
@@ -71,10 +77,15 @@ class ModelLoader:
         """
         from scorer.causal_lm.reference import load
 
-        key = (model, dtype)
+        return self.get_by(_REFERENCE, model, dtype, lambda device: load(find(), device, dtype, expected=model))
+
+    def get_by(self, kind: str, model: ModelFingerprint, dtype: "Dtype", load: Callable[[str], Loaded]) -> Loaded:
+        """A model of another kind; `load` gets the device where it is not loaded. Raises what `load` does."""
+        key = (kind, model, dtype)
         if key not in self._loaded:
             while len(self._loaded) >= _KEPT:
                 self._loaded.popitem(last=False)
-            self._loaded[key] = load(find(), self.device(), dtype, expected=model)
+            self._loaded[key] = load(self.device())
         self._loaded.move_to_end(key)
-        return self._loaded[key]
+        found: Loaded = self._loaded[key]
+        return found

@@ -17,19 +17,25 @@ from numpy.typing import NDArray
 from scorer.causal_lm.reference import Reference
 from scorer.engine.batch_loader import Batch, BatchLoader, Tag
 from scorer.engine.executor import Executor, Sums
+from scorer.engine.windows import Surprisals
+from scorer.tokenizer.backends import Encoded
 
 OnProgress = Callable[[int, int], None]
-Scores = tuple[Tag, NDArray[np.float64], NDArray[np.int64]]
+# Of a block of D documents: tag, nll [D] in nats, n_tokens [D], other measures, and their tokens.
+Scores = tuple[Tag, NDArray[np.float64], NDArray[np.int64], Surprisals, Encoded]
 
 
 def score(
     reference: Reference,
-    blocks: Iterable[tuple[list[str], Tag]],
+    blocks: Iterable[tuple[list[str] | Encoded, Tag]],
     *,
     on_progress: OnProgress,
     stride: int | None = None,
 ) -> Scoring[Tag]:
-    """Scores blocks of (D texts, tag): gives (tag, nll float64 [D] in nats, n_tokens int64 [D]) for each, in order.
+    """Scores blocks of (D texts, or their tokens, and a tag).
+
+    Gives for each, in order, (tag, nll float64 [D] in nats, n_tokens int64 [D], surprisals, tokens). Another model with
+    the same tokenizer may score the tokens.
 
     `nll` is the sum over a document's scored tokens, NaN if it has none; a sum that is not finite is given as it is.
     `stride` is the number of new tokens in each later window of a model with a context limit, by default all but the
@@ -56,7 +62,7 @@ class Scoring(Generic[Tag]):
     def __init__(
         self,
         reference: Reference,
-        blocks: Iterable[tuple[list[str], Tag]],
+        blocks: Iterable[tuple[list[str] | Encoded, Tag]],
         on_progress: OnProgress,
         stride: int | None,
     ) -> None:
@@ -110,8 +116,8 @@ class Scoring(Generic[Tag]):
 
     def _finish(self, batch: Batch, wait_for_sums: Callable[[], Sums]) -> Iterator[Scores[Tag]]:
         """Waits for a batch, adds its sums to their documents, and gives the blocks that are now complete."""
-        for window, nll in zip(batch.windows, wait_for_sums().tolist(), strict=True):
-            self.documents += window.block.add(window, nll)
+        for window, sums in zip(batch.windows, wait_for_sums().tolist(), strict=True):
+            self.documents += window.block.add(window, *sums)
             self.tokens += window.stop - window.first
             self.window_positions += window.length
         packed = self._reference.model.packed
@@ -127,7 +133,7 @@ class Scoring(Generic[Tag]):
         while blocks and blocks[0][1].complete:
             tag, block = blocks.popleft()
             self.documents += int((block.n_tokens == 0).sum())
-            yield tag, block.scores(), block.n_tokens
+            yield tag, block.scores(), block.n_tokens, block.surprisals(), block.tokens
 
     def _report(self) -> None:
         self._on_progress(self.documents, self.tokens)

@@ -15,6 +15,17 @@ from numpy.typing import NDArray
 from scorer.tokenizer.backends import Encoded
 
 
+class Surprisals(NamedTuple):
+    """What documents are measured by beside their NLL, float64 [D] each; 0 for one without targets."""
+
+    squares: NDArray[np.float64]  # the sum of the squared NLL of its tokens, nats squared
+    largest: NDArray[np.float64]  # the largest NLL of a token, nats
+    over: NDArray[np.float64]  # the number of tokens with an NLL over HIGH
+
+
+HIGH = 8.0  # nats: the NLL of a token that counts as high
+
+
 class Window(NamedTuple):
     """Targets [start, stop) of a document; those before `first` are context and are not scored."""
 
@@ -51,7 +62,7 @@ class TokenizedBlock:
         self.bos = bos
         self.n_tokens: NDArray[np.int64] = tokens.lengths if bos is not None else np.maximum(tokens.lengths - 1, 0)
         self._documents: list[int] = []  # of each window
-        self._sums: list[float] = []  # NLL of each window
+        self._sums: NDArray[np.float64] = np.empty((0, 4))  # of each window: NLL, squares, largest, over
         self._left = np.zeros(len(tokens), np.int64)  # windows of each document that are not yet scored
         self._left_in_all = 0
 
@@ -63,7 +74,7 @@ class TokenizedBlock:
                 windows.append(Window(self, len(windows), document, start, first, stop))
         self._documents = [window.document for window in windows]
         self._left += np.bincount(np.array(self._documents, np.int64), minlength=len(self._left))
-        self._sums = [0.0] * len(windows)
+        self._sums = np.zeros((len(windows), 4))
         self._left_in_all = len(windows)
         return windows
 
@@ -80,9 +91,10 @@ class TokenizedBlock:
         targets[:] = self.tokens.ids[begin:end]
         targets[: window.first - window.start] = ignored
 
-    def add(self, window: Window, nll: float) -> bool:
-        """Adds the NLL of a window or of a part of one. Returns whether that completes its document."""
-        self._sums[window.number] += nll
+    def add(self, window: Window, nll: float, squares: float = 0.0, largest: float = 0.0, over: float = 0.0) -> bool:
+        """Adds the sums of a window or of a part of one. Returns whether that completes its document."""
+        sums = self._sums[window.number]
+        sums[:] = sums[0] + nll, sums[1] + squares, max(sums[2], largest), sums[3] + over
         if window.more:
             return False
         self._left_in_all -= 1
@@ -98,8 +110,17 @@ class TokenizedBlock:
         """The NLL of each document [D] in nats, NaN for one without targets. The block must be complete."""
         nll = np.where(self.n_tokens > 0, 0.0, np.nan)
         # add.at adds one window after the other, in the order of the text, in whichever order their sums came back.
-        np.add.at(nll, np.array(self._documents, np.int64), np.array(self._sums))
+        np.add.at(nll, np.array(self._documents, np.int64), self._sums[:, 0])
         return nll
+
+    def surprisals(self) -> Surprisals:
+        """The other measures of each document. The block must be complete."""
+        documents = np.array(self._documents, np.int64)
+        squares, largest, over = np.zeros((3, len(self.n_tokens)))
+        np.add.at(squares, documents, self._sums[:, 1])
+        np.maximum.at(largest, documents, self._sums[:, 2])
+        np.add.at(over, documents, self._sums[:, 3])
+        return Surprisals(squares, largest, over)
 
 
 def window_spans(targets: int, context: int | None, stride: int | None) -> Iterator[tuple[int, int, int]]:

@@ -21,6 +21,7 @@ def add_prune(parser: Parser) -> None:
     """`winnow prune`."""
     options.add_corpus(parser)
     options.add_reference(parser)
+    options.add_scores(parser)
     options.add_scoring(parser)
     options.add_selections(parser)
     options.add_device(parser)
@@ -76,7 +77,8 @@ def prune(parser: Parser, args: argparse.Namespace) -> int:
 def add_score(parser: Parser) -> None:
     """`winnow score`."""
     options.add_corpus(parser)
-    parser.add_argument("--reference", required=True, metavar="MODEL", help="model folder or hub id")
+    parser.add_argument("--reference", metavar="MODEL", help="model folder or hub id")
+    options.add_scores(parser)
     options.add_scoring(parser)
     options.add_device(parser)
     parser.add_argument("--out", type=options.target, metavar="FILE", help="Parquet file of the scores")
@@ -94,6 +96,8 @@ def score(parser: Parser, args: argparse.Namespace) -> int:
         parser.error("--out FILE is needed for a corpus, and --tokens and --json are for the path - alone")
     if args.out.is_dir():
         parser.error(f"--out {args.out} is a folder: name a file in it")
+    if args.reference is None and not args.scores:
+        parser.error("--reference MODEL or --score NAME=KIND:SOURCE is needed")
     from service.work import local
 
     request = options.job_request(parser, args)
@@ -110,6 +114,10 @@ def _score_input(parser: Parser, args: argparse.Namespace) -> int:
     """Standard input is one text; or, if each line is a JSON object with the text field, a text a line."""
     if args.out is not None:
         parser.error("--out is for a corpus: the scores of standard input are printed")
+    if args.scores:
+        parser.error("--score is for a corpus: standard input is scored by --reference alone")
+    if args.reference is None:
+        parser.error("--reference MODEL is needed")
     from service.work.local import score_texts
 
     texts = _texts(sys.stdin.buffer.read(), args.text_field)

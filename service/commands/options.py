@@ -1,6 +1,7 @@
 """Command line arguments that several commands share, and the requests that are built from them."""
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
@@ -15,6 +16,7 @@ from scorer.spec import TrainSpec
 from scorer.training.names import OPTIMIZERS, PRESETS
 from service.contract.names import DEVICES
 from service.contract.schemas import JobRequest, ScoreRequest
+from service.contract.scorers import ScorerKind
 
 _TRAIN = TrainSpec()
 Request = TypeVar("Request", bound=BaseModel)
@@ -125,6 +127,30 @@ def add_reference(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def scorer(text: str) -> tuple[str, dict[str, str]]:
+    """Parses a further scorer: NAME=classifier:MODEL, NAME=reference:MODEL or NAME=field:FIELD."""
+    name, equals, source = text.partition("=")
+    kind, colon, value = source.partition(":")
+    if not (name and equals and colon and value and kind in get_args(ScorerKind)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no scorer: use NAME=classifier:MODEL, NAME=reference:MODEL or NAME=field:FIELD"
+        )
+    return name, {kind: value}
+
+
+def add_scores(parser: argparse.ArgumentParser) -> None:
+    """Adds the further scorers."""
+    parser.add_argument(
+        "--score",
+        action="append",
+        type=scorer,
+        default=[],
+        dest="scores",
+        metavar="NAME=KIND:SOURCE",
+        help="a further score NAME=classifier:MODEL, NAME=reference:MODEL or NAME=field:FIELD; repeatable",
+    )
+
+
 def add_scoring(parser: argparse.ArgumentParser) -> None:
     """Adds the scoring options."""
     parser.add_argument(
@@ -149,6 +175,15 @@ def add_selections(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rate", action="append", type=float, help="share to keep, repeatable (default: 0.5)", dest="rates"
+    )
+    parser.add_argument(
+        "--selection",
+        action="append",
+        type=Path,
+        default=[],
+        dest="selection_files",
+        metavar="FILE.json",
+        help="a selection as in the API, in place of the default one; repeatable",
     )
     parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
     parser.add_argument("--within", choices=("domain",), help="select inside each domain")
@@ -189,13 +224,24 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
         parser.error(f"--{next(iter(training))} trains a reference and --reference names one: use only one of them")
     body: dict[str, Any] = {
         "corpus": _corpus(args),
-        "reference": {"train": training} if args.reference is None else {"model": args.reference},
         "scoring": {"stride": args.stride, "dtype": args.dtype},
     }
+    if args.reference is not None:
+        body["reference"] = {"model": args.reference}
+    elif training:
+        body["reference"] = {"train": training}
+    if args.scores:
+        names = [name for name, _ in args.scores]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            parser.error(f"--score names {twice} twice: give each scorer a name of its own")
+        body["scores"] = dict(args.scores)
     if hasattr(args, "priority"):
         body |= {"priority": args.priority, "name": args.name}
     if hasattr(args, "criteria"):
         body["selections"] = _selections(parser, args)
+    elif args.reference is None and args.scores:  # `winnow score` makes no selection: this one uses no reference
+        body["selections"] = [{"score": args.scores[0][0]}]
     return _valid(parser, JobRequest, body)
 
 
@@ -219,18 +265,37 @@ def _corpus(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every criterion at every rate, each with the options that are for it; exits with status 2 if one is for none."""
+    """Those of files, then every criterion at every rate, each with the options that are for it.
+
+    Exits with status 2 if an option is for none.
+    """
+    named = [_read_selection(parser, path) for path in args.selection_files]
+    if named and args.criteria is None and args.rates is None:
+        return named
     criteria = args.criteria or ["medium"]
     if args.per is not None and set(criteria) == {"random"}:
         parser.error("--per is for low, medium and high: a random selection is in no order of perplexity")
     if args.random_seed is not None and "random" not in criteria:
         parser.error("--random-seed is for --select random")
     pairs = [(criterion, share) for criterion in criteria for share in args.rates or [0.5]]
-    return [
+    return named + [
         {"criterion": criterion, "rate": share, "unit": args.unit, "within": args.within}
         | ({"seed": args.random_seed} if criterion == "random" else {"per": args.per})
         for criterion, share in dict.fromkeys(pairs)
     ]
+
+
+def _read_selection(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
+    """The JSON object in a file; exits with status 2 if there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        parser.error(f"--selection {path}: cannot be read ({error.strerror})")
+    except ValueError as error:
+        parser.error(f"--selection {path}: is not JSON ({error})")
+    if not isinstance(found, dict):
+        parser.error(f"--selection {path}: must hold one JSON object, a selection as in the API")
+    return found
 
 
 def _training(args: argparse.Namespace) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
     for name in ("selection", "documents", "tokens", "share of tokens", "perplexity from", "to"):
         selections.add_column(name, justify="left" if name == "selection" else "right")
     whole = report["perplexity"]["quantiles"]
-    selections.add_row("(all)", *_numbers(eligible, eligible, whole["0"], whole["100"]))
+    selections.add_row("(all)", *_numbers(eligible, eligible, whole.get("0"), whole.get("100")))
     for made in report["selections"]:
         numbers = _numbers(made, eligible, made["perplexity_min"], made["perplexity_max"])
         selections.add_row(made["id"], *numbers)

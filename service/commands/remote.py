@@ -35,6 +35,7 @@ def add_submit(parser: Parser) -> None:
     """`winnow submit`."""
     options.add_corpus(parser)
     options.add_reference(parser)
+    options.add_scores(parser)
     options.add_scoring(parser)
     options.add_selections(parser)
     parser.add_argument("--name", metavar="TITLE", help="a title, shown on the page")
@@ -65,9 +66,10 @@ def submit(parser: Parser, args: argparse.Namespace) -> int:
     """Submits a job and prints its id."""
     request = options.job_request(parser, args).model_dump(mode="json")
     request["corpus"]["paths"] = [_absolute(path) for path in request["corpus"]["paths"]]
-    model = request["reference"]["model"]
-    if model is not None and Path(model).exists():
-        request["reference"]["model"] = _absolute(model)
+    for named in (request["reference"] or {}, *request["scores"].values()):
+        for kind in ("model", "reference", "classifier"):
+            if named.get(kind) is not None and Path(named[kind]).exists():
+                named[kind] = _absolute(named[kind])
     with Client(args.server, args.key) as client:
         headers = {"Idempotency-Key": args.idempotency_key} if args.idempotency_key else {}
         job = client.post("/v1/jobs", request, **headers)

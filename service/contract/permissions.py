@@ -23,21 +23,30 @@ class Access(BaseModel):
     corpus_roots: tuple[str, ...] | None = None
     model_roots: tuple[str, ...] | None = None
     model: str | None = None  # folder or hub id, if the request named a model of the service's settings
+    scorers: dict[str, str] = {}  # the same of further scorers, by their names
 
     @property
     def roots(self) -> Roots:
         """The corpus roots, parsed."""
         return Roots(self.corpus_roots)
 
-    def check_model(self, folder: Path) -> None:
-        """Raises BadReference if a model folder or a file in it is a link to outside the model roots."""
-        if self.model_roots is None or self.model is not None:
+    def source(self, model: str, scorer: str | None = None) -> str:
+        """The folder or hub id of a model that the request names: of the reference, or of a further scorer."""
+        return (self.model if scorer is None else self.scorers.get(scorer)) or model
+
+    def check_model(self, folder: Path, scorer: str | None = None) -> None:
+        """Raises BadReference if a model folder or a file in it is a link to outside the model roots.
+
+        The model is the reference, or that of a further scorer.
+        """
+        named = self.model if scorer is None else self.scorers.get(scorer)
+        if self.model_roots is None or named is not None:
             return
         roots = [os.path.realpath(root) for root in self.model_roots]
         for path in (folder, *folder.iterdir()):
             real = os.path.realpath(path)
             if not any(is_below(real, root) for root in roots):
-                raise BadReference(f"reference {path}: a link points outside the model roots of this service")
+                raise BadReference(f"model {path}: a link points outside the model roots of this service")
 
 
 class Rules(BaseModel):
@@ -53,7 +62,17 @@ class Rules(BaseModel):
     def access_for(self, request: JobRequest) -> Access:
         """What the job of a request may read. Raises InputError if the request names anything else."""
         self.roots_for(request.corpus)
-        return self.access_to_model(request.reference.model).model_copy(update={"corpus_roots": self.corpus_roots})
+        scorers = {}
+        for name, spec in request.scores.items():
+            try:
+                found = self.access_to_model(spec.model).model
+            except InputError as error:
+                raise InputError(f"scores.{name}: {error}") from None
+            if found is not None:
+                scorers[name] = found
+        return self.access_to_model(request.model).model_copy(
+            update={"corpus_roots": self.corpus_roots, "scorers": scorers}
+        )
 
     def roots_for(self, corpus: CorpusSpec) -> Roots:
         """The corpus roots. Raises InputError if a path of the corpus does not lie under one."""

@@ -4,16 +4,31 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from pruner.corpus.listing import LeftOut
 from pruner.export.formats import ExportedFile, ExportFormat, export_root
-from pruner.spec import CorpusSpec, Criterion, Per, Seed, SelectionSpec
+from pruner.spec import CorpusSpec, Criterion, Per, ScoreName, Seed, SelectionSpec
 from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
 from scorer.training.summary import TrainingSummary
 from service.contract.names import Status
+from service.contract.scorers import (
+    SCORERS_MAX,
+    ScorerName,
+    ScorerSpec,
+    check_names,
+    check_selection,
+    uses_no_reference,
+)
 
 TEXTS_MAX = 100_000  # characters of the texts that are scored at once, in all
+
+
+def _check_scores(selection: SelectionSpec, info: ValidationInfo) -> SelectionSpec:
+    """Of a job's selection. Raises ValueError where it uses a score that the job does not have."""
+    if "reference" in info.data and "scores" in info.data:  # else these are wrong themselves
+        check_selection(selection, info.data["scores"], has_reference=info.data["reference"] is not None)
+    return selection
 
 
 class JobRequest(RequestModel):
@@ -21,12 +36,41 @@ class JobRequest(RequestModel):
 
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(None, description="A title.")
     corpus: CorpusSpec
-    reference: ReferenceSpec = ReferenceSpec(train=TrainSpec())
+    reference: ReferenceSpec | None = Field(
+        None, description="By default one is trained, or none if the selections use only further scorers."
+    )
+    scores: dict[ScorerName, ScorerSpec] = Field(
+        {}, max_length=SCORERS_MAX, description="Further scorers by name, beside the reference."
+    )
     scoring: ScoringSpec = ScoringSpec()
-    selections: list[SelectionSpec] = Field([SelectionSpec()], min_length=1, max_length=1000)
+    selections: list[Annotated[SelectionSpec, AfterValidator(_check_scores)]] = Field(
+        [SelectionSpec()], min_length=1, max_length=1000
+    )
     priority: int = Field(
         0, ge=-10, le=10, description="Each step doubles the job's share of the workers' time beside other jobs."
     )
+
+    @property
+    def model(self) -> str | None:
+        """The folder or hub id of the reference; None of one that is trained, and of a job without."""
+        return None if self.reference is None else self.reference.model
+
+    @property
+    def train(self) -> TrainSpec | None:
+        """How the reference is trained; None of a named one, and of a job without."""
+        return None if self.reference is None else self.reference.train
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_reference(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or fields.get("reference") is not None or uses_no_reference(fields):
+            return fields
+        return fields | {"reference": ReferenceSpec(train=TrainSpec())}
+
+    @field_validator("scores")
+    @classmethod
+    def _names(cls, scores: dict[str, ScorerSpec]) -> dict[str, ScorerSpec]:
+        return check_names(scores)
 
     @model_validator(mode="after")
     def _domains_need_a_field(self) -> "JobRequest":
@@ -131,6 +175,7 @@ class SelectionResult(BaseModel):
     within: Literal["domain"] | None
     per: Per = None
     seed: Seed = None
+    score: ScoreName = None
     documents: int
     tokens: int
     perplexity_min: float | None

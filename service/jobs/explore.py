@@ -8,7 +8,7 @@ from pruner.select.index import Index, read_index
 from pruner.select.partial_histogram import PartialHistogram, partial_histogram
 from pruner.select.selection_record import PreviewReport
 from pruner.spec import BY_TOKEN, Order, SelectionSpec
-from service.jobs.jobs import Conflict, Jobs, not_there
+from service.jobs.jobs import Conflict, Jobs, check_scores, not_there
 from service.kinds import index, order, scores, selection
 from service.kinds.job_files import JobFiles
 
@@ -20,6 +20,7 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> PreviewReport:
 
     Raises UnknownJob; Conflict while the job is not scored, or its documents are not ranked in the order; InputError.
     """
+    check_scores(jobs.files(job_id)[1].record.request, spec)
     files, ranks = _scored(jobs, job_id, spec.order)
     if spec.within is not None and files.record.request.corpus.domain_field is None:
         raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
@@ -64,7 +65,8 @@ def _scored(jobs: Jobs, job_id: str, ranked: Order) -> tuple[JobFiles, Index]:
     except FileNotFoundError:
         if ranked == BY_TOKEN or index.find(files) is None:
             raise not_there(job.status, "scores") from None
-    by = "NLL per byte" if ranked.by == "byte" else f"the hash of seed {ranked.seed}"
+    named = {"byte": "NLL per byte", "hash": f"the hash of seed {ranked.seed}", "score": f"the score {ranked.column}"}
+    by = named[ranked.by]
     raise Conflict(f"the documents are not ranked by {by} yet: make a selection in this order, then look again")
 
 

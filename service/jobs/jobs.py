@@ -17,6 +17,7 @@ from service.contract.names import ENDED, STATUSES, Status
 from service.contract.permissions import Access
 from service.contract.quotas import Quotas, Usage
 from service.contract.schemas import Job, JobPage, JobRequest, JobWorkers, SelectionResult
+from service.contract.scorers import check_selection
 from service.jobs.lifecycle import ADVANCE, Lifecycle, label
 from service.jobs.status import workers_of
 from service.kinds import index
@@ -46,6 +47,14 @@ def not_there(status: Status, what: str) -> Conflict:
     if status in ("failed", "cancelled"):
         return Conflict(f"the job {'has failed' if status == 'failed' else 'was cancelled'} and has no {what}")
     return Conflict(f"the job is {status} and has no {what} yet: ask again when it has succeeded")
+
+
+def check_scores(request: JobRequest, spec: SelectionSpec) -> None:
+    """Raises InputError where a selection uses a score that the job of a request does not have."""
+    try:
+        check_selection(spec, request.scores, has_reference=request.reference is not None)
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 class KeyReused(Conflict):
@@ -149,6 +158,7 @@ class Jobs:
         record = self._record(job_id)
         if spec.within is not None and record.request.corpus.domain_field is None:
             raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
+        check_scores(record.request, spec)
         job = self.get(job_id)
         made = next((made for made in job.selections if made.id == spec.id), None)
         if made is not None:

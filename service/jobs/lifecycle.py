@@ -1,7 +1,6 @@
 """The life of a job on any queue: it advances as its artefacts are made, and ends. Truth is in the workspace."""
 
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
@@ -9,14 +8,15 @@ from service.contract.names import ENDED, Resource, Status
 from service.contract.schemas import Job, Problem, Progress
 from service.jobs.graph import Graph, Ready, look
 from service.jobs.status import progress_of, show_job, started_at
-from service.kinds import export, index, scores
+from service.kinds import classifier, documents, export, index, passes, scores
 from service.kinds.job_files import JobFiles
-from service.kinds.node import ShardPaths
+from service.kinds.node import Node, ShardPaths
 from service.queue.tasks import JobState, NodeTasks, TaskQueue, ranges
 from service.store.records import Ended, JobRecord, JobSummary, Outcome, parse_summary
 from service.store.workspace import Workspace
 
 ADVANCE: tuple[str, Resource] = ("advance", "light")  # the task that looks at a job again, after each node
+_COUNTERS = {"scores": scores.counters, "classifier": classifier.counters, "documents": documents.counters}
 _READERS = 16  # threads that read what earlier runs have made
 
 
@@ -111,16 +111,16 @@ class Lifecycle:
     def _submit(self, job: JobFiles, ready: Ready, summary: str) -> None:
         node, missing = ready
         counters = {"total": len(node.paths), "parts": len(node.paths) - len(missing)}
-        if counters["parts"] and node.kind == "scores":
-            counters |= self._counted(node.paths, set(missing))
+        if counters["parts"] and node.name == passes.of(job)[0]:
+            counters |= self._counted(node, set(missing))
         self.queue.submit(job.record.id, NodeTasks(node.name, node.resource, ranges(missing), counters), summary)
 
-    def _counted(self, paths: Sequence[str], missing: set[int]) -> dict[str, int]:
+    def _counted(self, node: Node, missing: set[int]) -> dict[str, int]:
         """The counters of the parts that are there, made by an earlier run or another job."""
-        there = [path for part, path in enumerate(paths) if part not in missing]
-        counters: Counter[str] = Counter()
+        there = [path for part, path in enumerate(node.paths) if part not in missing]
+        read, counters = _COUNTERS[node.kind], Counter[str]()
         with ThreadPoolExecutor(_READERS) as pool:  # workspaces may be far away
-            for found in pool.map(lambda path: scores.counters(self.workspace.storage, path), there):
+            for found in pool.map(lambda path: read(self.workspace.storage, path), there):
                 counters.update(found)
         return dict(counters) | {"found": counters["tokens"]}
 

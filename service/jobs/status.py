@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from scorer.training.summary import TrainingSummary
 from service.contract.schemas import Job, JobCorpus, Progress, SelectionResult, WorkerState
-from service.kinds import index, selection
+from service.kinds import index, passes, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.provenance import provenance
 from service.queue.tasks import HeldLease, JobState
 from service.store.records import CorpusRecord, JobSummary, Outcome, TaskNote, parse_summary
 
 _BYTES_A_TOKEN = 2.5  # of text, at least, for most tokenizers and languages
-_TIMED = ("model", "scores")  # the nodes whose time on workers is shown
+_TIMED = ("model", "prior", "scores", "classifier")  # the kinds of nodes whose time on workers is shown
 
 
 def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> Job:
@@ -39,7 +39,7 @@ def show_job(job: JobFiles, outcome: Outcome | None, state: JobState | None) -> 
 
 
 def _training(job: JobFiles) -> TrainingSummary | None:
-    if job.record.request.reference.train is None or job.model is None:
+    if job.record.request.train is None or job.model is None:
         return None
     return job.model.training
 
@@ -95,8 +95,9 @@ class _Flying(NamedTuple):
 def progress_of(job: JobFiles, state: JobState) -> Progress:
     """How far a job is that has not ended."""
     summary = parse_summary(state.summary)
-    train = job.record.request.reference.train
-    scored, flying = state.counters.get("scores", {}), _flying(state, "scores")
+    train = job.record.request.train
+    first = passes.of(job)[0]  # of a job with several, the others are made on the way, or quicker
+    scored, flying = state.counters.get(first, {}), _flying(state, first)
     training = _flying(state, "model") if train else _Flying()
     training_done, training_total = training.tokens, training.tokens_total or (train.tokens if train else 0)
     if (trained := _training(job)) is not None:
@@ -110,8 +111,8 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
         rejects=scored.get("rejects", 0),
         shards_leased=flying.leased,
         shards_failed=len(state.failed),
-        worker_seconds=sum(state.counters.get(node, {}).get("worker_ms", 0) for node in _TIMED) / 1000,
-        gpu_seconds=sum(state.counters.get(node, {}).get("gpu_ms", 0) for node in _TIMED) / 1000,
+        worker_seconds=_seconds(state, "worker_ms"),
+        gpu_seconds=_seconds(state, "gpu_ms"),
         training_tokens_done=training_done,
         training_tokens_total=training_total,
         updated_at=_time(state.updated_at),
@@ -124,6 +125,12 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
     elif summary.status == "training" and training.rate > 0:
         now.eta_seconds = (training_total - training_done) / training.rate
     return now
+
+
+def _seconds(state: JobState, counter: str) -> float:
+    """The time that models took, by a counter of milliseconds."""
+    timed = (found for node, found in state.counters.items() if node.partition("/")[0] in _TIMED)
+    return sum(found.get(counter, 0) for found in timed) / 1000
 
 
 def _flying(state: JobState, node: str) -> _Flying:

@@ -68,7 +68,7 @@ def node_name(wanted: WantedExport, step: str = "") -> str:
 
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The nodes of all exports that were asked for and have not failed."""
-    if job.corpus is None or job.model is None:
+    if not job.named:
         return
     for wanted in job.exports:
         base, last = folder(job, wanted), node_name(wanted, "plan")

@@ -14,8 +14,8 @@ from service.store.records import ALL, WantedExport
 def origin(job: JobFiles, wanted: WantedExport, made: SelectionRecord) -> Origin:
     """The job's part of the card."""
     summary, request = read_summary(job.workspace.storage, index.folder(job)), job.record.request
-    model, train = job.model, request.reference.train
-    reference = request.reference.model or ""
+    model, train = job.model, request.train
+    reference = request.model or "none"
     if model is not None and train is not None:
         reference = f"{train.preset}, trained on {train.fraction:.0%} of the corpus, which is left out"
         if model.training is not None:
@@ -37,10 +37,10 @@ def _commands(job: JobFiles, wanted: WantedExport) -> list[str]:
     """`winnow prune` and `winnow export` as they make the export again."""
     request = job.record.request
     prune: list[object] = ["winnow", "prune", *request.corpus.paths, *_corpus(request.corpus)]
-    train = request.reference.train
-    if train is None:
-        prune += ["--reference", request.reference.model or ""]
-    else:
+    train = request.train
+    if request.model is not None:
+        prune += ["--reference", request.model]
+    elif train is not None:
         prune += [
             "--preset",
             train.preset,
@@ -51,6 +51,8 @@ def _commands(job: JobFiles, wanted: WantedExport) -> list[str]:
             "--seed",
             train.seed,
         ]
+    for name, scorer in request.scores.items():
+        prune += ["--score", f"{name}={scorer.kind}:{scorer.model or scorer.field}"]
     if request.scoring.stride is not None:
         prune += ["--stride", request.scoring.stride]
     if request.scoring.dtype != "auto":

@@ -1,18 +1,19 @@
 """Kind `index`: all scores of a job in the order of its corpus, and what selections and previews need, one part."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from pruner.corpus.train_split import Split
+from pruner.select.further import Further, of_classifier, of_field, of_prior, of_reference
 from pruner.select.write_index import IndexCounts, write_index
 from pruner.tables.records import Record
-from service.kinds import documents, scores
+from service.kinds import classifier, documents, field, passes, prior, scores
 from service.kinds.job_files import JobFiles
-from service.kinds.node import Counts, InputsGone, Node, Task
+from service.kinds.node import Counts, InputsGone, Node, ShardPaths, Task
 from service.kinds.provenance import provenance
 from service.store.workspace import digest
 
-VERSION = 2
+VERSION = 3
 _SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
 
 
@@ -26,7 +27,7 @@ class IndexRecord(Record):
 
 def train_split(job: JobFiles) -> Split | None:
     """The documents that train the reference and are in no selection; None where it is not trained."""
-    train = job.record.request.reference.train
+    train = job.record.request.train
     return Split(train.seed, train.fraction) if train is not None else None
 
 
@@ -34,32 +35,64 @@ def folder(job: JobFiles) -> str:
     """Where the index lies, by its scores, documents and split. Raises FileNotFoundError while these have no names."""
     if (outcome := job.outcome) is not None and outcome.index is not None:
         return outcome.index
-    if job.corpus is None or job.model is None:
-        raise FileNotFoundError("the job's plan or reference is not in the workspace")
-    inputs = [job.corpus.digest, scores.paths(job, job.model).folder, documents.paths(job).folder]
+    if job.corpus is None or not job.named:
+        raise FileNotFoundError("the job's plan or a model of it is not in the workspace")
+    inputs: list[object] = [job.corpus.digest, documents.paths(job).folder]
+    if job.model is not None:
+        inputs.append(scores.paths(job, job.model).folder)
+    inputs += [[source.name, source.paths.folder] for source in _further(job)]
     return f"index/{digest('index', VERSION, *inputs, train_split(job))}"
+
+
+class _Source(NamedTuple):
+    """Where the columns of a further scorer come from."""
+
+    name: str
+    make: Callable[[str, ShardPaths], Further]
+    paths: ShardPaths
+
+
+def _further(job: JobFiles) -> Iterator[_Source]:
+    """The sources of columns beside the reference's, in the order of the request."""
+    for name, spec in job.scorers.items():
+        model = job.scorer_model(name)
+        if spec.field is not None:
+            yield _Source(name, of_field, field.paths(job, spec.field))
+        elif model is not None and spec.kind == "classifier":
+            yield _Source(name, of_classifier, classifier.paths(job, model, spec))
+        elif model is not None:
+            yield _Source(name, of_reference, scores.paths(job, model))
+    if job.model is not None:
+        yield _Source(passes.PRIOR_COUNTS, of_prior, prior.paths(job))
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The index of a job whose scores can be named."""
-    if job.corpus is not None and job.model is not None:
-        yield Node("index", "light", "selecting", [f"{folder(job)}/index.json"], needs=("scores", "documents"))
+    if job.named:
+        yield Node("index", "light", "selecting", [f"{folder(job)}/index.json"], needs=tuple(passes.of(job)))
 
 
 def run(task: Task) -> Counts:
     """Joins the shards' parts. Raises InputError for a corpus without documents, InputsGone."""
     job = task.job
-    if job.model is None:
-        raise InputsGone("the reference")
-    parts = documents.paths(job), scores.paths(job, job.model)
+    if not job.named:
+        raise InputsGone("a model")
+    made = documents.paths(job)
+    further = [source.make(source.name, source.paths) for source in _further(job)]
+    scored = None if job.model is None else scores.paths(job, job.model)
     try:
         with task.beat.allow(_SILENCE_SECONDS):
-            corpus = job.record.request.corpus
-            counts = write_index(task.storage, folder(job), job.plan, corpus, *parts, train_split(job), task.beat)
+            corpus, split = job.record.request.corpus, train_split(job)
+            counts = write_index(task.storage, folder(job), job.plan, corpus, made, scored, split, task.beat, further)
     except FileNotFoundError as error:
         raise InputsGone(str(error)) from None
     about = provenance(job) | {"scorers": counts.scorers}
-    record = IndexRecord(counts=counts, shards=len(parts[1]), provenance=about)
+    if job.scorers:
+        about["scores"] = {
+            name: {"kind": spec.kind, "field": spec.field, "scorers": counts.further.get(name, [])}
+            for name, spec in job.scorers.items()
+        }
+    record = IndexRecord(counts=counts, shards=len(made), provenance=about)
     job.workspace.records.write(task.path, record)
     return Counts(fresh=True)
 

@@ -5,6 +5,7 @@ from functools import cached_property, lru_cache
 from pruner.corpus.plan import Plan
 from pruner.corpus.plan_file import read_plan
 from pruner.spec import SelectionSpec
+from service.contract.scorers import ScorerSpec
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome, WantedExport
 from service.store.workspace import Workspace, digest
 
@@ -53,13 +54,36 @@ class JobFiles:
         """The file of the model record, or None while that cannot be told."""
         if self.outcome is not None and self.outcome.model is not None:
             return self.outcome.model
-        train = self.record.request.reference.train
+        request = self.record.request
+        if request.reference is None:
+            return None
+        train = request.train
         if train is None:
             return self.workspace.path(self.record.id, "model.json")
         if self.corpus is None:
             return None
         key = digest("model", TRAINER, self.corpus.digest, train.model_dump())
         return f"model/{key}/model.json"
+
+    @property
+    def scorers(self) -> dict[str, ScorerSpec]:
+        """The further scorers by name."""
+        return self.record.request.scores
+
+    def scorer_model_path(self, name: str) -> str:
+        """The file of the model record of a further scorer."""
+        return self.workspace.path(self.record.id, f"models/{name}.json")
+
+    def scorer_model(self, name: str) -> ModelRecord | None:
+        """The model of a further scorer, or None while it is not known, and of a field."""
+        return self.workspace.records.recall(ModelRecord, self.scorer_model_path(name), self.record.created_at)
+
+    @property
+    def named(self) -> bool:
+        """Whether the plan and all models are known, by which the scores and what comes of them are named."""
+        models = [self.model] if self.record.request.reference is not None else []
+        models += [self.scorer_model(name) for name, spec in self.scorers.items() if spec.model is not None]
+        return self.corpus is not None and None not in models
 
     @cached_property
     def outcome(self) -> Outcome | None:

@@ -1,4 +1,4 @@
-"""Kind `model`: the reference of a job, one part. A named one is identified, another is trained on the split."""
+"""Kind `model`: the models of a job, a node of one part for each. Named ones are identified, one may be trained."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,8 +8,10 @@ from pathlib import Path
 from pruner.corpus.sample import training_texts
 from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
+from scorer.spec import TrainSpec
 from scorer.training.summary import TrainingSummary
 from service.contract.permissions import Access
+from service.contract.scorers import ScorerKind
 from service.kinds.job_files import JobFiles
 from service.kinds.model_files import cache_folder
 from service.kinds.node import Busy, Counts, Node, Task
@@ -19,41 +21,57 @@ _SILENCE_SECONDS = 600.0  # while torch and the model are loaded or compiled, or
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
-    """The reference; one to be trained can be told when the corpus is planned."""
-    if job.record.request.reference.train is None:
+    """The reference, which can be told when the corpus is planned if it is to be trained; the further models."""
+    if job.record.request.model is not None:
         yield Node("model", "light", "planning", [job.model_path or ""])
     elif job.model_path is not None:
         yield Node("model", "gpu", "training", [job.model_path], needs=("corpus",))
+    for name, spec in job.scorers.items():
+        if spec.model is not None:
+            yield Node(node_name(name), "light", "planning", [job.scorer_model_path(name)])
+
+
+def node_name(scorer: str) -> str:
+    """The node of the model of a further scorer."""
+    return f"model/{scorer}"
 
 
 def run(task: Task) -> Counts:
-    """Identifies or trains the reference. Raises BadReference, Busy."""
-    record = task.job.record
-    if record.request.reference.model is not None:
+    """Identifies or trains a model. Raises BadReference, Busy."""
+    record, scorer = task.job.record, task.node.name.partition("/")[2]
+    request = record.request
+    if scorer:
+        spec = task.job.scorers[scorer]
         with task.beat.allow(_SILENCE_SECONDS):
-            found = identify(record.access.model or record.request.reference.model, record.access)
+            found = identify(record.access.source(spec.model or "", scorer), record.access, scorer, spec.kind)
         task.job.workspace.records.write(task.path, found)
-    else:
-        _train(task)
+    elif request.model is not None:
+        with task.beat.allow(_SILENCE_SECONDS):
+            found = identify(record.access.source(request.model), record.access)
+        task.job.workspace.records.write(task.path, found)
+    elif request.train is not None:
+        _train(task, request.train)
     return Counts(fresh=True)
 
 
-def identify(model: str, access: Access | None = None) -> ModelRecord:
-    """The identity of a named reference that can score. Raises BadReference."""
+def identify(
+    model: str, access: Access | None = None, scorer: str | None = None, kind: ScorerKind = "reference"
+) -> ModelRecord:
+    """The identity of a named model that can score: the reference, or that of a further scorer. Raises BadReference."""
     from scorer.causal_lm.reference import inspect, resolve
+    from scorer.classifier.classifier import inspect as inspect_classifier
 
-    folder = resolve(model)
+    folder = resolve(model, kind)
     if access is not None:
-        access.check_model(folder)
-    found = inspect(folder)
+        access.check_model(folder, scorer)
+    found = inspect_classifier(folder) if kind == "classifier" else inspect(folder)
     return ModelRecord(source=model, trained=False, sha256=found.sha256, tokenizer_sha256=found.tokenizer_sha256)
 
 
-def _train(task: Task) -> None:
+def _train(task: Task, spec: TrainSpec) -> None:
     """Trains from where an earlier attempt was, unless the reference is there."""
-    job, spec = task.job, task.job.record.request.reference.train
-    folder = task.path.rpartition("/")[0]
-    if spec is None or task.storage.exists(task.path):
+    job, folder = task.job, task.path.rpartition("/")[0]
+    if task.storage.exists(task.path):
         return
     name = folder.rpartition("/")[2]
     work = task.storage.local(f"training/{name}") or cache_folder() / "training" / name

@@ -1,8 +1,9 @@
-"""Kind `order`: the documents of an index by rank in another order than by perplexity, one part for each order."""
+"""Kind `order`: the documents of an index by rank in another order than by NLL per token, one part for each order."""
 
 from collections.abc import Iterator
 
-from pruner.select.order import by_byte, by_hash, write_order
+from pruner.select.build_index import RankKey
+from pruner.select.order import by_byte, by_hash, by_score, write_order
 from pruner.select.write_index import check_eligible
 from pruner.spec import BY_TOKEN, Order
 from pruner.tables.records import Record
@@ -36,7 +37,7 @@ def needs(order: Order) -> tuple[str, ...]:
 
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The other orders that a job's selections need."""
-    if job.corpus is not None and job.model is not None:
+    if job.named:
         for order in _others(job):
             path = f"{folder(job, order)}/order.json"
             yield Node(_node_name(order), "light", "selecting", [path], needs=("index",))
@@ -51,10 +52,15 @@ def run(task: Task) -> Counts:
     check_eligible(task.storage, index.folder(job), found.counts)
     folders = index.folder(job), folder(job, order)
     with task.beat.allow(_SILENCE_SECONDS):
-        rank_key = by_byte() if order.by == "byte" else by_hash(job.plan, order.seed)
-        documents = write_order(task.storage, *folders, rank_key, task.beat)
+        documents = write_order(task.storage, *folders, _rank_key(job, order), task.beat)
     job.workspace.records.write(task.path, OrderRecord(name=order.name, documents=documents))
     return Counts(fresh=True)
+
+
+def _rank_key(job: JobFiles, order: Order) -> RankKey:
+    if order.by == "score":
+        return by_score(order.column)
+    return by_byte() if order.by == "byte" else by_hash(job.plan, order.seed)
 
 
 def _others(job: JobFiles) -> list[Order]:

@@ -20,8 +20,8 @@ def provenance(job: JobFiles) -> dict[str, Any]:
         reference = {"sha256": model.sha256, "tokenizer_sha256": model.tokenizer_sha256}
         if model.training is not None:
             reference["training"] = model.training.model_dump()
-    if request.reference.train is not None:
-        reference["train"] = request.reference.train.model_dump()
+    if request.train is not None:
+        reference["train"] = request.train.model_dump()
     counts = {"documents": corpus.documents, "shards": corpus.shards}
     return {
         "winnow": service.__version__,

@@ -21,7 +21,7 @@ def path(job: JobFiles) -> str:
 
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The report of a job that has selections."""
-    if job.corpus is not None and job.model is not None and job.selections:
+    if job.named and job.selections:
         needs = tuple(f"selection/{spec.id}" for spec in job.selections)
         yield Node("report", "light", "selecting", [path(job)], needs=("index", *needs))
 

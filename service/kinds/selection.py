@@ -26,7 +26,7 @@ def path(job: JobFiles, spec: SelectionSpec) -> str:
 
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The selections of a job whose index can be named."""
-    if job.corpus is not None and job.model is not None:
+    if job.named:
         for spec in job.needed_selections:
             yield Node(f"selection/{spec.id}", "light", "selecting", [path(job, spec)], needs=order.needs(spec.order))
 

@@ -45,7 +45,7 @@ async def export(api: ApiOf, rules: RulesOf, job_id: str, form: forms.PostedForm
         values = {"job_id": job_id, "selection": selection, "options": options, "message": str(error)}
         return page_response("export.html", 422, **values, **form_values(rules))
     job = await api.get(job_path(job_id))
-    names = ("criterion", "rate", "unit", "within", "per", "seed")
+    names = ("criterion", "rate", "unit", "within", "per", "seed", "score")
     previews = [{name: spec.get(name) or "" for name in names} for spec in job["selections"] if spec["id"] == selection]
     query = f"?{urlencode(previews[0])}" if previews else ""
     return RedirectResponse(f"/jobs/{job_id}{query}#export-{made['id']}", 303, HEADERS)

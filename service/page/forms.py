@@ -92,6 +92,8 @@ def _selection(form: Form, criterion: str, rate: str) -> dict[str, Any]:
     seed = first_value(form, "random_seed")
     if criterion != "random" and first_value(form, "per"):
         spec["per"] = "byte"
+    if criterion != "random" and first_value(form, "score"):
+        spec["score"] = first_value(form, "score")
     if criterion == "random" and seed:
         spec["seed"] = int(seed) if seed.isascii() and seed.isdecimal() else seed
     return spec

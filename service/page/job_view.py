@@ -46,7 +46,7 @@ class Sample(NamedTuple):
 
 def by_perplexity(kept: dict[str, Any]) -> bool:
     """Whether the ranks of a preview or a selection are those by perplexity."""
-    return kept["criterion"] != "random" and kept.get("per") is None
+    return kept["criterion"] != "random" and kept.get("per") is None and kept.get("score") is None
 
 
 def partly_kept(kept: dict[str, Any]) -> str:
@@ -54,6 +54,7 @@ def partly_kept(kept: dict[str, Any]) -> str:
     if kept["criterion"] == "random":
         return "drawn at random"
     reasons = ["by NLL per byte"] if kept.get("per") is not None else []
+    reasons += [f"by {kept['score']}"] if kept.get("score") is not None else []
     return ", ".join([*reasons, *(["with thresholds per domain"] if kept["within"] is not None else [])])
 
 
@@ -94,7 +95,7 @@ def job_values(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
 def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any], by: str) -> dict[str, Any]:
     """The template values of a preview, with a histogram by documents or by tokens."""
     documents = report["eligible"]["documents"]
-    preview = {"per": None, "seed": None} | preview
+    preview = {"per": None, "seed": None, "score": None} | preview
     kept = kept_range(preview, documents)
     chart_rows = [
         ChartRow(made["id"], made_range, partly_kept(made), made["id"] == preview["id"])
@@ -125,6 +126,7 @@ def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[st
 def unseen_values(spec: dict[str, Any], by: str, why: str) -> dict[str, Any]:
     """The template values of a selection that cannot be previewed before it is made, and the reason."""
     default = {"criterion": "medium", "rate": 0.5, "unit": "documents", "within": None, "per": None, "seed": None}
+    default["score"] = None
     given = {name: value for name, value in spec.items() if value is not None}
     return {"preview_part": "_unseen.html", "preview": {"id": None} | default | given, "by": by, "why": why}
 
@@ -175,7 +177,7 @@ def samples(preview: dict[str, Any], documents: int) -> list[Sample]:
         Sample("Around the median", _span_around(documents // 2, documents), *kept),
         Sample("Highest perplexity: the least predictable", SampleSpan(documents - count, count), *kept),
     ]
-    if preview["criterion"] == "random":
+    if preview["criterion"] == "random" or preview.get("score") is not None:
         return result
     per = preview.get("per")
     if preview["within"] is None:

@@ -175,6 +175,7 @@ async def job(
     within: str | None = None,
     per: str | None = None,
     seed: str | None = None,
+    score: str | None = None,
     by: str = "documents",
     requested: bool = False,
     part: Part = None,
@@ -185,10 +186,10 @@ async def job(
         return page_response("_live.html" if part == "live" else "job.html", **await _progress_values(api, found))
     spec = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
     # The form always sends both: each is for other criteria.
-    spec |= {"seed": seed or None} if criterion == "random" else {"per": per or None}
+    spec |= {"seed": seed or None} if criterion == "random" else {"per": per or None, "score": score or None}
     values = await _result_values(api, found, spec, by if by in ("documents", "tokens") else "documents")
     values |= {"requested": requested} | exports.form_values(rules)
-    if part == "preview":
+    if part == "preview" and "preview_part" in values:
         return page_response(values["preview_part"], **values)
     server, with_key = _server(request), _with_key(request)
     values |= await exports.list_values(api, found["id"], server, with_key)
@@ -218,6 +219,8 @@ async def _result_values(api: Api, job: dict[str, Any], spec: dict[str, Any], by
     """The template values of a scored job with a preview of the selection `spec`, by default of its first one."""
     path = job_path(job["id"])
     report = await api.get(f"{path}/report")
+    if job["request"]["reference"] is None:
+        return {"job": job, "report": report, "live": False, "standalone": False}
     spec = spec if any(spec.values()) else job["request"]["selections"][0]
     values = job_view.job_values(job, report) | {"live": False, "standalone": False}
     try:

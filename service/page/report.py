@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from pruner.errors import InputError
 from pruner.select.index import read_index
 from pruner.spec import BY_BYTE, BY_TOKEN, SelectionSpec
 from service.contract.network import job_path
@@ -36,8 +37,14 @@ class ReportData(NamedTuple):
 
 def preview_specs(job: dict[str, Any]) -> list[dict[str, Any]]:
     """The selections of a job that a report shows in full, as parameters of previews."""
-    names = ("criterion", "rate", "unit", "within", "per", "seed")
+    names = ("criterion", "rate", "unit", "within", "per", "seed", "score")
     return [{name: made.get(name) for name in names} for made in job["selections"][:_SELECTIONS_MAX]]
+
+
+def _check(job: dict[str, Any]) -> None:
+    """Raises InputError for a job without perplexities, of which the report is made."""
+    if job["request"]["reference"] is None:
+        raise InputError("a job without a reference has no HTML report: see report.json")
 
 
 def sample_spans(report: dict[str, Any], previews: Rows) -> set[SampleSpan]:
@@ -49,6 +56,7 @@ def sample_spans(report: dict[str, Any], previews: Rows) -> set[SampleSpan]:
 async def fetch_report_data(get: Callable[..., Awaitable[Any]], job_id: str) -> ReportData:
     """Gets the data by `get`, a function of an API path and query parameters. Raises what `get` raises."""
     job = await get(job_path(job_id))
+    _check(job)
     report = await get(job_path(job_id, "report"))
     previews = [await get(job_path(job_id, "preview"), **spec) for spec in preview_specs(job)]
     samples = {}
@@ -104,6 +112,7 @@ def write_report(out: Path, data: ReportData, server: str) -> list[Path]:
 def write_local_report(files: JobFiles, job: Job, out: Path) -> None:
     """`write_report` of a job that ran without a service."""
     storage, shown = files.workspace.storage, job.model_dump(mode="json")
+    _check(shown)
     report = storage.read_json(report_kind.path(files))
     specs = [SelectionSpec.model_validate(spec) for spec in preview_specs(shown)]
     orders = {BY_TOKEN, *(spec.order for spec in specs)}

@@ -23,7 +23,7 @@ log = logging.getLogger("winnow.retention")
 _PASS_SECONDS = 600.0  # between passes of a service
 _DAY = 86_400.0
 _HALF_A_JOB = 3_600.0  # seconds after which a job's folder without job.json is taken for that of a killed service
-_SHARED = ("documents", "scores")  # kinds whose parts are files that jobs share
+_SHARED = ("documents", "scores", "prior", "classifier", "field")  # kinds whose parts are files that jobs share
 
 
 @dataclass
@@ -106,13 +106,18 @@ def _results(job: JobFiles) -> set[str]:
         folders |= {f"model/{name}", f"training/{name}"}
     for node in Graph(job).nodes.values():
         if not isinstance(node.paths, ShardPaths):
-            folders |= {_folder(path) for path in node.paths if not path.startswith("jobs/")}
+            folders |= {_artefact(path) for path in node.paths if not path.startswith("jobs/")}
     return folders
 
 
 def _folder(path: str) -> str:
     """The folder of the artefact that has a file: `<kind>/<key>`."""
     return "/".join(path.split("/")[:2])
+
+
+def _artefact(path: str) -> str:
+    """What is kept or removed with a file: its folder, or it alone where jobs share the parts of a folder."""
+    return path if path.partition("/")[0] in _SHARED else _folder(path)
 
 
 def _parts(job: JobFiles) -> set[str]:
@@ -127,7 +132,7 @@ def _artefacts(workspace: Workspace) -> tuple[dict[str, int], dict[str, float]]:
     modified: dict[str, float] = {}
     for kind in (*KINDS, "training"):
         for file in workspace.storage.files(kind):
-            path = file.path if kind in _SHARED else _folder(file.path)
+            path = _artefact(file.path)
             sizes[path] = sizes.get(path, 0) + file.size
             modified[path] = max(modified.get(path, 0.0), file.modified)
     return sizes, modified

@@ -287,8 +287,10 @@ def is_copy(manifest: Path, job: JobFiles, spec: SelectionSpec) -> bool:
 
 
 def _scores(files: JobFiles) -> list[str]:
-    """The score files of a job; none of a job that was not planned."""
-    return [] if files.corpus is None or files.model is None else list(scores.paths(files, files.model))
+    """The score files of a job, or the index of one without a reference; none of a job that was not planned."""
+    if files.model is None:
+        return [index.folder(files)] if files.named else []
+    return [] if files.corpus is None else list(scores.paths(files, files.model))
 
 
 def _record(workspace: Workspace, request: JobRequest, ignored: list[str], *, scores_only: bool = False) -> JobRecord:

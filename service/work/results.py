@@ -52,7 +52,7 @@ def of_prune(request: JobRequest, out: Path) -> list[str]:
     Raises InputError for a file of the user's in its way.
     """
     to_write = [SCORES_FILE, REJECTS_FILE, REPORT_FILE, *(manifest_file(spec.id) for spec in request.selections)]
-    if request.reference.train is not None:
+    if request.train is not None:
         to_write += map(reference_file, FILES)
     there = [path.name for path in out.glob("manifest-*.parquet")] + [reference_file(name) for name in FILES]
     written = [name for name in {*to_write, *there} if is_result(out, name)]

@@ -15,15 +15,19 @@ SHORT = [63, 300, 1, 64, 2, 65, 127]
 
 
 def check(
-    lengths: list[int], inputs: tuple[Tensor, Tensor, Tensor], softcap: float | None = None, window: int | None = None
+    lengths: list[int],
+    inputs: tuple[Tensor, Tensor, Tensor],
+    softcap: float | None = None,
+    window: int | None = None,
+    causal: bool = True,
 ) -> None:
     """Within rounding of float64 in relative norm, over all and on every document."""
     q, k, v = inputs
     pack = Pack.of(lengths, "cuda")
     with poisoned():
-        out = packed_attention(q, k, v, pack, softcap=softcap, window=window)
+        out = packed_attention(q, k, v, pack, softcap=softcap, window=window, causal=causal)
     wide = (m.double() for m in inputs)
-    expected = attention_reference(*wide, pack, q.shape[2] ** -0.5, softcap, window)
+    expected = attention_reference(*wide, pack, q.shape[2] ** -0.5, softcap, window, causal=causal)
     close = 1e-4 if q.dtype == torch.float32 else 5e-3
     for got, right in zip(out.split(lengths), expected.split(lengths), strict=True):
         assert (got.double() - right).norm() < close * right.norm()
@@ -45,6 +49,13 @@ def test_head_widths_and_shared_keys(width: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("window", [1, 50, 128, 4000])
 def test_windows_and_caps(window: int, softcap: float | None, dtype: torch.dtype) -> None:
     check(SHORT, attention_inputs(SHORT, heads=2, shared=1, width=64, dtype=dtype, device="cuda"), softcap, window)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 65])
+def test_both_directions(window: int | None, dtype: torch.dtype) -> None:
+    inputs = attention_inputs(LENGTHS, heads=2, shared=1, width=64, dtype=dtype, device="cuda")
+    check(LENGTHS, inputs, window=window, causal=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

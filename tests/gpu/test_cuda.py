@@ -38,7 +38,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def per_token(reference: Reference, texts: list[str]) -> np.ndarray:
     """NLL a token of the texts that have any."""
-    ((_, nll, n_tokens),) = score(reference, [(texts, None)], on_progress=lambda *_: None)
+    ((_, nll, n_tokens, *_),) = score(reference, [(texts, None)], on_progress=lambda *_: None)
     return (nll / np.maximum(n_tokens, 1))[n_tokens > 0]
 
 
@@ -76,7 +76,7 @@ def test_tokenizing_threads_and_earlier_scorings_change_no_bit(folder: Path, mon
     def bits(tokenizing: int, size: int) -> bytes:
         monkeypatch.setattr(batch_loader, "_TOKENIZING", tokenizing)
         blocks = [(texts[i : i + size], None) for i in range(0, len(texts), size)]
-        return b"".join(nll.tobytes() for _, nll, _ in score(reference, blocks, on_progress=lambda *_: None))
+        return b"".join(nll.tobytes() for _, nll, *_ in score(reference, blocks, on_progress=lambda *_: None))
 
     first = bits(1, len(texts))
     per_token(reference, TEXTS)
@@ -94,7 +94,7 @@ def test_work_inside_the_progress_callback_changes_no_bit(folder: Path, tmp_path
         if len(found) < 5:
             found.append(per_token(reference, TEXTS).tobytes())
 
-    ((_, nll, n_tokens),) = score(reference, [(texts, None)], on_progress=inside)
+    ((_, nll, n_tokens, *_),) = score(reference, [(texts, None)], on_progress=inside)
     assert (nll / np.maximum(n_tokens, 1))[n_tokens > 0].tobytes() == alone.tobytes()
     assert set(found) == {few_alone.tobytes()}
 

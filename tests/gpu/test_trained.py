@@ -50,7 +50,7 @@ def test_bfloat16_keeps_scores_and_their_order(tmp_path: Path, monkeypatch: pyte
 
     def per_token(dtype: Dtype) -> np.ndarray:
         reference = load(tmp_path / "out", "cuda", dtype)
-        ((_, nll, n_tokens),) = score(reference, [(unseen, None)], on_progress=lambda *_: None)
+        ((_, nll, n_tokens, *_),) = score(reference, [(unseen, None)], on_progress=lambda *_: None)
         return (nll / np.maximum(n_tokens, 1))[n_tokens > 1]
 
     wide, narrow = per_token("float32"), per_token("bfloat16")

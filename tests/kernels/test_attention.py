@@ -12,13 +12,14 @@ from tests.kernels.helpers import attention_inputs
 LENGTHS = [65, 1, 64, 2, 127, 63]
 
 
-def test_each_document_is_torchs_attention() -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_each_document_is_torchs_attention(causal: bool) -> None:
     q, k, v = attention_inputs(LENGTHS, heads=4, shared=2, width=8, dtype=torch.float32)
-    out = packed_attention(q, k, v, Pack.of(LENGTHS, "cpu"))
+    out = packed_attention(q, k, v, Pack.of(LENGTHS, "cpu"), causal=causal)
     parts = [m.split(LENGTHS) for m in (q, k, v)]
     for got, *document in zip(out.split(LENGTHS), *parts, strict=True):
         batch = [m.transpose(0, 1)[None] for m in document]
-        expected = F.scaled_dot_product_attention(*batch, is_causal=True, enable_gqa=True)
+        expected = F.scaled_dot_product_attention(*batch, is_causal=causal, enable_gqa=True)
         torch.testing.assert_close(got, expected[0].transpose(0, 1))
 
 
@@ -30,6 +31,14 @@ def test_window_and_cap_by_hand() -> None:
     out = packed_attention(q, k, v, Pack.of([3], "cpu"), scale=1.0, softcap=3.0, window=2)
     share = 1 / (1 + np.exp(-3.0))
     torch.testing.assert_close(out.flatten(), torch.tensor([9.0, 5.0, 1 + share], dtype=torch.float32))
+
+
+def test_a_window_in_both_directions_by_hand() -> None:
+    """With equal scores each of four tokens is the mean of itself and its neighbours."""
+    q = k = torch.zeros(4, 1, 1)
+    v = torch.tensor([3.0, 6.0, 0.0, 9.0]).view(4, 1, 1)
+    out = packed_attention(q, k, v, Pack.of([4], "cpu"), window=2, causal=False)
+    torch.testing.assert_close(out.flatten(), torch.tensor([4.5, 3.0, 5.0, 4.5]))
 
 
 @pytest.mark.parametrize(

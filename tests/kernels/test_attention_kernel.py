@@ -13,9 +13,15 @@ LENGTHS = [65, 1, 64, 2, 127, 63]
 
 
 def kernel(
-    q: Tensor, k: Tensor, v: Tensor, pack: Pack, softcap: float | None = None, window: int | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pack: Pack,
+    softcap: float | None = None,
+    window: int | None = None,
+    causal: bool = True,
 ) -> Tensor:
-    return attention(q, k, v, pack, q.shape[2] ** -0.5, softcap, window, Tile(64, 32, 4, 2))
+    return attention(q, k, v, pack, q.shape[2] ** -0.5, softcap, window, Tile(64, 32, 4, 2), causal=causal)
 
 
 @pytest.mark.parametrize(("softcap", "window"), [(None, None), (2.0, None), (None, 1), (None, 40), (None, 1000)])
@@ -32,11 +38,23 @@ def test_kernel_is_the_reference(
     assert relative(kernel(q, k, v, pack, softcap, window), expected) < close
 
 
-def test_kernel_reads_no_other_document() -> None:
+@pytest.mark.parametrize("window", [None, 1, 40, 1000])
+@pytest.mark.parametrize(("dtype", "width", "close"), [(torch.float32, 16, 1e-5), (torch.float16, 64, 2e-3)])
+def test_kernel_in_both_directions_is_the_reference(
+    dtype: torch.dtype, width: int, close: float, window: int | None
+) -> None:
+    q, k, v = attention_inputs(LENGTHS, heads=2, shared=1, width=width, dtype=dtype)
+    pack = Pack.of(LENGTHS, "cpu")
+    expected = packed_attention(q.float(), k.float(), v.float(), pack, window=window, causal=False)
+    assert relative(kernel(q, k, v, pack, None, window, causal=False), expected) < close
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_kernel_reads_no_other_document(causal: bool) -> None:
     """Bit for bit alone as between others, though their keys are loud and their values no numbers."""
     lengths = [70, 1, 64, 70]
     q, k, v = attention_inputs(lengths, heads=2, shared=1, width=16, dtype=torch.float16)
-    alone = kernel(*(m[71:135] for m in (q, k, v)), Pack.of([64], "cpu"))
+    alone = kernel(*(m[71:135] for m in (q, k, v)), Pack.of([64], "cpu"), causal=causal)
     k[:71] = k[135:] = 100.0
     v[:71] = v[135:] = float("nan")
-    assert torch.equal(kernel(q, k, v, Pack.of(lengths, "cpu"))[71:135], alone)
+    assert torch.equal(kernel(q, k, v, Pack.of(lengths, "cpu"), causal=causal)[71:135], alone)

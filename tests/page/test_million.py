@@ -72,7 +72,8 @@ def served(tmp_path: Path, model: Path) -> Any:
         ):
             for batch in read_shard(files.plan, shard, request.corpus):
                 tokens = rng.lognormal(6, 1.5, len(batch)).astype(np.int64) + 1
-                scored.append(batch, tokens, tokens * rng.normal(3.6, 0.7, len(batch)).clip(0.05))
+                nll = tokens * rng.normal(3.6, 0.7, len(batch)).clip(0.05)
+                scored.append(batch, tokens, nll, [np.zeros(len(batch))] * 3)
                 listed.append(batch)
     while worker.once():
         pass

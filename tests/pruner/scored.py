@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,7 +42,9 @@ class ScoredCorpus:
                 for batch in read_shard(self.plan.files_of(shard), shard, spec):
                     documents.append(batch)
                     found = [score(text) for text in batch["text"].drop_null().to_pylist()]
-                    scores.append(batch, *(list(column) for column in zip(*found, strict=True)) if found else ([], []))
+                    n_tokens, nll = np.array(found).reshape(-1, 2).T
+                    mean = nll / np.maximum(n_tokens, 1)
+                    scores.append(batch, n_tokens, nll, (mean * nll, mean, (mean > 8) * n_tokens))
 
     def index(
         self, folder: str = "job", split: Split | None = None, beat: Callable[[], None] = lambda: None

@@ -52,14 +52,19 @@ def test_documents_have_their_rows_sizes_and_reasons(storage: Storage) -> None:
 
 def test_scores_and_reasons_stand_at_the_rows_of_their_texts(storage: Storage) -> None:
     with ScoresWriter(storage, "s.parquet", {"device": "cpu"}) as writer:
-        writer.append(batch("a", None, "b"), np.array([3, 0]), np.array([1.5, np.nan]))
-        writer.append(batch("c", "d", "e"), np.array([1, 2, 3]), np.array([np.inf, np.nan, 0.25]))
-        writer.append(batch(None), np.array([]), np.array([]))
+        measured = np.array([4.5, 0.0]), np.array([1.25, 0.0]), np.array([0, 0])
+        writer.append(batch("a", None, "b"), np.array([3, 0]), np.array([1.5, np.nan]), measured)
+        measured = np.array([1.0, 2.0, 99.0]), np.array([1.0, 1.0, 9.5]), np.array([0.0, 0.0, 1.0])
+        writer.append(batch("c", "d", "e"), np.array([1, 2, 3]), np.array([np.inf, np.nan, 0.25]), measured)
+        writer.append(batch(None), np.array([]), np.array([]), [np.array([])] * 3)
     table = read(storage, "s.parquet")
-    assert table.schema.types == [pa.int32(), pa.float64(), pa.string()]
+    assert table.schema.types == [pa.int32(), *[pa.float64()] * 3, pa.int32(), pa.string()]
     assert table.to_pydict() == {
         "n_tokens": [3, None, None, None, None, 3, None],
         "nll": [1.5, None, None, None, None, 0.25, None],
+        "surprisal_sq": [4.5, None, None, None, None, 99.0, None],
+        "surprisal_max": [1.25, None, None, None, None, 9.5, None],
+        "over_8": [0, None, None, None, None, 1, None],
         "reject": [None, None, "fewer than one scored token", "non-finite NLL", "non-finite NLL", None, None],
     }
     counts = read_counts(storage, "s.parquet")
@@ -68,7 +73,7 @@ def test_scores_and_reasons_stand_at_the_rows_of_their_texts(storage: Storage) -
 
 def test_scores_for_other_rows_are_refused(storage: Storage) -> None:
     with pytest.raises(ValueError, match="2 and 2 scores for 1 texts"), ScoresWriter(storage, "s", {}) as writer:
-        writer.append(batch("a", None), np.array([1, 2]), np.array([1.0, 2.0]))
+        writer.append(batch("a", None), np.array([1, 2]), np.array([1.0, 2.0]), [np.zeros(2)] * 3)
 
 
 def test_an_interrupted_file_does_not_appear(storage: Storage) -> None:
@@ -80,7 +85,7 @@ def test_an_interrupted_file_does_not_appear(storage: Storage) -> None:
 
 def test_a_file_that_cannot_be_completed_does_not_appear(storage: Storage) -> None:
     with pytest.raises(TypeError), ScoresWriter(storage, "s", {"not": {"json": object()}}) as writer:
-        writer.append(batch("a"), np.array([1]), np.array([1.0]))
+        writer.append(batch("a"), np.array([1]), np.array([1.0]), [np.zeros(1)] * 3)
     assert storage.list("") == []
 
 
@@ -88,7 +93,7 @@ def test_the_same_scores_give_the_same_bytes(storage: Storage) -> None:
     for name in ("a", "b"):
         about: dict[str, int] = {}
         with ScoresWriter(storage, name, about) as writer:
-            writer.append(batch("a", None), np.array([1]), np.array([1.0]))
+            writer.append(batch("a", None), np.array([1]), np.array([1.0]), [np.zeros(1)] * 3)
             about["known"] = 1  # as it is in the end
     assert storage.read_bytes("a") == storage.read_bytes("b")
     assert read_counts(storage, "a").scorer == {"known": 1}

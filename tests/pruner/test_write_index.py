@@ -34,6 +34,11 @@ def test_every_row_of_the_corpus_is_in_the_table_once(scored: ScoredCorpus) -> N
             ("nll", pa.float64()),
             ("perplexity", pa.float64()),
             ("n_bytes", pa.int64()),
+            ("surprisal_sq", pa.float64()),
+            ("surprisal_max", pa.float64()),
+            ("share_8", pa.float64()),
+            ("prior_mean", pa.float64()),
+            ("prior_std", pa.float64()),
             ("training", pa.bool_()),
             ("reject", pa.string()),
         ]
@@ -48,6 +53,8 @@ def test_every_row_of_the_corpus_is_in_the_table_once(scored: ScoredCorpus) -> N
         if has_score:
             assert row["n_bytes"] == row["n_tokens"]
             assert row["perplexity"] == pytest.approx(np.exp(row["nll"] / row["n_tokens"]), rel=1e-12)
+            assert row["surprisal_sq"] == pytest.approx(row["surprisal_max"] * row["nll"])
+            assert row["share_8"] == (row["surprisal_max"] > 8)
     eligible = [row for row in rows if row["reject"] is None and not row["training"]]
     assert counts.model_dump() == {
         "documents": 151,
@@ -56,6 +63,7 @@ def test_every_row_of_the_corpus_is_in_the_table_once(scored: ScoredCorpus) -> N
         "training": sum(row["training"] for row in rows),
         "eligible": len(eligible),
         "scorers": [{"context": 5}, {"context": 6}],
+        "further": {},
     }
     assert 10 < counts.training < 60
 

@@ -71,7 +71,7 @@ def rolling(lm: Any, texts: list[str]) -> list[float]:
 
 
 def winnow(reference: Reference, texts: list[str], stride: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    ((_, nll, n_tokens),) = score(reference, [(texts, None)], on_progress=lambda *_: None, stride=stride)
+    ((_, nll, n_tokens, *_),) = score(reference, [(texts, None)], on_progress=lambda *_: None, stride=stride)
     return nll, n_tokens
 
 

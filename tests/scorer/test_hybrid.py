@@ -168,7 +168,7 @@ def test_a_hybrid_is_a_reference(tmp_path: Path, kind: str) -> None:
     reference = load(tmp_path)
     assert reference.context == (None if kind == "mlp" else 8192)
     text = PROSE * 400
-    ((_, nll, n_tokens),) = score(reference, [([text, "a"], None)], on_progress=lambda *_: None)
+    ((_, nll, n_tokens, *_),) = score(reference, [([text, "a"], None)], on_progress=lambda *_: None)
     assert n_tokens[0] > 8192 > n_tokens[1]
     assert (nll / n_tokens > 0).all()
 

@@ -76,8 +76,8 @@ def scores(reference: Reference, inside: Callable[[], object] = lambda: None, ti
             inside()
 
     found = list(score(reference, BLOCKS, on_progress=on_progress))
-    assert [tag for tag, _, _ in found] == [tag for _, tag in BLOCKS]
-    return b"".join(nll.tobytes() + n_tokens.tobytes() for _, nll, n_tokens in found)
+    assert [tag for tag, *_ in found] == [tag for _, tag in BLOCKS]
+    return b"".join(nll.tobytes() + n_tokens.tobytes() for _, nll, n_tokens, *_ in found)
 
 
 def weights(folder: Path, inside: Callable[[], object] = lambda: None) -> bytes:

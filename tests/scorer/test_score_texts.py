@@ -34,7 +34,7 @@ def reference(request: pytest.FixtureRequest, tmp_path: Path) -> Reference:
 
 @pytest.mark.parametrize("stride", [None, 5])
 def test_the_tokens_of_each_text_add_up_to_its_score(reference: Reference, stride: int | None) -> None:
-    ((_, nll, n_tokens),) = score(reference, [(TEXTS, None)], on_progress=lambda *_: None, stride=stride)
+    ((_, nll, n_tokens, *_),) = score(reference, [(TEXTS, None)], on_progress=lambda *_: None, stride=stride)
     found = score_texts(reference, TEXTS, stride)
     assert [text.n_tokens for text in found] == n_tokens.tolist()
     assert [text.ids.tolist() for text in found] == [ids.tolist() for ids in reference.tokenizer.encode(TEXTS)]

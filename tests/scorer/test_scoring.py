@@ -41,7 +41,7 @@ def silent(_documents: int, _tokens: int) -> None:
 
 
 def score_one_block(reference: Reference, texts: list[str], **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    ((_, nll, n_tokens),) = score(reference, [(texts, None)], on_progress=silent, **options)
+    ((_, nll, n_tokens, *_),) = score(reference, [(texts, None)], on_progress=silent, **options)
     return nll, n_tokens
 
 
@@ -168,8 +168,8 @@ def test_the_same_shard_gives_the_same_bits(kind: str, request: pytest.FixtureRe
     score_one_block(reference, ["something else"])
     blocks = [(texts[:7], "a"), ([], "b"), (texts[7:], "c")]
     again = list(score(reference, blocks, on_progress=silent))
-    assert [(tag, len(nll)) for tag, nll, _ in again] == [("a", 7), ("b", 0), ("c", 22)]
-    assert first.tobytes() == np.concatenate([nll for _, nll, _ in again]).tobytes()
+    assert [(tag, len(nll)) for tag, nll, *_ in again] == [("a", 7), ("b", 0), ("c", 22)]
+    assert first.tobytes() == np.concatenate([nll for _, nll, *_ in again]).tobytes()
 
 
 def test_a_long_document_goes_through_in_pieces(recurrent: Reference) -> None:
@@ -180,7 +180,7 @@ def test_a_long_document_goes_through_in_pieces(recurrent: Reference) -> None:
     stream = torch.from_numpy(np.concatenate(([0], ids)))
     whole = float(recurrent.model.nll(stream[:-1], stream[1:], Pack.of([len(ids)], "cpu"))[0].double().sum())
     told: list[tuple[int, int]] = []
-    ((_, nll, n_tokens),) = score(recurrent, [([text, "a"], None)], on_progress=lambda *done: told.append(done))
+    ((_, nll, n_tokens, *_),) = score(recurrent, [([text, "a"], None)], on_progress=lambda *done: told.append(done))
     assert n_tokens.tolist() == [len(ids), 1]
     assert nll[0] / len(ids) == pytest.approx(whole / len(ids), abs=1e-5)
     assert len(told) >= 3
@@ -190,7 +190,7 @@ def test_a_long_document_goes_through_in_pieces(recurrent: Reference) -> None:
 def test_progress_counts_up_to_everything(gpt2: Reference) -> None:
     told: list[tuple[int, int]] = []
     small = dataclasses.replace(gpt2, budget=64)
-    counts = [n for _, _, n in score(small, [(TEXTS, 0), (TEXTS, 1)], on_progress=lambda *done: told.append(done))]
+    counts = [n for _, _, n, *_ in score(small, [(TEXTS, 0), (TEXTS, 1)], on_progress=lambda *done: told.append(done))]
     assert told[-1] == (2 * len(TEXTS), int(sum(n.sum() for n in counts)))
     assert len(told) > 12
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(told))
@@ -306,8 +306,8 @@ def test_blocks_tokenizing_threads_and_earlier_scorings_change_no_bit(
         monkeypatch.setattr(batch_loader, "_TOKENIZING", tokenizing)
         blocks = [(texts[i : i + size], i) for i in range(0, len(texts), size)]
         found = list(score(reference, blocks, on_progress=silent))
-        assert [tag for tag, _, _ in found] == [tag for _, tag in blocks]
-        return b"".join(nll.tobytes() for _, nll, _ in found)
+        assert [tag for tag, *_ in found] == [tag for _, tag in blocks]
+        return b"".join(nll.tobytes() for _, nll, *_ in found)
 
     first = bits(len(texts), 1)
     score_one_block(reference, ["something else"] * 9)
@@ -339,7 +339,7 @@ def test_waste_is_the_padding_of_rows_and_of_full_packs(gpt2: Reference, monkeyp
     model.compile(100)
     assert model.full_packs
     packs = score(dataclasses.replace(gpt2, model=model, budget=100), [(texts, None)], on_progress=silent)
-    (_, nll, _), (wanted, _) = *packs, score_one_block(gpt2, texts)
+    (_, nll, *_), (wanted, _) = *packs, score_one_block(gpt2, texts)
     assert (packs.window_positions, packs.computed_positions, packs.waste) == (16, 100, 0.84)
     np.testing.assert_allclose(nll, wanted, atol=1e-4)
 

@@ -55,3 +55,19 @@ def test_scores_are_sums_in_the_order_of_the_text() -> None:
     assert block.complete
     assert np.array_equal(block.scores(), [1, np.nan, 1110], equal_nan=True)
     assert block.n_tokens.tolist() == [3, 0, 7]
+
+
+def test_other_measures_are_added_up_over_windows_and_their_parts() -> None:
+    block = block_of([7, 0, 3], bos=9)
+    windows = block.cut(5, None)
+    first, *others = windows
+    head, tail = first.split(2)
+    assert tail is not None
+    block.add(head, 3.0, 5.0, 2.0, 0.0)
+    block.add(tail, 20.0, 200.0, 11.0, 2.0)
+    for window in others:
+        block.add(window, 9.0, 81.0, 9.0, 1.0)
+    found = block.surprisals()
+    assert found.squares.tolist() == [286.0, 0.0, 81.0]
+    assert found.largest.tolist() == [11.0, 0.0, 9.0]
+    assert found.over.tolist() == [3.0, 0.0, 1.0]

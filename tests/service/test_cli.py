@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.commands.cli import COMMANDS, main
+from service.contract.scorers import STATISTICS
 from tests.scorer.mamba2_folders import native_config, native_weights
 from tests.service.pool import until, write_corpus
 
@@ -250,8 +251,8 @@ def test_score_gives_every_document_in_one_file(run: Run, corpus: Path, referenc
     ran = run("score", corpus, "--id-field", "id", "--reference", reference, "--out", tmp_path / "scores.parquet")
     assert ran.status == 0, ran.err
     table = pq.read_table(tmp_path / "scores.parquet")
-    columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", "training", "reject"]
-    assert table.schema.names == columns
+    columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", *STATISTICS]
+    assert table.schema.names == [*columns, "training", "reject"]
     assert table["id"].to_pylist() == [f"doc-{i}" for i in range(120)]
     assert "120 documents" in ran.out
 

@@ -17,6 +17,7 @@ from pruner.spec import CorpusSpec
 from scorer.training.names import FILES
 from service.contract.names import Status
 from service.contract.schemas import JobRequest, Progress
+from service.contract.scorers import STATISTICS
 from service.jobs.jobs import Jobs
 from service.work import local as prune
 from service.work.pool_worker import PoolWorker
@@ -124,7 +125,7 @@ def test_scores_only(make_request: MakeRequest, tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "scores.parquet")
     assert table.num_rows == done.documents_done == 120
     columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", "training", "reject"]
-    assert sorted(table.column_names) == sorted(columns)
+    assert sorted(table.column_names) == sorted([*columns, *STATISTICS])
 
 
 def test_of_a_corpus_of_rejects_the_tables_are_left(make_request: MakeRequest, tmp_path: Path) -> None:

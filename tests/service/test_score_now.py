@@ -46,7 +46,7 @@ def corpus_scores(reference: Path) -> list[tuple[float, int]]:
     from scorer.causal_lm.reference import load
     from scorer.engine.scoring import score
 
-    ((_, nll, n_tokens),) = score(load(reference), [(TEXTS, None)], on_progress=lambda *_: None)
+    ((_, nll, n_tokens, *_),) = score(load(reference), [(TEXTS, None)], on_progress=lambda *_: None)
     return list(zip(nll.tolist(), n_tokens.tolist(), strict=True))
 
 

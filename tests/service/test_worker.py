@@ -17,7 +17,7 @@ from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
-from service.kinds import scores
+from service.kinds import documents
 from service.queue.tasks import MAX_ATTEMPTS
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
@@ -265,13 +265,13 @@ def test_the_next_shard_is_read_while_the_last_batches_run(
     jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
-    whole = scores.read_shard
+    whole = documents.read_shard
 
-    def watched(plan: Any, shard: Any, *more: Any) -> Any:
+    def watched(plan: Any, shard: Any, *more: Any, **named: Any) -> Any:
         read.append(shard.index)
-        return whole(plan, shard, *more)
+        return whole(plan, shard, *more, **named)
 
-    monkeypatch.setattr(scores, "read_shard", watched)
+    monkeypatch.setattr(documents, "read_shard", watched)
     threads = threading.active_count()
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=4)))
     while jobs.get(job.id).progress.shards_done < 1:

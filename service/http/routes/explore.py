@@ -18,6 +18,7 @@ from service.jobs import explore
 
 router = APIRouter(tags=["explore"])
 Seed = Annotated[int | None, Query(ge=0, lt=2**63)]
+Score = Annotated[str | None, Query(max_length=80, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
 @router.get("/v1/jobs/{job_id}/preview", responses=responses(404, 409, 422))
@@ -30,13 +31,14 @@ def preview(
     within: Literal["domain"] | None = None,
     per: Literal["byte"] | None = None,
     seed: Seed = None,
+    score: Score = None,
 ) -> PreviewReport:
     """What a selection would keep: its counts, exactly as the selection then has them, and the domains' shares.
 
-    With `per`, and at random, once there is a selection in the same order.
+    With `per` or `score`, and at random, once there is a selection in the same order.
     """
     try:
-        spec = SelectionSpec(criterion=criterion, rate=rate, unit=unit, within=within, per=per, seed=seed)
+        spec = SelectionSpec(criterion=criterion, rate=rate, unit=unit, within=within, per=per, seed=seed, score=score)
     except ValidationError as error:
         raise InputError(explain(error.errors()[0], "")) from None
     return explore.preview(jobs, job_id, spec)
@@ -55,15 +57,17 @@ def documents(
     ] = None,
     per: Literal["byte"] | None = None,
     seed: Seed = None,
+    score: Score = None,
 ) -> Documents:
     """Scored documents by their rank, with the beginnings of their texts, read from the corpus.
 
-    They are in the order of perplexity; with `per`, of NLL per byte; with `seed`, of random selections with this seed.
-    The last two once there is a selection in this order.
+    They are in the order of perplexity; with `per`, of NLL per byte; with `score`, of this score; with `seed`, of
+    random selections with this seed. The last three once there is a selection in this order.
     """
-    if per is not None and seed is not None:
-        raise InputError("per and seed are two orders: give one of them")
+    if [per, seed, score].count(None) < 2:
+        raise InputError("per, seed and score are different orders: give one of them")
     ranked = Order("hash", seed) if seed is not None else BY_TOKEN if per is None else BY_BYTE
+    ranked = ranked if score is None else Order("score", column=score)
     return explore.documents(jobs, job_id, rank, count, characters, domain, ranked)
 
 

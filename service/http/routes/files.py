@@ -15,7 +15,9 @@ from service.kinds import index, selection
 
 router = APIRouter(tags=["files"])
 Format = Literal["parquet", "jsonl"]
-SelectionId = Annotated[str, Path(max_length=100, pattern=r"^[a-z0-9.-]+$", description="Such as `medium-0.5`.")]
+SelectionId = Annotated[
+    str, Path(max_length=200, pattern=r"^[A-Za-z0-9._-]+$", description="Such as `medium-0.5` or `high-0.1-edu`.")
+]
 
 
 DOWNLOADED: dict[int | str, dict[str, Any]] = {

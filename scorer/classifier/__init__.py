@@ -1,0 +1,1 @@
+"""Classifiers: sequence-classification models of transformers with one output, which give each document a value."""

@@ -1,0 +1,173 @@
+"""A classifier: a sequence-classification folder with one output, inspected without torch, and loaded."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorer.causal_lm.budget import halved, token_budget
+from scorer.causal_lm.checkpoint import check_quantization, check_weights, read_config
+from scorer.causal_lm.reference import Dtype, device_kind
+from scorer.errors import BadReference, OutOfMemory, one_line
+from scorer.fingerprint import ModelFingerprint, fingerprint
+from scorer.tokenizer.tokenizer import check_vocabulary
+
+if TYPE_CHECKING:
+    from scorer.classifier.forward import ClassifierModel
+    from scorer.classifier.windows import WindowTokenizer
+
+_ARCHITECTURE = "ForSequenceClassification"
+_DEFAULT_OUTPUTS = 2  # of transformers, where config.json says nothing
+
+
+@dataclass
+class Classifier:
+    """A loaded model and its tokenizer. `budget` is the most positions of a batch, except for a longer window."""
+
+    folder: Path
+    model: ClassifierModel
+    tokenizer: WindowTokenizer
+    fingerprint: ModelFingerprint
+    architecture: str
+    parameters: int
+    dtype: str
+    device: str
+    budget: int
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that the values depend on; no time, host or path."""
+        libraries = ["torch", "transformers", "tokenizers", *(["triton"] if self.device.startswith("cuda") else [])]
+        return {
+            "sha256": self.fingerprint.sha256,
+            "tokenizer_sha256": self.fingerprint.tokenizer_sha256,
+            "architecture": self.architecture,
+            "parameters": self.parameters,
+            "window": self.tokenizer.limit,
+            "packed": self.model.packed,
+            "dtype": self.dtype,
+            "device": device_kind(self.device),
+            "budget": self.budget,
+            "tokenizer": self.tokenizer.library,
+            "versions": {name: version(name) for name in libraries},
+        }
+
+    def halve(self) -> bool:
+        """Halves the budget. False if a smaller one would not help."""
+        import torch
+
+        smaller = halved(self.budget)
+        if smaller is None:
+            return False
+        self.budget = smaller
+        if self.device.startswith("cuda"):
+            gc.collect()
+            torch.cuda.empty_cache()
+        return True
+
+
+@contextmanager
+def memory_errors(classifier: Classifier) -> Iterator[None]:
+    """Raises torch's out-of-memory errors inside as OutOfMemory, naming the classifier and its budget."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        size = f"{classifier.budget:,} tokens at a time"
+        raise OutOfMemory(f"{classifier.folder}: the device has too little memory for {size}") from None
+
+
+def inspect(folder: Path) -> ModelFingerprint:
+    """Checks by its files, without torch, that the folder can be a classifier. Raises BadReference."""
+    config = read_config(folder)
+    named = config.get("architectures") or []
+    if not any(isinstance(name, str) and name.endswith(_ARCHITECTURE) for name in named):
+        there = ", ".join(map(str, named)) or "none"
+        raise BadReference(f"{folder}: is no sequence-classification model (its architectures: {there})")
+    labels = config.get("id2label")
+    outputs = len(labels) if isinstance(labels, dict) else config.get("num_labels", _DEFAULT_OUTPUTS)
+    if outputs != 1:
+        raise BadReference(f"{folder}: the classifier has {outputs} outputs; give one with a single output")
+    check_quantization(folder, config)
+    check_weights(folder)
+    check_vocabulary(folder)
+    return fingerprint(folder)
+
+
+def load(
+    folder: Path, device: str = "cpu", dtype: Dtype = "auto", expected: ModelFingerprint | None = None
+) -> Classifier:
+    """Loads a classifier on `cpu` or `cuda`. `auto` is bfloat16 on a GPU and float32 on a CPU.
+
+    Raises BadReference, also if the files are not the `expected` ones, and OutOfMemory.
+    """
+    import torch
+
+    from scorer.classifier.windows import WindowTokenizer
+
+    found = inspect(folder)
+    if expected is not None and found != expected:
+        raise BadReference(f"{folder}: the model has changed since it was chosen; start again, or restore its files")
+    precision = dtype if dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
+    try:
+        model, tokenizer = _load_model(folder, getattr(torch, precision), device, WindowTokenizer)
+    except torch.OutOfMemoryError:
+        raise OutOfMemory(f"{folder}: the device has too little memory for this model") from None
+    if tokenizer.largest >= model.rows:
+        raise BadReference(
+            f"{folder}: the tokenizer has ids up to {tokenizer.largest}, the model only {model.rows} rows;"
+            " put the tokenizer that it was trained with there"
+        )
+    parameters = sum(p.numel() for p in model.model.parameters())
+    return Classifier(
+        folder=folder,
+        model=model,
+        tokenizer=tokenizer,
+        fingerprint=found,
+        architecture=type(model.model).__name__,
+        parameters=parameters,
+        dtype=precision,
+        device=device,
+        budget=token_budget(device.startswith("cuda"), parameters, recurrent=False),
+    )
+
+
+def _load_model(
+    folder: Path, dtype: Any, device: str, make_tokenizer: type[WindowTokenizer]
+) -> tuple[ClassifierModel, WindowTokenizer]:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from scorer.causal_lm.capabilities import TRIAL_ERRORS, find_context
+    from scorer.causal_lm.transformer import check_loaded, run_config
+    from scorer.classifier.forward import ClassifierModel
+    from scorer.hf_logging import silent
+
+    with silent():
+        try:
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                str(folder),
+                config=run_config(folder),
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # check_loaded refuses them, by name
+                output_loading_info=True,
+            )
+        except Exception as error:  # the folder's files decide what is raised
+            raise BadReference(f"{folder}: cannot be loaded as a classifier ({one_line(error)})") from None
+        check_loaded(folder, report)
+        model.requires_grad_(False).eval().to(device)
+        tokenizer = make_tokenizer(folder, find_context(model))
+        try:
+            return ClassifierModel(model, tokenizer.pad, packs=device.startswith("cuda")), tokenizer
+        except torch.OutOfMemoryError:
+            raise
+        except TRIAL_ERRORS as error:
+            raise BadReference(f"{folder}: the model does not read plain text ({one_line(error)})") from None

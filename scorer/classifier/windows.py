@@ -1,0 +1,125 @@
+"""Documents to windows of token ids, as the tokenizer of a classifier makes them, special tokens included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorer.errors import BadReference, one_line
+from scorer.tokenizer.backends import Encoded
+
+# Of a long text only the first characters are tokenized, if the last token that is kept ends well before their end.
+_CHARACTERS_A_TOKEN = 12
+_MARGIN = 256
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of D documents, in order: their ids, and the document of each window [W] int64."""
+
+    ids: Encoded
+    document: NDArray[np.int64]
+    documents: int
+
+
+class WindowTokenizer:
+    """Cuts texts into windows of up to `limit` ids. Thread-safe for one caller at a time."""
+
+    def __init__(self, folder: Path, context: int) -> None:
+        """`context` is the most positions that the model reads. Raises BadReference."""
+        self._auto = _load(folder)
+        self.limit = int(min(self._auto.model_max_length, context))
+        self.pad: int = self._auto.pad_token_id if self._auto.pad_token_id is not None else 0
+        special = self._auto.num_special_tokens_to_add(pair=False)
+        if self.limit <= special:
+            raise BadReference(
+                f"{folder}: the tokenizer cuts texts to {self.limit} tokens, {special} of them special ones;"
+                " set model_max_length in tokenizer_config.json"
+            )
+        self._fast: Any = None
+        if self._auto.is_fast:
+            self._fast = self._auto.backend_tokenizer
+            side = self._auto.truncation_side
+            self._fast.enable_truncation(self.limit, stride=0, strategy="longest_first", direction=side)
+            self._fast.no_padding()
+            self._cut = side == "right"
+
+    @property
+    def largest(self) -> int:
+        """The largest id that a window can have."""
+        return max(self._auto.get_vocab().values(), default=-1)
+
+    @property
+    def library(self) -> str:
+        """The library in use and its version."""
+        name = "transformers" if self._fast is None else "tokenizers"
+        return f"{name} {version(name)}"
+
+    def encode(self, texts: list[str], all_windows: bool) -> Windows:
+        """The first window of each text, or all of them. A lone surrogate is read as `?`."""
+        try:
+            found = self._encode(texts, all_windows)
+        except (UnicodeEncodeError, TypeError):
+            found = self._encode([text.encode("utf-8", "replace").decode() for text in texts], all_windows)
+        windows = [(document, ids) for document, made in enumerate(found) for ids in made if ids]
+        document = np.fromiter((number for number, _ in windows), np.int64, len(windows))
+        return Windows(Encoded.of([ids for _, ids in windows]), document, len(texts))
+
+    def _encode(self, texts: list[str], all_windows: bool) -> list[list[list[int]]]:
+        """The windows of each text."""
+        if self._fast is None:
+            return [self._by_python(text, all_windows) for text in texts]
+        if all_windows:
+            return [[made.ids, *(more.ids for more in made.overflowing)] for made in self._fast.encode_batch(texts)]
+        longest = _CHARACTERS_A_TOKEN * self.limit + _MARGIN
+        if not self._cut:
+            return [[made.ids] for made in self._fast.encode_batch(texts)]
+        cut = [text[:longest] for text in texts]
+        encoded = self._fast.encode_batch(cut)
+        again = [
+            number
+            for number, (text, made) in enumerate(zip(texts, encoded, strict=True))
+            if len(text) > longest and not _is_settled(text[:longest], made, self.limit)
+        ]
+        for number, made in zip(again, self._fast.encode_batch([texts[number] for number in again]), strict=True):
+            encoded[number] = made
+        return [[made.ids] for made in encoded]
+
+    def _by_python(self, text: str, all_windows: bool) -> list[list[int]]:
+        settings = {"add_special_tokens": True, "verbose": False}
+        first: list[int] = self._auto(text, truncation=True, max_length=self.limit, **settings)["input_ids"]
+        if not all_windows:
+            return [first]
+        ids = self._auto(text, add_special_tokens=False, verbose=False)["input_ids"]
+        size = self.limit - self._auto.num_special_tokens_to_add(pair=False)
+        build = self._auto.build_inputs_with_special_tokens
+        return [build(ids[start : start + size]) for start in range(0, max(1, len(ids)), size)]
+
+
+def _is_settled(cut: str, made: Any, limit: int) -> bool:
+    """Whether no text after a cut could change the ids: the window is full, and a word ends between it and the cut.
+
+    Tokenizers cut texts at white space first, so a token never depends on the text beyond it.
+    """
+    if len(made) != limit:
+        return False
+    spans = (made.token_to_chars(token) for token in range(limit - 1, -1, -1))  # special tokens have none
+    end = next((span[1] for span in spans if span is not None and span[1] > 0), 0)
+    return end <= len(cut) - _MARGIN and any(c.isspace() for c in cut[end:-1])
+
+
+def _load(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    from scorer.hf_logging import silent
+
+    try:
+        with silent():
+            return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the folder's files decide what is raised
+        raise BadReference(f"{folder}: the tokenizer cannot be loaded ({one_line(error)})") from None

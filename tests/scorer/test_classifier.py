@@ -1,0 +1,147 @@
+"""Classifiers: the values of transformers' own classes, over rows and packs, and folders that are none."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+
+from kernels.pack import Pack
+from scorer.classifier.classifier import Classifier, inspect, load
+from scorer.classifier.forward import ClassifierModel
+from scorer.classifier.scoring import classify
+from scorer.classifier.windows import WindowTokenizer
+from scorer.errors import BadReference
+from tests.scorer.classifier_folders import CONFIGS, CONTEXT, make_classifier, own_values
+from tests.scorer.model_folders import PROSE, change_json
+
+TEXTS = [PROSE, "x", PROSE * 9, "the [SEP] of", "é漢字🙂 \0 nul", "a b", PROSE[7:60], "12 " * 40, "  \n "]
+
+
+def values(classifier: Classifier, texts: list[str], size: int = 4, **options: str) -> np.ndarray:
+    blocks = [(texts[start : start + size], start) for start in range(0, len(texts), size)]
+    found = list(classify(classifier, blocks, **options))  # type: ignore[arg-type]
+    assert [tag for tag, _ in found] == [tag for _, tag in blocks]
+    return np.concatenate([part for _, part in found])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("bert")
+    make_classifier(made)
+    return made
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_values_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
+    make_classifier(tmp_path, kind)
+    expected = own_values(tmp_path, TEXTS)
+    classifier = load(tmp_path)
+    found = values(classifier, TEXTS)
+    assert found.dtype == np.float32
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(found, expected, atol=2e-4, rtol=0)
+    packs = ClassifierModel(classifier.model.model, classifier.tokenizer.pad, packs=True)
+    assert packs.packed == (kind != "deberta-v2")
+    classifier.model = packs
+    np.testing.assert_allclose(values(classifier, TEXTS), expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "modernbert-mean", "xlm-roberta"])
+def test_a_document_in_a_pack_is_as_alone(kind: str) -> None:
+    torch.manual_seed(1)
+    model = tf.AutoModelForSequenceClassification.from_config(CONFIGS[kind]()).eval()
+    packs = ClassifierModel(model, 0, packs=True)
+    ids = torch.randint(3, 300, (45,))
+    together = packs.values(ids, Pack.of([5, 1, CONTEXT, 15], "cpu"))
+    alone = [packs.values(part, Pack.of([len(part)], "cpu")) for part in ids.split([5, 1, CONTEXT, 15])]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
+
+
+def test_values_depend_on_no_blocks_and_little_on_the_budget(folder: Path) -> None:
+    classifier = load(folder)
+    texts = [PROSE[n % 50 :] * (n % 5) + "x" for n in range(120)]
+    classifier.budget = 64
+    first = values(classifier, texts, 120)
+    assert values(classifier, texts, 7).tobytes() == values(classifier, texts, 1).tobytes() == first.tobytes()
+    classifier.budget = 1 << 16
+    np.testing.assert_allclose(values(classifier, texts), first, atol=1e-5)
+
+
+def test_all_windows_of_a_document_give_their_mean_or_the_largest(folder: Path) -> None:
+    classifier = load(folder)
+    words = PROSE.split()
+    text = " ".join(words * 5)
+    ids = tf.AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+    model = tf.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    windows = [[1, *ids[start : start + CONTEXT - 2], 2] for start in range(0, len(ids), CONTEXT - 2)]
+    assert len(windows) > 3
+    with torch.no_grad():
+        outputs = [model(input_ids=torch.tensor([window])).logits.item() for window in windows]
+    for aggregate, expected in (("mean", np.mean(outputs)), ("max", np.max(outputs))):
+        found = values(classifier, [text, words[0]], windows="all", aggregate=aggregate)
+        assert found[0] == pytest.approx(expected, abs=2e-4)
+        assert found[1] == pytest.approx(own_values(folder, [words[0]])[0], abs=2e-4)
+
+
+def test_long_texts_are_tokenized_as_whole_ones(folder: Path) -> None:
+    """With and without white space near the place where a text is cut before it is tokenized."""
+    texts = [PROSE * 200, "a" * 5000 + " b", "ab " * 4000, "1" * 530 + " " + "x" * 5000, " " * 9000 + "end"]
+    own = tf.AutoTokenizer.from_pretrained(folder)
+    found = WindowTokenizer(folder, CONTEXT).encode(texts, all_windows=False)
+    assert [ids.tolist() for ids in found.ids] == own(texts, truncation=True)["input_ids"]
+
+
+def test_the_tokenizers_length_counts_where_it_is_smaller(tmp_path: Path) -> None:
+    make_classifier(tmp_path, length=7)
+    np.testing.assert_allclose(values(load(tmp_path), TEXTS), own_values(tmp_path, TEXTS), atol=2e-4, rtol=0)
+    make_classifier(tmp_path, length=10**30)
+    assert load(tmp_path).tokenizer.limit == CONTEXT
+
+
+def test_what_reading_raises_is_raised_and_reading_ends(folder: Path) -> None:
+    closed = []
+
+    def texts() -> Iterator[tuple[list[str], None]]:
+        try:
+            yield ["a"], None
+            raise OSError("gone")
+        finally:
+            closed.append(True)
+
+    with pytest.raises(OSError, match="gone"):
+        list(classify(load(folder), texts()))
+    assert closed
+    scoring = classify(load(folder), ((["a"], n) for n in range(10_000)))
+    next(iter(scoring))
+    scoring.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["BertForMaskedLM"]}, "is no sequence-classification model .*BertForMaskedLM"),
+        ({"id2label": {"0": "bad", "1": "good"}}, "the classifier has 2 outputs; give one with a single output"),
+        ({"id2label": None}, "the classifier has 2 outputs"),
+        ({"hidden_size": 40}, "has a different shape from that in config.json"),
+        ({"num_hidden_layers": 3}, r"tensor bert\.encoder\.layer\.2\..* is missing"),
+    ],
+)
+def test_other_folders_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    make_classifier(tmp_path)
+    change_json(tmp_path / "config.json", **changes)
+    with pytest.raises(BadReference, match=message) as refused:
+        load(tmp_path)
+    assert str(refused.value).startswith(str(tmp_path))
+
+
+def test_a_changed_folder_is_refused(tmp_path: Path) -> None:
+    make_classifier(tmp_path)
+    before = inspect(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.2}))
+    with pytest.raises(BadReference, match="has changed since it was chosen"):
+        load(tmp_path, expected=before)
