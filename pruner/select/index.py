@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from pruner.errors import InputError
-from pruner.select.bands import band
+from pruner.ranks.bands import band
 from pruner.select.domains import DOMAINS_MAX, by_size, domain_rows
 from pruner.select.perplexity import perplexity
 from pruner.select.selection_record import DomainBand, Preview, SelectionCounts

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pruner.select.bands import band
+from pruner.ranks.bands import band
 from pruner.select.index import Index, read_index
 from pruner.select.manifest import write_manifest
 from pruner.select.score_table import SCORES_FILE
