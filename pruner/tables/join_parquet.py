@@ -39,7 +39,8 @@ class ParquetJoiner:
             raise ValueError("the files have different schemas")
         self._footer = self._footer or footer
         moved = self._out.tell() - len(_MAGIC)
-        groups = footer.get(_GROUPS).items
+        # Some readers cannot read row groups without rows.
+        groups = [group for group in footer.get(_GROUPS).items if group.get(_GROUP_ROWS)]
         for group in groups:
             _move(group, moved)
             self._groups.append(group)
