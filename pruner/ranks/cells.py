@@ -102,12 +102,12 @@ def _sum(cells: Cells) -> Cells:
 class Opened:
     """The opened cells of each level, from level 0 on: `codes` of a level uint64 [C], ascending."""
 
-    def __init__(self) -> None:
-        self._codes: list[np.ndarray] = []
+    def __init__(self, codes: tuple[np.ndarray, ...] = ()) -> None:
+        self._codes = codes
 
-    def open(self, codes: np.ndarray) -> None:
-        """Opens cells of the next level."""
-        self._codes.append(codes)
+    def open(self, codes: np.ndarray) -> "Opened":
+        """The same with some cells of the next level opened."""
+        return Opened((*self._codes, codes))
 
     def inside(self, rows: RankedRows, part: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows that lie in opened cells of all levels, as numbers int64 [I] into `rows`, ascending.

@@ -1,5 +1,6 @@
 """What an order of documents is read from: the parts of a table, each with the sort keys of its rows."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol, TypeVar
@@ -27,6 +28,10 @@ class Ranking(Protocol):
     def parts(self) -> int:
         """The number of parts of the table."""
 
+    @property
+    def groups(self) -> int:
+        """The number of groups, known when all parts were read; 1 without groups."""
+
     def read(self, part: int) -> RankedRows:
         """The ranked rows of a part, the same at each call. Several threads may call it."""
 
@@ -39,23 +44,21 @@ def places(part: int, row: np.ndarray) -> np.ndarray:
 class Workers:
     """Threads that run a function for each of some numbers. Arrow and NumPy leave the interpreter to the others."""
 
-    def __init__(self, threads: int, beat: Callable[[], None] = lambda: None) -> None:
-        """Calls `beat` after each number."""
-        self._threads, self._beat = threads, beat
+    def __init__(self, threads: int, on_done: Callable[[int], None] = lambda _done: None) -> None:
+        """`on_done` gets the count of results that were taken, after each."""
+        self._threads, self._on_done = threads, on_done
 
     def run(self, function: Callable[[int], Result], count: int) -> Iterator[Result]:
         """The results for 0, 1, … in this order. At most two results a thread are held at a time."""
         with ThreadPoolExecutor(self._threads) as pool:
-            waiting: list[Future[Result]] = []
+            waiting: deque[Future[Result]] = deque()
             try:
-                for number in range(count):
-                    waiting.append(pool.submit(function, number))
-                    if len(waiting) >= 2 * self._threads:
-                        yield waiting.pop(0).result()
-                        self._beat()
-                while waiting:
-                    yield waiting.pop(0).result()
-                    self._beat()
+                for number in range(count + 2 * self._threads):
+                    if number < count:
+                        waiting.append(pool.submit(function, number))
+                    if number >= 2 * self._threads and waiting:
+                        yield waiting.popleft().result()
+                        self._on_done(number - 2 * self._threads + 1)
             finally:
                 for future in waiting:
                     future.cancel()

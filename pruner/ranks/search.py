@@ -82,15 +82,15 @@ class Counted(NamedTuple):
         return longest
 
 
-def count(ranking: Ranking, groups: int, workers: Workers) -> Counted:
-    """Reads a ranking of `groups` groups once."""
+def count(ranking: Ranking, workers: Workers) -> Counted:
+    """Reads a ranking once."""
 
     def counted(part: int) -> Cells:
         rows = ranking.read(part)
         return count_cells(cell_codes(rows), rows.tokens)
 
     cells = merge_cells(workers.run(counted, ranking.parts))
-    return Counted(ranking, cells, group_starts(cells, groups))
+    return Counted(ranking, cells, group_starts(cells, ranking.groups))
 
 
 def find(counted: Counted, targets: Targets, workers: Workers) -> Found:
@@ -101,7 +101,8 @@ def find(counted: Counted, targets: Targets, workers: Workers) -> Found:
     left = Targets(targets.group[there], value[there], targets.tokens[there], targets.reach[there])
     at, rank, below = at[there], rank[there], below[there]
     while len(at):
-        opened.open(codes := np.unique(cells.code[at]))
+        codes = np.unique(cells.code[at])
+        opened = opened.open(codes)
         parent = np.searchsorted(codes, cells.code[at])
         inside = int(cells.documents[np.unique(at)].sum())
         documents: Documents | None = None

@@ -13,7 +13,7 @@ from pruner.select.index import read_shard_rows, write_arrays
 from pruner.select.score_table import ROWS_A_GROUP, SCORES_FILE
 from pruner.tables.storage import Storage
 
-_SELECTIONS = 1 << 63  # added to seeds, which are smaller, so that no train split draws by the same hash
+SELECTIONS_SEED = 1 << 63  # added to seeds, which are smaller, so that no train split draws by the same hash
 _COLUMNS = ("nll", "n_tokens", "domain", "training", "reject")  # that every order needs
 
 
@@ -46,6 +46,6 @@ def by_hash(plan: Plan, seed: int) -> RankKey:
     def of(rows: pa.Table) -> np.ndarray:
         encoded = rows["file"].combine_chunks().dictionary_encode()
         files = np.array([numbers[url] for url in encoded.dictionary.to_pylist()], dtype=np.int64)
-        return row_hash(_SELECTIONS + seed, files[encoded.indices.to_numpy()], rows["row"].to_numpy())
+        return row_hash(SELECTIONS_SEED + seed, files[encoded.indices.to_numpy()], rows["row"].to_numpy())
 
     return RankKey(("file", "row"), of)

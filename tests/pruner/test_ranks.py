@@ -1,5 +1,7 @@
 """Cuts found by counters keep what a plain sort keeps, whatever the parts, threads and bits of the keys."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -8,9 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pruner.ranks import search
+from pruner.ranks import coarse, exact, search
+from pruner.ranks.coarse import CoarseRanks
 from pruner.ranks.cuts import find_cuts
+from pruner.ranks.exact import ExactRanks
 from pruner.ranks.parts import RankedRows, Workers
+from pruner.ranks.scratch import KeptRanking
 from pruner.ranks.search import count
 from pruner.ranks.sort_keys import float_of, ordered_bits
 from pruner.spec import SelectionSpec
@@ -35,6 +40,10 @@ class Parts:
     def parts(self) -> int:
         return -(-len(self._key) // self._size)
 
+    @property
+    def groups(self) -> int:
+        return 1 if self._group is None else int(self._group.max()) + 1
+
     def read(self, part: int) -> RankedRows:
         some = slice(part * self._size, (part + 1) * self._size)
         group = None if self._group is None else self._group[some]
@@ -42,9 +51,9 @@ class Parts:
         return RankedRows(row, self._key[some], group, self._tokens[some])
 
 
-def kept(ranking: Parts, specs: list[SelectionSpec], groups: int, threads: int = 1) -> list[tuple[np.ndarray, Any]]:
+def kept(ranking: Parts, specs: list[SelectionSpec], threads: int = 1) -> list[tuple[np.ndarray, Any]]:
     workers = Workers(threads)
-    cuts = find_cuts(count(ranking, groups, workers), specs, workers)
+    cuts = find_cuts(count(ranking, workers), specs, workers)
     parts = [ranking.read(part) for part in range(ranking.parts)]
     return [(np.concatenate([one.kept(rows, n) for n, rows in enumerate(parts)]), one) for one in cuts]
 
@@ -63,7 +72,7 @@ def test_cuts_keep_what_a_plain_sort_keeps(documents: Any, specs: Any, within: A
     made = [SelectionSpec(criterion=c, rate=rate, unit=unit, within=within) for c, rate, unit in specs]
     ranking = Parts(key, tokens, domain if within else None, size)
     with patch.object(search, "GATHERED_MAX", gathered):
-        found = kept(ranking, made, 3 if within else 1)
+        found = kept(ranking, made)
     for spec, (mask, cuts) in zip(made, found, strict=True):
         expected = select(key, tokens, spec, domain, key=key)
         assert np.flatnonzero(mask).tolist() == expected.kept.tolist()
@@ -85,9 +94,57 @@ def test_cuts_of_many_documents_do_not_depend_on_parts_and_threads(unit: Any, wi
         for rate in (0.001, 0.2, 0.5, 0.9)
     ]
     for size, threads in ((7_001, 2), (311, 3)):
-        found = kept(Parts(key, tokens, domain if within else None, size), specs, 10, threads)
+        found = kept(Parts(key, tokens, domain if within else None, size), specs, threads)
         for spec, (mask, _) in zip(specs, found, strict=True):
             assert np.flatnonzero(mask).tolist() == select(key, tokens, spec, domain, key=key).kept.tolist()
+
+
+@settings(max_examples=100)
+@given(
+    DOCUMENTS,
+    st.lists(SPECS, min_size=1, max_size=3),
+    st.sampled_from([None, "domain"]),
+    st.integers(1, 25),
+    st.sampled_from([1, 4, 1 << 20]),
+)
+def test_exact_percentiles_are_those_of_a_plain_sort(
+    documents: Any, specs: Any, within: Any, size: int, piece: int
+) -> None:
+    key, tokens, domain = (np.array(column) for column in zip(*documents, strict=True))
+    made = [SelectionSpec(criterion=c, rate=rate, unit=unit, within=within) for c, rate, unit in specs]
+    workers = Workers(2)
+    ranking = KeptRanking(Parts(key, tokens, domain if within else None, size), Path(tempfile.gettempdir()))
+    counted = count(ranking, workers)
+    cuts = find_cuts(counted, made, workers)
+    with patch.object(exact, "_PIECE", piece), patch.object(exact, "_STEP", 2):
+        ranks = ExactRanks(counted, cuts, Path(tempfile.gettempdir()), workers)
+    found = np.concatenate([ranks.percentiles(ranking.read(part), part) for part in range(ranking.parts)])
+    ranks.close()
+    ranking.close()
+    expected = np.full(len(key), np.nan)
+    for spec in made:
+        plain = select(key, tokens, spec, domain, key=key)
+        expected[plain.kept] = plain.percentile
+    np.testing.assert_array_equal(found, expected)
+
+
+@settings(max_examples=100)
+@given(DOCUMENTS, st.sampled_from([None, "domain"]), st.integers(1, 25), st.sampled_from([1, 3, 65_536]))
+def test_coarse_percentiles_are_near_those_of_a_plain_sort(
+    documents: Any, within: Any, size: int, resolution: int
+) -> None:
+    key, tokens, domain = (np.array(column) for column in zip(*documents, strict=True))
+    workers = Workers(2)
+    ranking = Parts(key, tokens, domain if within else None, size)
+    with patch.object(coarse, "RESOLUTION", resolution):
+        ranks = CoarseRanks(count(ranking, workers), workers)
+    found = np.concatenate([ranks.percentiles(ranking.read(part), part) for part in range(ranking.parts)])
+    everything = SelectionSpec(criterion="low", rate=1.0, within=within)
+    error = select(key, tokens, everything, domain, key=key).percentile - found
+    assert (error >= 0).all()
+    assert (error * resolution < 100 + 1e-9).all()
+    if resolution == 65_536:
+        assert (error == 0).all()
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=20))
