@@ -39,7 +39,7 @@ ranked.filter(pl.col("rank").is_between(first, first + keep - 1)).drop("rank").w
 DUCKDB = """
 import sys, duckdb
 duckdb.sql("SET preserve_insertion_order = true")
-count = duckdb.sql(f"SELECT count(*) FROM read_parquet({sys.argv[2:]})").fetchone()[0]
+count = duckdb.sql(f"SELECT count(*) FROM read_parquet({sys.argv[2:]})").fetchall()[0][0]
 keep = (count + 1) // 2
 first = (count - keep) // 2
 duckdb.sql(f'''COPY (
@@ -107,7 +107,7 @@ def main() -> int:
         others = {"NumPy, read and sort alone": NUMPY, "Polars": POLARS, "DuckDB": DUCKDB}
         found = [measured("winnow select", winnow)]
         for title, program in () if args.alone else others.items():
-            found.append(measured(title, [python, "-c", program, f"{folder}/{len(found)}.parquet", *paths]))
+            found.append(measured(title, [python, "-c", program, f"{folder}/out-{len(found)}.parquet", *paths]))
     sys.stdout.write(f"{documents:,} documents, medium 0.5, manifest written\n\n| | s | CPU s | MB |\n")
     sys.stdout.write("| --- | ---: | ---: | ---: |\n")
     for one in found:
