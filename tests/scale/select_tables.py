@@ -44,10 +44,9 @@ keep = (count + 1) // 2
 first = (count - keep) // 2
 duckdb.sql(f'''COPY (
     SELECT row, n_tokens, nll, 100.0 * rank / {count} AS percentile FROM (
-        SELECT *, row_number() OVER (ORDER BY nll / n_tokens, file_index, file_row_number) - 1 AS rank
-        FROM read_parquet({sys.argv[2:]}, file_row_number = true, filename = true)
-        JOIN (SELECT unnest({sys.argv[2:]}) AS filename, unnest(range({len(sys.argv) - 2})) AS file_index)
-        USING (filename)
+        SELECT *, file_index, file_row_number,
+            row_number() OVER (ORDER BY nll / n_tokens, file_index, file_row_number) - 1 AS rank
+        FROM read_parquet({sys.argv[2:]})
     ) WHERE rank >= {first} AND rank < {first + keep} ORDER BY file_index, file_row_number
 ) TO '{sys.argv[1]}' (FORMAT parquet, COMPRESSION zstd)''')
 """
