@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pruner.ranks import coarse, exact, search
+from pruner.ranks import coarse, runs, search
 from pruner.ranks.coarse import CoarseRanks
 from pruner.ranks.cuts import find_cuts
 from pruner.ranks.exact import ExactRanks
@@ -116,7 +116,7 @@ def test_exact_percentiles_are_those_of_a_plain_sort(
     ranking = KeptRanking(Parts(key, tokens, domain if within else None, size), Path(tempfile.gettempdir()))
     counted = count(ranking, workers)
     cuts = find_cuts(counted, made, workers)
-    with patch.object(exact, "_PIECE", piece), patch.object(exact, "_STEP", 2):
+    with patch.object(runs, "_PIECE", piece), patch.object(runs, "_STEP", 2):
         ranks = ExactRanks(counted, cuts, Path(tempfile.gettempdir()), workers)
     found = np.concatenate([ranks.percentiles(ranking.read(part), part) for part in range(ranking.parts)])
     ranks.close()
