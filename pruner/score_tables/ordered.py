@@ -13,7 +13,7 @@ from pruner.ranks.exact import ExactRanks
 from pruner.ranks.parts import Ranking, Workers
 from pruner.ranks.scratch import KeptRanking
 from pruner.ranks.search import count
-from pruner.score_tables.table_ranking import TableRanking
+from pruner.ranks.table_ranking import TableRanking
 from pruner.score_tables.tables import Tables
 from pruner.spec import SelectionSpec
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pruner.ranks.parts import Workers
+from pruner.ranks.table_ranking import TableRanking
+from pruner.score_tables.columns import check_columns, rank_key
 from pruner.score_tables.ordered import Ordered
-from pruner.score_tables.table_ranking import TableRanking, check_columns, rank_key
 from pruner.score_tables.tables import Tables
 from pruner.score_tables.write_manifest import ManifestFile, PartWriter, manifest_schema, write_kept
 from pruner.spec import Order, SelectionSpec

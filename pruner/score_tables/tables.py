@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,22 +14,11 @@ from pruner.corpus.parquet_footer import footer_digest, read_footer
 from pruner.corpus.paths import UNRESTRICTED, CorpusPath
 from pruner.errors import InputError, reason
 from pruner.spec import CorpusSpec
+from pruner.tables.parquet_parts import TablePart, row_group_parts
 
 PERCENTILE = "percentile"
-_PART_ROWS, _PART_BYTES = 1 << 19, 256 << 20  # of a part, unless a single row group has more
 _BATCH_ROWS, _BATCH_BYTES = 1 << 17, 32 << 20
 _FOOTERS = 64  # that are kept in memory
-
-
-class TablePart(NamedTuple):
-    """Row groups [start, stop) of a table."""
-
-    table: int
-    start: int
-    stop: int
-    first_row: int  # of the table
-    rows: int
-    size: int  # bytes of its columns, uncompressed
 
 
 @dataclass(frozen=True)
@@ -65,6 +53,10 @@ class Tables:
     def copied(self) -> pa.Schema:
         """The columns of a manifest that are those of the tables: percentiles of an earlier selection are not."""
         return pa.schema([field for field in self.schema if field.name != PERCENTILE])
+
+    def name(self, table: int) -> str:
+        """The path or URL of a table."""
+        return self.tables[table].path.url
 
     def read(self, part: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of a part. Raises InputError naming the table."""
@@ -117,22 +109,10 @@ def open_tables(paths: list[str]) -> Tables:
             schema = columns if schema is None else schema
             _check_same(tables[0].path.url if tables else url, schema, url, columns)
             tables.append(Table(found.path, found.size, parquet.metadata.num_rows, digest))
-            parts += _parts(len(tables) - 1, parquet.metadata)
+            parts += row_group_parts(len(tables) - 1, parquet.metadata)
     if schema is None or not parts:
         raise InputError(f"{', '.join(paths)}: the tables have no rows")
     return Tables(tuple(tables), tuple(parts), schema)
-
-
-def _parts(table: int, metadata: pq.FileMetaData) -> Iterator[TablePart]:
-    start, first, rows, size = 0, 0, 0, 0
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        if rows and (rows + group.num_rows > _PART_ROWS or size + group.total_byte_size > _PART_BYTES):
-            yield TablePart(table, start, number, first, rows, size)
-            start, first, rows, size = number, first + rows, 0, 0
-        rows, size = rows + group.num_rows, size + group.total_byte_size
-    if rows:
-        yield TablePart(table, start, metadata.num_row_groups, first, rows, size)
 
 
 def _columns(url: str, schema: pa.Schema) -> pa.Schema:

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pruner.corpus.row_hash import row_hash
 from pruner.errors import InputError
-from pruner.score_tables import ordered, select_tables, tables
+from pruner.ranks.rank_key import selection_hash
+from pruner.score_tables import ordered, select_tables
 from pruner.score_tables.select_tables import SelectedTables
 from pruner.score_tables.tables import open_tables
-from pruner.select.order import SELECTIONS_SEED
 from pruner.spec import SelectionSpec
+from pruner.tables import parquet_parts
 from tests.pruner.oracle import select
 
 SPECS = [
@@ -95,7 +95,7 @@ def masked(rows: pa.Table, name: str) -> Any:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_PART_ROWS", 250)
+    monkeypatch.setattr(parquet_parts, "_PART_ROWS", 250)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -124,7 +124,7 @@ def test_rows_are_ordered_by_nll_per_byte_and_at_random(rows: pa.Table, three: l
     by_byte, at_random = make(three, tmp_path, specs)
     assert same(pq.read_table(by_byte.manifest), expected(rows, mean(rows, "n_bytes"), specs[0]))
     places = [(table, row) for table, size in enumerate((1_100, 1, 1_899)) for row in range(size)]
-    hashes = [row_hash(SELECTIONS_SEED + 7, table, np.array([row]))[0] for table, row in places]
+    hashes = [selection_hash(7, table, np.array([row]))[0] for table, row in places]
     key = np.ma.masked_array(np.array(hashes), np.ma.getmaskarray(mean(rows, "n_tokens")))
     assert same(pq.read_table(at_random.manifest), expected(rows, key, specs[1]))
 
