@@ -26,15 +26,13 @@ class ExactRanks:
         self._starts, self._ranks = _intervals(self._before[:-1], cuts)
         self._runs = SortedRuns(counted.ranking, folder, workers, mask=kept)
         self._position = ScratchArray(folder, np.uint32)  # of each sorted document, among all kept ones
-        for piece in self._runs.pieces(workers):
-            position = np.arange(piece.first, piece.first + piece.size, dtype=np.uint32)
-            if piece.order is not None:
-                sorted_position, position = position, np.empty_like(position)
-                position[piece.order] = sorted_position
-            done = 0
-            for at, size in piece.slices:
-                self._position.write(at, position[done : done + size])
-                done += size
+        try:
+            for piece in self._runs.pieces(workers):
+                position = np.arange(piece.first, piece.first + piece.size, dtype=np.uint32)
+                self._runs.scatter(self._position, piece, position)
+        except BaseException:
+            self.close()
+            raise
 
     def percentiles(self, rows: RankedRows, part: int) -> np.ndarray:
         """100 · rank / N of each row of a part, N and ranks being those of its group, float64 [R]; NaN if not kept."""

@@ -68,12 +68,21 @@ class SortedRuns:
         self._key, self._group = ScratchArray(folder, np.uint64), ScratchArray(folder, np.uint32)
         self._number = ScratchArray(folder, np.uint32)
         self._columns = [ScratchArray(folder, dtype) for dtype in columns]
-        self._runs = list(workers.run(self._write, ranking.parts))
+        try:
+            self._runs = list(workers.run(self._write, ranking.parts))
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Removes the temporary files."""
         for array in (self._key, self._group, self._number, *self._columns):
             array.close()
+
+    @property
+    def size(self) -> int:
+        """The number of rows."""
+        return sum(run.size for run in self._runs)
 
     def run(self, part: int) -> tuple[Slice, np.ndarray]:
         """Where the rows of a part are, and their numbers among the ranked rows of the part, int64 [size]."""
@@ -84,6 +93,17 @@ class SortedRuns:
         """The values of a column of the rows of a piece, in their order, [size]."""
         values = np.concatenate([self._columns[number].read(*one) for one in piece.slices])
         return values if piece.order is None else values[piece.order]
+
+    @staticmethod
+    def scatter(array: ScratchArray, piece: Piece, values: np.ndarray) -> None:
+        """Writes values of the rows of a piece, given in their order, to where the rows are in the runs."""
+        if piece.order is not None:
+            ordered, values = values, np.empty_like(values)
+            values[piece.order] = ordered
+        done = 0
+        for at, size in piece.slices:
+            array.write(at, values[done : done + size])
+            done += size
 
     def pieces(self, workers: Workers) -> Iterator[Piece]:
         """All rows in their order."""

@@ -44,6 +44,11 @@ class ScratchArray:
             data, start = data[got:], start + got
         return values
 
+    def mapped(self) -> np.ndarray:
+        """All values that were appended, mapped from the file: they stay after `close`."""
+        shape = (self._size,)
+        return np.memmap(self._file, self._dtype, "r", shape=shape) if self._size else np.empty(shape, self._dtype)
+
     def close(self) -> None:
         """Removes the file."""
         self._file.close()

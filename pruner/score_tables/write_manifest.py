@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pruner.score_tables.tables import PERCENTILE
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
 from pruner.tables.join_parquet import ParquetJoiner
+from pruner.tables.table_writer import table_writer
 
 _GROUP_ROWS = 1 << 17
 
@@ -29,12 +29,10 @@ class PartWriter:
     """Writes the kept rows of a part as a Parquet file."""
 
     def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
-        # Numbers hardly repeat: looking for those that do takes most of the time of writing them.
-        repeating = [field.name for field in schema if not _is_number(field.type)]
         self._schema = schema
         self._held: list[pa.Table] = []
         self._rows = 0
-        self._writer = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=repeating)
+        self._writer = table_writer(file, schema)
 
     def add(self, batch: pa.RecordBatch, kept: np.ndarray, percentile: np.ndarray) -> None:
         """Adds rows: bool [R] says which, float64 [R] are their percentiles."""
@@ -54,10 +52,6 @@ class PartWriter:
 
     def _write(self, table: pa.Table) -> None:
         self._writer.write_table(table.cast(self._schema), row_group_size=_GROUP_ROWS)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 class _File:

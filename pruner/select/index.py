@@ -33,11 +33,13 @@ class Index:
     key: np.ndarray  # float64 [N], ln(perplexity) by rank: ascending in the order by token alone
     domain: np.ndarray  # int32 [N], index into domain_names
     place: np.ndarray  # int64 [N], row of the table of scores
+    rank: np.ndarray  # int64 [rows of the table of scores], -1 for those without
     marks: np.ndarray  # int64 [M, domains, 2], documents and tokens of each domain below every `step`-th rank
     inside_below: np.ndarray  # int64 [N + 1]
     inside_key: np.ndarray  # float64 [N]
     inside_place: np.ndarray  # int64 [N]
     inside_bounds: np.ndarray  # int64 [domains + 1]
+    inside_rank: np.ndarray  # int64 [rows of the table of scores], position in the arrays `inside_*`, or -1
     shards: np.ndarray  # int64 [shards + 1], rows of the table of scores before each shard
     step: int
     domain_names: list[str | None]
@@ -158,6 +160,11 @@ def read_shard_rows(storage: Storage, folder: str) -> np.ndarray:
     return np.asarray(np.load(data, allow_pickle=False))
 
 
+def read_domain_names(storage: Storage, folder: str) -> list[str | None]:
+    """The domains of an index, by their codes. Raises FileNotFoundError, and InputError for another format version."""
+    return read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord).domains
+
+
 class _IndexRecord(Record):
     """What an index holds beside its arrays."""
 
@@ -170,11 +177,13 @@ _ARRAYS = (
     "key",
     "domain",
     "place",
+    "rank",
     "marks",
     "inside_below",
     "inside_key",
     "inside_place",
     "inside_bounds",
+    "inside_rank",
     "shards",
 )
 
@@ -196,7 +205,7 @@ def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[],
 def read_index(storage: Storage, folder: str) -> Index:
     """Reads the index in `folder`. Raises FileNotFoundError, and InputError if it has another format version.
 
-    The arrays are mapped from disk if the storage is local, else they are held in memory: 52 bytes a document.
+    The arrays are mapped from disk if the storage is local, else they are held in memory: 68 bytes a document.
     """
     record = read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord)
     arrays = {}

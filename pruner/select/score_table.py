@@ -21,6 +21,7 @@ from pruner.tables.hashing_writer import HashingWriter, WrittenFile
 from pruner.tables.part_file import read_part
 from pruner.tables.shard_scores import ShardCounts
 from pruner.tables.storage import Storage
+from pruner.tables.table_writer import table_writer
 
 SCORES_FILE, REJECTS_FILE = "scores.parquet", "rejects.parquet"
 ROWS_A_GROUP = 1 << 17
@@ -50,6 +51,8 @@ class Joined:
     tokens: int = 0
     rejects: int = 0
     training: int = 0
+    eligible: int = 0  # documents that selections choose from
+    domains: dict[str | None, None] = field(default_factory=dict)  # of these, in the order of their first ones
     missing_ids: int = 0  # of documents without a reject
     missing_domains: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # rejects by reason, without details
@@ -65,13 +68,12 @@ def write_tables(
     documents_paths: Sequence[str],
     scores_paths: Sequence[str],
     split: Split | None,
-    on_rows: Callable[[pa.Table], None],
     beat: Callable[[], None],
 ) -> Joined:
     """Writes scores.parquet and rejects.parquet into `folder`, from the files of each shard in plan order.
 
-    `on_rows` gets each written piece of the table of scores; `beat` is called for each, and for each shard. Raises
-    FileNotFoundError if a shard's file is missing; InputError, with nothing written, if there are no documents.
+    Calls `beat` for each written piece and each shard. Raises FileNotFoundError if a shard's file is missing;
+    InputError, with nothing written, if there are no documents.
     """
     joined = Joined()
     with ExitStack() as stack:
@@ -80,26 +82,20 @@ def write_tables(
             for name in (SCORES_FILE, REJECTS_FILE)
         }
         with (
-            pq.ParquetWriter(outs[SCORES_FILE], SCORES, compression="zstd") as scores,
-            pq.ParquetWriter(outs[REJECTS_FILE], REJECTS, compression="zstd") as rejects,
+            table_writer(outs[SCORES_FILE], SCORES) as scores,
+            table_writer(outs[REJECTS_FILE], REJECTS) as rejects,
         ):
             for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, joined):
                 joined.shard_rows.append(len(table))
                 for start in range(0, len(table), ROWS_A_GROUP):
                     rows = table.slice(start, ROWS_A_GROUP)
                     _write(rows, scores, rejects, joined)
-                    on_rows(rows)
                     beat()
                 beat()
         if not joined.documents:
             raise InputError("the corpus is empty: its files hold no documents; check corpus.paths")
     joined.files = {name: out.written for name, out in outs.items()}
     return joined
-
-
-def eligible_rows(rows: pa.Table) -> np.ndarray:
-    """Which rows of the table of scores selections choose from, bool [rows]: scored, and not in the train split."""
-    return np.asarray(pc.and_not(pc.is_null(rows["reject"]), rows["training"]).to_numpy(zero_copy_only=False))
 
 
 def _write(rows: pa.Table, scores: pq.ParquetWriter, rejects: pq.ParquetWriter, joined: Joined) -> None:
@@ -114,6 +110,9 @@ def _write(rows: pa.Table, scores: pq.ParquetWriter, rejects: pq.ParquetWriter, 
     scored = rows.filter(pc.is_null(rows["reject"]))
     joined.missing_ids += scored["id"].null_count
     joined.missing_domains += scored["domain"].null_count
+    eligible = scored.filter(pc.invert(scored["training"]))
+    joined.eligible += len(eligible)
+    joined.domains |= dict.fromkeys(pc.unique(eligible["domain"]).to_pylist())
     joined.reasons.update(reason.partition(":")[0] for reason in rejected["reject"].to_pylist())
 
 

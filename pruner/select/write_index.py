@@ -10,10 +10,11 @@ from pydantic import BaseModel
 from pruner.corpus.plan import Plan
 from pruner.corpus.train_split import Split
 from pruner.errors import InputError
+from pruner.ranks.rank_key import mean_key
 from pruner.select import summary as summaries
-from pruner.select.build_index import IndexBuilder
+from pruner.select.build_index import build_index
 from pruner.select.index import Index, write_arrays
-from pruner.select.score_table import REJECTS_FILE, Joined, write_tables
+from pruner.select.score_table import REJECTS_FILE, SCORES_FILE, Joined, write_tables
 from pruner.select.summary import Summary
 from pruner.spec import CorpusSpec
 from pruner.tables.hashing_writer import WrittenFile
@@ -57,12 +58,12 @@ def write_index(
     missing, InputError if the corpus is empty (nothing is written). With no document to select from, there are only the
     tables and files.json.
     """
-    builder = IndexBuilder()
-    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, builder.add, beat)
+    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, beat)
     write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=joined.files))
-    eligible = builder.eligible
+    eligible = joined.eligible
     if eligible:
-        index = builder.build(joined.shard_rows, beat)
+        table = f"{folder}/{SCORES_FILE}"
+        index = build_index(storage, table, mean_key("n_tokens"), joined.domains, joined.shard_rows, beat)
         write_arrays(storage, folder, index, beat)
         write_record(storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, spec, beat))
     return IndexCounts(
