@@ -186,6 +186,7 @@ _ARRAYS = (
     "inside_rank",
     "shards",
 )
+_RANKS = {"rank": "place", "inside_rank": "inside_place"}  # arrays by row, and those by rank that they invert
 
 
 def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[], None]) -> None:
@@ -208,10 +209,17 @@ def read_index(storage: Storage, folder: str) -> Index:
     The arrays are mapped from disk if the storage is local, else they are held in memory: 68 bytes a document.
     """
     record = read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord)
-    arrays = {}
-    for name in _ARRAYS:
-        path = f"{folder}/{FOLDER}/{name}.npy"
-        local = storage.local(path)
-        source = local if local is not None else io.BytesIO(storage.read_bytes(path))
-        arrays[name] = np.load(source, mmap_mode="r" if local is not None else None, allow_pickle=False)
+    arrays = {name: _read_array(storage, f"{folder}/{FOLDER}/{name}.npy") for name in _ARRAYS if name not in _RANKS}
+    for name, places in _RANKS.items():
+        try:
+            arrays[name] = _read_array(storage, f"{folder}/{FOLDER}/{name}.npy")
+        except FileNotFoundError:  # an index of an earlier version has none
+            arrays[name] = np.full(int(arrays["shards"][-1]), -1, dtype=np.int64)
+            arrays[name][arrays[places]] = np.arange(len(arrays[places]))
     return Index(**arrays, step=record.step, domain_names=record.domains)
+
+
+def _read_array(storage: Storage, path: str) -> np.ndarray:
+    local = storage.local(path)
+    source = local if local is not None else io.BytesIO(storage.read_bytes(path))
+    return np.asanyarray(np.load(source, mmap_mode="r" if local is not None else None, allow_pickle=False))

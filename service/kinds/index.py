@@ -12,7 +12,7 @@ from service.kinds.node import Counts, InputsGone, Node, Task
 from service.kinds.provenance import provenance
 from service.store.workspace import digest
 
-VERSION = 3
+VERSION = 2
 _SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
 
 

@@ -14,7 +14,7 @@ from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
 from service.store.workspace import digest
 
-VERSION = 2
+VERSION = 1
 
 
 def folder(job: JobFiles, spec: SelectionSpec) -> str:
