@@ -1,125 +1,215 @@
-"""Builds an index in memory: collects the documents that selections choose from, and sorts them once."""
+"""Builds an index: sorts the documents of a table of scores through temporary files, in little memory."""
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
+from pruner.ranks.parts import RankedRows, Workers
+from pruner.ranks.rank_key import RankKey, floats
+from pruner.ranks.runs import Piece, SortedRuns
+from pruner.ranks.scratch import KeptRanking, ScratchArray
+from pruner.ranks.sort_keys import float_of
+from pruner.ranks.table_ranking import TableRanking
 from pruner.select.index import Index, count_domains
-from pruner.select.perplexity import score_key
-from pruner.select.score_table import eligible_rows
+from pruner.tables.parquet_parts import StoredTable
+from pruner.tables.storage import Storage
 
 _MARKS_MAX = 1_024  # so many ranks have their counts by domain stored
 _MARK_NUMBERS_MAX = 4_000_000  # of the marks of all domains
+_PLACE, _KEY, _TOKENS, _DOMAIN = range(4)  # columns of the sorted rows
 
 
-class RankKey(NamedTuple):
-    """What documents are ranked by: `of` gives numbers [D] of D rows of the table of scores with these columns.
+def build_index(
+    storage: Storage,
+    scores_path: str,
+    rank_key: RankKey,
+    domains: Iterable[str | None],
+    shard_rows: Sequence[int],
+    beat: Callable[[], None],
+) -> Index:
+    """Ranks the documents of a table of scores; its arrays are mapped from temporary files.
 
-    Documents without a value in the column `needs` have no rank.
+    `domains` are all of the documents that are ranked, in their order; `shard_rows` are the rows of each shard. Calls
+    `beat` for each part and piece. Temporary files take up to 130 bytes a document, in the storage's folder if it is
+    local. Raises FileNotFoundError if the table is missing.
     """
+    table = StoredTable(storage, scores_path)
+    names = list(domains)
+    own = storage.local("")
+    folder = own if own is not None else Path(tempfile.gettempdir())
+    workers = Workers(len(os.sched_getaffinity(0)), lambda _done: beat())
+    with ExitStack() as stack:
 
-    columns: tuple[str, ...]
-    of: Callable[[pa.Table], np.ndarray]
-    needs: str | None = None
+        def scratch(dtype: type[np.generic]) -> ScratchArray:
+            return stack.enter_context(closing(ScratchArray(folder, dtype)))
+
+        # Without a reference documents have no tokens, and are ranked all the same.
+        source = TableRanking(
+            table, rank_key, tokens=False, within=True, domains=names
+        )  # a job without a reference has none
+        sorter = _Sorter(table, stack.enter_context(closing(KeptRanking(source, folder))), rank_key, folder, workers)
+        with closing(sorter.sorted(inside=False)) as runs:
+            whole = _whole(runs, sorter, scratch, len(names))
+        with closing(sorter.sorted(inside=True)) as runs:
+            inside = _inside(runs, sorter, scratch)
+    return Index(
+        below=whole.below,
+        key=whole.key,
+        domain=whole.domain,
+        place=whole.place,
+        rank=whole.rank,
+        marks=whole.marks,
+        inside_below=inside.below,
+        inside_key=inside.key,
+        inside_place=inside.place,
+        inside_bounds=_sums(whole.marks[-1, :, 0]),
+        inside_rank=inside.rank,
+        shards=_sums(np.array(shard_rows, dtype=np.int64)),
+        step=whole.step,
+        domain_names=names,
+    )
 
 
-class IndexBuilder:
-    """Collects eligible documents from the table of scores: 24 bytes each, and 8 more with a rank key."""
+class _Sorter:
+    """Sorts the documents of a table."""
 
-    def __init__(self, rank_key: RankKey | None = None) -> None:
-        """Ranks by the score key, or by another key."""
-        self._rank_key = rank_key
-        self._rows = 0
-        self._keys: list[np.ndarray] = []
-        self._ranked_by: list[np.ndarray] = []
-        self._tokens: list[np.ndarray] = []
-        self._domains: list[np.ndarray] = []
-        self._places: list[np.ndarray] = []
-        self._codes: dict[str | None, int] = {}
-        self.eligible = 0
+    def __init__(
+        self, table: StoredTable, ranking: KeptRanking, rank_key: RankKey, folder: Path, workers: Workers
+    ) -> None:
+        self._table, self._ranking, self._rank_key = table, ranking, rank_key
+        self._folder, self.workers = folder, workers
 
-    def add(self, rows: pa.Table) -> None:
-        """Adds the next rows of the table of scores."""
-        eligible = eligible_rows(rows)
-        if self._rank_key is not None and self._rank_key.needs is not None:
-            eligible = eligible & rows[self._rank_key.needs].is_valid().to_numpy()
-        columns = ("nll", "n_tokens", "domain", *(self._rank_key.columns if self._rank_key else ()))
-        chosen = rows.select(list(dict.fromkeys(columns))).filter(pa.array(eligible))
-        n_tokens = pc.fill_null(chosen["n_tokens"], 0).to_numpy()  # null in a job without a reference
-        encoded = chosen["domain"].combine_chunks().dictionary_encode(null_encoding="encode")
-        codes = [self._codes.setdefault(name, len(self._codes)) for name in encoded.dictionary.to_pylist()]
-        with np.errstate(invalid="ignore"):
-            self._keys.append(score_key(chosen["nll"].to_numpy(), n_tokens))
-        if self._rank_key is not None:
-            self._ranked_by.append(self._rank_key.of(chosen))
-        self._tokens.append(n_tokens.astype(np.int32))
-        self._domains.append(np.array(codes, dtype=np.int32)[encoded.indices.to_numpy()])
-        self._places.append(self._rows + np.flatnonzero(eligible))
-        self._rows += len(rows)
-        self.eligible += len(chosen)
-
-    def build(self, shard_rows: list[int], beat: Callable[[], None]) -> Index:
-        """Sorts the documents; the builder is empty then. `shard_rows` are the rows of each shard, in plan order.
-
-        Calls `beat` between the steps.
-        """
-        unsorted = _joined(self._keys)
-        order = np.argsort(_joined(self._ranked_by) if self._rank_key else unsorted, kind="stable")
-        beat()
-        key = unsorted[order]
-        del unsorted
-        tokens = _joined(self._tokens)[order]
-        domain = _joined(self._domains)[order]
-        beat()
-        place = _joined(self._places)[order]
-        del order
-        beat()
-        inside = np.argsort(domain, kind="stable")
-        beat()
-        inside_key, inside_place = key[inside], place[inside]
-        beat()
-        inside_below = _sums(tokens[inside])
-        del inside
-        beat()
-        size = len(self._codes)
-        step = _step(len(key), size)
-        return Index(
-            below=_sums(tokens),
-            key=key,
-            domain=domain,
-            place=place,
-            marks=_marks(domain, tokens, size, step, beat),
-            inside_below=inside_below,
-            inside_key=inside_key,
-            inside_place=inside_place,
-            inside_bounds=_sums(np.bincount(domain, minlength=size)),
-            shards=_sums(np.array(shard_rows, dtype=np.int64)),
-            step=step,
-            domain_names=list(self._codes),
+    def sorted(self, *, inside: bool) -> SortedRuns:
+        """The documents, inside their domains or not, with their places, ln(perplexity), tokens and domains."""
+        return SortedRuns(
+            self._ranking,
+            self._folder,
+            self.workers,
+            inside=inside,
+            columns=(np.int64, np.float64, np.int32, np.int32),
+            values=self._values,
         )
 
+    def rank_of_rows(self, runs: SortedRuns, position: ScratchArray, target: ScratchArray) -> None:
+        """Appends the position of each row of the table among the sorted ones, -1 if it is not there."""
+        for part, at in enumerate(self._table.parts):
+            run, number = runs.run(part)
+            ranks = np.full(at.rows, -1, dtype=np.int64)
+            ranks[self._ranking.read(part).row[number]] = position.read(*run)
+            target.append(ranks)
 
-def _joined(pieces: list[np.ndarray]) -> np.ndarray:
-    """The concatenated pieces, of which none are kept."""
-    joined = np.concatenate(pieces)
-    pieces.clear()
-    return joined
+    def _values(self, rows: RankedRows, part: int) -> list[np.ndarray]:
+        if rows.tokens is None or rows.group is None:
+            raise ValueError("the documents of an index have tokens and domains")
+        place = rows.row + self._table.parts[part].first_row
+        if self._rank_key.columns == ("nll", "n_tokens"):
+            key = float_of(rows.key)
+        else:
+            with np.errstate(invalid="ignore"):  # of a job without a reference
+                key = floats(self._table.read(part, ["nll"])["nll"])[rows.row] / rows.tokens
+        return [place, key, rows.tokens, rows.group]
+
+
+class _Whole(NamedTuple):
+    """The arrays of the order of all documents, as those of Index."""
+
+    below: np.ndarray
+    key: np.ndarray
+    domain: np.ndarray
+    place: np.ndarray
+    rank: np.ndarray
+    marks: np.ndarray
+    step: int
+
+
+class _Inside(NamedTuple):
+    """The arrays of the order inside each domain, as those of Index."""
+
+    below: np.ndarray
+    key: np.ndarray
+    place: np.ndarray
+    rank: np.ndarray
+
+
+Scratch = Callable[[type[np.generic]], ScratchArray]
+
+
+def _whole(runs: SortedRuns, sorter: _Sorter, scratch: Scratch, domains: int) -> _Whole:
+    below, key, domain, place = scratch(np.int64), scratch(np.float64), scratch(np.int32), scratch(np.int64)
+    position, rank = scratch(np.int64), scratch(np.int64)
+    step = _step(runs.size, domains)
+    marks = _Marks(domains, step)
+    tokens = 0
+    below.append(np.zeros(1, dtype=np.int64))
+    for piece in runs.pieces(sorter.workers):
+        counted, codes = runs.column(_TOKENS, piece).astype(np.int64), runs.column(_DOMAIN, piece)
+        key.append(runs.column(_KEY, piece))
+        domain.append(codes)
+        place.append(runs.column(_PLACE, piece))
+        below.append(tokens + np.cumsum(counted))
+        tokens += int(counted.sum())
+        marks.add(codes, counted)
+        _write_positions(runs, position, piece)
+    sorter.rank_of_rows(runs, position, rank)
+    return _Whole(below.mapped(), key.mapped(), domain.mapped(), place.mapped(), rank.mapped(), marks.complete(), step)
+
+
+def _inside(runs: SortedRuns, sorter: _Sorter, scratch: Scratch) -> _Inside:
+    below, key, place = scratch(np.int64), scratch(np.float64), scratch(np.int64)
+    position, rank = scratch(np.int64), scratch(np.int64)
+    tokens = 0
+    below.append(np.zeros(1, dtype=np.int64))
+    for piece in runs.pieces(sorter.workers):
+        counted = runs.column(_TOKENS, piece).astype(np.int64)
+        key.append(runs.column(_KEY, piece))
+        place.append(runs.column(_PLACE, piece))
+        below.append(tokens + np.cumsum(counted))
+        tokens += int(counted.sum())
+        _write_positions(runs, position, piece)
+    sorter.rank_of_rows(runs, position, rank)
+    return _Inside(below.mapped(), key.mapped(), place.mapped(), rank.mapped())
+
+
+def _write_positions(runs: SortedRuns, position: ScratchArray, piece: Piece) -> None:
+    runs.scatter(position, piece, np.arange(piece.first, piece.first + piece.size))
+
+
+class _Marks:
+    """Counts documents and tokens of each domain below every `step`-th rank, from pieces in the order of the ranks."""
+
+    def __init__(self, domains: int, step: int) -> None:
+        self._domains, self._step = domains, step
+        self._marks = [np.zeros((domains, 2), dtype=np.int64)]
+        self._open, self._left = np.zeros((domains, 2), dtype=np.int64), step
+
+    def add(self, domain: np.ndarray, tokens: np.ndarray) -> None:
+        """Adds the next documents."""
+        while len(domain):
+            size = min(self._left, len(domain))
+            self._open += count_domains(domain[:size], tokens[:size], self._domains)
+            domain, tokens, self._left = domain[size:], tokens[size:], self._left - size
+            if not self._left:
+                self._end()
+
+    def complete(self) -> np.ndarray:
+        """The counts, int64 [M, domains, 2]; the last ones are of all documents."""
+        if self._left < self._step:
+            self._end()
+        return np.stack(self._marks)
+
+    def _end(self) -> None:
+        self._marks.append(self._marks[-1] + self._open)
+        self._open, self._left = np.zeros_like(self._open), self._step
 
 
 def _step(documents: int, domains: int) -> int:
     marks = max(1, min(_MARKS_MAX, _MARK_NUMBERS_MAX // (2 * domains)))
     return max(1, -(-documents // marks))
-
-
-def _marks(domain: np.ndarray, tokens: np.ndarray, size: int, step: int, beat: Callable[[], None]) -> np.ndarray:
-    marks = [np.zeros((size, 2), dtype=np.int64)]
-    for first in range(0, len(domain), step):
-        marks.append(marks[-1] + count_domains(domain[first : first + step], tokens[first : first + step], size))
-        beat()
-    return np.stack(marks)
 
 
 def _sums(values: np.ndarray) -> np.ndarray:

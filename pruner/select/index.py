@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from pruner.errors import InputError
-from pruner.select.bands import band
+from pruner.ranks.bands import band
 from pruner.select.domains import DOMAINS_MAX, by_size, domain_rows
 from pruner.select.perplexity import perplexity
 from pruner.select.selection_record import DomainBand, Preview, SelectionCounts
@@ -33,11 +33,13 @@ class Index:
     key: np.ndarray  # float64 [N], ln(perplexity) by rank: ascending in the order by token alone
     domain: np.ndarray  # int32 [N], index into domain_names
     place: np.ndarray  # int64 [N], row of the table of scores
+    rank: np.ndarray  # int64 [rows of the table of scores], -1 for those without
     marks: np.ndarray  # int64 [M, domains, 2], documents and tokens of each domain below every `step`-th rank
     inside_below: np.ndarray  # int64 [N + 1]
     inside_key: np.ndarray  # float64 [N]
     inside_place: np.ndarray  # int64 [N]
     inside_bounds: np.ndarray  # int64 [domains + 1]
+    inside_rank: np.ndarray  # int64 [rows of the table of scores], position in the arrays `inside_*`, or -1
     shards: np.ndarray  # int64 [shards + 1], rows of the table of scores before each shard
     step: int
     domain_names: list[str | None]
@@ -164,6 +166,11 @@ def read_shard_rows(storage: Storage, folder: str) -> np.ndarray:
     return np.asarray(np.load(data, allow_pickle=False))
 
 
+def read_domain_names(storage: Storage, folder: str) -> list[str | None]:
+    """The domains of an index, by their codes. Raises FileNotFoundError, and InputError for another format version."""
+    return read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord).domains
+
+
 class _IndexRecord(Record):
     """What an index holds beside its arrays."""
 
@@ -176,13 +183,16 @@ _ARRAYS = (
     "key",
     "domain",
     "place",
+    "rank",
     "marks",
     "inside_below",
     "inside_key",
     "inside_place",
     "inside_bounds",
+    "inside_rank",
     "shards",
 )
+_RANKS = {"rank": "place", "inside_rank": "inside_place"}  # arrays by row, and those by rank that they invert
 
 
 def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[], None]) -> None:
@@ -202,13 +212,20 @@ def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[],
 def read_index(storage: Storage, folder: str) -> Index:
     """Reads the index in `folder`. Raises FileNotFoundError, and InputError if it has another format version.
 
-    The arrays are mapped from disk if the storage is local, else they are held in memory: 52 bytes a document.
+    The arrays are mapped from disk if the storage is local, else they are held in memory: 68 bytes a document.
     """
     record = read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord)
-    arrays = {}
-    for name in _ARRAYS:
-        path = f"{folder}/{FOLDER}/{name}.npy"
-        local = storage.local(path)
-        source = local if local is not None else io.BytesIO(storage.read_bytes(path))
-        arrays[name] = np.load(source, mmap_mode="r" if local is not None else None, allow_pickle=False)
+    arrays = {name: _read_array(storage, f"{folder}/{FOLDER}/{name}.npy") for name in _ARRAYS if name not in _RANKS}
+    for name, places in _RANKS.items():
+        try:
+            arrays[name] = _read_array(storage, f"{folder}/{FOLDER}/{name}.npy")
+        except FileNotFoundError:  # an index of an earlier version has none
+            arrays[name] = np.full(int(arrays["shards"][-1]), -1, dtype=np.int64)
+            arrays[name][arrays[places]] = np.arange(len(arrays[places]))
     return Index(**arrays, step=record.step, domain_names=record.domains)
+
+
+def _read_array(storage: Storage, path: str) -> np.ndarray:
+    local = storage.local(path)
+    source = local if local is not None else io.BytesIO(storage.read_bytes(path))
+    return np.asanyarray(np.load(source, mmap_mode="r" if local is not None else None, allow_pickle=False))

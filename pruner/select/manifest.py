@@ -1,7 +1,7 @@
 """The manifest: the table of the documents that a selection keeps. Its last columns are those of further scorers."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruner.select.score_table import ROWS_A_GROUP, SCORES, further_columns
-from pruner.tables.hashing_writer import HashingWriter, WrittenFile
+from pruner.tables.hashing_writer import HashingWriter
 from pruner.tables.storage import Storage
+from pruner.tables.table_writer import table_writer
 
 _COPIED = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes"]
 MANIFEST = pa.schema(
@@ -21,41 +22,49 @@ MANIFEST = pa.schema(
 def write_manifest(
     storage: Storage,
     scores_path: str,
-    path: str,
-    percentile: np.ndarray,
+    out: BinaryIO | HashingWriter,
+    rows: range,
+    percentiles: Callable[[int, int], np.ndarray],
     provenance: dict[str, Any],
     beat: Callable[[], None],
-) -> WrittenFile:
-    """Writes a manifest as Parquet, in the order of the table of scores.
+) -> None:
+    """Writes the kept documents of some rows of the table of scores as Parquet, in their order.
 
-    percentile float64 [rows of that table] is NaN for the documents that are not kept. `provenance` is stored as JSON
-    under the metadata key `winnow`. The same input gives the same bytes. Calls `beat` for each row group.
+    The rows are those of the row groups that begin inside `rows`. `percentiles` gives those of rows [start, stop) of
+    the table, float64, NaN of documents that are not kept. `provenance` is stored as JSON under the metadata key
+    `winnow`. The same input gives the same bytes. Calls `beat` for each row group.
     """
     with storage.open(scores_path) as source:
         schema = pa.schema([*MANIFEST, *further_columns(pq.read_schema(source))])
     schema = schema.with_metadata({"winnow": orjson.dumps(provenance, option=orjson.OPT_SORT_KEYS)})
-    with storage.create(path) as file:
-        out = HashingWriter(file)
-        with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-            for table in _regrouped(_kept_rows(storage, scores_path, percentile, schema.names, beat), schema):
-                writer.write_table(table.replace_schema_metadata(schema.metadata))
-                beat()
-    return out.written
+    with table_writer(out, schema) as writer:
+        for table in _regrouped(_kept_rows(storage, scores_path, rows, percentiles, schema.names, beat), schema):
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
+            beat()
 
 
 def _kept_rows(
-    storage: Storage, scores_path: str, percentile: np.ndarray, names: list[str], beat: Callable[[], None]
+    storage: Storage,
+    scores_path: str,
+    rows: range,
+    percentiles: Callable[[int, int], np.ndarray],
+    names: list[str],
+    beat: Callable[[], None],
 ) -> Iterator[pa.Table]:
-    """The kept rows of each piece of the table of scores, with the columns `names`."""
-    before, copied = 0, [name for name in names if name != "percentile"]
+    """The kept rows of each row group, with the columns `names`."""
+    first, copied = 0, [name for name in names if name != "percentile"]
     with storage.open(scores_path) as source:
-        for batch in pq.ParquetFile(source).iter_batches(ROWS_A_GROUP, columns=copied):
-            values = percentile[before : before + len(batch)]
-            before += len(batch)
-            kept = ~np.isnan(values)
-            table = pa.Table.from_batches([batch]).filter(pa.array(kept))
-            yield table.append_column("percentile", pa.array(values[kept])).select(names)
-            beat()
+        scores = pq.ParquetFile(source)
+        for group in range(scores.num_row_groups):
+            size = scores.metadata.row_group(group).num_rows
+            if first in rows:
+                values = percentiles(first, first + size)
+                kept = ~np.isnan(values)
+                if kept.any():
+                    table = scores.read_row_group(group, columns=copied, use_threads=False).filter(pa.array(kept))
+                    yield table.append_column("percentile", pa.array(values[kept])).select(names)
+                beat()
+            first += size
 
 
 def _regrouped(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -4,63 +4,58 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pruner.corpus.plan import Plan
-from pruner.corpus.row_hash import row_hash
 from pruner.errors import InputError
-from pruner.select.build_index import IndexBuilder, RankKey
-from pruner.select.index import read_shard_rows, write_arrays
-from pruner.select.score_table import ROWS_A_GROUP, SCORES_FILE
+from pruner.ranks.rank_key import Keys, RankKey, column_key, mean_key, selection_hash
+from pruner.select.build_index import build_index
+from pruner.select.index import read_domain_names, read_shard_rows, write_arrays
+from pruner.select.score_table import SCORES_FILE
+from pruner.tables.parquet_parts import StoredTable, TablePart
 from pruner.tables.storage import Storage
-
-_SELECTIONS = 1 << 63  # added to seeds, which are smaller, so that no train split draws by the same hash
-_COLUMNS = ("nll", "n_tokens", "domain", "training", "reject")  # that every order needs
 
 
 def write_order(storage: Storage, index_folder: str, folder: str, rank_key: RankKey, beat: Callable[[], None]) -> int:
     """Ranks the documents of the index in `index_folder` by another key; returns their number.
 
-    Writes the arrays into `folder`, as those of an index. Calls `beat` for each row group and array. Needs up to 100
-    bytes of memory a document, as making an index does. Raises FileNotFoundError if the index is missing, and
-    InputError if no document has a rank.
+    Writes the arrays into `folder`, as those of an index. Calls `beat` for each part and array. Raises
+    FileNotFoundError if the index is missing, and InputError if no document has a rank.
     """
-    builder = IndexBuilder(rank_key)
-    columns = list(dict.fromkeys((*_COLUMNS, *rank_key.columns)))
-    with storage.open(f"{index_folder}/{SCORES_FILE}") as source:
-        table = pq.ParquetFile(source)
-        if lacking := [name for name in columns if name not in table.schema_arrow.names]:
-            raise InputError(
-                f"the table of scores has no column {lacking[0]!r}, as it was made by an earlier version: submit the"
-                " job again"
-            )
-        for batch in table.iter_batches(ROWS_A_GROUP, columns=columns):
-            builder.add(pa.Table.from_batches([batch]))
-            beat()
-    if not builder.eligible:
-        raise InputError(f"no document that may be selected has a value of {rank_key.needs!r}: select by another score")
     shard_rows = np.diff(read_shard_rows(storage, index_folder)).tolist()
-    write_arrays(storage, folder, builder.build(shard_rows, beat), beat)
-    return builder.eligible
+    names = read_domain_names(storage, index_folder)
+    index = build_index(storage, f"{index_folder}/{SCORES_FILE}", rank_key, names, shard_rows, beat)
+    if not index.documents:
+        raise InputError(f"no document that may be selected has a value of {rank_key.name!r}: select by another score")
+    write_arrays(storage, folder, index, beat)
+    return index.documents
 
 
 def by_byte() -> RankKey:
     """By nll / n_bytes."""
-    return RankKey(("nll", "n_bytes"), lambda rows: np.asarray(rows["nll"].to_numpy() / rows["n_bytes"].to_numpy()))
+    return mean_key("n_bytes")
 
 
-def by_score(column: str) -> RankKey:
-    """By a column of the table of scores, which documents without a value do not take part in."""
-    return RankKey((column,), lambda rows: np.asarray(rows[column].to_numpy(), np.float64), needs=column)
+def by_score(storage: Storage, index_folder: str, column: str) -> RankKey:
+    """By a column of the table of scores, which documents without a value do not take part in.
+
+    Raises FileNotFoundError if the table is missing, and InputError if it has no such column.
+    """
+    schema = StoredTable(storage, f"{index_folder}/{SCORES_FILE}").schema
+    if column not in schema.names:
+        raise InputError(
+            f"the table of scores has no column {column!r}, as it was made by an earlier version: submit the job again"
+        )
+    return column_key(column, schema.field(column).type)
 
 
 def by_hash(plan: Plan, seed: int) -> RankKey:
     """By a hash of (seed, number of the file in the plan, row of the file)."""
     numbers = {file.url: number for number, file in enumerate(plan.files)}
 
-    def of(rows: pa.Table) -> np.ndarray:
+    def of(rows: pa.Table, _at: TablePart) -> Keys:
         encoded = rows["file"].combine_chunks().dictionary_encode()
         files = np.array([numbers[url] for url in encoded.dictionary.to_pylist()], dtype=np.int64)
-        return row_hash(_SELECTIONS + seed, files[encoded.indices.to_numpy()], rows["row"].to_numpy())
+        key = selection_hash(seed, files[encoded.indices.to_numpy()], rows["row"].to_numpy())
+        return Keys(key, np.zeros(len(rows), dtype=bool), "")
 
-    return RankKey(("file", "row"), of)
+    return RankKey("random", ("file", "row"), of)

@@ -22,6 +22,7 @@ from pruner.tables.hashing_writer import HashingWriter, WrittenFile
 from pruner.tables.part_file import read_part
 from pruner.tables.shard_scores import ShardCounts
 from pruner.tables.storage import Storage
+from pruner.tables.table_writer import table_writer
 from pruner.tables.values import PRIOR
 
 SCORES_FILE, REJECTS_FILE = "scores.parquet", "rejects.parquet"
@@ -56,6 +57,8 @@ class Joined:
     tokens: int = 0
     rejects: int = 0
     training: int = 0
+    eligible: int = 0  # documents that selections choose from
+    domains: dict[str | None, None] = field(default_factory=dict)  # of these, in the order of their first ones
     missing_ids: int = 0  # of documents without a reject
     missing_domains: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # rejects by reason, without details
@@ -73,16 +76,14 @@ def write_tables(
     documents_paths: Sequence[str],
     scores_paths: Sequence[str] | None,
     split: Split | None,
-    on_rows: Callable[[pa.Table], None],
     beat: Callable[[], None],
     further: Sequence[Further] = (),
 ) -> Joined:
     """Writes scores.parquet and rejects.parquet into `folder`, from the files of each shard in plan order.
 
     Without `scores_paths`, of a job without a reference, the columns of the reference are null. `further` are the
-    sources of more columns. `on_rows` gets each written piece of the table of scores; `beat` is called for each, and
-    for each shard. Raises FileNotFoundError if a shard's file is missing; InputError, with nothing written, if there
-    are no documents.
+    sources of more columns. Calls `beat` for each written piece and each shard. Raises FileNotFoundError if a shard's
+    file is missing; InputError, with nothing written, if there are no documents.
     """
     joined = Joined()
     with ExitStack() as stack:
@@ -91,8 +92,8 @@ def write_tables(
             for name in (SCORES_FILE, REJECTS_FILE)
         }
         with (
-            pq.ParquetWriter(outs[SCORES_FILE], scores_schema(further), compression="zstd") as scores,
-            pq.ParquetWriter(outs[REJECTS_FILE], REJECTS, compression="zstd") as rejects,
+            table_writer(outs[SCORES_FILE], scores_schema(further)) as scores,
+            table_writer(outs[REJECTS_FILE], REJECTS) as rejects,
         ):
             for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, joined, further):
                 joined.shard_rows.append(len(table))
@@ -101,7 +102,6 @@ def write_tables(
                     _write(rows, scores, rejects, joined)
                     values = [made.name for made in further if made.name not in SCORES.names]
                     joined.lacking.update({name: _lacking(rows, name) for name in values})
-                    on_rows(rows)
                     beat()
                 beat()
         if not joined.documents:
@@ -122,11 +122,6 @@ def further_columns(schema: pa.Schema) -> list[Any]:
     return [field for field in schema if field.name not in (*SCORES.names, "percentile")]
 
 
-def eligible_rows(rows: pa.Table) -> np.ndarray:
-    """Which rows of the table of scores selections choose from, bool [rows]: scored, and not in the train split."""
-    return np.asarray(pc.and_not(pc.is_null(rows["reject"]), rows["training"]).to_numpy(zero_copy_only=False))
-
-
 def _lacking(rows: pa.Table, name: str) -> int:
     """How many documents that selections may choose from have no value of a scorer."""
     there = pc.and_not(pc.is_null(rows["reject"]), rows["training"])
@@ -145,6 +140,9 @@ def _write(rows: pa.Table, scores: pq.ParquetWriter, rejects: pq.ParquetWriter, 
     scored = rows.filter(pc.is_null(rows["reject"]))
     joined.missing_ids += scored["id"].null_count
     joined.missing_domains += scored["domain"].null_count
+    eligible = scored.filter(pc.invert(scored["training"]))
+    joined.eligible += len(eligible)
+    joined.domains |= dict.fromkeys(pc.unique(eligible["domain"]).to_pylist())
     joined.reasons.update(reason.partition(":")[0] for reason in rejected["reject"].to_pylist())
 
 

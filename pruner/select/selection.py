@@ -1,71 +1,113 @@
-"""Makes a selection: its manifest and its record, as a slice of the index."""
+"""Makes a selection: its manifest, in parts where it is large, and its record, from the ranks of an index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from pruner.select.bands import band
+from pruner.ranks.bands import band
 from pruner.select.index import Index, read_index
 from pruner.select.manifest import write_manifest
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import SelectionRecord
 from pruner.spec import SelectionSpec
+from pruner.tables.hashing_writer import HashingWriter
+from pruner.tables.join_parquet import ParquetJoiner
 from pruner.tables.records import write_record
 from pruner.tables.storage import Storage
 
 MANIFEST_FILE, SELECTION_FILE = "manifest.parquet", "selection.json"
-_PIECE = 1 << 22  # documents at a time
+PART_ROWS = 1 << 21  # of the table of scores, for each part of a manifest
 
 
-def write_selection(
-    storage: Storage,
-    index_folder: str,
-    order_folder: str,
-    folder: str,
-    spec: SelectionSpec,
-    provenance: dict[str, Any],
-    beat: Callable[[], None],
-) -> SelectionRecord:
-    """Makes a selection of the index in `index_folder`: writes manifest.parquet, then selection.json, into `folder`.
+def part_count(rows: int) -> int:
+    """The number of parts that the manifests over a table of scores are made in."""
+    return max(1, -(-rows // PART_ROWS))
+
+
+def part_path(folder: str, part: int) -> str:
+    """The file of a part."""
+    return f"{folder}/parts/{part}.parquet"
+
+
+class SelectionWriter:
+    """Writes a selection of the index in `index_folder` into `folder`.
 
     The arrays of the selection's order are in `order_folder`, which is `index_folder` for the order by token. The
-    manifest's metadata are `provenance` and the `selection`. Calls `beat` for each row group. Needs 8 bytes of memory a
-    document. Raises FileNotFoundError if the index or the order is missing.
+    manifest's metadata are `provenance` and the `selection`.
     """
-    index = read_index(storage, order_folder)
-    counts = index.counts(spec, beat)
-    written = write_manifest(
-        storage,
-        f"{index_folder}/{SCORES_FILE}",
-        f"{folder}/{MANIFEST_FILE}",
-        _percentiles(index, spec, beat),
-        provenance | {"selection": spec.model_dump()},
-        beat,
-    )
-    record = SelectionRecord(**dict(counts), files={MANIFEST_FILE: written})
-    write_record(storage, f"{folder}/{SELECTION_FILE}", record)
-    return record
+
+    def __init__(
+        self,
+        storage: Storage,
+        index_folder: str,
+        order_folder: str,
+        folder: str,
+        spec: SelectionSpec,
+        provenance: dict[str, Any],
+    ) -> None:
+        """Raises FileNotFoundError if the index or the order is missing."""
+        self._storage, self._folder, self._spec = storage, folder, spec
+        self._scores = f"{index_folder}/{SCORES_FILE}"
+        self._provenance = provenance | {"selection": spec.model_dump()}
+        self._index = read_index(storage, order_folder)
+
+    def write_part(self, part: int, beat: Callable[[], None]) -> None:
+        """Writes the manifest of some rows of the table of scores. Calls `beat` for each row group."""
+        with self._storage.create(part_path(self._folder, part)) as file:
+            rows = range(part * PART_ROWS, (part + 1) * PART_ROWS)
+            write_manifest(self._storage, self._scores, file, rows, self._percentiles(), self._provenance, beat)
+
+    def write(self, beat: Callable[[], None]) -> SelectionRecord:
+        """Writes manifest.parquet, from its parts if there are several, and then selection.json.
+
+        Calls `beat` now and then. Raises FileNotFoundError if a part is missing.
+        """
+        storage, counts = self._storage, self._index.counts(self._spec, beat)
+        rows, parts = len(self._index.rank), part_count(len(self._index.rank))
+        with storage.create(f"{self._folder}/{MANIFEST_FILE}") as file:
+            out = HashingWriter(file)
+            if parts == 1:
+                percentiles = self._percentiles()
+                write_manifest(storage, self._scores, out, range(rows), percentiles, self._provenance, beat)
+            else:
+                joiner = ParquetJoiner(out)
+                for part in range(parts):
+                    with storage.open(part_path(self._folder, part)) as source:
+                        joiner.add(source, beat)
+                joiner.close()
+        record = SelectionRecord(**dict(counts), files={MANIFEST_FILE: out.written})
+        write_record(storage, f"{self._folder}/{SELECTION_FILE}", record)
+        for part in range(parts if parts > 1 else 0):
+            storage.remove(part_path(self._folder, part))
+        return record
+
+    def _percentiles(self) -> Callable[[int, int], np.ndarray]:
+        """The percentiles of the documents in rows [start, stop) of the table of scores; NaN of those not kept."""
+        return _whole(self._index, self._spec) if self._spec.within is None else _inside(self._index, self._spec)
 
 
-def _percentiles(index: Index, spec: SelectionSpec, beat: Callable[[], None]) -> np.ndarray:
-    """The percentile of each kept document by its row of the table of scores, float64 [rows]; NaN for all others."""
-    percentile = np.full(int(index.shards[-1]), np.nan)
-    if spec.within is None:
-        groups: Iterator[tuple[int, int]] = iter([(0, index.documents)])
-        below, place = index.below, index.place
-    else:
-        groups = pairwise(index.inside_bounds.tolist())
-        below, place = index.inside_below, index.inside_place
-    done = 0
-    for first, last in groups:
-        start, stop = band(below[first : last + 1], spec)
-        for rank in range(start, stop, _PIECE):
-            ranks = np.arange(rank, min(rank + _PIECE, stop))
-            percentile[place[first + ranks[0] : first + ranks[-1] + 1]] = 100.0 * ranks / (last - first)
-        done += last - first + 1_000
-        if done >= _PIECE:
-            beat()
-            done = 0
-    return percentile
+def _whole(index: Index, spec: SelectionSpec) -> Callable[[int, int], np.ndarray]:
+    first, last = band(index.below, spec)
+
+    def percentiles(start: int, stop: int) -> np.ndarray:
+        rank = index.rank[start:stop]
+        return np.where((rank >= first) & (rank < last), 100.0 * rank / index.documents, np.nan)
+
+    return percentiles
+
+
+def _inside(index: Index, spec: SelectionSpec) -> Callable[[int, int], np.ndarray]:
+    bounds = np.asarray(index.inside_bounds)
+    bands = [band(index.inside_below[first : last + 1], spec) for first, last in pairwise(bounds.tolist())]
+    first, last = np.array(bands, dtype=np.int64).reshape(-1, 2).T
+
+    def percentiles(start: int, stop: int) -> np.ndarray:
+        position = index.inside_rank[start:stop]
+        domain = np.maximum(np.searchsorted(bounds, position, side="right") - 1, 0)
+        rank = position - bounds[domain]
+        kept = (position >= 0) & (rank >= first[domain]) & (rank < last[domain])
+        return np.where(kept, 100.0 * rank / np.diff(bounds)[domain], np.nan)
+
+    return percentiles

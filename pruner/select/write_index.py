@@ -10,11 +10,12 @@ from pydantic import BaseModel
 from pruner.corpus.plan import Plan
 from pruner.corpus.train_split import Split
 from pruner.errors import InputError
+from pruner.ranks.rank_key import mean_key, no_key
 from pruner.select import summary as summaries
-from pruner.select.build_index import IndexBuilder
+from pruner.select.build_index import build_index
 from pruner.select.further import Further
 from pruner.select.index import Index, write_arrays
-from pruner.select.score_table import REJECTS_FILE, Joined, write_tables
+from pruner.select.score_table import REJECTS_FILE, SCORES_FILE, Joined, write_tables
 from pruner.select.summary import Summary
 from pruner.spec import CorpusSpec
 from pruner.tables.hashing_writer import WrittenFile
@@ -60,12 +61,11 @@ def write_index(
     missing, InputError if the corpus is empty (nothing is written). With no document to select from, there are only the
     tables and files.json.
     """
-    builder = IndexBuilder()
-    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, builder.add, beat, further)
+    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, beat, further)
     write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=joined.files))
-    eligible = builder.eligible
-    if eligible:
-        index = builder.build(joined.shard_rows, beat)
+    if joined.eligible:
+        table, key = f"{folder}/{SCORES_FILE}", no_key() if scores_paths is None else mean_key("n_tokens")
+        index = build_index(storage, table, key, joined.domains, joined.shard_rows, beat)
         write_arrays(storage, folder, index, beat)
         write_record(
             storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, spec, beat, scored=scores_paths is not None)
@@ -75,7 +75,7 @@ def write_index(
         tokens=joined.tokens,
         rejects=joined.rejects,
         training=joined.training,
-        eligible=eligible,
+        eligible=joined.eligible,
         scorers=[joined.scorers[text] for text in sorted(joined.scorers)],
         further={name: [found[text] for text in sorted(found)] for name, found in joined.further.items()},
     )

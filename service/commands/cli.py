@@ -28,6 +28,7 @@ COMMANDS = {
     "clean": _Command("run", "remove old jobs and scores, by age or total size"),
     "check": _Command("check", "look at a corpus: its files, fields and first documents"),
     "prune": _Command("local", "prune a corpus on this machine, without a service", runs_models=True),
+    "select": _Command("select", "select from score tables, without a corpus, a model or a service"),
     "export": _Command("export", "write the kept documents of a selection as corpus files"),
     "train": _Command("local", "train a reference", runs_models=True),
     "score": _Command("local", "score a corpus", runs_models=True),

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from pruner.corpus.listing import shown
-from pruner.spec import CorpusSpec, Criterion
+from pruner.spec import CorpusSpec, Criterion, SelectionSpec
 from pruner.validation import explain
 from scorer.spec import TrainSpec
 from scorer.training.names import OPTIMIZERS, PRESETS
@@ -262,6 +262,11 @@ def corpus(parser: argparse.ArgumentParser, args: argparse.Namespace) -> CorpusS
 def _corpus(args: argparse.Namespace) -> dict[str, Any]:
     names = ("paths", "text_field", "id_field", "domain_field", "include", "exclude")
     return {name: getattr(args, name) for name in names}
+
+
+def selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[SelectionSpec]:
+    """The selections of the arguments; exits with status 2 if they are wrong."""
+    return [_valid(parser, SelectionSpec, body) for body in _selections(parser, args)]
 
 
 def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -90,12 +90,13 @@ class Lifecycle:
         asked = {spec.id for spec in job.selections}
         lost = asked - {spec.id for spec in record.request.selections} - set(reported)
         exports = [wanted for wanted in job.exports if export.find(job, wanted) is None]
+        which = name.partition("/")[0]
         if kind == "selection":
-            lost &= {name}
-            exports = [wanted for wanted in exports if wanted.spec.id == name]
+            lost &= {which}
+            exports = [wanted for wanted in exports if wanted.spec.id == which]
         elif kind == "export":
             lost.clear()
-            exports = [wanted for wanted in exports if wanted.id == name.partition("/")[0]]
+            exports = [wanted for wanted in exports if wanted.id == which]
         for selection_id in lost:
             self.workspace.unwant(job_id, selection_id)
         for wanted in exports:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pruner.select.build_index import RankKey
+from pruner.ranks.rank_key import RankKey
 from pruner.select.order import by_byte, by_hash, by_score, write_order
 from pruner.select.write_index import check_eligible
 from pruner.spec import BY_TOKEN, Order
@@ -59,7 +59,7 @@ def run(task: Task) -> Counts:
 
 def _rank_key(job: JobFiles, order: Order) -> RankKey:
     if order.by == "score":
-        return by_score(order.column)
+        return by_score(job.workspace.storage, index.folder(job), order.column)
     return by_byte() if order.by == "byte" else by_hash(job.plan, order.seed)
 
 

@@ -1,8 +1,11 @@
-"""Kind `selection`: the manifest of the documents that a selection keeps, one part for each selection."""
+"""Kind `selection`: the manifest of the documents that a selection keeps.
+
+A selection has one node; that of many documents has another one before, for the parts of its manifest.
+"""
 
 from collections.abc import Iterator
 
-from pruner.select.selection import write_selection
+from pruner.select.selection import SelectionWriter, part_count, part_path
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import check_eligible
 from pruner.spec import SelectionSpec
@@ -24,24 +27,45 @@ def path(job: JobFiles, spec: SelectionSpec) -> str:
     return f"{folder(job, spec)}/selection.json"
 
 
+def selection_id(node: str) -> str:
+    """The id of the selection that a node belongs to."""
+    return node.split("/")[1]
+
+
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The selections of a job whose index can be named."""
-    if job.named:
-        for spec in job.needed_selections:
-            yield Node(f"selection/{spec.id}", "light", "selecting", [path(job, spec)], needs=order.needs(spec.order))
+    if not job.named:
+        return
+    found = index.find(job)
+    parts = 1 if found is None else part_count(found.counts.documents)
+    for spec in job.needed_selections:
+        needs = order.needs(spec.order)
+        if parts > 1:
+            paths = [part_path(folder(job, spec), part) for part in range(parts)]
+            yield Node(name := f"selection/{spec.id}/parts", "light", "selecting", paths, needs)
+            needs = (name,)
+        # Without an index it is ready too early only if that has just appeared: its run asks for another look then.
+        yield Node(f"selection/{spec.id}", "light", "selecting", [path(job, spec)], needs)
 
 
 def run(task: Task) -> Counts:
-    """Writes the manifest. Raises InputError where there is nothing to select from, InputsGone."""
+    """Writes the manifest or a part of it. Raises InputError where there is nothing to select from, InputsGone."""
     job, found = task.job, index.find(task.job)
-    name = task.node.name.partition("/")[2]
+    name = selection_id(task.node.name)
     spec = next((spec for spec in job.needed_selections if spec.id == name), None)
     if spec is None or found is None:
         raise InputsGone(name)
     check_eligible(task.storage, index.folder(job), found.counts)
     folders = index.folder(job), order.folder(job, spec.order), folder(job, spec)
-    with task.beat.allow(60):
-        write_selection(task.storage, *folders, spec, found.provenance, task.beat)
+    try:
+        with task.beat.allow(60):
+            writer = SelectionWriter(task.storage, *folders, spec, found.provenance)
+            if task.node.name.endswith("/parts"):
+                writer.write_part(task.part, task.beat)
+            else:
+                writer.write(task.beat)
+    except FileNotFoundError as error:
+        raise InputsGone(str(error)) from None
     return Counts(fresh=True)
 
 

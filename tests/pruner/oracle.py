@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pruner.select.bands import band
+from pruner.ranks.bands import band
 from pruner.spec import SelectionSpec
 
 

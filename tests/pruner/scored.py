@@ -11,8 +11,11 @@ import pyarrow.parquet as pq
 from pruner.corpus.plan import Plan, make_plan
 from pruner.corpus.shard_reader import read_shard
 from pruner.corpus.train_split import Split
+from pruner.select.index import read_index
+from pruner.select.selection import SelectionWriter, part_count
+from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import IndexCounts, write_index
-from pruner.spec import CorpusSpec
+from pruner.spec import CorpusSpec, SelectionSpec
 from pruner.tables.documents import DocumentsWriter
 from pruner.tables.shard_scores import ScoresWriter
 from pruner.tables.storage import Storage
@@ -58,6 +61,17 @@ class ScoredCorpus:
 
     def rows(self, path: str) -> list[dict[str, Any]]:
         return list(self.table(path).to_pylist())
+
+
+def write_selection(
+    storage: Storage, index: str, order: str, folder: str, spec: SelectionSpec, provenance: dict[str, Any]
+) -> SelectionRecord:
+    """Makes a selection as workers do, part by part; the folders are those of the index, the order and the result."""
+    writer = SelectionWriter(storage, index, order, folder, spec, provenance)
+    parts = part_count(len(read_index(storage, index).rank))
+    for part in range(parts if parts > 1 else 0):
+        writer.write_part(part, lambda: None)
+    return writer.write(lambda: None)
 
 
 def corpus_spec(folder: Path, **fields: str) -> CorpusSpec:

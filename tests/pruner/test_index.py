@@ -1,17 +1,20 @@
 """A preview from the index equals the selection by a plain sort, to the document and the last digit."""
 
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pruner.errors import InputError
+from pruner.ranks.rank_key import mean_key
 from pruner.select import build_index
-from pruner.select.build_index import IndexBuilder
+from pruner.select.build_index import build_index as build
 from pruner.select.domains import domain_rows
 from pruner.select.index import Index, read_index, write_arrays
 from pruner.select.perplexity import perplexity
@@ -52,11 +55,12 @@ class Scores:
         return pa.table(columns | more)
 
     def index(self, shard_rows: list[int] | None = None) -> Index:
-        builder = IndexBuilder()
         table = self.table
-        for start in range(0, len(table), 50):
-            builder.add(table.slice(start, 50))
-        return builder.build(shard_rows or [len(table)], lambda: None)
+        with tempfile.TemporaryDirectory() as folder:
+            pq.write_table(table, Path(folder, "scores.parquet"), row_group_size=50)
+            rows = shard_rows or [len(table)]
+            storage = Storage(folder)
+            return build(storage, "scores.parquet", mean_key("n_tokens"), self.names, rows, lambda: None)
 
     def report(self, spec: SelectionSpec) -> SelectionReport:
         """What a selection keeps, by a plain sort."""

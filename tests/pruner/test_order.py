@@ -15,16 +15,15 @@ from pruner.corpus.plan import Plan
 from pruner.corpus.row_hash import row_hash
 from pruner.corpus.train_split import in_split
 from pruner.select import build_index, manifest
-from pruner.select import order as orders
 from pruner.select.index import read_index
 from pruner.select.order import by_byte, by_hash, write_order
-from pruner.select.selection import write_selection
 from pruner.select.selection_record import SelectionRecord
 from pruner.spec import BY_BYTE, BY_TOKEN, Order, SelectionSpec
+from pruner.tables import parquet_parts
 from pruner.tables.storage import Storage
 from tests.pruner.conftest import jsonl, scored_corpus
 from tests.pruner.oracle import select
-from tests.pruner.scored import SPLIT, ScoredCorpus, corpus_spec
+from tests.pruner.scored import SPLIT, ScoredCorpus, corpus_spec, write_selection
 
 Rows = list[dict[str, Any]]
 MASK = 2**64 - 1
@@ -80,9 +79,7 @@ def ranked(scored: ScoredCorpus, order: Order) -> str:
 
 def make(scored: ScoredCorpus, spec: SelectionSpec) -> tuple[Rows, SelectionRecord]:
     """A selection's manifest and record."""
-    record = write_selection(
-        scored.storage, "job", ranked(scored, spec.order), f"made/{spec.id}", spec, {}, lambda: None
-    )
+    record = write_selection(scored.storage, "job", ranked(scored, spec.order), f"made/{spec.id}", spec, {})
     return scored.rows(f"made/{spec.id}/manifest.parquet"), record
 
 
@@ -206,7 +203,7 @@ def test_random_selections_are_independent_of_the_train_split() -> None:
 def test_an_order_that_was_stopped_anywhere_is_made_again_with_the_same_bytes(
     many_indexed: ScoredCorpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orders, "ROWS_A_GROUP", 64)
+    monkeypatch.setattr(parquet_parts, "_PART_ROWS", 64)
     storage, rank_key = many_indexed.storage, by_hash(many_indexed.plan, 5)
 
     def files(folder: str) -> dict[str, bytes]:

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 
 from pruner.report import Report, report
-from pruner.select.selection import write_selection
+from pruner.select import selection
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import read_summary
 from pruner.spec import SelectionSpec
 from pruner.tables.json_lines import write_json_lines
 from pruner.tables.records import read_record, write_record
 from tests.pruner.oracle import select
-from tests.pruner.scored import SPLIT, ScoredCorpus
+from tests.pruner.scored import SPLIT, ScoredCorpus, write_selection
 from tests.pruner.test_index import SPECS
 
 PROVENANCE = {"reference": {"sha256": "ab"}, "winnow": "1"}
@@ -31,7 +31,7 @@ CHOSEN = [
 
 
 def write(scored: ScoredCorpus, spec: SelectionSpec, folder: str = "made") -> SelectionRecord:
-    return write_selection(scored.storage, "job", "job", f"{folder}/{spec.id}", spec, PROVENANCE, lambda: None)
+    return write_selection(scored.storage, "job", "job", f"{folder}/{spec.id}", spec, PROVENANCE)
 
 
 @pytest.fixture
@@ -138,3 +138,15 @@ def test_the_report_has_the_summary_and_the_selections(indexed: ScoredCorpus) ->
         "low-0.5",
         "high-0.5",
     ]
+
+
+def test_parts_make_the_same_selection(indexed: ScoredCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {spec: indexed.rows(f"made/{write(indexed, spec).spec.id}/manifest.parquet") for spec in CHOSEN}
+    monkeypatch.setattr(selection, "PART_ROWS", 20)
+    for spec in CHOSEN:
+        made = write(indexed, spec, "parts")
+        data = indexed.storage.read_bytes(f"parts/{spec.id}/manifest.parquet")
+        assert indexed.rows(f"parts/{spec.id}/manifest.parquet") == whole[spec]
+        assert made.files["manifest.parquet"].sha256 == hashlib.sha256(data).hexdigest()
+        assert indexed.storage.list(f"parts/{spec.id}") == ["manifest.parquet", "parts", "selection.json"]
+        assert indexed.storage.list(f"parts/{spec.id}/parts") == []

@@ -16,12 +16,12 @@ def band(below: np.ndarray, spec: SelectionSpec) -> tuple[int, int]:
     """
     rate = Fraction(repr(spec.rate))  # the decimal as written, not its nearest binary fraction
     if spec.unit == "documents":
-        return _documents_band(len(below) - 1, spec.criterion, rate)
+        return documents_band(len(below) - 1, spec.criterion, rate)
     return _tokens_band(below, spec.criterion, rate)
 
 
-def _documents_band(count: int, criterion: str, rate: Fraction) -> tuple[int, int]:
-    """Ranks [start, stop) that hold `rate` of the documents, rounded half up."""
+def documents_band(count: int, criterion: str, rate: Fraction) -> tuple[int, int]:
+    """Ranks [start, stop) that hold `rate` of `count` documents, rounded half up."""
     keep = (2 * rate.numerator * count + rate.denominator) // (2 * rate.denominator)
     start = {"low": 0, "random": 0, "medium": (count - keep) // 2, "high": count - keep}[criterion]
     return start, start + keep
@@ -30,9 +30,7 @@ def _documents_band(count: int, criterion: str, rate: Fraction) -> tuple[int, in
 def _tokens_band(below: np.ndarray, criterion: str, rate: Fraction) -> tuple[int, int]:
     """Ranks [start, stop) of the longest run whose tokens do not exceed `rate` of all.
 
-    `low` and `random` grow from the bottom, `high` from the top. `medium` starts at the document that holds the middle
-    token and adds the neighbour on the side with more tokens outside the band (the lower side if equal); when that
-    neighbour does not fit, the other side grows alone.
+    `low` and `random` grow from the bottom, `high` from the top.
     """
     bottom, top = int(below[0]), int(below[-1])
     budget = rate.numerator * (top - bottom) // rate.denominator
@@ -40,10 +38,16 @@ def _tokens_band(below: np.ndarray, criterion: str, rate: Fraction) -> tuple[int
         return 0, int(np.searchsorted(below, bottom + budget, side="right")) - 1
     if criterion == "high":
         return int(np.searchsorted(below, top - budget, side="left")), len(below) - 1
-    return _medium_tokens_band(below, bottom, top, budget)
+    return medium_tokens_band(below, bottom, top, budget)
 
 
-def _medium_tokens_band(below: np.ndarray, bottom: int, top: int, budget: int) -> tuple[int, int]:
+def medium_tokens_band(below: np.ndarray, bottom: int, top: int, budget: int) -> tuple[int, int]:
+    """Ranks [start, stop) of the longest run around the middle whose tokens do not exceed the budget.
+
+    It starts at the document that holds the middle token and adds the neighbour on the side with more tokens outside
+    the band (the lower side if equal); when that neighbour does not fit, the other side grows alone. `below` is as in
+    `band`, of the documents around the run alone if need be; all documents have the tokens from `bottom` to `top`.
+    """
     count = len(below) - 1
     middle = min(int(np.searchsorted(below[1:], bottom + (top - bottom) // 2, side="right")), count - 1)
     under, over = below[: middle + 1], below[middle:count]

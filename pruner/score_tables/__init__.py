@@ -1,0 +1,1 @@
+"""Selections over score tables of anyone: Parquet files with a numeric column."""

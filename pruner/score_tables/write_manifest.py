@@ -1,0 +1,137 @@
+"""Writes manifests of score tables: their rows that selections keep, with percentiles, part by part."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from pruner.score_tables.tables import PERCENTILE
+from pruner.tables.hashing_writer import HashingWriter, WrittenFile
+from pruner.tables.join_parquet import ParquetJoiner
+from pruner.tables.table_writer import table_writer
+
+_GROUP_ROWS = 1 << 17
+
+
+def manifest_schema(columns: pa.Schema, provenance: dict[str, Any]) -> pa.Schema:
+    """The schema of a manifest; `provenance` is stored as JSON under the metadata key `winnow`."""
+    metadata = {"winnow": orjson.dumps(provenance, option=orjson.OPT_SORT_KEYS)}
+    return columns.append(pa.field(PERCENTILE, pa.float64())).with_metadata(metadata)
+
+
+class PartWriter:
+    """Writes the kept rows of a part as a Parquet file."""
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._held: list[pa.Table] = []
+        self._rows = 0
+        self._writer = table_writer(file, schema)
+
+    def add(self, batch: pa.RecordBatch, kept: np.ndarray, percentile: np.ndarray) -> None:
+        """Adds rows: bool [R] says which, float64 [R] are their percentiles."""
+        table = pa.Table.from_batches([batch]).filter(pa.array(kept))
+        self._held.append(table.append_column(PERCENTILE, pa.array(percentile[kept])))
+        self._rows += len(table)
+        while self._rows >= _GROUP_ROWS:
+            held = pa.concat_tables(self._held)
+            self._write(held.slice(0, _GROUP_ROWS))
+            self._held, self._rows = [held.slice(_GROUP_ROWS)], self._rows - _GROUP_ROWS
+
+    def close(self) -> None:
+        """Writes what is left, and the footer."""
+        if self._rows:
+            self._write(pa.concat_tables(self._held))
+        self._writer.close()
+
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table.cast(self._schema), row_group_size=_GROUP_ROWS)
+
+
+class _File:
+    """A Parquet file that is joined from parts."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb")
+        self._out = HashingWriter(self._file)
+        self._joiner = ParquetJoiner(self._out)
+        self.rows = 0
+
+    def add(self, part: BinaryIO) -> None:
+        self.rows += self._joiner.add(part)
+
+    def complete(self) -> WrittenFile:
+        self._joiner.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return self._out.written
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ManifestFile:
+    """A manifest as one file, or as a folder of files of some rows at least each; it appears when it is complete."""
+
+    def __init__(self, path: Path, part_rows: int | None) -> None:
+        """`part_rows` are those of each file of a folder; None for one file."""
+        self._path, self._part_rows = path, part_rows
+        self._beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+        self._file: _File | None = None
+        self._files = 0
+        if part_rows is not None:
+            self._beside.mkdir()
+
+    def add(self, part: BinaryIO) -> None:
+        """Adds the rows of a part; a part without rows too, for its schema."""
+        if self._file is None:
+            beside = self._beside
+            self._file = _File(beside if self._part_rows is None else beside / f"part-{self._files:05}.parquet")
+            self._files += 1
+        self._file.add(part)
+        if self._part_rows is not None and self._file.rows >= self._part_rows:
+            self._file.complete()
+            self._file = None
+
+    def commit(self) -> None:
+        """Makes the manifest appear, in place of one that is there."""
+        if self._file is not None:
+            self._file.complete()
+        if self._path.is_dir():
+            shutil.rmtree(self._path)
+        elif self._part_rows is not None:
+            self._path.unlink(missing_ok=True)
+        self._beside.replace(self._path)
+
+    def discard(self) -> None:
+        """Removes what was written, unless it has appeared."""
+        if self._file is not None:
+            self._file.close()
+        if self._beside.is_dir():
+            shutil.rmtree(self._beside)
+        else:
+            self._beside.unlink(missing_ok=True)
+
+
+def write_kept(batches: Iterator[pa.RecordBatch], writers: list[PartWriter], percentiles: list[np.ndarray]) -> None:
+    """Writes the rows of a part that selections keep: a writer of each, and its percentiles of all rows of the part.
+
+    A row without a percentile is not kept. The writers are closed then.
+    """
+    first = 0
+    for batch in batches:
+        for writer, percentile in zip(writers, percentiles, strict=True):
+            some = percentile[first : first + len(batch)]
+            kept = ~np.isnan(some)
+            if kept.any():
+                writer.add(batch, kept, some)
+        first += len(batch)
+    for writer in writers:
+        writer.close()

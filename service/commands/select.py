@@ -1,0 +1,126 @@
+"""`winnow select`: selections over score tables, Winnow's own or any Parquet files with a numeric column."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import service
+from pruner.errors import InputError
+from pruner.score_tables.select_tables import SelectedTables, select_tables
+from pruner.score_tables.tables import Tables, open_tables
+from pruner.spec import SelectionSpec
+from service.commands import options
+from service.commands.options import Parser
+from service.commands.output import console
+
+_LINE_SECONDS = 5.0  # between lines of progress without a terminal
+
+
+def add_select(parser: Parser) -> None:
+    """`winnow select`."""
+    parser.add_argument(
+        "tables", nargs="+", metavar="TABLE", help="score tables: Parquet files, folders, globs or URLs"
+    )
+    parser.add_argument(
+        "--key", metavar="COLUMN", help="numeric column to order by, small values first (default: nll / n_tokens)"
+    )
+    options.add_selections(parser)
+    options.add_json(parser)
+    parser.add_argument("--out", required=True, type=options.target, metavar="DIR", help="folder of the manifests")
+
+
+def select(parser: Parser, args: argparse.Namespace) -> int:
+    """Writes the manifest of each selection."""
+    specs = options.selections(parser, args)
+    if args.key is not None and args.per is not None:
+        parser.error("--per is for the order by nll; with --key the column is the order")
+    started = time.monotonic()
+    tables = open_tables(args.tables)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    def path_of(spec: SelectionSpec) -> Path:
+        return Path(args.out, f"manifest-{spec.id}.parquet")
+
+    for spec in specs:
+        _refuse(path_of(spec), tables)
+    about = {"winnow": service.__version__, "versions": {name: version(name) for name in ("numpy", "pyarrow")}}
+    with _progress() as on_progress:
+        threads = len(os.sched_getaffinity(0))
+        made = select_tables(tables, args.key, specs, path_of, about, threads, on_progress)
+    seconds = time.monotonic() - started
+    if args.json:
+        selections = [_fields(one) for one in made]
+        sys.stdout.write(json.dumps({"rows": tables.rows, "selections": selections, "seconds": seconds}) + "\n")
+    else:
+        _show(tables, made, args.out, seconds)
+    return 0
+
+
+def _refuse(path: Path, tables: Tables) -> None:
+    """Raises InputError if a manifest would replace a table that is read, or what is no manifest."""
+    real = os.path.realpath(path)
+    if any(os.path.realpath(table.path.url) in (real, f"{real}/{table.name}") for table in tables.tables):
+        raise InputError(f"{path}: is one of the tables, and would be replaced: choose another --out")
+    first = min(path.glob("*.parquet"), default=path) if path.is_dir() else path
+    if not path.exists():
+        return
+    try:
+        known = b"winnow" in (pq.read_metadata(first).metadata or {})
+    except (OSError, pa.ArrowException):
+        known = False
+    if not known:
+        raise InputError(f"{path}: is there, and no manifest of Winnow's: remove it, or choose another --out")
+
+
+def _fields(one: SelectedTables) -> dict[str, object]:
+    spec = one.spec.model_dump()
+    return {"id": one.spec.id} | spec | {"manifest": str(one.manifest)} | {
+        name: getattr(one, name) for name in ("documents", "tokens", "ranked", "left_out", "lowest", "highest")
+    }  # fmt: skip
+
+
+def _show(tables: Tables, made: list[SelectedTables], out: Path, seconds: float) -> None:
+    screen = console()
+    files = f"{len(tables.tables):,} table" + ("s" if len(tables.tables) > 1 else "")
+    screen.print(f"{tables.rows:,} rows in {files}; {seconds:,.1f} s", soft_wrap=True)
+    for reason, rows in {reason: rows for one in made for reason, rows in one.left_out.items()}.items():
+        screen.print(f"left out: {rows:,} {reason}", soft_wrap=True)
+    table = Table(title="Selections", title_justify="left")
+    for name in ("selection", "of rows", "kept", "tokens", "key from", "to"):
+        table.add_column(name, justify="left" if name == "selection" else "right")
+    for one in made:
+        ends = ["–" if end is None else f"{end:,.6g}" for end in (one.lowest, one.highest)]
+        tokens = "–" if one.tokens is None else f"{one.tokens:,}"
+        table.add_row(one.spec.id, f"{one.ranked:,}", f"{one.documents:,}", tokens, *ends)
+    screen.print(table)
+    screen.print(f"Manifests in {out}", soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on standard error; without a terminal, a line every few seconds."""
+    screen = console(stderr=True)
+    printed_at = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("counting", total=None)
+
+        def tell(step: str, done: int, total: int) -> None:
+            nonlocal printed_at
+            bar.update(task, description=step, completed=min(done, total), total=total)
+            if not screen.is_terminal and time.monotonic() - printed_at >= _LINE_SECONDS:
+                screen.print(f"{step}: {min(done, total):,} of {total:,} parts", soft_wrap=True)
+                printed_at = time.monotonic()
+
+        yield tell
