@@ -18,8 +18,10 @@ from pruner.errors import InputError
 from pruner.select.perplexity import perplexity, score_key
 from pruner.tables.documents import DocumentCounts
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
+from pruner.tables.join_parquet import ParquetJoiner
 from pruner.tables.part_file import read_part
-from pruner.tables.shard_scores import ShardCounts
+from pruner.tables.records import Record
+from pruner.tables.shard_scores import ShardCounts, read_counts
 from pruner.tables.storage import Storage
 from pruner.tables.table_writer import table_writer
 
@@ -58,7 +60,39 @@ class Joined:
     reasons: Counter[str] = field(default_factory=Counter)  # rejects by reason, without details
     scorers: dict[str, dict[str, Any]] = field(default_factory=dict)  # by their JSON
     shard_rows: list[int] = field(default_factory=list)
-    files: dict[str, WrittenFile] = field(default_factory=dict)
+
+    def counts(self) -> "TablesRecord":
+        """The same as a record."""
+        lists = {"domains": list(self.domains), "scorers": list(self.scorers.values())}
+        return TablesRecord(**vars(self) | lists)
+
+    def add(self, more: "TablesRecord") -> None:
+        """Adds what the files of the next shards hold."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.domains |= dict.fromkeys(more.domains)
+        self.reasons.update(more.reasons)
+        self.scorers |= {_encoded(scorer): scorer for scorer in more.scorers}
+        self.shard_rows += more.shard_rows
+
+
+class TablesRecord(Record):
+    """What the tables of some shards hold, as stored beside them; fields as of Joined."""
+
+    documents: int
+    tokens: int
+    rejects: int
+    training: int
+    eligible: int
+    domains: list[str | None]
+    missing_ids: int
+    missing_domains: int
+    reasons: dict[str, int]
+    scorers: list[dict[str, Any]]
+    shard_rows: list[int]
+
+
+_SUMS = ("documents", "tokens", "rejects", "training", "eligible", "missing_ids", "missing_domains")
 
 
 def write_tables(
@@ -68,12 +102,13 @@ def write_tables(
     documents_paths: Sequence[str],
     scores_paths: Sequence[str],
     split: Split | None,
+    shards: range,
     beat: Callable[[], None],
-) -> Joined:
-    """Writes scores.parquet and rejects.parquet into `folder`, from the files of each shard in plan order.
+) -> tuple[Joined, dict[str, WrittenFile]]:
+    """Writes scores.parquet and rejects.parquet into `folder`, from the files of some shards in plan order.
 
-    Calls `beat` for each written piece and each shard. Raises FileNotFoundError if a shard's file is missing;
-    InputError, with nothing written, if there are no documents.
+    Calls `beat` for each written piece and each shard. Returns what the files hold, and the tables by name. Raises
+    FileNotFoundError if a shard's file is missing.
     """
     joined = Joined()
     with ExitStack() as stack:
@@ -85,17 +120,30 @@ def write_tables(
             table_writer(outs[SCORES_FILE], SCORES) as scores,
             table_writer(outs[REJECTS_FILE], REJECTS) as rejects,
         ):
-            for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, joined):
+            for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, shards, joined):
                 joined.shard_rows.append(len(table))
                 for start in range(0, len(table), ROWS_A_GROUP):
                     rows = table.slice(start, ROWS_A_GROUP)
                     _write(rows, scores, rejects, joined)
                     beat()
                 beat()
-        if not joined.documents:
-            raise InputError("the corpus is empty: its files hold no documents; check corpus.paths")
-    joined.files = {name: out.written for name, out in outs.items()}
-    return joined
+    return joined, {name: out.written for name, out in outs.items()}
+
+
+def join_tables(
+    storage: Storage, folder: str, parts: Sequence[str], beat: Callable[[], None]
+) -> dict[str, WrittenFile]:
+    """Joins the tables in the folders `parts`, one at least, into those of `folder`. Raises FileNotFoundError."""
+    written = {}
+    for name in (SCORES_FILE, REJECTS_FILE):
+        with storage.create(f"{folder}/{name}") as file:
+            joiner = ParquetJoiner(out := HashingWriter(file))
+            for part in parts:
+                with storage.open(f"{part}/{name}") as source:
+                    joiner.add(source, beat)
+            joiner.close()
+        written[name] = out.written
+    return written
 
 
 def _write(rows: pa.Table, scores: pq.ParquetWriter, rejects: pq.ParquetWriter, joined: Joined) -> None:
@@ -122,11 +170,15 @@ def _shard_tables(
     documents_paths: Sequence[str],
     scores_paths: Sequence[str],
     split: Split | None,
+    shards: range,
     joined: Joined,
 ) -> Iterator[pa.Table]:
     """The rows of each shard, with row numbers of the file."""
     file, next_row = -1, 0
-    for shard, documents_path, scores_path in zip(plan.shards, documents_paths, scores_paths, strict=True):
+    if shards.start:
+        file, next_row = plan.shards[shards.start - 1].file, _rows_to(storage, plan, scores_paths, shards.start)
+    for number in shards:
+        shard, documents_path, scores_path = plan.shards[number], documents_paths[number], scores_paths[number]
         documents, _ = read_part(storage, documents_path, DocumentCounts)
         scores, counts = read_part(storage, scores_path, ShardCounts)
         if len(documents) != len(scores):
@@ -134,11 +186,25 @@ def _shard_tables(
                 f"{scores_path}: has {len(scores):,} rows, but {documents_path} has {len(documents):,}; "
                 "remove both files to score the shard again"
             )
-        joined.scorers[orjson.dumps(counts.scorer, option=orjson.OPT_SORT_KEYS).decode()] = counts.scorer
+        joined.scorers[_encoded(counts.scorer)] = counts.scorer
         # A shard does not know its first row in the file: it follows from the rows of the shards before.
         first_row = next_row if shard.file == file else 0
         file, next_row = shard.file, first_row + len(documents)
         yield _join(plan, shard, first_row, documents, scores, split)
+
+
+def _rows_to(storage: Storage, plan: Plan, scores_paths: Sequence[str], stop: int) -> int:
+    """The rows of the shards before shard `stop` that are of the same file as the last of them."""
+    rows, number = 0, stop - 1
+    while number >= 0 and plan.shards[number].file == plan.shards[stop - 1].file:
+        known = plan.shards[number].rows
+        rows += read_counts(storage, scores_paths[number]).documents if known is None else known
+        number -= 1
+    return rows
+
+
+def _encoded(scorer: dict[str, Any]) -> str:
+    return orjson.dumps(scorer, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _join(

@@ -14,14 +14,21 @@ from pruner.ranks.rank_key import mean_key
 from pruner.select import summary as summaries
 from pruner.select.build_index import build_index
 from pruner.select.index import Index, write_arrays
-from pruner.select.score_table import REJECTS_FILE, SCORES_FILE, Joined, write_tables
+from pruner.select.score_table import (
+    REJECTS_FILE,
+    SCORES_FILE,
+    Joined,
+    TablesRecord,
+    join_tables,
+    write_tables,
+)
 from pruner.select.summary import Summary
 from pruner.spec import CorpusSpec
 from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
 
-FILES_FILE, SUMMARY_FILE = "files.json", "summary.json"
+FILES_FILE, SUMMARY_FILE, TABLES_FILE = "files.json", "summary.json", "tables.json"
 
 
 class IndexCounts(BaseModel):
@@ -55,13 +62,52 @@ def write_index(
 
     Writes scores.parquet, rejects.parquet, files.json, the arrays in ranks/, and last summary.json: an index that has
     it is complete. Calls `beat` for each shard, row group and array. Raises FileNotFoundError if a shard's file is
-    missing, InputError if the corpus is empty (nothing is written). With no document to select from, there are only the
-    tables and files.json.
+    missing, InputError if the corpus is empty. With no document to select from, there are only the tables and
+    files.json.
     """
-    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, beat)
-    write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=joined.files))
-    eligible = joined.eligible
-    if eligible:
+    paths, shards = (documents_paths, scores_paths), range(len(plan.shards))
+    joined, files = write_tables(storage, folder, plan, *paths, split, shards, beat)
+    return _complete(storage, folder, spec, joined, files, beat)
+
+
+def write_index_part(
+    storage: Storage,
+    folder: str,
+    plan: Plan,
+    documents_paths: Sequence[str],
+    scores_paths: Sequence[str],
+    split: Split | None,
+    shards: range,
+    beat: Callable[[], None],
+) -> None:
+    """Writes the tables of some shards into `folder`, and last tables.json. Raises as `write_index` does."""
+    joined, _ = write_tables(storage, folder, plan, documents_paths, scores_paths, split, shards, beat)
+    write_record(storage, f"{folder}/{TABLES_FILE}", joined.counts())
+
+
+def join_index(
+    storage: Storage, folder: str, parts: Sequence[str], spec: CorpusSpec, beat: Callable[[], None]
+) -> IndexCounts:
+    """Writes an index as `write_index` does, from parts in the order of their shards: folders with tables."""
+    joined = Joined()
+    for part in parts:
+        joined.add(read_record(storage, f"{part}/{TABLES_FILE}", TablesRecord))
+        beat()
+    return _complete(storage, folder, spec, joined, join_tables(storage, folder, parts, beat), beat)
+
+
+def _complete(
+    storage: Storage,
+    folder: str,
+    spec: CorpusSpec,
+    joined: Joined,
+    files: dict[str, WrittenFile],
+    beat: Callable[[], None],
+) -> IndexCounts:
+    if not joined.documents:
+        raise InputError("the corpus is empty: its files hold no documents; check corpus.paths")
+    write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=files))
+    if joined.eligible:
         table = f"{folder}/{SCORES_FILE}"
         index = build_index(storage, table, mean_key("n_tokens"), joined.domains, joined.shard_rows, beat)
         write_arrays(storage, folder, index, beat)
@@ -71,7 +117,7 @@ def write_index(
         tokens=joined.tokens,
         rejects=joined.rejects,
         training=joined.training,
-        eligible=eligible,
+        eligible=joined.eligible,
         scorers=[joined.scorers[text] for text in sorted(joined.scorers)],
     )
 

@@ -1,10 +1,13 @@
-"""Kind `index`: all scores of a job in the order of its corpus, and what selections and previews need, one part."""
+"""Kind `index`: all scores of a job in the order of its corpus, and what selections and previews need.
+
+An index has one node; that of a large corpus has another one before, for the tables of scores of some shards each.
+"""
 
 from collections.abc import Iterator
 from typing import Any
 
 from pruner.corpus.train_split import Split
-from pruner.select.write_index import IndexCounts, write_index
+from pruner.select.write_index import TABLES_FILE, IndexCounts, join_index, write_index, write_index_part
 from pruner.tables.records import Record
 from service.kinds import documents, scores
 from service.kinds.job_files import JobFiles
@@ -13,6 +16,7 @@ from service.kinds.provenance import provenance
 from service.store.workspace import digest
 
 VERSION = 2
+PART_BYTES = 4 << 30  # of text, for each part of an index
 _SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
 
 
@@ -42,26 +46,54 @@ def folder(job: JobFiles) -> str:
 
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The index of a job whose scores can be named."""
-    if job.corpus is not None and job.model is not None:
-        yield Node("index", "light", "selecting", [f"{folder(job)}/index.json"], needs=("scores", "documents"))
+    if job.corpus is None or job.model is None:
+        return
+    needs: tuple[str, ...] = ("scores", "documents")
+    groups = shard_groups(job.corpus.shards, job.corpus.text_bytes)
+    if len(groups) > 1:
+        paths = [f"{part}/{TABLES_FILE}" for part in _parts(job, len(groups))]
+        yield Node("index/parts", "light", "selecting", paths, needs)
+        needs = ("index/parts",)
+    yield Node("index", "light", "selecting", [f"{folder(job)}/index.json"], needs)
 
 
 def run(task: Task) -> Counts:
     """Joins the shards' parts. Raises InputError for a corpus without documents, InputsGone."""
     job = task.job
-    if job.model is None:
+    if job.model is None or job.corpus is None:
         raise InputsGone("the reference")
-    parts = documents.paths(job), scores.paths(job, job.model)
+    files = documents.paths(job), scores.paths(job, job.model)
+    groups, request = shard_groups(job.corpus.shards, job.corpus.text_bytes), job.record.request.corpus
+    parts = _parts(job, len(groups))
     try:
         with task.beat.allow(_SILENCE_SECONDS):
-            corpus = job.record.request.corpus
-            counts = write_index(task.storage, folder(job), job.plan, corpus, *parts, train_split(job), task.beat)
+            if task.node.name == "index/parts":
+                split, shards = train_split(job), groups[task.part]
+                write_index_part(task.storage, parts[task.part], job.plan, *files, split, shards, task.beat)
+                return Counts(fresh=True)
+            if len(groups) > 1:
+                counts = join_index(task.storage, folder(job), parts, request, task.beat)
+            else:
+                counts = write_index(task.storage, folder(job), job.plan, request, *files, train_split(job), task.beat)
     except FileNotFoundError as error:
         raise InputsGone(str(error)) from None
     about = provenance(job) | {"scorers": counts.scorers}
-    record = IndexRecord(counts=counts, shards=len(parts[1]), provenance=about)
+    record = IndexRecord(counts=counts, shards=job.corpus.shards, provenance=about)
     job.workspace.records.write(task.path, record)
+    for part in parts if len(groups) > 1 else ():
+        task.storage.remove_tree(part)
     return Counts(fresh=True)
+
+
+def shard_groups(shards: int, text_bytes: int) -> list[range]:
+    """The shards of each part of an index: so many that they have about PART_BYTES of text."""
+    size = max(1, -(-shards // max(1, -(-text_bytes // PART_BYTES))))
+    return [range(first, min(first + size, shards)) for first in range(0, shards, size)]
+
+
+def _parts(job: JobFiles, count: int) -> list[str]:
+    """The folders of the parts of an index."""
+    return [f"{folder(job)}/parts/{part}" for part in range(count)]
 
 
 def find(job: JobFiles) -> IndexRecord | None:
