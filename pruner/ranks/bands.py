@@ -14,10 +14,15 @@ def band(below: np.ndarray, spec: SelectionSpec) -> tuple[int, int]:
     below int64 [N + 1]: the tokens of all documents with a lower rank, and last the tokens of all, from any base. Reads
     only O(log N) of them, so that an array mapped from disk is fast for any N.
     """
-    rate = Fraction(repr(spec.rate))  # the decimal as written, not its nearest binary fraction
+    rate = exact_rate(spec)
     if spec.unit == "documents":
         return documents_band(len(below) - 1, spec.criterion, rate)
     return _tokens_band(below, spec.criterion, rate)
+
+
+def exact_rate(spec: SelectionSpec) -> Fraction:
+    """The rate as the decimal that was written, not its nearest binary fraction."""
+    return Fraction(repr(spec.rate))
 
 
 def documents_band(count: int, criterion: str, rate: Fraction) -> tuple[int, int]:

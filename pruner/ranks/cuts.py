@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pruner.ranks.bands import documents_band, medium_tokens_band
+from pruner.ranks.bands import documents_band, exact_rate, medium_tokens_band
 from pruner.ranks.parts import RankedRows, Workers, places
 from pruner.ranks.search import Counted, Documents, Found, Targets, find, in_order
 from pruner.spec import SelectionSpec
@@ -80,11 +80,6 @@ def find_cuts(counted: Counted, specs: Sequence[SelectionSpec], workers: Workers
 
 def _grows_both_ways(spec: SelectionSpec) -> bool:
     return spec.unit == "tokens" and spec.criterion == "medium"
-
-
-def exact_rate(spec: SelectionSpec) -> Fraction:
-    """The rate as written, not its nearest binary fraction."""
-    return Fraction(repr(spec.rate))
 
 
 class _Answers:

@@ -199,7 +199,7 @@ def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[],
     """Writes an index into `folder`/ranks: a .npy file for each array, then ranks.json."""
     for name in _ARRAYS:
         array = np.ascontiguousarray(getattr(index, name))
-        with storage.create(f"{folder}/{FOLDER}/{name}.npy") as file:
+        with storage.create(array_path(folder, name)) as file:
             # Not np.save: its own file access does not tell a full disk from other errors.
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
             data = array.reshape(-1).view(np.uint8).data
@@ -215,17 +215,27 @@ def read_index(storage: Storage, folder: str) -> Index:
     The arrays are mapped from disk if the storage is local, else they are held in memory: 68 bytes a document.
     """
     record = read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord)
-    arrays = {name: _read_array(storage, f"{folder}/{FOLDER}/{name}.npy") for name in _ARRAYS if name not in _RANKS}
-    for name, places in _RANKS.items():
-        try:
-            arrays[name] = _read_array(storage, f"{folder}/{FOLDER}/{name}.npy")
-        except FileNotFoundError:  # an index of an earlier version has none
-            arrays[name] = np.full(int(arrays["shards"][-1]), -1, dtype=np.int64)
-            arrays[name][arrays[places]] = np.arange(len(arrays[places]))
+    arrays = {name: read_array(storage, folder, name) for name in _ARRAYS}
     return Index(**arrays, step=record.step, domain_names=record.domains)
 
 
-def _read_array(storage: Storage, path: str) -> np.ndarray:
+def read_array(storage: Storage, folder: str, name: str) -> np.ndarray:
+    """An array of the index in `folder`, mapped from disk if the storage is local. Raises FileNotFoundError."""
+    path = array_path(folder, name)
     local = storage.local(path)
-    source = local if local is not None else io.BytesIO(storage.read_bytes(path))
-    return np.asanyarray(np.load(source, mmap_mode="r" if local is not None else None, allow_pickle=False))
+    try:
+        source = local if local is not None else io.BytesIO(storage.read_bytes(path))
+        return np.asanyarray(np.load(source, mmap_mode="r" if local is not None else None, allow_pickle=False))
+    except FileNotFoundError:
+        if name not in _RANKS:
+            raise
+    # An index of an earlier version has no ranks by row.
+    places = read_array(storage, folder, _RANKS[name])
+    ranks = np.full(int(read_array(storage, folder, "shards")[-1]), -1, dtype=np.int64)
+    ranks[places] = np.arange(len(places))
+    return ranks
+
+
+def array_path(folder: str, name: str) -> str:
+    """The file of an array of the index in `folder`."""
+    return f"{folder}/{FOLDER}/{name}.npy"

@@ -19,7 +19,9 @@ from pruner.select.further import Further
 from pruner.select.perplexity import perplexity, score_key
 from pruner.tables.documents import DocumentCounts
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
-from pruner.tables.part_file import read_part
+from pruner.tables.join_parquet import ParquetJoiner
+from pruner.tables.part_file import read_metadata, read_part
+from pruner.tables.records import Record
 from pruner.tables.shard_scores import ShardCounts
 from pruner.tables.storage import Storage
 from pruner.tables.table_writer import table_writer
@@ -66,7 +68,45 @@ class Joined:
     further: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # the same of further ones by name
     lacking: Counter[str] = field(default_factory=Counter)  # documents that others select from, by further scorer
     shard_rows: list[int] = field(default_factory=list)
-    files: dict[str, WrittenFile] = field(default_factory=dict)
+
+    def counts(self) -> "TablesRecord":
+        """The same as a record."""
+        lists = {"domains": list(self.domains), "scorers": list(self.scorers.values())}
+        further = {name: list(scorers.values()) for name, scorers in self.further.items()}
+        return TablesRecord(**vars(self) | lists | {"further": further})
+
+    def add(self, more: "TablesRecord") -> None:
+        """Adds what the files of the next shards hold."""
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(more, name))
+        self.domains |= dict.fromkeys(more.domains)
+        self.reasons.update(more.reasons)
+        self.lacking.update(more.lacking)
+        self.scorers |= {_encoded(scorer): scorer for scorer in more.scorers}
+        for name, scorers in more.further.items():
+            self.further.setdefault(name, {}).update({_encoded(scorer): scorer for scorer in scorers})
+        self.shard_rows += more.shard_rows
+
+
+class TablesRecord(Record):
+    """What the tables of some shards hold, as stored beside them; fields as of Joined."""
+
+    documents: int
+    tokens: int
+    rejects: int
+    training: int
+    eligible: int
+    domains: list[str | None]
+    missing_ids: int
+    missing_domains: int
+    reasons: dict[str, int]
+    scorers: list[dict[str, Any]]
+    further: dict[str, list[dict[str, Any]]]
+    lacking: dict[str, int]
+    shard_rows: list[int]
+
+
+_SUMS = ("documents", "tokens", "rejects", "training", "eligible", "missing_ids", "missing_domains")
 
 
 def write_tables(
@@ -76,14 +116,15 @@ def write_tables(
     documents_paths: Sequence[str],
     scores_paths: Sequence[str] | None,
     split: Split | None,
+    shards: range,
     beat: Callable[[], None],
     further: Sequence[Further] = (),
-) -> Joined:
-    """Writes scores.parquet and rejects.parquet into `folder`, from the files of each shard in plan order.
+) -> tuple[Joined, dict[str, WrittenFile]]:
+    """Writes scores.parquet and rejects.parquet into `folder`, from the files of some shards in plan order.
 
     Without `scores_paths`, of a job without a reference, the columns of the reference are null. `further` are the
-    sources of more columns. Calls `beat` for each written piece and each shard. Raises FileNotFoundError if a shard's
-    file is missing; InputError, with nothing written, if there are no documents.
+    sources of more columns. Calls `beat` for each written piece and each shard. Returns what the files hold, and the
+    tables by name. Raises FileNotFoundError if a shard's file is missing.
     """
     joined = Joined()
     with ExitStack() as stack:
@@ -95,7 +136,7 @@ def write_tables(
             table_writer(outs[SCORES_FILE], scores_schema(further)) as scores,
             table_writer(outs[REJECTS_FILE], REJECTS) as rejects,
         ):
-            for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, joined, further):
+            for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, shards, joined, further):
                 joined.shard_rows.append(len(table))
                 for start in range(0, len(table), ROWS_A_GROUP):
                     rows = table.slice(start, ROWS_A_GROUP)
@@ -104,10 +145,23 @@ def write_tables(
                     joined.lacking.update({name: _lacking(rows, name) for name in values})
                     beat()
                 beat()
-        if not joined.documents:
-            raise InputError("the corpus is empty: its files hold no documents; check corpus.paths")
-    joined.files = {name: out.written for name, out in outs.items()}
-    return joined
+    return joined, {name: out.written for name, out in outs.items()}
+
+
+def join_tables(
+    storage: Storage, folder: str, parts: Sequence[str], beat: Callable[[], None]
+) -> dict[str, WrittenFile]:
+    """Joins the tables in the folders `parts`, one at least, into those of `folder`. Raises FileNotFoundError."""
+    written = {}
+    for name in (SCORES_FILE, REJECTS_FILE):
+        with storage.create(f"{folder}/{name}") as file:
+            joiner = ParquetJoiner(out := HashingWriter(file))
+            for part in parts:
+                with storage.open(f"{part}/{name}") as source:
+                    joiner.add(source, beat)
+            joiner.close()
+        written[name] = out.written
+    return written
 
 
 def scores_schema(further: Sequence[Further]) -> pa.Schema:
@@ -152,13 +206,17 @@ def _shard_tables(
     documents_paths: Sequence[str],
     scores_paths: Sequence[str] | None,
     split: Split | None,
+    shards: range,
     joined: Joined,
     further: Sequence[Further],
 ) -> Iterator[pa.Table]:
     """The rows of each shard, with row numbers of the file."""
     file, next_row = -1, 0
     schema = scores_schema(further)
-    for number, (shard, documents_path) in enumerate(zip(plan.shards, documents_paths, strict=True)):
+    if shards.start:
+        file, next_row = plan.shards[shards.start - 1].file, _rows_to(storage, plan, documents_paths, shards.start)
+    for number in shards:
+        shard, documents_path = plan.shards[number], documents_paths[number]
         documents, _ = read_part(storage, documents_path, DocumentCounts)
         columns: dict[str, Any] = {}
         if scores_paths is not None:
@@ -189,7 +247,21 @@ def _check_rows(documents_path: str, documents: int, path: str, rows: int) -> No
 
 
 def _note(scorers: dict[str, dict[str, Any]], scorer: dict[str, Any]) -> None:
-    scorers[orjson.dumps(scorer, option=orjson.OPT_SORT_KEYS).decode()] = scorer
+    scorers[_encoded(scorer)] = scorer
+
+
+def _rows_to(storage: Storage, plan: Plan, documents_paths: Sequence[str], stop: int) -> int:
+    """The rows of the shards before shard `stop` that are of the same file as the last of them."""
+    rows, number = 0, stop - 1
+    while number >= 0 and plan.shards[number].file == plan.shards[stop - 1].file:
+        known = plan.shards[number].rows
+        rows += read_metadata(storage, documents_paths[number], DocumentCounts).documents if known is None else known
+        number -= 1
+    return rows
+
+
+def _encoded(scorer: dict[str, Any]) -> str:
+    return orjson.dumps(scorer, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _of_documents(plan: Plan, shard: Shard, first_row: int, documents: pa.Table, split: Split | None) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from pruner.ranks.bands import band
-from pruner.select.index import Index, read_index
+from pruner.ranks.bands import band, documents_band, exact_rate
+from pruner.select.index import array_path, read_array, read_index
 from pruner.select.manifest import write_manifest
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import SelectionRecord
+from pruner.select.stored_array import StoredArray
 from pruner.spec import SelectionSpec
 from pruner.tables.hashing_writer import HashingWriter
 from pruner.tables.join_parquet import ParquetJoiner
@@ -47,14 +48,15 @@ class SelectionWriter:
         spec: SelectionSpec,
         provenance: dict[str, Any],
     ) -> None:
-        """Raises FileNotFoundError if the index or the order is missing."""
-        self._storage, self._folder, self._spec = storage, folder, spec
+        self._storage, self._order, self._folder, self._spec = storage, order_folder, folder, spec
         self._scores = f"{index_folder}/{SCORES_FILE}"
         self._provenance = provenance | {"selection": spec.model_dump()}
-        self._index = read_index(storage, order_folder)
 
     def write_part(self, part: int, beat: Callable[[], None]) -> None:
-        """Writes the manifest of some rows of the table of scores. Calls `beat` for each row group."""
+        """Writes the manifest of some rows of the table of scores. Calls `beat` for each row group.
+
+        Raises FileNotFoundError if the index or the order is missing.
+        """
         with self._storage.create(part_path(self._folder, part)) as file:
             rows = range(part * PART_ROWS, (part + 1) * PART_ROWS)
             write_manifest(self._storage, self._scores, file, rows, self._percentiles(), self._provenance, beat)
@@ -62,10 +64,11 @@ class SelectionWriter:
     def write(self, beat: Callable[[], None]) -> SelectionRecord:
         """Writes manifest.parquet, from its parts if there are several, and then selection.json.
 
-        Calls `beat` now and then. Raises FileNotFoundError if a part is missing.
+        Calls `beat` now and then. Raises FileNotFoundError if the index, the order or a part is missing.
         """
-        storage, counts = self._storage, self._index.counts(self._spec, beat)
-        rows, parts = len(self._index.rank), part_count(len(self._index.rank))
+        storage, index = self._storage, read_index(self._storage, self._order)
+        counts, rows = index.counts(self._spec, beat), int(index.shards[-1])
+        parts = part_count(rows)
         with storage.create(f"{self._folder}/{MANIFEST_FILE}") as file:
             out = HashingWriter(file)
             if parts == 1:
@@ -85,29 +88,49 @@ class SelectionWriter:
 
     def _percentiles(self) -> Callable[[int, int], np.ndarray]:
         """The percentiles of the documents in rows [start, stop) of the table of scores; NaN of those not kept."""
-        return _whole(self._index, self._spec) if self._spec.within is None else _inside(self._index, self._spec)
+        arrays = self._storage, self._order
+        return _whole(*arrays, self._spec) if self._spec.within is None else _inside(*arrays, self._spec)
 
 
-def _whole(index: Index, spec: SelectionSpec) -> Callable[[int, int], np.ndarray]:
-    first, last = band(index.below, spec)
+def _whole(storage: Storage, folder: str, spec: SelectionSpec) -> Callable[[int, int], np.ndarray]:
+    documents = len(StoredArray(storage, array_path(folder, "key")))
+    if spec.unit == "documents":
+        first, last = documents_band(documents, spec.criterion, exact_rate(spec))
+    else:
+        first, last = band(read_array(storage, folder, "below"), spec)
+    ranks = _ranks(storage, folder, "rank")
 
     def percentiles(start: int, stop: int) -> np.ndarray:
-        rank = index.rank[start:stop]
-        return np.where((rank >= first) & (rank < last), 100.0 * rank / index.documents, np.nan)
+        rank = ranks(start, stop)
+        return np.where((rank >= first) & (rank < last), 100.0 * rank / documents, np.nan)
 
     return percentiles
 
 
-def _inside(index: Index, spec: SelectionSpec) -> Callable[[int, int], np.ndarray]:
-    bounds = np.asarray(index.inside_bounds)
-    bands = [band(index.inside_below[first : last + 1], spec) for first, last in pairwise(bounds.tolist())]
-    first, last = np.array(bands, dtype=np.int64).reshape(-1, 2).T
+def _inside(storage: Storage, folder: str, spec: SelectionSpec) -> Callable[[int, int], np.ndarray]:
+    bounds = np.array(read_array(storage, folder, "inside_bounds"))
+    if spec.unit == "documents":
+        bands = [documents_band(size, spec.criterion, exact_rate(spec)) for size in np.diff(bounds).tolist()]
+    else:
+        below = read_array(storage, folder, "inside_below")
+        bands = [band(below[first : last + 1], spec) for first, last in pairwise(bounds.tolist())]
+    starts, stops = np.array(bands, dtype=np.int64).reshape(-1, 2).T
+    positions = _ranks(storage, folder, "inside_rank")
 
     def percentiles(start: int, stop: int) -> np.ndarray:
-        position = index.inside_rank[start:stop]
+        position = positions(start, stop)
         domain = np.maximum(np.searchsorted(bounds, position, side="right") - 1, 0)
         rank = position - bounds[domain]
-        kept = (position >= 0) & (rank >= first[domain]) & (rank < last[domain])
+        kept = (position >= 0) & (rank >= starts[domain]) & (rank < stops[domain])
         return np.where(kept, 100.0 * rank / np.diff(bounds)[domain], np.nan)
 
     return percentiles
+
+
+def _ranks(storage: Storage, folder: str, name: str) -> Callable[[int, int], np.ndarray]:
+    """The ranks of rows [start, stop) of the table of scores, read when they are asked for."""
+    try:
+        return StoredArray(storage, array_path(folder, name)).read
+    except FileNotFoundError:  # an index of an earlier version has none
+        ranks = read_array(storage, folder, name)
+        return lambda start, stop: ranks[start:stop]

@@ -15,14 +15,21 @@ from pruner.select import summary as summaries
 from pruner.select.build_index import build_index
 from pruner.select.further import Further
 from pruner.select.index import Index, write_arrays
-from pruner.select.score_table import REJECTS_FILE, SCORES_FILE, Joined, write_tables
+from pruner.select.score_table import (
+    REJECTS_FILE,
+    SCORES_FILE,
+    Joined,
+    TablesRecord,
+    join_tables,
+    write_tables,
+)
 from pruner.select.summary import Summary
 from pruner.spec import CorpusSpec
 from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
 
-FILES_FILE, SUMMARY_FILE = "files.json", "summary.json"
+FILES_FILE, SUMMARY_FILE, TABLES_FILE = "files.json", "summary.json", "tables.json"
 
 
 class IndexCounts(BaseModel):
@@ -58,18 +65,57 @@ def write_index(
 
     Writes scores.parquet, rejects.parquet, files.json, the arrays in ranks/, and last summary.json: an index that has
     it is complete. Calls `beat` for each shard, row group and array. Raises FileNotFoundError if a shard's file is
-    missing, InputError if the corpus is empty (nothing is written). With no document to select from, there are only the
-    tables and files.json.
+    missing, InputError if the corpus is empty. With no document to select from, there are only the tables and
+    files.json.
     """
-    joined = write_tables(storage, folder, plan, documents_paths, scores_paths, split, beat, further)
-    write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=joined.files))
+    paths, shards = (documents_paths, scores_paths), range(len(plan.shards))
+    joined, files = write_tables(storage, folder, plan, *paths, split, shards, beat, further)
+    return _complete(storage, folder, spec, joined, files, beat)
+
+
+def write_index_part(
+    storage: Storage,
+    folder: str,
+    plan: Plan,
+    documents_paths: Sequence[str],
+    scores_paths: Sequence[str] | None,
+    split: Split | None,
+    shards: range,
+    beat: Callable[[], None],
+    further: Sequence[Further] = (),
+) -> None:
+    """Writes the tables of some shards into `folder`, and last tables.json. Raises as `write_index` does."""
+    joined, _ = write_tables(storage, folder, plan, documents_paths, scores_paths, split, shards, beat, further)
+    write_record(storage, f"{folder}/{TABLES_FILE}", joined.counts())
+
+
+def join_index(
+    storage: Storage, folder: str, parts: Sequence[str], spec: CorpusSpec, beat: Callable[[], None]
+) -> IndexCounts:
+    """Writes an index as `write_index` does, from parts in the order of their shards: folders with tables."""
+    joined = Joined()
+    for part in parts:
+        joined.add(read_record(storage, f"{part}/{TABLES_FILE}", TablesRecord))
+        beat()
+    return _complete(storage, folder, spec, joined, join_tables(storage, folder, parts, beat), beat)
+
+
+def _complete(
+    storage: Storage,
+    folder: str,
+    spec: CorpusSpec,
+    joined: Joined,
+    files: dict[str, WrittenFile],
+    beat: Callable[[], None],
+) -> IndexCounts:
+    if not joined.documents:
+        raise InputError("the corpus is empty: its files hold no documents; check corpus.paths")
+    write_record(storage, f"{folder}/{FILES_FILE}", FilesRecord(files=files))
     if joined.eligible:
-        table, key = f"{folder}/{SCORES_FILE}", no_key() if scores_paths is None else mean_key("n_tokens")
+        table, key = f"{folder}/{SCORES_FILE}", mean_key("n_tokens") if joined.scorers else no_key()
         index = build_index(storage, table, key, joined.domains, joined.shard_rows, beat)
         write_arrays(storage, folder, index, beat)
-        write_record(
-            storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, spec, beat, scored=scores_paths is not None)
-        )
+        write_record(storage, f"{folder}/{SUMMARY_FILE}", _summary(index, joined, spec, beat))
     return IndexCounts(
         documents=joined.documents,
         tokens=joined.tokens,
@@ -91,12 +137,14 @@ def read_files(storage: Storage, folder: str) -> FilesRecord:
     return read_record(storage, f"{folder}/{FILES_FILE}", FilesRecord)
 
 
-def _summary(index: Index, joined: Joined, spec: CorpusSpec, beat: Callable[[], None], *, scored: bool) -> Summary:
+def _summary(index: Index, joined: Joined, spec: CorpusSpec, beat: Callable[[], None]) -> Summary:
     """The summary; of a job without a reference its parts about perplexity and tokens are empty."""
     missing_ids = joined.missing_ids if spec.id_field is not None else 0
     missing_domains = joined.missing_domains if spec.domain_field is not None else 0
     missing = (("id", spec.id_field, missing_ids), ("domain", spec.domain_field, missing_domains))
-    about = summaries.of_perplexity(index, joined.scorers.values(), beat) if scored else summaries.NO_PERPLEXITY
+    about = summaries.NO_PERPLEXITY
+    if joined.scorers:  # else there is no reference
+        about = summaries.of_perplexity(index, joined.scorers.values(), beat)
     return Summary(
         documents=joined.documents,
         tokens=joined.tokens,

@@ -13,7 +13,7 @@ import pytest
 
 from pruner.corpus.train_split import Split
 from pruner.errors import InputError
-from pruner.select.write_index import check_eligible, read_files, read_summary
+from pruner.select.write_index import check_eligible, join_index, read_files, read_summary, write_index_part
 from pruner.tables.json_lines import write_json_lines
 from pruner.tables.shard_scores import ScoresWriter
 from pruner.tables.storage import Storage
@@ -102,6 +102,23 @@ def test_the_same_files_give_the_same_bytes(scored: ScoredCorpus) -> None:
     assert len(names) == 17
     for name in names:
         assert scored.storage.read_bytes(f"one/{name}") == scored.storage.read_bytes(f"two/{name}")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_parts_make_the_same_index(scored: ScoredCorpus, size: int) -> None:
+    counts = scored.index("whole", SPLIT)
+    storage, files = scored.storage, (scored.documents_paths, scored.scores_paths)
+    numbers = range(len(scored.plan.shards))
+    groups = {f"part-{first}": numbers[first : first + size] for first in numbers[::size]}
+    for part, shards in reversed(groups.items()):
+        write_index_part(storage, part, scored.plan, *files, SPLIT, shards, lambda: None)
+    parts = list(groups)
+    assert join_index(storage, "joined", parts, scored.spec, lambda: None) == counts
+    for name in ("scores.parquet", "rejects.parquet"):
+        assert scored.table(f"joined/{name}").equals(scored.table(f"whole/{name}"), check_metadata=True)
+    arrays = [file.path for file in storage.files("whole/ranks")] + ["whole/summary.json"]
+    for path in arrays:
+        assert storage.read_bytes(path.replace("whole", "joined", 1)) == storage.read_bytes(path)
 
 
 def test_the_summary_counts_what_the_tables_hold(scored: ScoredCorpus) -> None:
