@@ -5,10 +5,10 @@ from fractions import Fraction
 
 import numpy as np
 
-from pruner.spec import SelectionSpec
+from pruner.spec import Rule
 
 
-def band(below: np.ndarray, spec: SelectionSpec) -> tuple[int, int]:
+def band(below: np.ndarray, spec: Rule) -> tuple[int, int]:
     """Ranks [start, stop) that a selection keeps among N documents in its order.
 
     below int64 [N + 1]: the tokens of all documents with a lower rank, and last the tokens of all, from any base. Reads
@@ -20,7 +20,7 @@ def band(below: np.ndarray, spec: SelectionSpec) -> tuple[int, int]:
     return _tokens_band(below, spec.criterion, rate)
 
 
-def exact_rate(spec: SelectionSpec) -> Fraction:
+def exact_rate(spec: Rule) -> Fraction:
     """The rate as the decimal that was written, not its nearest binary fraction."""
     return Fraction(repr(spec.rate))
 

@@ -21,6 +21,7 @@ from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
 
 FOLDER = "ranks"
+PERCENTILE = "percentile"  # an array beside those of an order by stages, float64 [rows of the table of scores]
 _WRITE_BYTES = 64 << 20  # of an array, written at a time
 _INSIDE_MAX = 3  # domains whose bands are part of a preview
 
@@ -43,6 +44,7 @@ class Index:
     shards: np.ndarray  # int64 [shards + 1], rows of the table of scores before each shard
     step: int
     domain_names: list[str | None]
+    kept: int | None = None  # of an order by stages: the documents that they leave, which have the first ranks
 
     @property
     def documents(self) -> int:
@@ -62,7 +64,7 @@ class Index:
         """What a selection keeps, exactly. Calls `beat` now and then."""
         start, stop = None, None
         if spec.within is None:
-            start, stop = band(self.below, spec)
+            start, stop = band(self.below, spec) if self.kept is None else (0, self.kept)
             counts = self._counts_below(stop) - self._counts_below(start)
             ends = _ends(self.key[start:stop], spec.order) if stop > start else None
         else:
@@ -75,8 +77,8 @@ class Index:
             tokens=int(tokens.sum()),
             perplexity_min=low,
             perplexity_max=high,
-            start=start,
-            stop=stop,
+            start=None if self.kept is not None else start,
+            stop=None if self.kept is not None else stop,
             domains=domain_rows(self.domain_names, self.domain_sizes, documents, tokens),
         )
 
@@ -166,6 +168,11 @@ def read_shard_rows(storage: Storage, folder: str) -> np.ndarray:
     return np.asarray(np.load(data, allow_pickle=False))
 
 
+def read_kept(storage: Storage, folder: str) -> int:
+    """The number of documents that stages leave, of an index in such an order. Raises as `read_domain_names` does."""
+    return read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord).kept or 0
+
+
 def read_domain_names(storage: Storage, folder: str) -> list[str | None]:
     """The domains of an index, by their codes. Raises FileNotFoundError, and InputError for another format version."""
     return read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord).domains
@@ -176,6 +183,7 @@ class _IndexRecord(Record):
 
     step: int
     domains: list[str | None]
+    kept: int | None = None  # as of Index
 
 
 _ARRAYS = (
@@ -198,15 +206,21 @@ _RANKS = {"rank": "place", "inside_rank": "inside_place"}  # arrays by row, and 
 def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[], None]) -> None:
     """Writes an index into `folder`/ranks: a .npy file for each array, then ranks.json."""
     for name in _ARRAYS:
-        array = np.ascontiguousarray(getattr(index, name))
-        with storage.create(array_path(folder, name)) as file:
-            # Not np.save: its own file access does not tell a full disk from other errors.
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-            data = array.reshape(-1).view(np.uint8).data
-            for start in range(0, len(data), _WRITE_BYTES):
-                file.write(data[start : start + _WRITE_BYTES])
-                beat()
-    write_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord(step=index.step, domains=index.domain_names))
+        write_array(storage, folder, name, getattr(index, name), beat)
+    record = _IndexRecord(step=index.step, domains=index.domain_names, kept=index.kept)
+    write_record(storage, f"{folder}/{FOLDER}/ranks.json", record)
+
+
+def write_array(storage: Storage, folder: str, name: str, array: np.ndarray, beat: Callable[[], None]) -> None:
+    """Writes an array beside those of the index in `folder`."""
+    array = np.ascontiguousarray(array)
+    with storage.create(array_path(folder, name)) as file:
+        # Not np.save: its own file access does not tell a full disk from other errors.
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        data = array.reshape(-1).view(np.uint8).data
+        for start in range(0, len(data), _WRITE_BYTES):
+            file.write(data[start : start + _WRITE_BYTES])
+            beat()
 
 
 def read_index(storage: Storage, folder: str) -> Index:
@@ -216,7 +230,7 @@ def read_index(storage: Storage, folder: str) -> Index:
     """
     record = read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord)
     arrays = {name: read_array(storage, folder, name) for name in _ARRAYS}
-    return Index(**arrays, step=record.step, domain_names=record.domains)
+    return Index(**arrays, step=record.step, domain_names=record.domains, kept=record.kept)
 
 
 def read_array(storage: Storage, folder: str, name: str) -> np.ndarray:

@@ -19,26 +19,29 @@ MANIFEST = pa.schema(
 )
 
 
+Chosen = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+
+
 def write_manifest(
     storage: Storage,
     scores_path: str,
     out: BinaryIO | HashingWriter,
     rows: range,
-    percentiles: Callable[[int, int], np.ndarray],
+    chosen: Chosen,
     provenance: dict[str, Any],
     beat: Callable[[], None],
 ) -> None:
     """Writes the kept documents of some rows of the table of scores as Parquet, in their order.
 
-    The rows are those of the row groups that begin inside `rows`. `percentiles` gives those of rows [start, stop) of
-    the table, float64, NaN of documents that are not kept. `provenance` is stored as JSON under the metadata key
-    `winnow`. The same input gives the same bytes. Calls `beat` for each row group.
+    The rows are those of the row groups that begin inside `rows`. `chosen` gives which of rows [start, stop) of the
+    table are kept, bool, and their percentiles, float64, NaN for null. `provenance` is stored as JSON under the
+    metadata key `winnow`. The same input gives the same bytes. Calls `beat` for each row group.
     """
     with storage.open(scores_path) as source:
         schema = pa.schema([*MANIFEST, *further_columns(pq.read_schema(source))])
     schema = schema.with_metadata({"winnow": orjson.dumps(provenance, option=orjson.OPT_SORT_KEYS)})
     with table_writer(out, schema) as writer:
-        for table in _regrouped(_kept_rows(storage, scores_path, rows, percentiles, schema.names, beat), schema):
+        for table in _regrouped(_kept_rows(storage, scores_path, rows, chosen, schema.names, beat), schema):
             writer.write_table(table.replace_schema_metadata(schema.metadata))
             beat()
 
@@ -47,7 +50,7 @@ def _kept_rows(
     storage: Storage,
     scores_path: str,
     rows: range,
-    percentiles: Callable[[int, int], np.ndarray],
+    chosen: Chosen,
     names: list[str],
     beat: Callable[[], None],
 ) -> Iterator[pa.Table]:
@@ -58,11 +61,10 @@ def _kept_rows(
         for group in range(scores.num_row_groups):
             size = scores.metadata.row_group(group).num_rows
             if first in rows:
-                values = percentiles(first, first + size)
-                kept = ~np.isnan(values)
+                kept, percentile = chosen(first, first + size)
                 if kept.any():
                     table = scores.read_row_group(group, columns=copied, use_threads=False).filter(pa.array(kept))
-                    yield table.append_column("percentile", pa.array(values[kept])).select(names)
+                    yield table.append_column("percentile", pa.array(percentile[kept], from_pandas=True)).select(names)
                 beat()
             first += size
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from pruner.ranks.bands import band, documents_band, exact_rate
-from pruner.select.index import array_path, read_array, read_index
-from pruner.select.manifest import write_manifest
+from pruner.select.index import PERCENTILE, array_path, read_array, read_index, read_kept
+from pruner.select.manifest import Chosen, write_manifest
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.stored_array import StoredArray
-from pruner.spec import SelectionSpec
+from pruner.spec import Rule, SelectionSpec
 from pruner.tables.hashing_writer import HashingWriter
 from pruner.tables.join_parquet import ParquetJoiner
 from pruner.tables.records import write_record
@@ -59,7 +59,7 @@ class SelectionWriter:
         """
         with self._storage.create(part_path(self._folder, part)) as file:
             rows = range(part * PART_ROWS, (part + 1) * PART_ROWS)
-            write_manifest(self._storage, self._scores, file, rows, self._percentiles(), self._provenance, beat)
+            write_manifest(self._storage, self._scores, file, rows, self._chosen(), self._provenance, beat)
 
     def write(self, beat: Callable[[], None]) -> SelectionRecord:
         """Writes manifest.parquet, from its parts if there are several, and then selection.json.
@@ -72,8 +72,7 @@ class SelectionWriter:
         with storage.create(f"{self._folder}/{MANIFEST_FILE}") as file:
             out = HashingWriter(file)
             if parts == 1:
-                percentiles = self._percentiles()
-                write_manifest(storage, self._scores, out, range(rows), percentiles, self._provenance, beat)
+                write_manifest(storage, self._scores, out, range(rows), self._chosen(), self._provenance, beat)
             else:
                 joiner = ParquetJoiner(out)
                 for part in range(parts):
@@ -86,13 +85,30 @@ class SelectionWriter:
             storage.remove(part_path(self._folder, part))
         return record
 
-    def _percentiles(self) -> Callable[[int, int], np.ndarray]:
-        """The percentiles of the documents in rows [start, stop) of the table of scores; NaN of those not kept."""
-        arrays = self._storage, self._order
-        return _whole(*arrays, self._spec) if self._spec.within is None else _inside(*arrays, self._spec)
+    def _chosen(self) -> Chosen:
+        if self._spec.stages is not None:
+            return _left(self._storage, self._order)
+        return choose(self._storage, self._order, self._spec)
 
 
-def _whole(storage: Storage, folder: str, spec: SelectionSpec) -> Callable[[int, int], np.ndarray]:
+def choose(storage: Storage, folder: str, rule: Rule) -> Chosen:
+    """Which documents a rule keeps of the order in `folder`, by rows of the table of scores. As `write` raises."""
+    return _whole(storage, folder, rule) if rule.within is None else _inside(storage, folder, rule)
+
+
+def _left(storage: Storage, folder: str) -> Chosen:
+    """The documents that stages leave."""
+    kept = read_kept(storage, folder)
+    ranks, percentiles = (StoredArray(storage, array_path(folder, name)) for name in ("rank", PERCENTILE))
+
+    def chosen(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        rank = ranks.read(start, stop)
+        return (rank >= 0) & (rank < kept), percentiles.read(start, stop)
+
+    return chosen
+
+
+def _whole(storage: Storage, folder: str, spec: Rule) -> Chosen:
     documents = len(StoredArray(storage, array_path(folder, "key")))
     if spec.unit == "documents":
         first, last = documents_band(documents, spec.criterion, exact_rate(spec))
@@ -100,14 +116,14 @@ def _whole(storage: Storage, folder: str, spec: SelectionSpec) -> Callable[[int,
         first, last = band(read_array(storage, folder, "below"), spec)
     ranks = _ranks(storage, folder, "rank")
 
-    def percentiles(start: int, stop: int) -> np.ndarray:
+    def chosen(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         rank = ranks(start, stop)
-        return np.where((rank >= first) & (rank < last), 100.0 * rank / documents, np.nan)
+        return (rank >= first) & (rank < last), 100.0 * rank / documents
 
-    return percentiles
+    return chosen
 
 
-def _inside(storage: Storage, folder: str, spec: SelectionSpec) -> Callable[[int, int], np.ndarray]:
+def _inside(storage: Storage, folder: str, spec: Rule) -> Chosen:
     bounds = np.array(read_array(storage, folder, "inside_bounds"))
     if spec.unit == "documents":
         bands = [documents_band(size, spec.criterion, exact_rate(spec)) for size in np.diff(bounds).tolist()]
@@ -117,14 +133,14 @@ def _inside(storage: Storage, folder: str, spec: SelectionSpec) -> Callable[[int
     starts, stops = np.array(bands, dtype=np.int64).reshape(-1, 2).T
     positions = _ranks(storage, folder, "inside_rank")
 
-    def percentiles(start: int, stop: int) -> np.ndarray:
+    def chosen(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         position = positions(start, stop)
         domain = np.maximum(np.searchsorted(bounds, position, side="right") - 1, 0)
         rank = position - bounds[domain]
         kept = (position >= 0) & (rank >= starts[domain]) & (rank < stops[domain])
-        return np.where(kept, 100.0 * rank / np.diff(bounds)[domain], np.nan)
+        return kept, 100.0 * rank / np.maximum(1, np.diff(bounds)[domain])
 
-    return percentiles
+    return chosen
 
 
 def _ranks(storage: Storage, folder: str, name: str) -> Callable[[int, int], np.ndarray]:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from pruner.select.domains import DomainRow
-from pruner.spec import Criterion, Per, ScoreName, Seed, SelectionSpec
+from pruner.spec import Criterion, Difference, Name, Per, RankSum, ScoreName, Seed, SelectionSpec, Stages
 from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.records import Record
 
@@ -21,6 +21,10 @@ class SelectionReport(BaseModel):
     per: Per = None
     seed: Seed = None
     score: ScoreName = None
+    name: Name = None
+    stages: Stages = None
+    difference: Difference = None
+    rank_sum: RankSum = None
     documents: int
     tokens: int
     perplexity_min: float | None

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from pruner.corpus.listing import LeftOut
 from pruner.export.formats import ExportedFile, ExportFormat, export_root
-from pruner.spec import CorpusSpec, Criterion, Per, ScoreName, Seed, SelectionSpec
+from pruner.spec import CorpusSpec, Criterion, Difference, Name, Per, RankSum, ScoreName, Seed, SelectionSpec, Stages
 from scorer.spec import ReferenceSpec, RequestModel, ScoringSpec, TrainSpec
 from scorer.training.summary import TrainingSummary
 from service.contract.names import Status
@@ -74,8 +74,11 @@ class JobRequest(RequestModel):
 
     @model_validator(mode="after")
     def _domains_need_a_field(self) -> "JobRequest":
-        if self.corpus.domain_field is None and any(s.within == "domain" for s in self.selections):
+        if self.corpus.domain_field is None and any(s.in_domains for s in self.selections):
             raise ValueError("a selection within 'domain' needs corpus.domain_field")
+        by_id = {spec.id: spec for spec in self.selections}
+        if different := [spec.id for spec in self.selections if spec != by_id[spec.id]]:
+            raise ValueError(f"two selections have the name {different[0]!r}: give one another name")
         return self
 
 
@@ -176,6 +179,10 @@ class SelectionResult(BaseModel):
     per: Per = None
     seed: Seed = None
     score: ScoreName = None
+    name: Name = None
+    stages: Stages = None
+    difference: Difference = None
+    rank_sum: RankSum = None
     documents: int
     tokens: int
     perplexity_min: float | None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pruner.spec import FieldName, SelectionSpec
 from scorer.spec import RequestModel
@@ -81,22 +81,28 @@ def check_names(scores: dict[str, ScorerSpec]) -> dict[str, ScorerSpec]:
 
 
 PERPLEXITY, BYTES = "perplexity", "n_bytes"
-_OF_REFERENCE = frozenset({PERPLEXITY, *STATISTICS})
+_OF_REFERENCE = frozenset({None, PERPLEXITY, *STATISTICS})
 
 
 def check_selection(spec: SelectionSpec, scores: Mapping[str, ScorerSpec], *, has_reference: bool) -> None:
     """Raises ValueError where a selection uses a score that a job does not have."""
     there = [column for name, scorer in scores.items() for column in scorer.values(name)]
     there += [BYTES, *([PERPLEXITY, *STATISTICS] if has_reference else [])]
-    if spec.score is not None and spec.score not in there:
-        raise ValueError(f"score {spec.score!r} is none of the job's: it has {', '.join(there)}")
+    for used in spec.scores:
+        if used is not None and used not in there:
+            raise ValueError(f"score {used!r} is none of the job's: it has {', '.join(there)}")
+    references = [name for name, scorer in scores.items() if scorer.kind == "reference"]
+    references += [PERPLEXITY] if has_reference else []
+    for used in spec.difference or ():
+        if used not in references:
+            raise ValueError(f"difference: {used!r} is no reference; the job's are {', '.join(references) or 'none'}")
     if has_reference:
         return
     if spec.per is not None:
         raise ValueError("per: the job has no reference, so there is no NLL: name a reference, or leave out 'per'")
-    if spec.unit == "tokens":
+    if spec.counts_tokens:
         raise ValueError("unit: the job has no reference, so there are no tokens: name a reference, or count documents")
-    if spec.score is None and spec.criterion != "random":
+    if None in spec.scores:
         raise ValueError("score: the job has no reference, so there is no perplexity: name a reference or a 'score'")
 
 
@@ -105,16 +111,8 @@ def uses_no_reference(request: Mapping[str, Any]) -> bool:
     selections = request.get("selections")
     if not request.get("scores") or not isinstance(selections, list):
         return False
-    used = [_score_of(selection) for selection in selections]
-    return any(score not in (None, "") for score in used) and None not in used and not _OF_REFERENCE & {*used}
-
-
-def _score_of(selection: Any) -> str | None:
-    """The score that a selection uses: None for that of the reference, "" for none."""
-    fields = selection.model_dump() if isinstance(selection, SelectionSpec) else selection
-    if not isinstance(fields, dict):
-        return None
-    score = fields.get("score")
-    if score is None and fields.get("criterion") == "random":
-        return ""
-    return score if isinstance(score, str) else None
+    try:
+        used = [SelectionSpec.model_validate(selection).scores for selection in selections]
+    except ValidationError:  # it is said with the others
+        return False
+    return any(used) and not _OF_REFERENCE.intersection(name for names in used for name in names)

@@ -22,7 +22,7 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> PreviewReport:
     """
     check_scores(jobs.files(job_id)[1].record.request, spec)
     files, ranks = _scored(jobs, job_id, spec.order)
-    if spec.within is not None and files.record.request.corpus.domain_field is None:
+    if spec.in_domains and files.record.request.corpus.domain_field is None:
         raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
     if spec.within is not None and len(ranks.domain_names) > _DOMAINS_INSIDE_MAX:
         made = selection.find(files, spec)
@@ -66,7 +66,7 @@ def _scored(jobs: Jobs, job_id: str, ranked: Order) -> tuple[JobFiles, Index]:
         if ranked == BY_TOKEN or index.find(files) is None:
             raise not_there(job.status, "scores") from None
     named = {"byte": "NLL per byte", "hash": f"the hash of seed {ranked.seed}", "score": f"the score {ranked.column}"}
-    by = named[ranked.by]
+    by = named.get(ranked.by, "several scores")
     raise Conflict(f"the documents are not ranked by {by} yet: make a selection in this order, then look again")
 
 

@@ -156,14 +156,16 @@ class Jobs:
         Raises UnknownJob; Conflict while the job is not scored; InputError for a selection that it cannot make.
         """
         record = self._record(job_id)
-        if spec.within is not None and record.request.corpus.domain_field is None:
+        if spec.in_domains and record.request.corpus.domain_field is None:
             raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
         check_scores(record.request, spec)
         job = self.get(job_id)
+        files = JobFiles(self.workspace, record)
+        if any(other.id == spec.id and other != spec for other in files.selections):
+            raise Conflict(f"the job has another selection with the name {spec.id!r}: give this one another name")
         made = next((made for made in job.selections if made.id == spec.id), None)
         if made is not None:
             return made
-        files = JobFiles(self.workspace, record)
         if job.status in ("failed", "cancelled") or index.find(files) is None:
             raise not_there(job.status, "scores to select from")
         self.workspace.want(job_id, spec)

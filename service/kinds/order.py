@@ -1,18 +1,23 @@
-"""Kind `order`: the documents of an index by rank in another order than by NLL per token, one part for each order."""
+"""Kind `order`: the documents of an index by rank in another order than by NLL per token, one part for each order.
+
+An order is by one score, by several, or that of the documents that stages leave.
+"""
 
 from collections.abc import Iterator
 
-from pruner.ranks.rank_key import RankKey
+from pruner.ranks.rank_key import RankKey, mean_key
+from pruner.select.composite import Scores, difference_key, rank_sum_key, write_stages
 from pruner.select.order import by_byte, by_hash, by_score, write_order
 from pruner.select.write_index import check_eligible
 from pruner.spec import BY_TOKEN, Order
 from pruner.tables.records import Record
+from service.contract.scorers import PERPLEXITY
 from service.kinds import index
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
 from service.store.workspace import digest
 
-VERSION = 1
+VERSION = 2
 _SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
 
 
@@ -27,7 +32,7 @@ def folder(job: JobFiles, order: Order) -> str:
     """Where the arrays of an order lie: those of the order by token are the index's. Raises as `index.folder` does."""
     if order == BY_TOKEN:
         return index.folder(job)
-    return f"order/{digest('order', VERSION, index.folder(job), order)}"
+    return f"order/{digest('order', VERSION, index.folder(job), order.fields)}"
 
 
 def needs(order: Order) -> tuple[str, ...]:
@@ -52,15 +57,40 @@ def run(task: Task) -> Counts:
     check_eligible(task.storage, index.folder(job), found.counts)
     folders = index.folder(job), folder(job, order)
     with task.beat.allow(_SILENCE_SECONDS):
-        documents = write_order(task.storage, *folders, _rank_key(job, order), task.beat)
+        documents = _write(task, *folders, order)
     job.workspace.records.write(task.path, OrderRecord(name=order.name, documents=documents))
     return Counts(fresh=True)
 
 
-def _rank_key(job: JobFiles, order: Order) -> RankKey:
-    if order.by == "score":
-        return by_score(job.workspace.storage, index.folder(job), order.column)
-    return by_byte() if order.by == "byte" else by_hash(job.plan, order.seed)
+def _write(task: Task, index_folder: str, folder: str, order: Order) -> int:
+    """Writes an order; returns the number of its documents."""
+    job, storage, beat = task.job, task.storage, task.beat
+
+    def by_one(order: Order) -> RankKey:
+        if order == BY_TOKEN:
+            return mean_key("n_tokens")
+        if order.by == "score":
+            return by_score(storage, index_folder, order.column)
+        return by_byte() if order.by == "byte" else by_hash(job.plan, order.seed)
+
+    if order.by == "stages":
+        return write_stages(Scores(storage, index_folder, by_one, beat), folder, order.stages)
+    if order.by == "rank_sum":
+        key = rank_sum_key(Scores(storage, index_folder, by_one, beat), order.terms, within=order.within)
+    elif order.by == "difference":
+        (first, _), (second, _) = order.terms
+        key = difference_key(*_columns(job, first, second))
+    else:
+        key = by_one(order)
+    return write_order(storage, index_folder, folder, key, beat)
+
+
+def _columns(job: JobFiles, *references: str) -> list[tuple[str, str]]:
+    """The columns of NLL and size of references: tokens if all have one tokenizer, else bytes."""
+    models = [job.model if name == PERPLEXITY else job.scorer_model(name) for name in references]
+    tokenizers = {None if model is None else model.tokenizer_sha256 for model in models}
+    of = ["" if name == PERPLEXITY else f"{name}_" for name in references]
+    return [(f"{name}nll", f"{name}n_tokens" if len(tokenizers) == 1 else "n_bytes") for name in of]
 
 
 def _others(job: JobFiles) -> list[Order]:
