@@ -184,7 +184,7 @@ class StageSpec(BaseModel):
 Column = Annotated[str, Field(max_length=80, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 _ALL: dict[str, Any] = {"criterion": "low", "rate": 1.0, "unit": "documents", "within": None}  # of what stages leave
 # Selections by name, each with the source that recommends it.
-PRESETS: dict[str, dict[str, Any]] = {
+NAMED_SELECTIONS: dict[str, dict[str, Any]] = {
     "fineweb-edu": {"stages": [{"score": "edu_int", "at_least": 3}]},  # https://arxiv.org/abs/2406.17557
     "fineweb-edu-2": {"stages": [{"score": "edu_int", "at_least": 2}]},
     "paper-pile": {"criterion": "high", "rate": 0.5},  # https://arxiv.org/abs/2405.20541
@@ -249,9 +249,11 @@ class SelectionSpec(BaseModel):
     @classmethod
     def _defaults(cls, fields: Any) -> Any:
         if isinstance(fields, str):
-            if fields not in PRESETS:
-                raise ValueError(f"there is no selection {fields!r}: give its fields, or one of {', '.join(PRESETS)}")
-            fields = PRESETS[fields] | {"name": fields}
+            if fields not in NAMED_SELECTIONS:
+                raise ValueError(
+                    f"there is no selection {fields!r}: give its fields, or one of {', '.join(NAMED_SELECTIONS)}"
+                )
+            fields = NAMED_SELECTIONS[fields] | {"name": fields}
         if not isinstance(fields, dict):
             return fields
         if fields.get("stages") is not None:

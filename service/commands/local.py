@@ -23,7 +23,7 @@ def add_prune(parser: Parser) -> None:
     options.add_reference(parser)
     options.add_scores(parser)
     options.add_scoring(parser)
-    options.add_selections(parser)
+    options.add_job_selections(parser)
     options.add_device(parser)
     options.add_json(parser)
     parser.add_argument("--out", required=True, type=options.target, metavar="DIR", help="folder of the results")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from pruner.corpus.listing import shown
-from pruner.spec import CorpusSpec, Criterion, SelectionSpec
+from pruner.spec import NAMED_SELECTIONS, CorpusSpec, Criterion, SelectionSpec
 from pruner.validation import explain
 from scorer.spec import TrainSpec
 from scorer.training.names import OPTIMIZERS, PRESETS
@@ -166,16 +166,13 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
 
 def add_selections(parser: argparse.ArgumentParser) -> None:
     """Adds the selections: every criterion at every rate."""
-    parser.add_argument(
-        "--select",
-        action="append",
-        choices=get_args(Criterion),
-        help="criterion, repeatable (default: medium)",
-        dest="criteria",
-    )
-    parser.add_argument(
-        "--rate", action="append", type=float, help="share to keep, repeatable (default: 0.5)", dest="rates"
-    )
+    _add_criteria(parser, get_args(Criterion), "criterion, repeatable (default: medium)")
+
+
+def add_job_selections(parser: argparse.ArgumentParser) -> None:
+    """Adds the selections of a job, which presets and files give too."""
+    named = "; or a selection by name: " + ", ".join(NAMED_SELECTIONS)
+    _add_criteria(parser, (*get_args(Criterion), *NAMED_SELECTIONS), f"criterion, repeatable (default: medium){named}")
     parser.add_argument(
         "--selection",
         action="append",
@@ -184,6 +181,13 @@ def add_selections(parser: argparse.ArgumentParser) -> None:
         dest="selection_files",
         metavar="FILE.json",
         help="a selection as in the API, in place of the default one; repeatable",
+    )
+
+
+def _add_criteria(parser: argparse.ArgumentParser, choices: tuple[str, ...], about: str) -> None:
+    parser.add_argument("--select", action="append", choices=choices, help=about, dest="criteria", metavar="CRITERION")
+    parser.add_argument(
+        "--rate", action="append", type=float, help="share to keep, repeatable (default: 0.5)", dest="rates"
     )
     parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
     parser.add_argument("--within", choices=("domain",), help="select inside each domain")
@@ -269,15 +273,17 @@ def selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> lis
     return [_valid(parser, SelectionSpec, body) for body in _selections(parser, args)]
 
 
-def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Those of files, then every criterion at every rate, each with the options that are for it.
+def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Any]:
+    """Those of files, presets, then every criterion at every rate, each with the options that are for it.
 
     Exits with status 2 if an option is for none.
     """
-    named = [_read_selection(parser, path) for path in args.selection_files]
-    if named and args.criteria is None and args.rates is None:
+    named: list[Any] = [_read_selection(parser, path) for path in getattr(args, "selection_files", ())]
+    named += [name for name in dict.fromkeys(args.criteria or ()) if name in NAMED_SELECTIONS]
+    criteria = [name for name in args.criteria or () if name not in NAMED_SELECTIONS]
+    if named and not criteria and args.rates is None:
         return named
-    criteria = args.criteria or ["medium"]
+    criteria = criteria or ["medium"]
     if args.per is not None and set(criteria) == {"random"}:
         parser.error("--per is for low, medium and high: a random selection is in no order of perplexity")
     if args.random_seed is not None and "random" not in criteria:

@@ -37,7 +37,7 @@ def add_submit(parser: Parser) -> None:
     options.add_reference(parser)
     options.add_scores(parser)
     options.add_scoring(parser)
-    options.add_selections(parser)
+    options.add_job_selections(parser)
     parser.add_argument("--name", metavar="TITLE", help="a title, shown on the page")
     parser.add_argument(
         "--priority",

@@ -35,6 +35,14 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> PreviewReport:
     return ranks.preview(spec).flat()
 
 
+def made(jobs: Jobs, job_id: str, selection_id: str) -> SelectionSpec:
+    """A selection that a job was asked for. Raises UnknownJob, and InputError for an unknown one."""
+    for spec in jobs.files(job_id)[1].selections:
+        if spec.id == selection_id:
+            return spec
+    raise InputError(f"selection: job {job_id} has no selection {selection_id!r}")
+
+
 def documents(
     jobs: Jobs, job_id: str, rank: int, count: int, characters: int, domain: int | None, ranked: Order = BY_TOKEN
 ) -> Documents:

@@ -10,6 +10,8 @@ from service.kinds import index
 from service.kinds.job_files import JobFiles
 from service.store.records import ALL, WantedExport
 
+_SELECTION_FILE = "selection.json"
+
 
 def origin(job: JobFiles, wanted: WantedExport, made: SelectionRecord) -> Origin:
     """The job's part of the card."""
@@ -60,8 +62,12 @@ def _commands(job: JobFiles, wanted: WantedExport) -> list[str]:
     export = ["winnow", "export", "pruned", "--selection", wanted.selection, "--format", wanted.options.format]
     export += ["--scores"] if wanted.options.scores else []
     spec = wanted.spec if wanted.selection != ALL else SelectionSpec()
+    selected, written = _selection(spec), list[str]()
+    if _SELECTION_FILE in selected:
+        written = [f"echo {shlex.quote(spec.model_dump_json())} > {_SELECTION_FILE}"]
     return [
-        shlex.join(map(str, [*prune, *_selection(spec), "--out", "pruned"])),
+        *written,
+        shlex.join(map(str, [*prune, *selected, "--out", "pruned"])),
         shlex.join(map(str, [*export, "--out", "exported"])),
     ]
 
@@ -80,6 +86,8 @@ def _corpus(corpus: CorpusSpec) -> list[str]:
 
 
 def _selection(spec: SelectionSpec) -> list[object]:
+    if {spec.name, spec.score, spec.stages, spec.difference, spec.rank_sum} != {None}:
+        return ["--selection", _SELECTION_FILE]
     options: list[object] = ["--select", spec.criterion, "--rate", spec.rate, "--unit", spec.unit]
     flags = (("--within", spec.within), ("--per", spec.per), ("--random-seed", spec.seed))
     return options + [part for flag, value in flags if value is not None for part in (flag, value)]

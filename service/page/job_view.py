@@ -1,5 +1,6 @@
 """The view model of a job's results: what the templates show of its report and of a preview of a selection."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -46,7 +47,17 @@ class Sample(NamedTuple):
 
 def by_perplexity(kept: dict[str, Any]) -> bool:
     """Whether the ranks of a preview or a selection are those by perplexity."""
-    return kept["criterion"] != "random" and kept.get("per") is None and kept.get("score") is None
+    other = ("per", "score", "stages", "difference", "rank_sum")
+    return kept["criterion"] != "random" and all(kept.get(name) is None for name in other)
+
+
+def composite(kept: dict[str, Any]) -> str | None:
+    """The fields of a preview or selection by several scores as JSON; None of any other one."""
+    names = ("stages", "difference", "rank_sum")
+    if all(kept.get(name) is None for name in names):
+        return None
+    shown = names[:1] if kept.get("stages") is not None else (*names, "criterion", "rate", "unit", "within")
+    return json.dumps({name: kept[name] for name in shown if kept.get(name) is not None}, indent=1)
 
 
 def partly_kept(kept: dict[str, Any]) -> str:
@@ -55,6 +66,7 @@ def partly_kept(kept: dict[str, Any]) -> str:
         return "drawn at random"
     reasons = ["by NLL per byte"] if kept.get("per") is not None else []
     reasons += [f"by {kept['score']}"] if kept.get("score") is not None else []
+    reasons += ["by several scores"] if composite(kept) is not None else []
     return ", ".join([*reasons, *(["with thresholds per domain"] if kept["within"] is not None else [])])
 
 
@@ -111,6 +123,7 @@ def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[st
         "preview": preview,
         "kept": kept,
         "partly": partly_kept(preview),
+        "composite": composite(preview),
         "by": by,
         "selection": next((made for made in job["selections"] if made["id"] == preview["id"]), None),
         "plots": [charts.histogram(data, by, kept, chart_rows, width=w, name=f"{name}-{w}") for w in _WIDTHS],

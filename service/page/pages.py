@@ -178,6 +178,7 @@ async def job(
     score: str | None = None,
     by: str = "documents",
     requested: bool = False,
+    selection: str | None = None,
     part: Part = None,
 ) -> Response:
     """A job: its progress, or its results with a preview of a selection. `requested`: the selection is being made."""
@@ -187,6 +188,8 @@ async def job(
     spec = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
     # The form always sends both: each is for other criteria.
     spec |= {"seed": seed or None} if criterion == "random" else {"per": per or None, "score": score or None}
+    if selection is not None:
+        spec = {"selection": selection}
     values = await _result_values(api, found, spec, by if by in ("documents", "tokens") else "documents")
     values |= {"requested": requested} | exports.form_values(rules)
     if part == "preview" and "preview_part" in values:
@@ -221,7 +224,8 @@ async def _result_values(api: Api, job: dict[str, Any], spec: dict[str, Any], by
     report = await api.get(f"{path}/report")
     if job["request"]["reference"] is None:
         return {"job": job, "report": report, "live": False, "standalone": False}
-    spec = spec if any(spec.values()) else job["request"]["selections"][0]
+    if not any(spec.values()):
+        spec = {"selection": job["selections"][0]["id"]} if job["selections"] else {}
     values = job_view.job_values(job, report) | {"live": False, "standalone": False}
     try:
         preview = await api.get(f"{path}/preview", **spec)

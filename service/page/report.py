@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from pruner.errors import InputError
 from pruner.select.index import read_index
-from pruner.spec import BY_BYTE, BY_TOKEN, SelectionSpec
+from pruner.spec import BY_BYTE, BY_TOKEN
 from service.contract.network import job_path
 from service.contract.schemas import Job
 from service.jobs.explore import document_reader
@@ -35,10 +35,9 @@ class ReportData(NamedTuple):
     samples: dict[SampleSpan, Rows]
 
 
-def preview_specs(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """The selections of a job that a report shows in full, as parameters of previews."""
-    names = ("criterion", "rate", "unit", "within", "per", "seed", "score")
-    return [{name: made.get(name) for name in names} for made in job["selections"][:_SELECTIONS_MAX]]
+def shown_selections(job: dict[str, Any]) -> list[str]:
+    """The ids of the selections of a job that a report shows in full."""
+    return [made["id"] for made in job["selections"][:_SELECTIONS_MAX]]
 
 
 def _check(job: dict[str, Any]) -> None:
@@ -58,7 +57,7 @@ async def fetch_report_data(get: Callable[..., Awaitable[Any]], job_id: str) -> 
     job = await get(job_path(job_id))
     _check(job)
     report = await get(job_path(job_id, "report"))
-    previews = [await get(job_path(job_id, "preview"), **spec) for spec in preview_specs(job)]
+    previews = [await get(job_path(job_id, "preview"), selection=made) for made in shown_selections(job)]
     samples = {}
     for span in sample_spans(report, previews):
         page = {"rank": span.rank, "count": span.documents, "domain": span.domain, "per": span.per}
@@ -114,7 +113,8 @@ def write_local_report(files: JobFiles, job: Job, out: Path) -> None:
     storage, shown = files.workspace.storage, job.model_dump(mode="json")
     _check(shown)
     report = storage.read_json(report_kind.path(files))
-    specs = [SelectionSpec.model_validate(spec) for spec in preview_specs(shown)]
+    by_id = {spec.id: spec for spec in files.selections}
+    specs = [by_id[made] for made in shown_selections(shown)]
     orders = {BY_TOKEN, *(spec.order for spec in specs)}
     ranks = {each: read_index(storage, order.folder(files, each)) for each in orders}
     previews = [ranks[spec.order].preview(spec).flat().model_dump() for spec in specs]

@@ -32,11 +32,17 @@ def preview(
     per: Literal["byte"] | None = None,
     seed: Seed = None,
     score: Score = None,
+    selection: Annotated[
+        str | None, Query(max_length=200, description="A selection of the job; the other parameters then say nothing.")
+    ] = None,
 ) -> PreviewReport:
     """What a selection would keep: its counts, exactly as the selection then has them, and the domains' shares.
 
-    With `per` or `score`, and at random, once there is a selection in the same order.
+    With `per` or `score`, and at random, once there is a selection in the same order. With `selection`, one of the
+    job's own.
     """
+    if selection is not None:
+        return explore.preview(jobs, job_id, explore.made(jobs, job_id, selection))
     try:
         spec = SelectionSpec(criterion=criterion, rate=rate, unit=unit, within=within, per=per, seed=seed, score=score)
     except ValidationError as error:
