@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pruner.ranks.bands import band, documents_band, exact_rate
-from pruner.select.index import array_path, read_array, read_index
+from pruner.select.index import array_path, read_array, read_index, row_ranks
 from pruner.select.manifest import write_manifest
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import SelectionRecord
@@ -98,7 +98,7 @@ def _whole(storage: Storage, folder: str, spec: SelectionSpec) -> Callable[[int,
         first, last = documents_band(documents, spec.criterion, exact_rate(spec))
     else:
         first, last = band(read_array(storage, folder, "below"), spec)
-    ranks = _ranks(storage, folder, "rank")
+    ranks = row_ranks(storage, folder, inside=False)
 
     def percentiles(start: int, stop: int) -> np.ndarray:
         rank = ranks(start, stop)
@@ -115,7 +115,7 @@ def _inside(storage: Storage, folder: str, spec: SelectionSpec) -> Callable[[int
         below = read_array(storage, folder, "inside_below")
         bands = [band(below[first : last + 1], spec) for first, last in pairwise(bounds.tolist())]
     starts, stops = np.array(bands, dtype=np.int64).reshape(-1, 2).T
-    positions = _ranks(storage, folder, "inside_rank")
+    positions = row_ranks(storage, folder, inside=True)
 
     def percentiles(start: int, stop: int) -> np.ndarray:
         position = positions(start, stop)
@@ -125,12 +125,3 @@ def _inside(storage: Storage, folder: str, spec: SelectionSpec) -> Callable[[int
         return np.where(kept, 100.0 * rank / np.diff(bounds)[domain], np.nan)
 
     return percentiles
-
-
-def _ranks(storage: Storage, folder: str, name: str) -> Callable[[int, int], np.ndarray]:
-    """The ranks of rows [start, stop) of the table of scores, read when they are asked for."""
-    try:
-        return StoredArray(storage, array_path(folder, name)).read
-    except FileNotFoundError:  # an index of an earlier version has none
-        ranks = read_array(storage, folder, name)
-        return lambda start, stop: ranks[start:stop]
