@@ -1,5 +1,7 @@
 """Writes manifests of score tables: their rows that selections keep, with percentiles, part by part."""
 
+import fcntl
+import glob
 import os
 import shutil
 import uuid
@@ -59,6 +61,7 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # until it is closed: no other run takes it for that of a killed one
         self._out = HashingWriter(self._file)
         self._joiner = ParquetJoiner(self._out)
         self.rows = 0
@@ -86,6 +89,7 @@ class ManifestFile:
         self._beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         self._file: _File | None = None
         self._files = 0
+        _sweep(path)
         if part_rows is not None:
             self._beside.mkdir()
 
@@ -118,6 +122,27 @@ class ManifestFile:
             shutil.rmtree(self._beside)
         else:
             self._beside.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed runs have left beside a manifest."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        files = list(left.iterdir()) if left.is_dir() else [left]
+        if any(_is_locked(file) for file in files):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def write_kept(batches: Iterator[pa.RecordBatch], writers: list[PartWriter], percentiles: list[np.ndarray]) -> None:

@@ -50,9 +50,11 @@ def test_manifests_of_a_sweep_are_written(table: Path, tmp_path: Path, capsys: p
 
 
 def test_a_summary_is_shown(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["select", str(table), "--key", "quality", "--out", str(tmp_path / "out")]) == 0
+    (tmp_path / "README.md").write_text("about\n")
+    assert main(["select", str(tmp_path), "--key", "quality", "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
     assert "6 rows in 1 table" in shown
+    assert "README.md" in shown
     assert "left out: 1 rows without a number in 'quality'" in shown
     assert "medium-0.5" in shown
 
