@@ -90,3 +90,24 @@ def test_tables_and_files_of_others_are_never_replaced(
     status, line = refused(capsys, table, "--key", "quality", "--out", out)
     assert (status, manifest.read_text()) == (1, "mine")
     assert "no manifest of Winnow's" in line
+
+
+def test_scores_of_a_job_give_its_manifests_again(
+    reference: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, again = tmp_path / "kept", tmp_path / "again"
+    fields = ["--id-field", "id", "--domain-field", "domain", "--reference", str(reference), "--device", "cpu"]
+    for flags in (["--unit", "tokens"], ["--within", "domain"], ["--per", "byte"]):
+        sweep = ["--select", "low", "--select", "medium", "--rate", "0.3", *flags]
+        assert main(["prune", str(corpus), *fields, *sweep, "--out", str(kept)]) == 0
+        assert main(["select", str(kept / "scores"), *sweep, "--out", str(again)]) == 0
+    capsys.readouterr()
+    names = sorted(path.name for path in again.glob("manifest-*.parquet"))
+    assert len(names) == 6
+    for name in names:
+        made = pq.read_table(again / name)
+        assert set(made["reject"].to_pylist()) <= {None}
+        if (kept / name).exists():  # that of the last sweep
+            manifest = pq.read_table(kept / name)
+            assert made.select(manifest.column_names).equals(manifest)
+    assert all((kept / name).exists() for name in names if name.endswith("-byte.parquet"))
