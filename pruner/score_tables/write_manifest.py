@@ -16,44 +16,13 @@ import pyarrow as pa
 from pruner.score_tables.tables import PERCENTILE
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
 from pruner.tables.join_parquet import ParquetJoiner
-from pruner.tables.table_writer import table_writer
-
-_GROUP_ROWS = 1 << 17
+from pruner.tables.table_writer import TableWriter
 
 
 def manifest_schema(columns: pa.Schema, provenance: dict[str, Any]) -> pa.Schema:
     """The schema of a manifest; `provenance` is stored as JSON under the metadata key `winnow`."""
     metadata = {"winnow": orjson.dumps(provenance, option=orjson.OPT_SORT_KEYS)}
     return columns.append(pa.field(PERCENTILE, pa.float64())).with_metadata(metadata)
-
-
-class PartWriter:
-    """Writes the kept rows of a part as a Parquet file."""
-
-    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._held: list[pa.Table] = []
-        self._rows = 0
-        self._writer = table_writer(file, schema)
-
-    def add(self, batch: pa.RecordBatch, kept: np.ndarray, percentile: np.ndarray) -> None:
-        """Adds rows: bool [R] says which, float64 [R] are their percentiles."""
-        table = pa.Table.from_batches([batch]).filter(pa.array(kept))
-        self._held.append(table.append_column(PERCENTILE, pa.array(percentile[kept])))
-        self._rows += len(table)
-        while self._rows >= _GROUP_ROWS:
-            held = pa.concat_tables(self._held)
-            self._write(held.slice(0, _GROUP_ROWS))
-            self._held, self._rows = [held.slice(_GROUP_ROWS)], self._rows - _GROUP_ROWS
-
-    def close(self) -> None:
-        """Writes what is left, and the footer."""
-        if self._rows:
-            self._write(pa.concat_tables(self._held))
-        self._writer.close()
-
-    def _write(self, table: pa.Table) -> None:
-        self._writer.write_table(table.cast(self._schema), row_group_size=_GROUP_ROWS)
 
 
 class _File:
@@ -145,10 +114,10 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def write_kept(batches: Iterator[pa.RecordBatch], writers: list[PartWriter], percentiles: list[np.ndarray]) -> None:
+def write_kept(batches: Iterator[pa.RecordBatch], writers: list[TableWriter], percentiles: list[np.ndarray]) -> None:
     """Writes the rows of a part that selections keep: a writer of each, and its percentiles of all rows of the part.
 
-    A row without a percentile is not kept. The writers are closed then.
+    A row without a percentile is not kept.
     """
     first = 0
     for batch in batches:
@@ -156,7 +125,6 @@ def write_kept(batches: Iterator[pa.RecordBatch], writers: list[PartWriter], per
             some = percentile[first : first + len(batch)]
             kept = ~np.isnan(some)
             if kept.any():
-                writer.add(batch, kept, some)
+                rows = pa.Table.from_batches([batch]).filter(pa.array(kept))
+                writer.add(rows.append_column(PERCENTILE, pa.array(some[kept])))
         first += len(batch)
-    for writer in writers:
-        writer.close()

@@ -8,10 +8,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruner.select.score_table import ROWS_A_GROUP, SCORES
+from pruner.select.score_table import SCORES
 from pruner.tables.hashing_writer import HashingWriter
 from pruner.tables.storage import Storage
-from pruner.tables.table_writer import table_writer
+from pruner.tables.table_writer import TableWriter
 
 _COPIED = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes"]
 MANIFEST = pa.schema(
@@ -35,10 +35,9 @@ def write_manifest(
     `winnow`. The same input gives the same bytes. Calls `beat` for each row group.
     """
     schema = MANIFEST.with_metadata({"winnow": orjson.dumps(provenance, option=orjson.OPT_SORT_KEYS)})
-    with table_writer(out, schema) as writer:
-        for table in _regrouped(_kept_rows(storage, scores_path, rows, percentiles, beat)):
-            writer.write_table(table.replace_schema_metadata(schema.metadata))
-            beat()
+    with TableWriter(out, schema) as writer:
+        for table in _kept_rows(storage, scores_path, rows, percentiles, beat):
+            writer.add(table)
 
 
 def _kept_rows(
@@ -62,16 +61,3 @@ def _kept_rows(
                     yield table.append_column("percentile", pa.array(values[kept])).select(MANIFEST.names)
                 beat()
             first += size
-
-
-def _regrouped(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in pieces of ROWS_A_GROUP, so that a small rate does not give tiny row groups."""
-    held = MANIFEST.empty_table()
-    for table in tables:
-        held = pa.concat_tables([held, table])
-        while len(held) >= ROWS_A_GROUP:
-            yield held.slice(0, ROWS_A_GROUP)
-            held = held.slice(ROWS_A_GROUP)
-        held = held.combine_chunks()
-    if len(held):  # some readers cannot read row groups without rows
-        yield held

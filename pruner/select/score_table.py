@@ -10,7 +10,6 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pruner.corpus.plan import Plan, Shard
 from pruner.corpus.train_split import Split, in_split
@@ -23,10 +22,10 @@ from pruner.tables.part_file import read_part
 from pruner.tables.records import Record
 from pruner.tables.shard_scores import ShardCounts, read_counts
 from pruner.tables.storage import Storage
-from pruner.tables.table_writer import table_writer
+from pruner.tables.table_writer import TableWriter
 
 SCORES_FILE, REJECTS_FILE = "scores.parquet", "rejects.parquet"
-ROWS_A_GROUP = 1 << 17
+_PIECE_ROWS = 1 << 17  # written at a time
 
 SCORES = pa.schema(
     [
@@ -117,13 +116,13 @@ def write_tables(
             for name in (SCORES_FILE, REJECTS_FILE)
         }
         with (
-            table_writer(outs[SCORES_FILE], SCORES) as scores,
-            table_writer(outs[REJECTS_FILE], REJECTS) as rejects,
+            TableWriter(outs[SCORES_FILE], SCORES) as scores,
+            TableWriter(outs[REJECTS_FILE], REJECTS) as rejects,
         ):
             for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, shards, joined):
                 joined.shard_rows.append(len(table))
-                for start in range(0, len(table), ROWS_A_GROUP):
-                    rows = table.slice(start, ROWS_A_GROUP)
+                for start in range(0, len(table), _PIECE_ROWS):
+                    rows = table.slice(start, _PIECE_ROWS)
                     _write(rows, scores, rejects, joined)
                     beat()
                 beat()
@@ -146,11 +145,10 @@ def join_tables(
     return written
 
 
-def _write(rows: pa.Table, scores: pq.ParquetWriter, rejects: pq.ParquetWriter, joined: Joined) -> None:
-    scores.write_table(rows)
+def _write(rows: pa.Table, scores: TableWriter, rejects: TableWriter, joined: Joined) -> None:
+    scores.add(rows)
     rejected = rows.filter(pc.is_valid(rows["reject"])).select(["file", "row", "id", "reject"])
-    if len(rejected):  # some readers cannot read row groups without rows
-        rejects.write_table(rejected.rename_columns(REJECTS.names))
+    rejects.add(rejected.rename_columns(REJECTS.names))
     joined.documents += len(rows)
     joined.tokens += pc.sum(rows["n_tokens"]).as_py() or 0
     joined.rejects += len(rejected)
