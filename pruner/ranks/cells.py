@@ -24,6 +24,7 @@ _LEVELS = (
     (True, 16, 0),
 )
 _MERGED_CELLS = 1 << 21  # of parts, collected before they are added up
+_DENSE_CELLS = 1 << 22  # in a row, that are added up in arrays with a place for each
 _FEW = 8  # opened cells that are compared one by one
 
 
@@ -81,6 +82,23 @@ def merge_cells(parts: Iterable[Cells]) -> Cells:
 
 
 def _add(parts: list[Cells]) -> Cells:
+    filled = [part for part in parts if len(part.code)]
+    if not filled:
+        return parts[0]
+    low, high = min(part.code[0] for part in filled), max(part.code[-1] for part in filled)
+    if int(high - low) >= _DENSE_CELLS:
+        return _join(filled)
+    sums = np.zeros((3, int(high - low) + 1), dtype=np.int64)
+    for part in filled:
+        at = (part.code - low).astype(np.int64)
+        sums[0, at] += part.documents
+        sums[1, at] += part.tokens
+        sums[2, at] = np.maximum(sums[2, at], part.longest)
+    there = np.flatnonzero(sums[0])
+    return Cells(low + there.astype(np.uint64), *sums[:, there])
+
+
+def _join(parts: list[Cells]) -> Cells:
     return _sum(Cells(*(np.concatenate(columns) for columns in zip(*parts, strict=True))))
 
 

@@ -56,9 +56,6 @@ class CoarseRanks:
         sizes = self._sizes[0] if rows.group is None else self._sizes[rows.group]
         return np.asarray(100.0 * rank / sizes)
 
-    def close(self) -> None:
-        """Does nothing: there are no temporary files."""
-
 
 def _before(documents: np.ndarray, parent: np.ndarray) -> np.ndarray:
     """The documents in the cells before each one of the same parent, int64 [C]; parents ascend."""

@@ -1,5 +1,7 @@
 """Finds documents of an order by running sums of documents or tokens, without sorting the order."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +52,8 @@ class Found(NamedTuple):
     below: np.ndarray  # int64, tokens of these
 
 
-class Counted(NamedTuple):
+@dataclass(frozen=True)
+class Counted:
     """A ranking, and the counts of its cells of level 0."""
 
     ranking: Ranking
@@ -62,17 +65,17 @@ class Counted(NamedTuple):
         """G."""
         return len(self.starts) - 1
 
-    @property
+    @cached_property
     def documents(self) -> np.ndarray:
         """Documents of each group, int64 [G]."""
         return np.diff(_sums(self.cells.documents)[self.starts])
 
-    @property
+    @cached_property
     def tokens(self) -> np.ndarray:
         """Tokens of each group, int64 [G]."""
         return np.diff(_sums(self.cells.tokens)[self.starts])
 
-    @property
+    @cached_property
     def longest(self) -> np.ndarray:
         """Tokens of the longest document of each group, int64 [G]."""
         longest = np.zeros(self.groups, dtype=np.int64)

@@ -11,8 +11,9 @@ from pruner.ranks.table_ranking import TableRanking
 from pruner.score_tables.columns import check_columns, rank_key
 from pruner.score_tables.ordered import Ordered
 from pruner.score_tables.tables import Tables
-from pruner.score_tables.write_manifest import ManifestFile, PartWriter, manifest_schema, write_kept
+from pruner.score_tables.write_manifest import ManifestFile, manifest_schema, write_kept
 from pruner.spec import Order, SelectionSpec
+from pruner.tables.table_writer import TableWriter
 
 _FOLDER_PART_ROWS = 10**7  # of each file of a manifest that is a folder
 
@@ -133,6 +134,9 @@ def _write_part(tables: Tables, orders: Iterable[Ordered], outputs: list[_Output
     kept = {spec: found for ordered in orders for spec, found in ordered.kept(part).items()}
     # Closed when they are taken.
     files = [cast(BinaryIO, tempfile.TemporaryFile(dir=output.path.parent)) for output in outputs]  # noqa: SIM115
-    writers = [PartWriter(file, output.schema) for file, output in zip(files, outputs, strict=True)]
-    write_kept(tables.batches(part), writers, [kept[output.spec][0] for output in outputs])
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(TableWriter(file, output.schema)) for file, output in zip(files, outputs, strict=True)
+        ]
+        write_kept(tables.batches(part), writers, [kept[output.spec][0] for output in outputs])
     return [_Piece(file, kept[output.spec][1]) for file, output in zip(files, outputs, strict=True)]

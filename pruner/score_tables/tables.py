@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruner.corpus.files import open_path
-from pruner.corpus.listing import find_files
+from pruner.corpus.listing import LeftOut, find_files
 from pruner.corpus.parquet_footer import footer_digest, read_footer
 from pruner.corpus.paths import UNRESTRICTED, CorpusPath
 from pruner.errors import InputError, reason
@@ -43,6 +43,7 @@ class Tables:
     tables: tuple[Table, ...]
     parts: tuple[TablePart, ...]
     schema: pa.Schema
+    left_out: tuple[LeftOut, ...] = ()  # files that are no tables
 
     @cached_property
     def rows(self) -> int:
@@ -98,7 +99,8 @@ def open_tables(paths: list[str]) -> Tables:
     Raises InputError for a path without tables, a file that is no Parquet, and tables whose columns differ.
     """
     tables, parts, schema = list[Table](), list[TablePart](), None
-    for found in find_files(CorpusSpec(paths=paths)).files:
+    listing = find_files(CorpusSpec(paths=paths))
+    for found in listing.files:
         url = found.url
         with open_path(found.path, UNRESTRICTED) as source:
             if source.read(4) != b"PAR1":
@@ -112,7 +114,7 @@ def open_tables(paths: list[str]) -> Tables:
             parts += row_group_parts(len(tables) - 1, parquet.metadata)
     if schema is None or not parts:
         raise InputError(f"{', '.join(paths)}: the tables have no rows")
-    return Tables(tuple(tables), tuple(parts), schema)
+    return Tables(tuple(tables), tuple(parts), schema, listing.left_out)
 
 
 def _columns(url: str, schema: pa.Schema) -> pa.Schema:

@@ -1,5 +1,7 @@
 """Writes manifests of score tables: their rows that selections keep, with percentiles, part by part."""
 
+import fcntl
+import glob
 import os
 import shutil
 import uuid
@@ -14,9 +16,7 @@ import pyarrow as pa
 from pruner.score_tables.tables import PERCENTILE
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
 from pruner.tables.join_parquet import ParquetJoiner
-from pruner.tables.table_writer import table_writer
-
-_GROUP_ROWS = 1 << 17
+from pruner.tables.table_writer import TableWriter
 
 
 def manifest_schema(columns: pa.Schema, provenance: dict[str, Any]) -> pa.Schema:
@@ -25,40 +25,12 @@ def manifest_schema(columns: pa.Schema, provenance: dict[str, Any]) -> pa.Schema
     return columns.append(pa.field(PERCENTILE, pa.float64())).with_metadata(metadata)
 
 
-class PartWriter:
-    """Writes the kept rows of a part as a Parquet file."""
-
-    def __init__(self, file: BinaryIO, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._held: list[pa.Table] = []
-        self._rows = 0
-        self._writer = table_writer(file, schema)
-
-    def add(self, batch: pa.RecordBatch, kept: np.ndarray, percentile: np.ndarray) -> None:
-        """Adds rows: bool [R] says which, float64 [R] are their percentiles."""
-        table = pa.Table.from_batches([batch]).filter(pa.array(kept))
-        self._held.append(table.append_column(PERCENTILE, pa.array(percentile[kept])))
-        self._rows += len(table)
-        while self._rows >= _GROUP_ROWS:
-            held = pa.concat_tables(self._held)
-            self._write(held.slice(0, _GROUP_ROWS))
-            self._held, self._rows = [held.slice(_GROUP_ROWS)], self._rows - _GROUP_ROWS
-
-    def close(self) -> None:
-        """Writes what is left, and the footer."""
-        if self._rows:
-            self._write(pa.concat_tables(self._held))
-        self._writer.close()
-
-    def _write(self, table: pa.Table) -> None:
-        self._writer.write_table(table.cast(self._schema), row_group_size=_GROUP_ROWS)
-
-
 class _File:
     """A Parquet file that is joined from parts."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)  # until it is closed: no other run takes it for that of a killed one
         self._out = HashingWriter(self._file)
         self._joiner = ParquetJoiner(self._out)
         self.rows = 0
@@ -86,6 +58,7 @@ class ManifestFile:
         self._beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         self._file: _File | None = None
         self._files = 0
+        _sweep(path)
         if part_rows is not None:
             self._beside.mkdir()
 
@@ -120,10 +93,31 @@ class ManifestFile:
             self._beside.unlink(missing_ok=True)
 
 
-def write_kept(batches: Iterator[pa.RecordBatch], writers: list[PartWriter], percentiles: list[np.ndarray]) -> None:
+def _sweep(path: Path) -> None:
+    """Removes what killed runs have left beside a manifest."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        files = list(left.iterdir()) if left.is_dir() else [left]
+        if any(_is_locked(file) for file in files):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def write_kept(batches: Iterator[pa.RecordBatch], writers: list[TableWriter], percentiles: list[np.ndarray]) -> None:
     """Writes the rows of a part that selections keep: a writer of each, and its percentiles of all rows of the part.
 
-    A row without a percentile is not kept. The writers are closed then.
+    A row without a percentile is not kept.
     """
     first = 0
     for batch in batches:
@@ -131,7 +125,6 @@ def write_kept(batches: Iterator[pa.RecordBatch], writers: list[PartWriter], per
             some = percentile[first : first + len(batch)]
             kept = ~np.isnan(some)
             if kept.any():
-                writer.add(batch, kept, some)
+                rows = pa.Table.from_batches([batch]).filter(pa.array(kept))
+                writer.add(rows.append_column(PERCENTILE, pa.array(some[kept])))
         first += len(batch)
-    for writer in writers:
-        writer.close()

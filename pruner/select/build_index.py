@@ -19,6 +19,7 @@ from pruner.select.index import Index, count_domains
 from pruner.tables.parquet_parts import StoredTable
 from pruner.tables.storage import Storage
 
+_THREADS_MAX = 4  # each needs some 100 MB
 _MARKS_MAX = 1_024  # so many ranks have their counts by domain stored
 _MARK_NUMBERS_MAX = 4_000_000  # of the marks of all domains
 _PLACE, _KEY, _TOKENS, _DOMAIN = range(4)  # columns of the sorted rows
@@ -42,7 +43,7 @@ def build_index(
     names = list(domains)
     own = storage.local("")
     folder = own if own is not None else Path(tempfile.gettempdir())
-    workers = Workers(len(os.sched_getaffinity(0)), lambda _done: beat())
+    workers = Workers(min(len(os.sched_getaffinity(0)), _THREADS_MAX), lambda _done: beat())
     with ExitStack() as stack:
 
         def scratch(dtype: type[np.generic]) -> ScratchArray:

@@ -59,15 +59,16 @@ def rank_sum_key(scores: Scores, terms: Sequence[tuple[str, int]], *, within: bo
     Reads the table once for each score. Sums are int64.
     """
     keys = [_score_key(scores, name) for name, _ in terms]
-    ranks = []
+    ranks: list[np.ndarray] = []
     for key in keys:
         index = scores.ranked(_only(key, keys))
-        ranks.append(_ranks_inside(index) if within else index.rank)
+        ranks.append(_ranks_inside(index) if within else _ranks(index))
 
     def of(rows: pa.Table, at: TablePart) -> Keys:
         part = slice(at.first_row, at.first_row + at.rows)
-        total = sum(weight * rank[part] for (_, weight), rank in zip(terms, ranks, strict=True))
-        return Keys(ordered_bits(np.asarray(total, dtype=np.int64)), np.asarray(ranks[0][part] < 0), "")
+        weighted = [weight * rank[part] for (_, weight), rank in zip(terms, ranks, strict=True)]
+        total = np.asarray(np.sum(weighted, axis=0, dtype=np.int64))
+        return Keys(ordered_bits(total), np.asarray(ranks[0][part] < 0), "")
 
     return RankKey("sum of ranks", (), of)
 
@@ -94,7 +95,7 @@ def write_stages(scores: Scores, folder: str, stages: Sequence[StageSpec]) -> in
     index = scores.ranked(_first(kept, keys))
     if not index.documents:
         raise InputError("no document that may be selected has all scores of the stages: select by other scores")
-    kept &= np.asarray(index.rank) >= 0  # not those that trained the reference
+    kept &= _ranks(index) >= 0  # not those that trained the reference
     percentile[~kept] = np.nan
     write_array(scores.storage, folder, PERCENTILE, percentile, scores.beat)
     write_arrays(scores.storage, folder, replace(index, kept=int(kept.sum())), scores.beat)
@@ -148,7 +149,7 @@ def _inside_limits(scores: Scores, stage: StageSpec) -> np.ndarray:
 def _chosen(index: Index, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """Which rows of the table a rule keeps, bool [rows], and their percentiles, float64 [rows]."""
     if rule.within is None:
-        rank, size = np.asarray(index.rank), np.full(1, max(1, index.documents))
+        rank, size = _ranks(index), np.full(1, max(1, index.documents))
         first, last = (np.array([edge]) for edge in band(index.below, rule))
         group = np.zeros(len(rank), dtype=np.int64)
     else:
@@ -159,6 +160,11 @@ def _chosen(index: Index, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
         rank, size = _ranks_inside(index), np.maximum(1, np.diff(bounds))
     kept = (rank >= 0) & (rank >= first[group]) & (rank < last[group])
     return kept, np.where(kept, 100.0 * rank / size[group], np.nan)
+
+
+def _ranks(index: Index) -> np.ndarray:
+    """The rank of each row, int64 [rows]; -1 for rows that are not ranked."""
+    return np.asarray(index.rank)
 
 
 def _groups(index: Index) -> np.ndarray:

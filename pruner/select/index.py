@@ -5,6 +5,8 @@ ones by (file, row). The arrays `inside_*` hold the documents of each domain tog
 """
 
 import io
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,13 +18,14 @@ from pruner.ranks.bands import band
 from pruner.select.domains import DOMAINS_MAX, by_size, domain_rows
 from pruner.select.perplexity import perplexity
 from pruner.select.selection_record import DomainBand, Preview, SelectionCounts
+from pruner.select.stored_array import StoredArray
 from pruner.spec import BY_TOKEN, Order, SelectionSpec
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
 
 FOLDER = "ranks"
 PERCENTILE = "percentile"  # an array beside those of an order by stages, float64 [rows of the table of scores]
-_WRITE_BYTES = 64 << 20  # of an array, written at a time
+_WRITE_BYTES, _COPY_BYTES = 64 << 20, 1 << 20  # of an array, written and copied at a time
 _INSIDE_MAX = 3  # domains whose bands are part of a preview
 
 
@@ -34,17 +37,18 @@ class Index:
     key: np.ndarray  # float64 [N], ln(perplexity) by rank: ascending in the order by token alone
     domain: np.ndarray  # int32 [N], index into domain_names
     place: np.ndarray  # int64 [N], row of the table of scores
-    rank: np.ndarray  # int64 [rows of the table of scores], -1 for those without
     marks: np.ndarray  # int64 [M, domains, 2], documents and tokens of each domain below every `step`-th rank
     inside_below: np.ndarray  # int64 [N + 1]
     inside_key: np.ndarray  # float64 [N]
     inside_place: np.ndarray  # int64 [N]
     inside_bounds: np.ndarray  # int64 [domains + 1]
-    inside_rank: np.ndarray  # int64 [rows of the table of scores], position in the arrays `inside_*`, or -1
     shards: np.ndarray  # int64 [shards + 1], rows of the table of scores before each shard
     step: int
     domain_names: list[str | None]
     kept: int | None = None  # of an order by stages: the documents that they leave, which have the first ranks
+    # By row of the table of scores, int64 [rows], -1 for rows without; None unless the index was just built.
+    rank: np.ndarray | None = None
+    inside_rank: np.ndarray | None = None  # position in the arrays `inside_*`
 
     @property
     def documents(self) -> int:
@@ -191,21 +195,19 @@ _ARRAYS = (
     "key",
     "domain",
     "place",
-    "rank",
     "marks",
     "inside_below",
     "inside_key",
     "inside_place",
     "inside_bounds",
-    "inside_rank",
     "shards",
 )
 _RANKS = {"rank": "place", "inside_rank": "inside_place"}  # arrays by row, and those by rank that they invert
 
 
 def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[], None]) -> None:
-    """Writes an index into `folder`/ranks: a .npy file for each array, then ranks.json."""
-    for name in _ARRAYS:
+    """Writes an index that was just built into `folder`/ranks: a .npy file for each array, then ranks.json."""
+    for name in (*_ARRAYS, *_RANKS):
         write_array(storage, folder, name, getattr(index, name), beat)
     record = _IndexRecord(step=index.step, domains=index.domain_names, kept=index.kept)
     write_record(storage, f"{folder}/{FOLDER}/ranks.json", record)
@@ -226,7 +228,7 @@ def write_array(storage: Storage, folder: str, name: str, array: np.ndarray, bea
 def read_index(storage: Storage, folder: str) -> Index:
     """Reads the index in `folder`. Raises FileNotFoundError, and InputError if it has another format version.
 
-    The arrays are mapped from disk if the storage is local, else they are held in memory: 68 bytes a document.
+    The arrays are mapped from disk: 52 bytes a document, in temporary files if the storage is remote.
     """
     record = read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord)
     arrays = {name: read_array(storage, folder, name) for name in _ARRAYS}
@@ -234,20 +236,30 @@ def read_index(storage: Storage, folder: str) -> Index:
 
 
 def read_array(storage: Storage, folder: str, name: str) -> np.ndarray:
-    """An array of the index in `folder`, mapped from disk if the storage is local. Raises FileNotFoundError."""
+    """An array of the index in `folder`, mapped from disk as by `read_index`. Raises FileNotFoundError."""
     path = array_path(folder, name)
     local = storage.local(path)
+    if local is not None:
+        return np.asanyarray(np.load(local, mmap_mode="r", allow_pickle=False))
+    with storage.open(path) as source, tempfile.NamedTemporaryFile(prefix="winnow-", suffix=".npy") as copy:
+        shutil.copyfileobj(source, copy, _COPY_BYTES)
+        copy.flush()
+        return np.asanyarray(np.load(copy.name, mmap_mode="r", allow_pickle=False))
+
+
+def row_ranks(storage: Storage, folder: str, *, inside: bool) -> Callable[[int, int], np.ndarray]:
+    """A function of the ranks of rows [start, stop) of the table of scores, int64, -1 for rows without one.
+
+    With `inside` they are positions in the arrays `inside_*`. Only what is asked for is read. Raises FileNotFoundError.
+    """
+    name = "inside_rank" if inside else "rank"
     try:
-        source = local if local is not None else io.BytesIO(storage.read_bytes(path))
-        return np.asanyarray(np.load(source, mmap_mode="r" if local is not None else None, allow_pickle=False))
-    except FileNotFoundError:
-        if name not in _RANKS:
-            raise
-    # An index of an earlier version has no ranks by row.
-    places = read_array(storage, folder, _RANKS[name])
+        return StoredArray(storage, array_path(folder, name)).read
+    except FileNotFoundError:  # an index of an earlier version has none
+        places = read_array(storage, folder, _RANKS[name])
     ranks = np.full(int(read_array(storage, folder, "shards")[-1]), -1, dtype=np.int64)
     ranks[places] = np.arange(len(places))
-    return ranks
+    return lambda start, stop: ranks[start:stop]
 
 
 def array_path(folder: str, name: str) -> str:

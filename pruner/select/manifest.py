@@ -8,10 +8,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruner.select.score_table import ROWS_A_GROUP, SCORES, further_columns
+from pruner.select.score_table import SCORES, further_columns
 from pruner.tables.hashing_writer import HashingWriter
 from pruner.tables.storage import Storage
-from pruner.tables.table_writer import table_writer
+from pruner.tables.table_writer import TableWriter
 
 _COPIED = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes"]
 MANIFEST = pa.schema(
@@ -40,10 +40,9 @@ def write_manifest(
     with storage.open(scores_path) as source:
         schema = pa.schema([*MANIFEST, *further_columns(pq.read_schema(source))])
     schema = schema.with_metadata({"winnow": orjson.dumps(provenance, option=orjson.OPT_SORT_KEYS)})
-    with table_writer(out, schema) as writer:
-        for table in _regrouped(_kept_rows(storage, scores_path, rows, chosen, schema.names, beat), schema):
-            writer.write_table(table.replace_schema_metadata(schema.metadata))
-            beat()
+    with TableWriter(out, schema) as writer:
+        for table in _kept_rows(storage, scores_path, rows, chosen, schema.names, beat):
+            writer.add(table)
 
 
 def _kept_rows(
@@ -67,16 +66,3 @@ def _kept_rows(
                     yield table.append_column("percentile", pa.array(percentile[kept], from_pandas=True)).select(names)
                 beat()
             first += size
-
-
-def _regrouped(tables: Iterator[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The same rows in pieces of ROWS_A_GROUP, so that a small rate does not give tiny row groups."""
-    held = schema.remove_metadata().empty_table()
-    for table in tables:
-        held = pa.concat_tables([held, table])
-        while len(held) >= ROWS_A_GROUP:
-            yield held.slice(0, ROWS_A_GROUP)
-            held = held.slice(ROWS_A_GROUP)
-        held = held.combine_chunks()
-    if len(held):  # some readers cannot read row groups without rows
-        yield held

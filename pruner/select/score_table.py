@@ -10,7 +10,6 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pruner.corpus.plan import Plan, Shard
 from pruner.corpus.train_split import Split, in_split
@@ -24,11 +23,11 @@ from pruner.tables.part_file import read_metadata, read_part
 from pruner.tables.records import Record
 from pruner.tables.shard_scores import ShardCounts
 from pruner.tables.storage import Storage
-from pruner.tables.table_writer import table_writer
+from pruner.tables.table_writer import TableWriter
 from pruner.tables.values import PRIOR
 
 SCORES_FILE, REJECTS_FILE = "scores.parquet", "rejects.parquet"
-ROWS_A_GROUP = 1 << 17
+_PIECE_ROWS = 1 << 17  # written at a time
 
 SCORES = pa.schema(
     [
@@ -133,13 +132,13 @@ def write_tables(
             for name in (SCORES_FILE, REJECTS_FILE)
         }
         with (
-            table_writer(outs[SCORES_FILE], scores_schema(further)) as scores,
-            table_writer(outs[REJECTS_FILE], REJECTS) as rejects,
+            TableWriter(outs[SCORES_FILE], scores_schema(further)) as scores,
+            TableWriter(outs[REJECTS_FILE], REJECTS) as rejects,
         ):
             for table in _shard_tables(storage, plan, documents_paths, scores_paths, split, shards, joined, further):
                 joined.shard_rows.append(len(table))
-                for start in range(0, len(table), ROWS_A_GROUP):
-                    rows = table.slice(start, ROWS_A_GROUP)
+                for start in range(0, len(table), _PIECE_ROWS):
+                    rows = table.slice(start, _PIECE_ROWS)
                     _write(rows, scores, rejects, joined)
                     values = [made.name for made in further if made.name not in SCORES.names]
                     joined.lacking.update({name: _lacking(rows, name) for name in values})
@@ -182,11 +181,10 @@ def _lacking(rows: pa.Table, name: str) -> int:
     return pc.sum(pc.and_(there, pc.is_null(rows[name]))).as_py() or 0
 
 
-def _write(rows: pa.Table, scores: pq.ParquetWriter, rejects: pq.ParquetWriter, joined: Joined) -> None:
-    scores.write_table(rows)
+def _write(rows: pa.Table, scores: TableWriter, rejects: TableWriter, joined: Joined) -> None:
+    scores.add(rows)
     rejected = rows.filter(pc.is_valid(rows["reject"])).select(["file", "row", "id", "reject"])
-    if len(rejected):  # some readers cannot read row groups without rows
-        rejects.write_table(rejected.rename_columns(REJECTS.names))
+    rejects.add(rejected.rename_columns(REJECTS.names))
     joined.documents += len(rows)
     joined.tokens += pc.sum(rows["n_tokens"]).as_py() or 0
     joined.rejects += len(rejected)

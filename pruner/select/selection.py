@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pruner.ranks.bands import band, documents_band, exact_rate
-from pruner.select.index import PERCENTILE, array_path, read_array, read_index, read_kept
+from pruner.select.index import PERCENTILE, array_path, read_array, read_index, read_kept, row_ranks
 from pruner.select.manifest import Chosen, write_manifest
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import SelectionRecord
@@ -99,10 +99,10 @@ def choose(storage: Storage, folder: str, rule: Rule) -> Chosen:
 def _left(storage: Storage, folder: str) -> Chosen:
     """The documents that stages leave."""
     kept = read_kept(storage, folder)
-    ranks, percentiles = (StoredArray(storage, array_path(folder, name)) for name in ("rank", PERCENTILE))
+    ranks, percentiles = row_ranks(storage, folder, inside=False), StoredArray(storage, array_path(folder, PERCENTILE))
 
     def chosen(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        rank = ranks.read(start, stop)
+        rank = ranks(start, stop)
         return (rank >= 0) & (rank < kept), percentiles.read(start, stop)
 
     return chosen
@@ -114,7 +114,7 @@ def _whole(storage: Storage, folder: str, spec: Rule) -> Chosen:
         first, last = documents_band(documents, spec.criterion, exact_rate(spec))
     else:
         first, last = band(read_array(storage, folder, "below"), spec)
-    ranks = _ranks(storage, folder, "rank")
+    ranks = row_ranks(storage, folder, inside=False)
 
     def chosen(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         rank = ranks(start, stop)
@@ -131,7 +131,7 @@ def _inside(storage: Storage, folder: str, spec: Rule) -> Chosen:
         below = read_array(storage, folder, "inside_below")
         bands = [band(below[first : last + 1], spec) for first, last in pairwise(bounds.tolist())]
     starts, stops = np.array(bands, dtype=np.int64).reshape(-1, 2).T
-    positions = _ranks(storage, folder, "inside_rank")
+    positions = row_ranks(storage, folder, inside=True)
 
     def chosen(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         position = positions(start, stop)
@@ -141,12 +141,3 @@ def _inside(storage: Storage, folder: str, spec: Rule) -> Chosen:
         return kept, 100.0 * rank / np.maximum(1, np.diff(bounds)[domain])
 
     return chosen
-
-
-def _ranks(storage: Storage, folder: str, name: str) -> Callable[[int, int], np.ndarray]:
-    """The ranks of rows [start, stop) of the table of scores, read when they are asked for."""
-    try:
-        return StoredArray(storage, array_path(folder, name)).read
-    except FileNotFoundError:  # an index of an earlier version has none
-        ranks = read_array(storage, folder, name)
-        return lambda start, stop: ranks[start:stop]

@@ -1,12 +1,14 @@
 """`winnow select`: selections over score tables, Winnow's own or any Parquet files with a numeric column."""
 
 import argparse
+import errno
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,8 +24,10 @@ from pruner.score_tables.tables import Tables, open_tables
 from pruner.spec import SelectionSpec
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import console
+from service.commands.output import console, left_out
+from service.contract.schemas import JobCorpus
 
+_THREADS_MAX = 16  # each needs some 100 MB
 _LINE_SECONDS = 5.0  # between lines of progress without a terminal
 
 
@@ -55,13 +59,20 @@ def select(parser: Parser, args: argparse.Namespace) -> int:
     for spec in specs:
         _refuse(path_of(spec), tables)
     about = {"winnow": service.__version__, "versions": {name: version(name) for name in ("numpy", "pyarrow")}}
-    with _progress() as on_progress:
-        threads = len(os.sched_getaffinity(0))
-        made = select_tables(tables, args.key, specs, path_of, about, threads, on_progress)
+    threads = min(len(os.sched_getaffinity(0)), _THREADS_MAX)
+    try:
+        with _progress() as on_progress:
+            made = select_tables(tables, args.key, specs, path_of, about, threads, on_progress)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(f"no space left for {args.out}: free some and run this again") from None
     seconds = time.monotonic() - started
     if args.json:
         selections = [_fields(one) for one in made]
-        sys.stdout.write(json.dumps({"rows": tables.rows, "selections": selections, "seconds": seconds}) + "\n")
+        others = [asdict(left) for left in tables.left_out]
+        answer = {"rows": tables.rows, "left_out": others, "selections": selections, "seconds": seconds}
+        sys.stdout.write(json.dumps(answer) + "\n")
     else:
         _show(tables, made, args.out, seconds)
     return 0
@@ -94,6 +105,9 @@ def _show(tables: Tables, made: list[SelectedTables], out: Path, seconds: float)
     screen = console()
     files = f"{len(tables.tables):,} table" + ("s" if len(tables.tables) > 1 else "")
     screen.print(f"{tables.rows:,} rows in {files}; {seconds:,.1f} s", soft_wrap=True)
+    size = sum(table.size for table in tables.tables)
+    for line in left_out(JobCorpus.of(len(tables.tables), size, tables.left_out)):
+        screen.print(line, soft_wrap=True)
     for reason, rows in {reason: rows for one in made for reason, rows in one.left_out.items()}.items():
         screen.print(f"left out: {rows:,} {reason}", soft_wrap=True)
     table = Table(title="Selections", title_justify="left")

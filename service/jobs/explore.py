@@ -78,4 +78,4 @@ def _scored(jobs: Jobs, job_id: str, ranked: Order) -> tuple[JobFiles, Index]:
     raise Conflict(f"the documents are not ranked by {by} yet: make a selection in this order, then look again")
 
 
-_index = lru_cache(maxsize=16)(read_index)  # an index never changes; that of a workspace elsewhere is held in memory
+_index = lru_cache(maxsize=16)(read_index)  # an index never changes; that of a workspace elsewhere is copied

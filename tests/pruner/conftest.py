@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruner.corpus import plan as plans
-from pruner.select import manifest, score_table
+from pruner.tables import table_writer
 from pruner.tables.storage import Storage
 from tests.pruner.scored import SPLIT, ScoredCorpus, corpus_spec
 
@@ -71,8 +71,7 @@ def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScoredCorpus:
     """A scored corpus of two files in several shards, with ties and rejects."""
     monkeypatch.setattr(plans, "SHARD_BYTES", 400)
     monkeypatch.setattr(plans, "SHARD_BYTES_MAX", 800)
-    monkeypatch.setattr(score_table, "ROWS_A_GROUP", 16)
-    monkeypatch.setattr(manifest, "ROWS_A_GROUP", 16)
+    monkeypatch.setattr(table_writer, "GROUP_ROWS", 16)
     return scored_corpus(tmp_path)
 
 

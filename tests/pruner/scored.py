@@ -68,7 +68,7 @@ def write_selection(
 ) -> SelectionRecord:
     """Makes a selection as workers do, part by part; the folders are those of the index, the order and the result."""
     writer = SelectionWriter(storage, index, order, folder, spec, provenance)
-    parts = part_count(len(read_index(storage, index).rank))
+    parts = part_count(int(read_index(storage, index).shards[-1]))
     for part in range(parts if parts > 1 else 0):
         writer.write_part(part, lambda: None)
     return writer.write(lambda: None)

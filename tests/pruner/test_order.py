@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pruner.corpus.plan import Plan
 from pruner.corpus.row_hash import row_hash
 from pruner.corpus.train_split import in_split
-from pruner.select import build_index, manifest
+from pruner.select import build_index
 from pruner.select.index import read_index
 from pruner.select.order import by_byte, by_hash, write_order
 from pruner.select.selection_record import SelectionRecord
 from pruner.spec import BY_BYTE, BY_TOKEN, Order, SelectionSpec
-from pruner.tables import parquet_parts
+from pruner.tables import parquet_parts, table_writer
 from pruner.tables.storage import Storage
 from tests.pruner.conftest import jsonl, scored_corpus
 from tests.pruner.oracle import select
@@ -245,7 +245,7 @@ def test_marks_at_any_step_count_the_same(many_indexed: ScoredCorpus, monkeypatc
 
 
 def test_a_manifest_says_its_order_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "ROWS_A_GROUP", 16)
+    monkeypatch.setattr(table_writer, "GROUP_ROWS", 16)
     scored = scored_corpus(tmp_path)
     scored.index(split=SPLIT)
     for spec in (SelectionSpec(criterion="random", seed=4), SelectionSpec(criterion="high", per="byte")):

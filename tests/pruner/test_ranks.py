@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pruner.ranks import coarse, runs, search
+from pruner.ranks import cells, coarse, runs, search
 from pruner.ranks.coarse import CoarseRanks
 from pruner.ranks.cuts import find_cuts
 from pruner.ranks.exact import ExactRanks
@@ -65,13 +65,16 @@ def kept(ranking: Parts, specs: list[SelectionSpec], threads: int = 1) -> list[t
     st.sampled_from([None, "domain"]),
     st.integers(1, 25),
     st.sampled_from([0, 3, search.GATHERED_MAX]),
+    st.sampled_from([0, cells._DENSE_CELLS]),
 )
-@example([(1.0, 0, 0)] * 3, [("medium", 0.5, "tokens")], None, 2, 0)
-def test_cuts_keep_what_a_plain_sort_keeps(documents: Any, specs: Any, within: Any, size: int, gathered: int) -> None:
+@example([(1.0, 0, 0)] * 3, [("medium", 0.5, "tokens")], None, 2, 0, 0)
+def test_cuts_keep_what_a_plain_sort_keeps(
+    documents: Any, specs: Any, within: Any, size: int, gathered: int, dense: int
+) -> None:
     key, tokens, domain = (np.array(column) for column in zip(*documents, strict=True))
     made = [SelectionSpec(criterion=c, rate=rate, unit=unit, within=within) for c, rate, unit in specs]
     ranking = Parts(key, tokens, domain if within else None, size)
-    with patch.object(search, "GATHERED_MAX", gathered):
+    with patch.object(search, "GATHERED_MAX", gathered), patch.object(cells, "_DENSE_CELLS", dense):
         found = kept(ranking, made)
     for spec, (mask, cuts) in zip(made, found, strict=True):
         expected = select(key, tokens, spec, domain, key=key)

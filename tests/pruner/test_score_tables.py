@@ -180,6 +180,16 @@ def test_a_large_manifest_is_a_folder_with_percentiles_from_counters(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_what_a_killed_run_left_is_removed(three: list[str], tmp_path: Path) -> None:
+    left = tmp_path / f".medium-0.5.parquet.{'0' * 32}.part"
+    folder = tmp_path / f".medium-0.5.parquet.{'1' * 32}.part"
+    left.write_bytes(b"half")
+    folder.mkdir()
+    (folder / "part-00000.parquet").write_bytes(b"half")
+    make(three, tmp_path, [SelectionSpec()])
+    assert [path.name for path in tmp_path.iterdir()] == ["medium-0.5.parquet"]
+
+
 def test_manifests_can_be_selected_from(rows: pa.Table, three: list[str], tmp_path: Path) -> None:
     first = make(three, tmp_path, [SelectionSpec(rate=0.5)])[0]
     second = make([str(first.manifest)], tmp_path, [SelectionSpec(criterion="low", rate=0.25)])[0]

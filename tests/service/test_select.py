@@ -50,9 +50,11 @@ def test_manifests_of_a_sweep_are_written(table: Path, tmp_path: Path, capsys: p
 
 
 def test_a_summary_is_shown(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["select", str(table), "--key", "quality", "--out", str(tmp_path / "out")]) == 0
+    (tmp_path / "README.md").write_text("about\n")
+    assert main(["select", str(tmp_path), "--key", "quality", "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr().out
     assert "6 rows in 1 table" in shown
+    assert "README.md" in shown
     assert "left out: 1 rows without a number in 'quality'" in shown
     assert "medium-0.5" in shown
 
@@ -88,3 +90,24 @@ def test_tables_and_files_of_others_are_never_replaced(
     status, line = refused(capsys, table, "--key", "quality", "--out", out)
     assert (status, manifest.read_text()) == (1, "mine")
     assert "no manifest of Winnow's" in line
+
+
+def test_scores_of_a_job_give_its_manifests_again(
+    reference: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, again = tmp_path / "kept", tmp_path / "again"
+    fields = ["--id-field", "id", "--domain-field", "domain", "--reference", str(reference), "--device", "cpu"]
+    for flags in (["--unit", "tokens"], ["--within", "domain"], ["--per", "byte"]):
+        sweep = ["--select", "low", "--select", "medium", "--rate", "0.3", *flags]
+        assert main(["prune", str(corpus), *fields, *sweep, "--out", str(kept)]) == 0
+        assert main(["select", str(kept / "scores"), *sweep, "--out", str(again)]) == 0
+    capsys.readouterr()
+    names = sorted(path.name for path in again.glob("manifest-*.parquet"))
+    assert len(names) == 6
+    for name in names:
+        made = pq.read_table(again / name)
+        assert set(made["reject"].to_pylist()) <= {None}
+        if (kept / name).exists():  # that of the last sweep
+            manifest = pq.read_table(kept / name)
+            assert made.select(manifest.column_names).equals(manifest)
+    assert all((kept / name).exists() for name in names if name.endswith("-byte.parquet"))
