@@ -23,6 +23,7 @@ VERSION = 1
 _FRACTION, _SEED = 0.01, 20
 _LEAST_BYTES = 4 << 20  # of the text of a smaller corpus more is counted, up to all
 _TOKENS = 32_000_000  # at most, about
+_CHARACTERS = 1 << 20  # that are tokenized at once
 _LOAD_SECONDS = 600.0  # in which a tokenizer must load
 
 
@@ -64,11 +65,13 @@ def _count(task: Task) -> Counts:
     fraction = min(1.0, max(_FRACTION, _LEAST_BYTES / max(1, job.corpus.text_bytes)))
     corpus, roots = record.request.corpus, record.access.roots
     texts: list[str] = []
+    characters = 0
     for text in training_texts(job.plan, corpus, _TOKENS, fraction, _SEED, task.beat, roots):
         texts.append(text)
-        if len(texts) == 1000:
+        characters += len(text)
+        if characters >= _CHARACTERS:
             prior.add(tokenizer.encode(texts))
-            texts.clear()
+            texts, characters = [], 0
             task.beat()
     prior.add(tokenizer.encode(texts))
     data = io.BytesIO()

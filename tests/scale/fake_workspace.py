@@ -11,7 +11,7 @@ from pruner.select.domains import DomainRow
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import IndexCounts
 from service.contract.schemas import JobRequest, Progress
-from service.kinds import index, report, selection
+from service.kinds import index, prior, report, selection
 from service.kinds.job_files import JobFiles
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome
 from service.store.workspace import Workspace
@@ -69,6 +69,10 @@ def _planned_job(workspace: Workspace, job_id: str, plan: Plan) -> None:
     model = ModelRecord(source="/model", trained=False, sha256=job_id, tokenizer_sha256=job_id)
     workspace.records.write(workspace.path(job_id, "corpus.json"), corpus)
     workspace.records.write(workspace.path(job_id, "model.json"), model)
+    record = workspace.job(job_id)
+    assert record is not None
+    counts, *_ = prior.nodes(JobFiles(workspace, record))
+    workspace.storage.write_bytes(counts.paths[0], b"")
 
 
 def _finish(workspace: Workspace, job_id: str, shards: int) -> None:
