@@ -323,6 +323,41 @@ def test_selections_by_scores(
     assert [row["id"] for row in first] == [row["id"] for row in ranked(rows, "surprisal_max")[:3]]
 
 
+def test_selections_by_several_scores(api: httpx.Client, jobs: Jobs, work_off: WorkOff, body: dict[str, Any]) -> None:
+    stages = [{"score": "quality", "at_least": 5}, {"score": "edu", "criterion": "high", "rate": 0.5}]
+    specs = [
+        {"name": "staged", "stages": stages},
+        {"difference": ["perplexity", "big"], "criterion": "low"},
+        {"name": "ranks", "rank_sum": [["edu", 1], ["perplexity", -1]], "criterion": "high", "rate": 0.25},
+        "fineweb-edu-2",
+        "paper-dolma",
+    ]
+    job = api.post("/v1/jobs", json=body | {"selections": specs}).json()["id"]
+    work_off()
+    done = api.get(f"/v1/jobs/{job}").json()
+    assert done["status"] == "succeeded", done["error"]
+    made = {each["id"]: each for each in done["selections"]}
+    assert [*made] == ["staged", "low-0.5-perplexity-minus-big", "ranks", "fineweb-edu-2", "paper-dolma"]
+    assert made["staged"]["stages"] == stages
+
+    def kept(name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in api.get(f"{made[name]['manifest_url']}?format=jsonl").iter_lines()]
+
+    assert min(row["quality"] for row in kept("staged")) >= 5
+    assert {row["percentile"] for row in kept("fineweb-edu-2")} == {None}
+    assert min(row["edu_int"] for row in kept("fineweb-edu-2")) >= 2
+    assert len(kept("paper-dolma")) == made["paper-dolma"]["documents"]
+    for name, each in made.items():
+        preview = api.get(f"/v1/jobs/{job}/preview", params={"selection": name}).json()
+        assert {field: preview[field] for field in ("documents", "tokens")} == {
+            field: each[field] for field in ("documents", "tokens")
+        }
+    other = api.post(f"/v1/jobs/{job}/selections", json={"name": "ranks", "criterion": "low"})
+    assert (other.status_code, "another name" in other.json()["detail"]) == (409, True)
+    unknown = api.post(f"/v1/jobs/{job}/selections", json={"difference": ["perplexity", "edu"], "criterion": "low"})
+    assert (unknown.status_code, "'edu' is no reference" in unknown.json()["detail"]) == (422, True)
+
+
 def test_a_job_without_a_reference(api: httpx.Client, work_off: WorkOff, body: dict[str, Any], tmp_path: Path) -> None:
     selections = [{"criterion": "high", "rate": 0.25, "score": "edu"}, {"criterion": "low", "score": "quality"}]
     request = {"corpus": body["corpus"], "selections": [*selections, {"criterion": "random", "rate": 0.5}]}
