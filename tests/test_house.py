@@ -31,7 +31,7 @@ PARTS = {
         "training",
         "spec",
     ),
-    "pruner": ("errors", "validation", "spec", "tables", "corpus", "select", "report", "export"),
+    "pruner": ("errors", "validation", "spec", "tables", "corpus", "select", "report", "export", "ablation"),
     "service": ("contract", "queue", "store", "kinds", "jobs", "work", "http", "page", "run", "commands"),
 }
 # Packages of others, and the parts of `service` that may import them; no other part does, not even in a function.
