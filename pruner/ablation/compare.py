@@ -106,7 +106,7 @@ class Comparison:
 
     def value(self, name: str, share: int = -1) -> float:
         """The measure of an arm, mean over its seeds."""
-        return float(self.measure.value(self.losses(name, self.seeds(name), share)).mean())
+        return float(np.mean(self.measure.value(self.losses(name, self.seeds(name), share))))
 
     def ranked(self) -> list[Arm]:
         """The selections, the best first."""
@@ -222,7 +222,7 @@ class Comparison:
         return sorted({name for name, found in zip(self.items.name, self.items.is_task, strict=True) if found == task})
 
     def _where(self, name: str, *, task: bool) -> np.ndarray:
-        return np.array([each == name for each in self.items.name]) & (self.items.is_task == task)
+        return np.asarray(np.array([each == name for each in self.items.name]) & (self.items.is_task == task))
 
 
 def interval(found: Difference) -> Interval:

@@ -110,7 +110,7 @@ def tokenize(
         partial = path.with_suffix(".part")
         left = tokens + 1
         with partial.open("wb") as out:
-            for run in _runs(_trained(texts(), held), tokenizer, start):
+            for run in runs(_trained(texts(), held), tokenizer, start):
                 beat()
                 out.write(run[:left].tobytes())
                 left -= min(left, len(run))
@@ -123,7 +123,7 @@ def tokenize(
     if path.stat().st_size < 4:
         raise BadReference("there is no text to train a reference on: check the text field, or raise the fraction")
     held = json.loads(heldout_path.read_text())
-    heldout = np.concatenate([np.zeros(0, np.uint16), *_runs(held, tokenizer, start)])
+    heldout = np.concatenate([np.zeros(0, np.uint16), *runs(held, tokenizer, start)])
     return TrainingTokens(tokens_in(path), heldout, [len(text.encode()) for text in held])
 
 
@@ -143,8 +143,11 @@ def _trained(texts: Iterable[str], held: list[str] | None = None) -> Iterator[st
             size += len(held[-1])
 
 
-def _runs(texts: Iterable[str], tokenizer: Tokenizer, start: int) -> Iterator[NDArray[np.uint16]]:
-    """The tokens of the texts, `start` before each document, a batch of text at a time."""
+def runs(texts: Iterable[str], tokenizer: Tokenizer, start: int) -> Iterator[NDArray[np.uint16]]:
+    """The tokens of the texts, `start` before each document, a batch of text at a time.
+
+    No text has the token `start` if the tokenizer takes special tokens as text (`encode_special_tokens`).
+    """
     for batch in _batches(texts):
         encodings = tokenizer.encode_batch_fast([piece for _, piece in batch])
         ids = itertools.chain.from_iterable(
