@@ -79,6 +79,15 @@ class Run:
     seconds: float = 0.0
 
 
+class MeasureRow(NamedTuple):
+    """A measure of a run: of a domain, of a task, or `all` of the held-out text or the tasks."""
+
+    kind: MeasureName
+    name: str
+    bits_per_byte: float
+    accuracy: float | None
+
+
 Runs = Mapping[RunKey, Run]
 
 
@@ -128,6 +137,19 @@ class Comparison:
     def results(self, overlap: Mapping[str, Mapping[str, float]]) -> list[ArmResult]:
         """All arms but the one that is `all` again. `overlap`: by arm and task."""
         return [self._result(arm, overlap.get(arm.name, {})) for arm in self.arms if arm.role != "again"]
+
+    def measures(self, run: Run, share: int) -> list[MeasureRow]:
+        """The measures of a run after a share of its steps."""
+        bits, correct = run.bits[share : share + 1], run.correct[share]
+        found = [MeasureRow("heldout", name, value, None) for name, value in self._heldout(bits).items()]
+        if self.which == "tasks":
+            scores = self._tasks(bits, run.correct[share : share + 1], {})
+            mean = float(np.mean([score.bits_per_byte for score in scores.values()]))
+            found.append(MeasureRow("tasks", ALL, mean, None))
+            for name, score in scores.items():
+                accuracy = float(correct[self._where(name, task=True)].mean()) if score.chance is not None else None
+                found.append(MeasureRow("tasks", name, score.bits_per_byte, accuracy))
+        return found
 
     def rate_checks(self) -> list[RateCheck]:
         """The runs at other learning rates."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
@@ -85,8 +86,15 @@ class Budget:
     share: float
 
 
+class Reading(NamedTuple):
+    """What a run reads: indices of documents of the pool, int64, in the order of reading; and its sub-pool in bytes."""
+
+    documents: np.ndarray
+    pool_bytes: int
+
+
 class Readings:
-    """What each run reads: indices of documents of the pool, in the order of reading."""
+    """What each run reads."""
 
     def __init__(self, pool: Pool, arms: Sequence[Arm], kept: Mapping[str, np.ndarray], budget: Budget) -> None:
         """`kept` [documents] bool by selection."""
@@ -94,8 +102,8 @@ class Readings:
         self._arms = {arm.name: arm for arm in arms}
         self._wanted = budget.tokens * pool.bytes_per_token * _SPARE  # bytes
 
-    def of(self, name: str, seed: int) -> np.ndarray:
-        """int64 [documents read], at most the sub-pool. Raises InputError for a sub-pool of too few documents.
+    def of(self, name: str, seed: int) -> Reading:
+        """What a run reads, at most its sub-pool. Raises InputError for a sub-pool of too few documents.
 
         The hash orders the documents and cuts the sub-pool, so that the arms of a seed have the documents that they
         share in the same order. A random arm draws its documents anew for each seed.
@@ -116,7 +124,8 @@ class Readings:
                 "--target-tokens, or take a larger corpus"
             )
         found = found[np.argsort(hashes[found], kind="stable")]
-        return found[: int(np.searchsorted(np.cumsum(self._pool.n_bytes[found]), self._wanted)) + 1]
+        size = np.cumsum(self._pool.n_bytes[found])
+        return Reading(found[: int(np.searchsorted(size, self._wanted)) + 1], int(size[-1]))
 
 
 def make_arms(pool: Pool, selections: Mapping[str, tuple[float, int]]) -> list[Arm]:

@@ -27,6 +27,7 @@ from scorer.training.replicas import Replicas
 from scorer.training.schedule import Schedule, make_schedule
 
 _SAVE_SECONDS = 20.0  # between two checkpoints
+_TELL_SECONDS = 0.2  # between two reports of progress
 _EVALUATED_ROWS = 8  # at a time on a CPU
 
 
@@ -79,11 +80,12 @@ def train_proxy(
     """Trains on the tokens in `work/tokens.bin`, uint16, and measures the texts after each of `shares` of the steps.
 
     `shares` ascend, and the last is 1. `work` keeps what a resumed call needs; the caller removes it. `on_progress` is
-    called with the steps taken, of `steps_of`, about every micro-batch, and may raise to end the run. Raises
+    called with the steps taken, of `steps_of`, now and then, and may raise to end the run. Raises
     BadReference if the loss becomes infinite or NaN.
     """
-    with _one_thread(device):
-        return _Run(spec, texts, shares, work, device, on_progress).run()
+    threads = torch.get_num_threads()
+    with _threads(1 if device == "cpu" else threads):
+        return _Run(spec, texts, shares, work, device, on_progress, threads).run()
 
 
 def steps_of(schedule: Schedule, shares: Sequence[float]) -> int:
@@ -93,11 +95,10 @@ def steps_of(schedule: Schedule, shares: Sequence[float]) -> int:
 
 
 @contextmanager
-def _one_thread(device: str) -> Iterator[None]:
+def _threads(count: int) -> Iterator[None]:
     """On a CPU a run takes one thread: small models run faster side by side, and their bits do not depend on cores."""
     before = torch.get_num_threads()
-    if not device.startswith("cuda"):
-        torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -119,7 +120,9 @@ class _Run:
         work: Path,
         device: str,
         on_progress: Callable[[int], None],
+        threads: int,
     ) -> None:
+        """`threads`: those of other work, that runs when progress is told."""
         self._schedule = schedule_of(spec, device)
         self._ends = _ends(self._schedule, shares)
         self._begins = [0, *(end - self._schedule.decay(end) for end in self._ends[:-1])]
@@ -131,7 +134,7 @@ class _Run:
         self._training = Training(job, Replicas(0, 1, []))
         rows = recipe.micro_gpu if device.startswith("cuda") else _EVALUATED_ROWS
         self._rows = EvaluationRows(texts, Layout(rows, recipe.sequence), spec.start)
-        self._taken = 0
+        self._taken, self._told, self._threads = 0, 0.0, threads
 
     def run(self) -> list[Point]:
         """All branches that are left."""
@@ -184,4 +187,8 @@ class _Run:
         return min(self._schedule.tokens, end * self._schedule.batch * self._schedule.sequence)
 
     def _beat(self) -> None:
-        self._on_progress(self._taken)
+        """Tells the progress now and then: other work may run meanwhile, with its own number of threads."""
+        if time.monotonic() - self._told >= _TELL_SECONDS:
+            with _threads(self._threads):
+                self._on_progress(self._taken)
+            self._told = time.monotonic()

@@ -132,11 +132,16 @@ def tokens_in(path: Path) -> NDArray[np.uint16]:
     return np.memmap(path, dtype=np.uint16, mode="r")
 
 
+def is_held_out(number: int) -> bool:
+    """Whether a document is not learnt from, by its place in the texts: the second of few, but not the only one."""
+    return number % _HELDOUT_EVERY == 1
+
+
 def _trained(texts: Iterable[str], held: list[str] | None = None) -> Iterator[str]:
     """The documents to learn from; the others are added to `held`, as far as they are to be measured."""
     size = 0
     for number, text in enumerate(texts):
-        if number % _HELDOUT_EVERY != 1:  # the second of few documents is held out, but the only one is not
+        if not is_held_out(number):
             yield text
         elif held is not None and text and size < _HELDOUT_CHARACTERS:
             held.append(_valid(text[:_HELDOUT_EACH]))

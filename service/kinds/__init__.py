@@ -3,7 +3,7 @@
 A kind is a module with `nodes` and `run`, see node.py. To add one: write its file, and add a line here.
 """
 
-from service.kinds import corpus, documents, export, index, model, order, report, scores, selection
+from service.kinds import ablation, corpus, documents, export, index, model, order, report, scores, selection
 from service.kinds.node import Kind
 
 KINDS: dict[str, Kind] = {
@@ -16,4 +16,5 @@ KINDS: dict[str, Kind] = {
     "selection": selection,
     "report": report,
     "export": export,
+    "ablation": ablation,
 }

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from service.contract.names import RESOURCES, Resource
 from service.queue.tasks import NO_RESULT, Done, HeldLease, JobState, Lease, LeaseLost, NodeTasks
 
+_MOMENT_SECONDS = 0.1
+
 
 class LocalQueue:
     """A TaskQueue for one worker and one job at a time.
@@ -100,10 +102,15 @@ class LocalQueue:
         self.release(lease)
 
     def release(self, lease: Lease, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
-        """As TaskQueue, with no delay."""
+        """As TaskQueue; with a delay it waits a moment, and the task goes behind the others."""
         if self._held.pop(lease.fence, None) is None:
             raise LeaseLost
-        self._tasks[lease.resource].appendleft((lease.job, lease.node, lease.part))
+        tasks, task = self._tasks[lease.resource], (lease.job, lease.node, lease.part)
+        if delay_seconds:
+            time.sleep(min(delay_seconds, _MOMENT_SECONDS))
+            tasks.append(task)
+        else:
+            tasks.appendleft(task)
 
     def state(self, job: str) -> JobState | None:
         """As TaskQueue."""

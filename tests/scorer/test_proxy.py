@@ -46,6 +46,7 @@ def test_branches_are_ends_of_shorter_runs_and_a_killed_run_gives_the_same_bits(
     assert likely[0] > likely[1] > likely[2]  # it learns to count
     assert wrong[2] > 3  # and that 40 does not follow 6
     monkeypatch.setattr("scorer.training.proxy._SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("scorer.training.proxy._TELL_SECONDS", 0.0)
     steps = steps_of(schedule_of(SPEC, "cpu"), SHARES)
     for stop in (3, steps // 4, steps // 2, steps - 2):
         with pytest.raises(KeyboardInterrupt):
