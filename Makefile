@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test browser page faults scale-queue test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
+.PHONY: demo test browser page faults scale-queue ablation-truth test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -42,6 +42,10 @@ faults: $(VENV)/.installed-test
 # The queue with 200 and 200,000 shards, a minute: time and memory of each shard, and of the API. Fails on a missed target.
 scale-queue: $(VENV)/.installed-test
 	$(BIN)/python -m tests.scale
+
+# Proxies trained on twenty random halves of a corpus: at most two may win. Some minutes.
+ablation-truth: $(VENV)/.installed-test
+	WINNOW_TEST_LONG=1 $(BIN)/python -m pytest -s tests/service/test_ablation_truth.py
 
 # A Chromium for the tests of the page: installed with apt-get if possible, else it prints what to do.
 browser:

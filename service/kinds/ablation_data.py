@@ -32,7 +32,8 @@ from service.store.records import EVERY_DOCUMENT, WantedAblation
 
 _SILENCE_SECONDS = 600.0  # while torch is loaded
 _SEEDS_MAX = 8  # of an arm, with a budget
-_CHARACTERS = (200_000, 1_000_000)  # of each held-out set: at least, where it has them, and at most
+_CHARACTERS = (40_000, 1_000_000)  # of each held-out set: at least, where it has them, and at most
+_MEASURED = 1 / 3  # characters of held-out text for each token that a run reads, so that measuring takes a sixth of it
 _CPU_FLOPS, _GPU_FLOPS = 4e10, 1.2e14  # a second, of a core and of a GPU: about, as proxies reach them
 _REPEATS = 0.9  # of a sub-pool's estimated tokens: a run that reads more may repeat some
 
@@ -64,8 +65,9 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
     seeds = options.seeds if options.budget is None else max(options.seeds, _SEEDS_MAX)
     readings = Readings(everything, arms, kept, Budget(tokens, share))
     planned = {(arm.name, seed): readings.of(arm.name, seed) for arm in arms for seed in range(seeds)}
-    low, high = _CHARACTERS
-    texts = ablation_texts.measured_texts(job, options, max(low, min(high, tokens // 2)), task.beat)
+    characters = round(_MEASURED * tokens / (1 + len(options.heldout)))
+    characters = max(_CHARACTERS[0], min(_CHARACTERS[1], characters))
+    texts = ablation_texts.measured_texts(job, options, characters, task.beat)
     overlap = Overlap({name: [item.text for item in items] for name, items in texts.questions.items()})
 
     with tempfile.TemporaryDirectory(prefix="winnow-ablation-") as temporary:

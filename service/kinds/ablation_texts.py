@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pruner.ablation.compare import ALL
 from pruner.ablation.tasks import OLMES, TaskItem, read_tasks
 from pruner.corpus.sample import training_documents
 from pruner.corpus.sandbox import make_plan
@@ -13,7 +14,7 @@ from service.contract.ablations import AblationOptions
 from service.kinds.job_files import JobFiles
 
 NO_DOMAIN = "(no domain)"
-_CHARACTERS_EACH = 20_000  # of a document, so that no long one outweighs the others
+_CHARACTERS_EACH = 4_000  # of a document: many documents say more than long ones
 _FEWEST = 20  # documents, or there is a warning
 
 
@@ -66,7 +67,8 @@ def measured_texts(job: JobFiles, options: AblationOptions, characters: int, bea
     """
     found = MeasuredTexts()
     for document, domain in _cut(_split(job, beat), characters):
-        found.add_document(domain, document, named=False)
+        taken = domain == ALL or domain in options.heldout
+        found.add_document(f"{domain} (corpus)" if taken else domain, document, named=False)
     split = len(found.name)
     for name, path in options.heldout.items():
         before = len(found.name)
@@ -97,7 +99,7 @@ def measured_texts(job: JobFiles, options: AblationOptions, characters: int, bea
 
 
 def _cut(documents: Iterator[tuple[str, str]], characters: int) -> Iterator[tuple[str, str]]:
-    """The first documents, with so many characters together; each at most 20,000."""
+    """The first documents, with so many characters together; each at most 4,000."""
     given = 0
     for text, domain in documents:
         clean = text[:_CHARACTERS_EACH].encode("utf-8", "replace").decode()
