@@ -74,17 +74,19 @@ def experiment(
     return Comparison(arms, items(), runs, "heldout")
 
 
-@pytest.mark.parametrize(("seeds", "passes"), [(3, 0.3), (3, 1.0), (5, 1.0)])
-def test_of_a_thousand_experiments_without_a_difference_few_have_a_win(seeds: int, passes: float) -> None:
+@pytest.mark.parametrize(("seeds", "passes", "selections"), [(3, 0.3, 1), (3, 1.0, 5), (5, 1.0, 2)])
+def test_of_a_thousand_experiments_without_a_difference_few_have_a_win(
+    seeds: int, passes: float, selections: int
+) -> None:
     draw = np.random.default_rng(seeds)
     wins = apart = 0
     for _ in range(1_000):
-        found = experiment(draw, seeds, passes)
+        found = experiment(draw, seeds, passes, selections=selections)
         wins += any(is_clear(found, arm, 1) for arm in found.ranked())
         difference = found.difference("random-0.5", "all")
         apart += abs(difference.value) > (difference.half_width() or 0)
     assert wins <= 50
-    assert apart <= 50  # the interval of a single pair covers, too
+    assert apart <= 70  # the interval of a single pair covers as it should: 50 are expected
 
 
 def test_a_difference_is_found_and_said_with_its_conditions() -> None:
