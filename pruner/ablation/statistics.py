@@ -105,9 +105,9 @@ def share_of_draw(passes: float, rate: float) -> float:
 
 
 def detectable(differences: Sequence[Difference]) -> float | None:
-    """The smallest difference that would have been off zero: the root mean square of the half-widths."""
+    """The smallest difference that would have been off zero: the median of the half-widths."""
     widths = [width for found in differences if (width := found.half_width()) is not None]
-    return math.sqrt(sum(width**2 for width in widths) / len(widths)) if widths else None
+    return float(np.median(widths)) if widths else None
 
 
 def steps_to_baseline(shares: Sequence[float], arm: Sequence[float], baseline: float) -> float | None:

@@ -14,10 +14,10 @@ _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "10 4")  # arms differ by these b
 
 
 def forest(result: dict[str, Any], *, width: int = 760) -> Markup:
-    """Each arm's difference to `all` with its interval, over the band that the noise of the ablation covers."""
+    """Each arm's difference to `all` with its interval, over the band that the interval of the noise arm reaches to."""
     arms = [arm for arm in result["arms"] if arm["name"] != "all"]
     left, right, top = (150, 150, 34) if width > 500 else (110, 12, 34)
-    band = float(result["noise"]["detectable"] or 0.0)
+    band = max(map(abs, _interval(result["noise"]["difference"])))
     ends = [end for arm in arms for end in _interval(arm["difference"])]
     most = max([abs(end) for end in ends] + [band, 1e-4]) * 1.08
 
@@ -73,7 +73,7 @@ def curves(result: dict[str, Any], *, width: int = 460) -> Markup:
     for number, arm in enumerate(arms):
         points = [place(point) for point in arm["curve"]]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        kind = "middle" if arm["name"] == "all" else "loss" if arm["name"].startswith("random") else "gain"
+        kind = "middle" if arm["name"] == "all" else "gain" if arm["random"] is not None else "axis"
         dash = _DASHES[number % len(_DASHES)]
         out.append(f'<polyline class="{kind}" fill="none" stroke-width="2" stroke-dasharray="{dash}" points="{path}"/>')
         labels.append((points[-1][1], visible(arm["name"])[:16]))

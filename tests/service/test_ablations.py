@@ -35,7 +35,7 @@ def chain(draw: random.Random, words: int) -> list[str]:
     return found
 
 
-def write_planted(folder: Path, documents: int = 1_600) -> Path:
+def write_planted(folder: Path, documents: int = 1_200) -> Path:
     """A corpus of which every second document has its words shuffled, held-out documents, and a task beside it."""
     draw = random.Random(0)
     folder.mkdir()
@@ -69,7 +69,7 @@ def results(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     request = JobRequest.model_validate(
         {
             "corpus": {"paths": [str(planted / "corpus.jsonl")], "domain_field": "kind"},
-            "reference": {"train": {"preset": "tiny", "tokens": 24_000, "fraction": 0.2}},
+            "reference": {"train": {"preset": "tiny", "tokens": 16_000, "fraction": 0.2}},
             "selections": [
                 {"criterion": "low", "rate": 0.5},
                 {"criterion": "random", "rate": 0.5, "seed": 3},
