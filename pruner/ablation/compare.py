@@ -94,7 +94,9 @@ Runs = Mapping[RunKey, Run]
 class Comparison:
     """The arms of an ablation, compared by the runs that there are."""
 
-    def __init__(self, arms: Sequence[Arm], items: Items, runs: Runs, which: MeasureName) -> None:
+    def __init__(self, arms: Sequence[Arm], items: Items, runs: Runs, which: MeasureName, share: float = 1.0) -> None:
+        """`share`: of the documents, that are the sub-pool of a run."""
+        self._share = share
         self.arms, self.items, self.runs, self.which = arms, items, runs, which
         self.measure, self.inside = items.measure(which)
         self._arm = {arm.name: arm for arm in arms}
@@ -166,7 +168,7 @@ class Comparison:
         if arm.role != "selection":
             return 0.0
         passes = float(np.mean([self.runs[RunKey(name, seed)].passes for seed in self.seeds(name)]))
-        return share_of_draw(passes, arm.rate)
+        return share_of_draw(min(1.0, passes) * self._share, arm.rate)
 
     def _result(self, arm: Arm, overlap: Mapping[str, float]) -> ArmResult:
         seeds = self.seeds(arm.name)

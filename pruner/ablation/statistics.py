@@ -92,15 +92,14 @@ def paired_difference(measure: Measure, arm: np.ndarray, other: np.ndarray, draw
     return Difference(float(by_seed.mean()), spread * (1 / seeds + drawn), of_items, seeds, items)
 
 
-def share_of_draw(passes: float, rate: float) -> float:
+def share_of_draw(read: float, rate: float) -> float:
     """The part of a paired difference's variance that a selection owes to the documents that it happens to keep.
 
-    A selection is one draw of documents. Two runs of it read different documents only as far as they read a part of
-    it: `passes` below 1. The share is that of a random draw of `rate` of the documents, each run of which, and of the
-    arm that it is compared with, reads documents of variance v: passes · (1 - rate) · v is common to all seeds, and
-    each seed adds (2 - passes) · v.
+    A selection is one draw of documents, so its runs read other documents only as far as each reads a part of it:
+    `read`, at most 1. Take a random draw of `rate` of the documents, and let a run, as one of the arm that it is
+    compared with, vary by v with the documents that it reads: read · (1 - rate) · v is common to all seeds, and each
+    seed adds (2 - read) · v.
     """
-    read = min(1.0, passes)
     return read * (1 - rate) / (2 - read)
 
 

@@ -35,7 +35,7 @@ _SEEDS_MAX = 8  # of an arm, with a budget
 _CHARACTERS = (40_000, 1_000_000)  # of each held-out set: at least, where it has them, and at most
 _MEASURED = 1 / 3  # characters of held-out text for each token that a run reads, so that measuring takes a sixth of it
 _CPU_FLOPS, _GPU_FLOPS = 4e10, 1.2e14  # a second, of a core and of a GPU: about, as proxies reach them
-_REPEATS = 0.9  # of a sub-pool's estimated tokens: a run that reads more may repeat some
+_REPEATS = 1.5  # passes up to which repeated text is nearly as good as new, so that a random arm is like `all`
 
 
 def prepare(task: Task, wanted: WantedAblation) -> Counts:

@@ -8,7 +8,7 @@ from pruner.ablation.recommend import Conditions, is_clear, recommend
 from pruner.ablation.result import AblationResult
 from pruner.tables.records import Record
 from service.kinds import index
-from service.kinds.ablation_plan import AblationPlan, Round, folder, key_of, rounds
+from service.kinds.ablation_plan import VERSION, AblationPlan, Round, folder, key_of, rounds
 from service.kinds.ablation_run import read_items, read_run
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Task
@@ -57,7 +57,8 @@ def compare(task: Task, wanted: WantedAblation, plan: AblationPlan) -> Counts:
             recommendation=recommend(comparison, conditions, len(decided)),
             warnings=list(plan.warnings),
             settings=wanted.options.model_dump() | settings.model_dump(exclude={"format"}),
-            provenance=about.provenance if about is not None else {},
+            provenance=(about.provenance if about is not None else {})
+            | {"ablation": {"version": VERSION, "heldout_and_tasks": wanted.files}},
         )
         job.workspace.records.write(task.path, DoneAblation(result=result))
     return Counts(fresh=True)
@@ -97,7 +98,7 @@ def _comparison(job: JobFiles, wanted: WantedAblation, plan: AblationPlan, keys:
         if found is None:
             raise InputsGone(f"the run of {key.arm}, seed {key.seed}")
         runs[key] = found
-    return Comparison(plan.arms, read_items(job, wanted), runs, plan.measure)
+    return Comparison(plan.arms, read_items(job, wanted), runs, plan.measure, plan.settings.share)
 
 
 def _write_runs(task: Task, wanted: WantedAblation, plan: AblationPlan, comparison: Comparison) -> None:

@@ -55,7 +55,7 @@ def forest(result: dict[str, Any], *, width: int = 760) -> Markup:
 def curves(result: dict[str, Any], *, width: int = 460) -> Markup:
     """The measure of each arm over tokens, both axes from the first point to the last; tokens on a log scale."""
     arms = result["arms"]
-    left, right, top, plot = 56, 110, 16, 200
+    left, right, top, plot = 56, 130, 16, 200
     tokens = [point["tokens"] for arm in arms for point in arm["curve"]]
     values = [point["value"] for arm in arms for point in arm["curve"]]
     first, last = math.log(min(tokens)), math.log(max(max(tokens), min(tokens) + 1))
@@ -76,7 +76,7 @@ def curves(result: dict[str, Any], *, width: int = 460) -> Markup:
         kind = "middle" if arm["name"] == "all" else "gain" if arm["random"] is not None else "axis"
         dash = _DASHES[number % len(_DASHES)]
         out.append(f'<polyline class="{kind}" fill="none" stroke-width="2" stroke-dasharray="{dash}" points="{path}"/>')
-        labels.append((points[-1][1], visible(arm["name"])[:16]))
+        labels.append((points[-1][1], visible(arm["name"])[:18]))
     for y, name in _apart(labels):
         out.append(svg_text(width - right + 6, y + 4, name, "start"))
     points = arms[0]["curve"]

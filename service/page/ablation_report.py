@@ -22,7 +22,7 @@ def result_values(result: dict[str, Any]) -> dict[str, Any]:
     return {
         "result": result,
         "forests": [ablation_charts.forest(result), ablation_charts.forest(result, width=400)],
-        "curves": [ablation_charts.curves(result, width=620), ablation_charts.curves(result, width=400)],
+        "curves": [ablation_charts.curves(result, width=760), ablation_charts.curves(result, width=400)],
         "compared": compared,
         "rows": [
             *(_row("domain", name, value, compared) for name, value in arms["all"]["heldout"].items() if name != "all"),

@@ -174,6 +174,7 @@ def test_the_service_makes_ablations_beside_the_job(
     make_request: MakeRequest,
     planted: Path,
     api: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job, _ = jobs.create(make_request(planted / "corpus.jsonl", corpus={"paths": [str(planted / "corpus.jsonl")]}))
     work_off()
@@ -194,8 +195,19 @@ def test_the_service_makes_ablations_beside_the_job(
     assert found["progress"]["runs_done"] == found["progress"]["runs_total"] == 3
     assert found["result"]["recommendation"]["selection"] is None  # one seed shows nothing
     assert jobs.get(job.id).status == "succeeded"
-    assert [each["id"] for each in api.get(path).json()["data"]] == [found["id"]]
+    assert found["id"] in [each["id"] for each in api.get(path).json()["data"]]
     assert api.get(f"{address}/runs.parquet").status_code == 200
+    monkeypatch.setattr("service.kinds.ablation_data._SEEDS_MAX", 2)
+    budgeted = api.post(path, json=body | {"budget": 1_000}).headers["Location"]
+    work_off()
+    found_more = api.get(budgeted).json()
+    assert found_more["status"] == "succeeded"
+    assert found_more["progress"]["runs_total"] == 3 + 6 + 3  # other learning rates, and a seed more
+    checks = found_more["result"]["learning_rates"]
+    assert {(check["arm"], check["factor"]) for check in checks} == {
+        (arm, factor) for arm in ("all", "random-0.5", "medium-0.5") for factor in (1 / 4, 1 / 16)
+    }
+    assert {arm["seeds"] for arm in found_more["result"]["arms"]} == {2}
     missing = api.post(path, json=body | {"heldout": {"clean": str(planted / "tasks" / "next.jsonl")}})
     work_off()
     failed = api.get(missing.headers["Location"]).json()
