@@ -11,6 +11,7 @@ from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 from service.contract.ablations import AblationOptions
+from service.kinds.corpus import refuse_own_files
 from service.kinds.job_files import JobFiles
 
 NO_DOMAIN = "(no domain)"
@@ -87,7 +88,7 @@ def measured_texts(job: JobFiles, options: AblationOptions, characters: int, bea
         )
     for place in options.tasks:
         if place != OLMES:
-            job.record.access.roots.admit(place)
+            refuse_own_files(job.workspace, [job.record.access.roots.admit(place).path])
         for task, items in read_tasks(place).items():
             if task in found.questions:
                 raise InputError(f"{place}: there are two tasks of the name {task}: rename a file")
@@ -128,5 +129,6 @@ def _file(job: JobFiles, path: str, characters: int, beat: Callable[[], None]) -
     spec = CorpusSpec(paths=[path], text_field=job.record.request.corpus.text_field)
     roots = job.record.access.roots
     plan = make_plan(spec, roots, beat)
+    refuse_own_files(job.workspace, (file.url for file in plan.files))
     for found in training_documents(plan, spec, max(1_000, characters // 4), 1.0, 0, beat, roots):
         yield found.text, ""

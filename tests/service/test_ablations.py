@@ -23,7 +23,7 @@ from tests.service.pool import WORDS, until
 from tests.service.test_prune import nothing
 
 MakeRequest = Callable[..., JobRequest]
-SMALL = ["--preset", "nano", "--tokens", "4000", "--seeds", "2"]
+SMALL = ["--preset", "nano", "--tokens", "5000", "--seeds", "2"]
 
 
 def chain(draw: random.Random, words: int) -> list[str]:
@@ -126,7 +126,7 @@ def test_the_clean_half_wins_and_a_random_one_does_not(
 
 
 def test_a_killed_ablation_goes_on_and_gives_the_same_bytes(results: Path, planted: Path, tmp_path: Path) -> None:
-    given = [results, "--selection", "low-0.5", *SMALL, "--tasks", planted / "tasks", "--tokens", 5000]
+    given = [results, "--selection", "low-0.5", *SMALL, "--tasks", planted / "tasks"]
     assert run(*given, "--out", tmp_path / "whole") == 0
     found = result(tmp_path / "whole")
     assert found["measure"] == "tasks"
