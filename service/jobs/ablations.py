@@ -123,7 +123,7 @@ def _progress(
     if state is not None and not done:
         prefix = ablation.node_name(wanted, "runs-")
         notes = [lease.note for lease in state.leases if lease.note and lease.task.startswith(prefix)]
-        tokens += sum(TaskNote.model_validate_json(note).tokens for note in notes)
+        tokens = min(total * each, tokens + sum(TaskNote.model_validate_json(note).tokens for note in notes))
     return AblationProgress(runs_done=runs, runs_total=total, tokens_done=tokens, tokens_total=total * each)
 
 

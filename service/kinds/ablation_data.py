@@ -74,11 +74,17 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
         needed = np.unique(np.concatenate([each.documents for each in planned.values()]))
         documents, overlaps = _read(task, everything, needed, Path(temporary) / "texts.arrow", overlap)
         reading = {key: np.searchsorted(needed, found.documents) for key, found in planned.items()}
-        vocabulary = RECIPES[preset].vocabulary
-        tokenizer = ArmsTokenizer(Path(temporary) / TOKENIZER, vocabulary, task.beat)
+        recipe = RECIPES[preset]
+        tokenizer = ArmsTokenizer(Path(temporary) / TOKENIZER, recipe.vocabulary, task.beat)
         tokenizer.learn(documents, reading[(ALL, 0)])
         starts = tokenizer.write_tokens(task, f"{folder(job, wanted)}/{TOKENS}", documents)
         lengths = np.diff(starts)
+        for (arm_name, _), found in reading.items():
+            if lengths[found].sum() <= recipe.sequence:
+                raise InputError(
+                    f"the sub-pool of {arm_name} has only {lengths[found].sum():,} tokens, no sequence of {preset}: "
+                    "raise --tokens, lower --target-tokens, or take a larger corpus"
+                )
         reading = {key: found[: _count(lengths[found], tokens)] for key, found in reading.items()}
         pool_bytes = {key: found.pool_bytes for key, found in planned.items()}
         _write_readings(task, wanted, reading, pool_bytes, starts, everything.n_bytes[needed])
