@@ -98,9 +98,9 @@ def share_of_draw(read: float, rate: float) -> float:
     A selection is one draw of documents, so its runs read other documents only as far as each reads a part of it:
     `read`, at most 1. Take a random draw of `rate` of the documents, and let a run, as one of the arm that it is
     compared with, vary by v with the documents that it reads: read · (1 - rate) · v is common to all seeds, and each
-    seed adds (2 - read) · v.
+    seed adds (2 - read) · v, and about as much again by its start and order.
     """
-    return read * (1 - rate) / (2 - read)
+    return read * (1 - rate) / (2 - read) / 2
 
 
 def detectable(differences: Sequence[Difference]) -> float | None:
