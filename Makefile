@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test docs browser page faults scale-queue scale-select test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
+.PHONY: demo test docs browser page faults scale-queue scale-select ablation-truth test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -50,6 +50,10 @@ scale-queue: $(VENV)/.installed-test
 DOCUMENTS := 5e7
 scale-select: $(VENV)/.installed-peers
 	$(BIN)/python -m tests.scale.select_tables $(DOCUMENTS) $(if $(filter 5e7,$(DOCUMENTS)),,--alone)
+
+# Proxies trained on twenty random halves of a corpus: at most two may win. Some minutes.
+ablation-truth: $(VENV)/.installed-test
+	WINNOW_TEST_LONG=1 $(BIN)/python -m pytest -s tests/service/test_ablation_truth.py
 
 # A Chromium for the tests of the page: installed with apt-get if possible, else it prints what to do.
 browser:

@@ -8,7 +8,7 @@ import pytest
 import service
 from pruner.select.manifest import MANIFEST
 from service.commands.cli import COMMANDS
-from service.http.routes import corpora, events, explore, exports, files, health, jobs, score, selections
+from service.http.routes import ablations, corpora, events, explore, exports, files, health, jobs, score, selections
 from service.kinds import KINDS
 from service.run.settings import Settings
 
@@ -26,7 +26,7 @@ DOCUMENTS = [
     *(ROOT / "tests").rglob("*.md"),
     *(path for room in FOLDERS[:4] for path in (ROOT / room).rglob("*.md")),
 ]
-PARTS = (jobs, selections, files, exports, events, explore, score, corpora, health)
+PARTS = (jobs, selections, files, exports, ablations, events, explore, score, corpora, health)
 ROUTES = sorted({route.path for part in PARTS for route in part.router.routes})
 # Files that only the guide's example and a user's own settings would make.
 NOT_THERE = {"service/kinds/sizes.py", "service/kinds/<kind>.py", "deploy/winnow.env"}

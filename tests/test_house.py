@@ -44,6 +44,7 @@ PARTS = {
         "score_tables",
         "report",
         "export",
+        "ablation",
     ),
     "service": ("contract", "queue", "store", "kinds", "jobs", "work", "http", "page", "run", "commands"),
 }

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -18,6 +19,14 @@ _SPARE = 1.25  # factor on the share drawn from a shard, as its planned size is 
 _SHUFFLE_BYTES = 64 << 20  # of text that is held in memory and shuffled
 
 
+class SplitDocument(NamedTuple):
+    """A document of the train split."""
+
+    text: str
+    n_bytes: int
+    domain: str | None
+
+
 def training_texts(
     plan: Plan,
     spec: CorpusSpec,
@@ -27,6 +36,19 @@ def training_texts(
     beat: Callable[[], None],
     roots: Roots = UNRESTRICTED,
 ) -> Iterator[str]:
+    """The texts of `training_documents`."""
+    return (found.text for found in training_documents(plan, spec, tokens, fraction, seed, beat, roots))
+
+
+def training_documents(
+    plan: Plan,
+    spec: CorpusSpec,
+    tokens: int,
+    fraction: float,
+    seed: int,
+    beat: Callable[[], None],
+    roots: Roots = UNRESTRICTED,
+) -> Iterator[SplitDocument]:
     """Documents of the train split to train on; the same ones in the same order at each call.
 
     Yields the whole split where it is small. Otherwise yields about as much as `tokens` tokens need: a sample spread
@@ -46,13 +68,13 @@ def training_texts(
     rng = random.Random(seed)  # noqa: S311 (a fixed algorithm, so that the order is the same everywhere)
     given, low, high = 0, 0.0, 1.0  # bytes of text; the factors of the shares that were drawn and are drawn now
     while True:
-        held: list[str] = []
+        held: list[SplitDocument] = []
         held_bytes = 0
         for shard, share in zip(order, shares, strict=True):
-            for text, size in _drawn(plan, shard, spec, roots, beat, (low * share, high * share), fraction, seed):
-                given += size
-                held.append(text)
-                held_bytes += size
+            for found in _drawn(plan, shard, spec, roots, beat, (low * share, high * share), fraction, seed):
+                given += found.n_bytes
+                held.append(found)
+                held_bytes += found.n_bytes
                 if held_bytes > _SHUFFLE_BYTES:
                     rng.shuffle(held)
                     yield from held
@@ -98,8 +120,8 @@ def _drawn(
     between: tuple[float, float],
     fraction: float,
     seed: int,
-) -> Iterator[tuple[str, int]]:
-    """The texts of a shard that are in the split and whose draw lies between two shares, and their bytes."""
+) -> Iterator[SplitDocument]:
+    """The documents of a shard that are in the split and whose draw lies between two shares."""
     row = 0
     for batch in read_shard(plan, shard, spec, roots, beat):
         beat()
@@ -111,5 +133,5 @@ def _drawn(
                 return  # all were drawn before
         row += len(batch)
         chosen &= batch["text"].is_valid().to_numpy(zero_copy_only=False)
-        texts = batch.select(["text", "n_bytes"]).filter(pa.array(chosen))
-        yield from zip(texts["text"].to_pylist(), texts["n_bytes"].to_pylist(), strict=True)
+        rows = batch.select(SplitDocument._fields).filter(pa.array(chosen))
+        yield from map(SplitDocument, *(column.to_pylist() for column in rows.columns))

@@ -61,7 +61,7 @@ class Training:
         data = tokens_in(job.work / "tokens.bin")
         self._batches = Batches(data, self._schedule.sequence, self._schedule.micro, job.start, job.seed)
         self._gradients = Gradients(list(self.model.module.parameters()), self.device)
-        self._optimizer = Optimizer(self.model, job.optimizer, job.recipe, self._schedule.weight_decay)
+        self.optimizer = Optimizer(self.model, job.optimizer, job.recipe, self._schedule.weight_decay)
         share = self._schedule.micro / self._schedule.batch
         self._micro = MicroStep(self.model, self._gradients, self._batches.layout, share, self.device)
         self._checkpoint = Checkpoint(job.work / "checkpoint.safetensors", job.settings)
@@ -75,7 +75,7 @@ class Training:
         first = self._restore()
         self._replicas.meet()  # or the file could change while another process reads it
         for step in range(first, self._schedule.steps):
-            self._step(step, on_progress)
+            self.step(step, self._schedule.factor(step), on_progress)
             if self._replicas.rank != 0:
                 continue
             if self._heldout is not None and self._is_point(step):
@@ -85,15 +85,19 @@ class Training:
                 self._store(step + 1)
                 saved_at = time.monotonic()
                 save_took = saved_at - now
-        self._readback.drain()
+        self.drain()
         return self._loss
+
+    def drain(self) -> None:
+        """Waits for the steps taken. Raises BadReference if the loss of one is infinite or NaN."""
+        self._readback.drain()
 
     def bits_per_byte(self, heldout: HeldOut, beat: Callable[[], None]) -> float | None:
         """The loss on held-out documents."""
         return heldout.bits_per_byte(self.model, self._batches.layout, self.device, beat)
 
-    def _step(self, step: int, on_progress: OnProgress) -> None:
-        """One step of the optimizer, on this process' share of a batch."""
+    def step(self, step: int, factor: float, on_progress: OnProgress) -> None:
+        """One step of the optimizer, at `factor` times the recipe's rate, on this process' share of a batch."""
         plan = self._schedule
         mine = range(self._replicas.rank * plan.micro, plan.batch, self._replicas.count * plan.micro)
         for number, at in enumerate(mine, 1):
@@ -108,7 +112,7 @@ class Training:
             self._readback.drain(ahead=1)  # a GPU has a micro-batch in hand while the host makes the next
         self._replicas.sum([*self._gradients.tensors(), self._micro.loss])
         self._gradients.clip(_CLIP)
-        self._optimizer.step(plan.factor(step))
+        self.optimizer.step(factor)
         self._gradients.clear()
         self._readback.add(self._micro.loss, lambda loss: self._note(step, loss))
         self._micro.loss.zero_()
@@ -138,11 +142,11 @@ class Training:
         """Writes the state after `step` steps."""
         self._readback.drain()  # a loss that is not finite is found before it is stored
         progress = {"step": step, "loss": self._loss, "curve": self.curve}
-        self._checkpoint.store(self.model.module, self._optimizer, progress)
+        self._checkpoint.store(self.model.module, self.optimizer, progress)
 
     def _restore(self) -> int:
         """Loads the last checkpoint, if there is one. Returns the number of steps taken."""
-        progress = self._checkpoint.restore(self.model.module, self._optimizer)
+        progress = self._checkpoint.restore(self.model.module, self.optimizer)
         if progress is None:
             return 0
         self._loss = progress["loss"]

@@ -139,14 +139,21 @@ def of_gpt2(model: Any, config: dict[str, Any]) -> TrainingModel:
 
 
 def _proxy(
-    hidden: int, layers: int, heads: int, vocabulary: int, micro_gpu: int, learning_rate: float, sequence: int = 1024
+    hidden: int,
+    layers: int,
+    heads: int,
+    vocabulary: int,
+    micro_gpu: int,
+    learning_rate: float,
+    sequence: int = 1024,
+    batch: int = 16,
 ) -> Recipe:
     """A small model for ablations, whose order of selections is to hold for others: GPT-2's shape, and AdamW."""
     return Recipe(
         Gpt2Shape(hidden, layers, heads, sequence),
         vocabulary=vocabulary,
         sequence=sequence,
-        batch=16,
+        batch=batch,
         budget=20_000_000,
         micro_cpu=4,
         micro_gpu=micro_gpu,
@@ -197,7 +204,9 @@ RECIPES: dict[Preset, Recipe] = {
         learning_rate=6e-4,
         muon_learning_rates=(4e-3, 1e-3),
     ),
-    "nano": _proxy(192, 4, 3, vocabulary=4096, micro_gpu=64, learning_rate=3e-3, sequence=512),  # 1.8 M + 0.8 M
+    "nano": _proxy(
+        128, 3, 2, vocabulary=2048, micro_gpu=64, learning_rate=4e-3, sequence=256, batch=32
+    ),  # 0.6 M + 0.3 M
     "4m": _proxy(256, 4, 4, vocabulary=4096, micro_gpu=64, learning_rate=3e-3, sequence=512),  # 3.2 M + 1.0 M
     "10m": _proxy(320, 8, 5, vocabulary=16_384, micro_gpu=64, learning_rate=2e-3),  # 9.9 M + 5.2 M
     "30m": _proxy(512, 10, 8, vocabulary=16_384, micro_gpu=32, learning_rate=1.5e-3),  # 31.5 M + 8.4 M

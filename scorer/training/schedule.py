@@ -23,15 +23,19 @@ class Schedule:
     rate: float  # factor of the recipe's learning rate
     weight_decay: float
 
-    def factor(self, step: int) -> float:
+    def factor(self, step: int, end: int | None = None) -> float:
         """The learning rate of a step, counted from 0, relative to the recipe's: warm-up, constant, linear decay.
 
-        Of a run that ends early only the last fifth is missing, so runs of several budgets can share their start (the
-        WSD schedule, Hu et al., https://arxiv.org/abs/2404.06395).
+        With `end`, that of a branch that ends after so many steps: it shares the warm-up, and decays in its last fifth
+        (the WSD schedule, Hu et al., https://arxiv.org/abs/2404.06395).
         """
+        end = end or self.steps
         warm = max(1, round(_WARM_UP * self.steps))
-        decay = max(1, round(_DECAY * self.steps))
-        return self.rate * min(1.0, (step + 1) / warm, (self.steps - step) / (decay + 1))
+        return self.rate * min(1.0, (step + 1) / warm, (end - step) / (self.decay(end) + 1))
+
+    def decay(self, end: int) -> int:
+        """How many steps before its end a branch leaves the run."""
+        return max(1, round(_DECAY * end))
 
 
 def make_schedule(

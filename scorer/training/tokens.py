@@ -110,7 +110,7 @@ def tokenize(
         partial = path.with_suffix(".part")
         left = tokens + 1
         with partial.open("wb") as out:
-            for run in _runs(_trained(texts(), held), tokenizer, start):
+            for run in runs(_trained(texts(), held), tokenizer, start):
                 beat()
                 out.write(run[:left].tobytes())
                 left -= min(left, len(run))
@@ -123,7 +123,7 @@ def tokenize(
     if path.stat().st_size < 4:
         raise BadReference("there is no text to train a reference on: check the text field, or raise the fraction")
     held = json.loads(heldout_path.read_text())
-    heldout = np.concatenate([np.zeros(0, np.uint16), *_runs(held, tokenizer, start)])
+    heldout = np.concatenate([np.zeros(0, np.uint16), *runs(held, tokenizer, start)])
     return TrainingTokens(tokens_in(path), heldout, [len(text.encode()) for text in held])
 
 
@@ -132,19 +132,27 @@ def tokens_in(path: Path) -> NDArray[np.uint16]:
     return np.memmap(path, dtype=np.uint16, mode="r")
 
 
+def is_held_out(number: int) -> bool:
+    """Whether a document is not learnt from, by its place in the texts: the second of few, but not the only one."""
+    return number % _HELDOUT_EVERY == 1
+
+
 def _trained(texts: Iterable[str], held: list[str] | None = None) -> Iterator[str]:
     """The documents to learn from; the others are added to `held`, as far as they are to be measured."""
     size = 0
     for number, text in enumerate(texts):
-        if number % _HELDOUT_EVERY != 1:  # the second of few documents is held out, but the only one is not
+        if not is_held_out(number):
             yield text
         elif held is not None and text and size < _HELDOUT_CHARACTERS:
             held.append(_valid(text[:_HELDOUT_EACH]))
             size += len(held[-1])
 
 
-def _runs(texts: Iterable[str], tokenizer: Tokenizer, start: int) -> Iterator[NDArray[np.uint16]]:
-    """The tokens of the texts, `start` before each document, a batch of text at a time."""
+def runs(texts: Iterable[str], tokenizer: Tokenizer, start: int) -> Iterator[NDArray[np.uint16]]:
+    """The tokens of the texts, `start` before each document, a batch of text at a time.
+
+    No text has the token `start` if the tokenizer takes special tokens as text (`encode_special_tokens`).
+    """
     for batch in _batches(texts):
         encodings = tokenizer.encode_batch_fast([piece for _, piece in batch])
         ids = itertools.chain.from_iterable(

@@ -30,6 +30,7 @@ COMMANDS = {
     "prune": _Command("local", "prune a corpus on this machine, without a service", runs_models=True),
     "select": _Command("select", "select from score tables, without a corpus, a model or a service"),
     "export": _Command("export", "write the kept documents of a selection as corpus files"),
+    "ablate": _Command("ablate", "train small models on several selections, and compare them", runs_models=True),
     "train": _Command("local", "train a reference", runs_models=True),
     "score": _Command("local", "score a corpus", runs_models=True),
     "convert": _Command("local", "convert a native Mamba-2 checkpoint to a model folder", runs_models=True),

@@ -246,7 +246,7 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
         body["selections"] = _selections(parser, args)
     elif args.reference is None and args.scores:  # `winnow score` makes no selection: this one uses no reference
         body["selections"] = [{"score": args.scores[0][0]}]
-    return _valid(parser, JobRequest, body)
+    return validated(parser, JobRequest, body)
 
 
 def training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[CorpusSpec, TrainSpec]:
@@ -255,12 +255,12 @@ def training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple
         parser.error("--preset starts a new model and --from goes on with one: use only one of them")
     if args.gpus < 1:
         parser.error("--gpus must be at least 1")
-    return corpus(parser, args), _valid(parser, TrainSpec, _training(args))
+    return corpus(parser, args), validated(parser, TrainSpec, _training(args))
 
 
 def corpus(parser: argparse.ArgumentParser, args: argparse.Namespace) -> CorpusSpec:
     """The corpus of the arguments; exits with status 2 if they are wrong."""
-    return _valid(parser, CorpusSpec, _corpus(args))
+    return validated(parser, CorpusSpec, _corpus(args))
 
 
 def _corpus(args: argparse.Namespace) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def _corpus(args: argparse.Namespace) -> dict[str, Any]:
 
 def selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[SelectionSpec]:
     """The selections of the arguments; exits with status 2 if they are wrong."""
-    return [_valid(parser, SelectionSpec, body) for body in _selections(parser, args)]
+    return [validated(parser, SelectionSpec, body) for body in _selections(parser, args)]
 
 
 def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Any]:
@@ -319,10 +319,11 @@ def score_request(parser: argparse.ArgumentParser, args: argparse.Namespace, tex
     """The request to score texts at once; exits with status 2 if it is wrong, such as too many texts."""
     scoring = {"stride": args.stride, "dtype": args.dtype}
     body = {"texts": texts, "model": args.reference, "scoring": scoring, "tokens": args.each_token}
-    return _valid(parser, ScoreRequest, body)
+    return validated(parser, ScoreRequest, body)
 
 
-def _valid(parser: argparse.ArgumentParser, kind: type[Request], body: dict[str, Any]) -> Request:
+def validated(parser: argparse.ArgumentParser, kind: type[Request], body: dict[str, Any]) -> Request:
+    """A request of these fields; exits with status 2 if they are wrong."""
     try:
         return kind.model_validate(body)
     except ValidationError as error:

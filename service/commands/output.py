@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from pruner.ablation.result import AblationResult
 from scorer.training.summary import TrainingSummary
+from service.contract.ablations import Ablation, AblationEstimate
 from service.contract.names import Status
 from service.contract.schemas import Export, JobCorpus, ScoredText
 from service.contract.schemas import Progress as JobProgress
@@ -110,6 +112,62 @@ def parts_bar() -> Iterator[Callable[[Export], None]]:
                 printed_at = time.monotonic()
 
         yield tell
+
+
+@contextmanager
+def ablation_bar() -> Iterator[Callable[[Ablation], None]]:
+    """A progress bar of an ablation on standard error, after a line with what it takes."""
+    screen = console(stderr=True)
+    started, printed_at, told = time.monotonic(), time.monotonic(), False
+    begun: tuple[float, int] | None = None  # when the first tokens were read, and how many there were
+    columns = (
+        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
+        *(TextColumn("{task.fields[note]}"), TimeElapsedColumn()),
+    )
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("preparing", total=None, note="")
+
+        def tell(shown: Ablation) -> None:
+            nonlocal printed_at, told, begun
+            progress, now = shown.progress, time.monotonic()
+            if shown.estimate is not None and not told:
+                told = True
+                screen.print(estimated(shown.estimate), soft_wrap=True)
+            done, total = progress.tokens_done, progress.tokens_total
+            if done and begun is None:
+                begun = now, done
+            left = ""
+            if begun is not None and total and done > begun[1]:
+                left = f", {duration((now - begun[0]) * (total - done) / (done - begun[1]))} left"
+            note = f"{progress.runs_done} of {progress.runs_total or 0} runs, {done:,} tokens{left}" if total else ""
+            bar.update(task, description="training" if total else "preparing", completed=done, total=total, note=note)
+            if not screen.is_terminal and now - printed_at >= _LINE_SECONDS:
+                screen.print(f"ablation: {note or 'preparing'}, {duration(now - started)}", soft_wrap=True)
+                printed_at = now
+
+        yield tell
+
+
+def estimated(found: AblationEstimate) -> str:
+    """What an ablation takes, in a line."""
+    gpu = f", {found.gpu_hours:.2f} GPU-hours" if found.gpu_hours else " of one core"
+    return f"{found.runs} runs, {found.tokens:,} tokens in all: about {duration(found.seconds)}{gpu}"
+
+
+def ablation_table(result: AblationResult, seconds: float) -> list[Table | str]:
+    """The result of an ablation, to print on a `console`."""
+    table = Table(title=f"Bits per byte, {result.measure}", title_justify="left")
+    for name in ("arm", "documents", "passes", "value", "difference to all", "95 % interval", "steps to all's end"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for arm in result.arms:
+        found, steps = arm.difference, arm.steps_to_baseline
+        interval = "–" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
+        numbers = [f"{arm.documents:,}", f"{arm.passes:.2f}", f"{arm.value:.4f}", f"{found.value:+.4f}", interval]
+        table.add_row(arm.name, *numbers, "–" if steps is None else f"{steps:.2f}x")
+    noise = result.noise
+    smallest = "" if noise.detectable is None else f"; a difference of {noise.detectable:.4f} could have been shown"
+    lines = [f"noise: {noise.arm} differs from all by {noise.difference.value:+.4f}{smallest}; {duration(seconds)}"]
+    return [table, *lines, *(f"warning: {warning}" for warning in result.warnings), result.recommendation.text]
 
 
 def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table | str]:

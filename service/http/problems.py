@@ -16,6 +16,7 @@ from pruner.errors import InputError
 from pruner.validation import explain
 from service.contract.quotas import RETRY_SECONDS, QuotaExceeded
 from service.contract.schemas import Problem
+from service.jobs.ablations import UnknownAblation
 from service.jobs.exports import UnknownExport
 from service.jobs.jobs import Conflict, KeyReused, UnknownJob
 
@@ -77,8 +78,9 @@ def install(app: FastAPI) -> None:
     def unknown_job(request: Request, error: UnknownJob) -> ProblemResponse:
         return problem(request, 404, f"there is no job {error}")
 
+    @app.exception_handler(UnknownAblation)
     @app.exception_handler(UnknownExport)
-    def unknown_export(request: Request, error: UnknownExport) -> ProblemResponse:
+    def unknown(request: Request, error: UnknownAblation | UnknownExport) -> ProblemResponse:
         return problem(request, 404, str(error))
 
     @app.exception_handler(RedisError)

@@ -8,7 +8,7 @@ from service.contract.names import ENDED, Resource, Status
 from service.contract.schemas import Job, Problem, Progress
 from service.jobs.graph import Graph, Ready, look
 from service.jobs.status import progress_of, show_job, started_at
-from service.kinds import classifier, documents, export, index, passes, scores
+from service.kinds import ablation, classifier, documents, export, index, passes, scores
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Node, ShardPaths
 from service.queue.tasks import JobState, NodeTasks, TaskQueue, ranges
@@ -78,8 +78,9 @@ class Lifecycle:
     def drop(self, job_id: str, node: str, problem: Problem) -> bool:
         """Gives up what a job that has succeeded was asked for later, because a node of it cannot be made.
 
-        That is the selection or the export that the node makes, and all exports of this selection; with another node,
-        all selections that are in no report and all exports. Returns whether there was one.
+        That is the selection, the export or the ablation that the node makes, and all exports and ablations of this
+        selection; with another node, all selections that are in no report, all exports and all ablations. Returns
+        whether there was one.
         """
         record, state = self.workspace.job(job_id), self.queue.state(job_id)
         if record is None or state is None:
@@ -90,18 +91,23 @@ class Lifecycle:
         asked = {spec.id for spec in job.selections}
         lost = asked - {spec.id for spec in record.request.selections} - set(reported)
         exports = [wanted for wanted in job.exports if export.find(job, wanted) is None]
+        ablations = [wanted for wanted in job.ablations if ablation.find(job, wanted) is None]
         which = name.partition("/")[0]
         if kind == "selection":
             lost &= {which}
             exports = [wanted for wanted in exports if wanted.spec.id == which]
-        elif kind == "export":
+            ablations = [wanted for wanted in ablations if which in {spec.id for spec in wanted.needed}]
+        elif kind in ("export", "ablation"):
             lost.clear()
-            exports = [wanted for wanted in exports if wanted.id == which]
+            exports = [wanted for wanted in exports if kind == "export" and wanted.id == which]
+            ablations = [wanted for wanted in ablations if kind == "ablation" and wanted.id == which]
         for selection_id in lost:
             self.workspace.unwant(job_id, selection_id)
         for wanted in exports:
             self.workspace.fail_export(job_id, wanted.id, problem)
-        return bool(lost or exports)
+        for ablated in ablations:
+            self.workspace.fail_ablation(job_id, ablated.id, problem)
+        return bool(lost or exports or ablations)
 
     def show(self, record: JobRecord, state: JobState | None) -> Job:
         """A job as returned."""

@@ -4,6 +4,7 @@ A kind is a module with `nodes` and `run`, see node.py. To add one: write its fi
 """
 
 from service.kinds import (
+    ablation,
     classifier,
     corpus,
     documents,
@@ -32,4 +33,5 @@ KINDS: dict[str, Kind] = {
     "selection": selection,
     "report": report,
     "export": export,
+    "ablation": ablation,
 }

@@ -6,7 +6,7 @@ from pruner.corpus.plan import Plan
 from pruner.corpus.plan_file import read_plan
 from pruner.spec import SelectionSpec
 from service.contract.scorers import ScorerSpec
-from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome, WantedExport
+from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome, WantedAblation, WantedExport
 from service.store.workspace import Workspace, digest
 
 TRAINER = 6  # version of the kind `model`: raised when a change of the code changes trained references
@@ -103,10 +103,19 @@ class JobFiles:
         failed = self.workspace.failed_exports(self.record.id) if found else {}
         return [wanted for wanted in found if wanted.id not in failed]
 
+    @cached_property
+    def ablations(self) -> list[WantedAblation]:
+        """The ablations that the job is to make, without those that have failed."""
+        found = self.workspace.ablations(self.record)
+        failed = self.workspace.failed_ablations(self.record.id) if found else {}
+        return [wanted for wanted in found if wanted.id not in failed]
+
     @property
     def needed_selections(self) -> list[SelectionSpec]:
-        """The selections of the job, and those that its exports need besides."""
-        return list(dict.fromkeys([*self.selections, *(wanted.spec for wanted in self.exports)]))
+        """The selections of the job, and those that its exports and ablations need besides."""
+        of_exports = [wanted.spec for wanted in self.exports]
+        of_ablations = [spec for wanted in self.ablations for spec in wanted.needed]
+        return list(dict.fromkeys([*self.selections, *of_exports, *of_ablations]))
 
 
 _plan = lru_cache(maxsize=_PLANS)(read_plan)  # a plan never changes

@@ -86,7 +86,7 @@ def histogram(
     label = f"Histogram of {by} by perplexity"
     if kept is not None:
         label += f"; kept from {perplexity(kept.low)} to {perplexity(kept.high)}"
-    return _svg(width, height, label, [hatch, *axes, *out])
+    return svg(width, height, label, [hatch, *axes, *out])
 
 
 def not_drawn(data: dict[str, Any], by: str, kept: PerplexityRange | None) -> int:
@@ -124,16 +124,16 @@ def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
     edges, bottom = data["edges"], top + plot
     step = max(1, math.ceil(columns / (width / 56)))
     shown = range(0, columns + 1, step)
-    out += [_text(left + i * wide, bottom + 16, number(data["token_edges"][i]), "middle") for i in shown]
+    out += [svg_text(left + i * wide, bottom + 16, number(data["token_edges"][i]), "middle") for i in shown]
     for value in _round_perplexities(edges[0], edges[-1], plot / 28):
         y = bottom - plot * (math.log(value) - edges[0]) / (edges[-1] - edges[0])
         out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        out.append(_text(left - 6, y + 4, perplexity(value), "end"))
+        out.append(svg_text(left - 6, y + 4, perplexity(value), "end"))
     out.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{bottom}" y2="{bottom}"/>')
-    out.append(_text((left + width - right) / 2, bottom + 34, "tokens of a document (doubling)", "middle"))
-    out.append(_text(4, 14, "perplexity (log scale)", "start"))
+    out.append(svg_text((left + width - right) / 2, bottom + 34, "tokens of a document (doubling)", "middle"))
+    out.append(svg_text(4, 14, "perplexity (log scale)", "start"))
     label = "Documents by length in tokens and perplexity; darker is more, the dashed line the median of a length"
-    return _svg(width, bottom + 42, label, out)
+    return svg(width, bottom + 42, label, out)
 
 
 def domains(rows: Sequence[dict[str, Any]], unit: str, *, width: int = 760) -> Markup:
@@ -144,7 +144,7 @@ def domains(rows: Sequence[dict[str, Any]], unit: str, *, width: int = 760) -> M
     def x(share: float) -> float:
         return left + (width - left - right) * share / most
 
-    out = [_text(left, 16, f"share of all {unit}, before (hollow) and after (full)", "start")]
+    out = [svg_text(left, 16, f"share of all {unit}, before (hollow) and after (full)", "start")]
     for i, row in enumerate(rows):
         y, shares = top + i * line + line / 2, row[unit]
         before, after = x(shares["before"]), x(shares["after"])
@@ -155,11 +155,11 @@ def domains(rows: Sequence[dict[str, Any]], unit: str, *, width: int = 760) -> M
             f'y2="{y}"/><circle class="before" stroke-width="1.5" cx="{before:.1f}" cy="{y}" r="4.5"/>'
             f'<circle class="after{" down" * down}" cx="{after:.1f}" cy="{y}" r="4.5"/>'
         )
-        out.append(_text(left - 12, y + 4, visible(row["name"])[:30], "end"))
+        out.append(svg_text(left - 12, y + 4, visible(row["name"])[:30], "end"))
         out.append(
-            _text(width - right + 12, y + 4, f"{percent(shares['before'])} → {percent(shares['after'])}", "start")
+            svg_text(width - right + 12, y + 4, f"{percent(shares['before'])} → {percent(shares['after'])}", "start")
         )
-    return _svg(width, top + len(rows) * line + 10, f"Share of each domain in all {unit}, before and after", out)
+    return svg(width, top + len(rows) * line + 10, f"Share of each domain in all {unit}, before and after", out)
 
 
 def standalone(svg: Markup) -> str:
@@ -169,14 +169,16 @@ def standalone(svg: Markup) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{head}><style>{COLOURS}</style>{white}{rest}'
 
 
-def _svg(width: int, height: float, label: str, parts: Sequence[str]) -> Markup:
+def svg(width: int, height: float, label: str, parts: Sequence[str]) -> Markup:
+    """An SVG of these parts, which are escaped; `label` is its text for screen readers."""
     return Markup(  # noqa: S704 (the parts are escaped where they are built)
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" width="{width}" '
         f'height="{height:.0f}" viewBox="0 0 {width} {height:.0f}">{"".join(parts)}</svg>'
     )
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+def svg_text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+    """A text, escaped; `anchor` is start, middle or end."""
     kind = f' class="{kind}"' if kind else ""
     return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
@@ -222,8 +224,8 @@ def _threshold(
     anchor, aside = ("end", -5) if label_left else ("start", 5)
     if (label_left and x < 110) or (not label_left and x > width - 80):
         anchor, aside = ("start", 5) if label_left else ("end", -5)
-    yield _text(x + aside, top - 20, perplexity(value), anchor, "strong")
-    yield _text(x + aside, top - 6, f"percentile {percentile:.4g}", anchor)
+    yield svg_text(x + aside, top - 20, perplexity(value), anchor, "strong")
+    yield svg_text(x + aside, top - 6, f"percentile {percentile:.4g}", anchor)
 
 
 def _count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) -> Iterator[str]:
@@ -232,8 +234,8 @@ def _count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) 
     for value in range(0, most + 1, step):
         y = top + plot - plot * value / most
         yield f'<line class="{"axis" if value == 0 else "grid"}" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield _text(left - 6, y + 4, _axis_label(value), "end")
-    yield _text(4, 14, f"{by} per bar", "start")
+        yield svg_text(left - 6, y + 4, _axis_label(value), "end")
+    yield svg_text(4, 14, f"{by} per bar", "start")
 
 
 def _axis_label(value: int) -> str:
@@ -249,9 +251,9 @@ def _perplexity_axis(x: Any, low: float, high: float, bottom: int) -> Iterator[s
         at = x(math.log(value))
         yield f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
         if at - last > 44:
-            yield _text(at, bottom + 17, perplexity(value).removesuffix(".0"), "middle")
+            yield svg_text(at, bottom + 17, perplexity(value).removesuffix(".0"), "middle")
             last = at
-    yield _text((x(low) + x(high)) / 2, bottom + 34, "perplexity (log scale)", "middle")
+    yield svg_text((x(low) + x(high)) / 2, bottom + 34, "perplexity (log scale)", "middle")
 
 
 def _round_perplexities(low: float, high: float, most: float) -> list[float]:
@@ -300,7 +302,8 @@ def _draw_row(row: ChartRow, x: Any, y: float, left: int, right: int) -> tuple[l
     first, last = x(math.log(row.kept.low)), x(_log(row.kept.high))
     at = max(4.0, min(first, right - character * max(map(len, lines))))
     out = [
-        _text(at, y + _LINE * i, line, "start", "strong" if row.highlighted else "") for i, line in enumerate(lines, 1)
+        svg_text(at, y + _LINE * i, line, "start", "strong" if row.highlighted else "")
+        for i, line in enumerate(lines, 1)
     ]
     y += _LINE * len(lines) + 8
     out.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')

@@ -84,6 +84,21 @@ def export_request(form: Form) -> dict[str, Any]:
     return options | {"out": first_value(form, "out") or None}
 
 
+def ablation_request(form: Form) -> dict[str, Any]:
+    """The options of the form of an ablation. The API checks the values."""
+    options: dict[str, Any] = {"selection": form.get("selection", [])}
+    for name in ("heldout", "tasks"):
+        options[name] = [line.strip() for line in first_value(form, name).splitlines() if line.strip()]
+    for name in ("preset", "regime"):
+        if value := first_value(form, name):
+            options[name] = value
+    numbers = dict.fromkeys(("tokens", "seeds", "target_parameters", "target_tokens"), int)
+    for name, kind in {**numbers, "budget": float}.items():
+        if value := first_value(form, name):
+            options[name] = _number(value, kind)
+    return options
+
+
 def _selection(form: Form, criterion: str, rate: str) -> dict[str, Any]:
     """One selection; the form's order is for all criteria but random, the seed for random alone."""
     spec = {"criterion": criterion, "rate": _rate(rate), "unit": first_value(form, "unit", "documents")}

@@ -13,7 +13,7 @@ from scorer.training.names import PRESETS
 from service.contract.names import ENDED, STATUSES
 from service.contract.network import job_path
 from service.http.dependencies import RulesOf
-from service.page import api_docs, exports, forms, job_view
+from service.page import ablations, api_docs, exports, forms, job_view
 from service.page.api import Api, ApiError, ApiOf
 from service.page.render import FOLDER, HEADERS, STATIC_TYPES, page_response
 from service.page.report import fetch_report_data, report_html
@@ -23,6 +23,7 @@ from service.page.surprisal import LEVELS, level, surprisal
 
 router = APIRouter(include_in_schema=False)
 router.include_router(exports.router)
+router.include_router(ablations.router)
 # The name of the part of a page that a script asks for; without it the whole page is sent.
 Part = Annotated[str | None, Query(max_length=20)]
 _JOBS_PER_PAGE = 20
@@ -196,6 +197,7 @@ async def job(
         return page_response(values["preview_part"], **values)
     server, with_key = _server(request), _with_key(request)
     values |= await exports.list_values(api, found["id"], server, with_key)
+    values |= await ablations.list_values(api, found["id"])
     return page_response("job.html", **values, snippets=snippets(server, found, with_key))
 
 

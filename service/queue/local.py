@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from service.contract.names import RESOURCES, Resource
 from service.queue.tasks import NO_RESULT, Done, HeldLease, JobState, Lease, LeaseLost, NodeTasks
 
+_MOMENT_SECONDS = 0.1
+
 
 class LocalQueue:
     """A TaskQueue for the workers of one process, in threads of their own, and one job at a time.
@@ -121,11 +123,16 @@ class LocalQueue:
         self.release(lease)
 
     def release(self, lease: Lease, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
-        """As TaskQueue, with no delay."""
+        """As TaskQueue; with a delay it waits a moment, and the task goes behind the others."""
         with self._changed:
             if self._held.pop(lease.fence, None) is None:
                 raise LeaseLost
-            self._tasks[lease.resource].appendleft((lease.job, lease.node, lease.part))
+            tasks, task = self._tasks[lease.resource], (lease.job, lease.node, lease.part)
+            if delay_seconds:
+                self._changed.wait(min(delay_seconds, _MOMENT_SECONDS))
+                tasks.append(task)
+            else:
+                tasks.appendleft(task)
             self._changed.notify_all()
 
     def state(self, job: str) -> JobState | None:

@@ -13,7 +13,7 @@ from service.http.auth import PUBLIC_PATHS, AuthMiddleware
 from service.http.keys import Keys
 from service.http.metrics import QueueCollector
 from service.http.middleware import BodyLimit, RequestMetrics
-from service.http.routes import corpora, events, explore, exports, files, health, jobs, score, selections
+from service.http.routes import ablations, corpora, events, explore, exports, files, health, jobs, score, selections
 from service.jobs.jobs import Jobs
 from service.page import pages
 from service.page.signin import SignInMiddleware
@@ -41,7 +41,7 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
     app.state.registry = CollectorRegistry()
     app.state.registry.register(QueueCollector(the_jobs))
     ProcessCollector(registry=app.state.registry)
-    parts = (jobs, selections, files, exports, events, explore, score, corpora, health, pages)
+    parts = (jobs, selections, files, exports, ablations, events, explore, score, corpora, health, pages)
     app.state.routes = [route for part in parts for route in part.router.routes]
     for part in parts:
         app.include_router(part.router)

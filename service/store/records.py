@@ -10,6 +10,7 @@ from pruner.spec import SelectionSpec
 from pruner.tables.records import Record
 from scorer.fingerprint import ModelFingerprint
 from scorer.training.summary import TrainingSummary
+from service.contract.ablations import AblationOptions
 from service.contract.names import Status
 from service.contract.permissions import Access
 from service.contract.quotas import Quotas
@@ -51,7 +52,7 @@ class WantedSelection(Record):
 
 
 ALL = "all"  # names the selection of every document that selections choose from
-_EVERY_DOCUMENT = SelectionSpec(criterion="low", rate=1.0)
+EVERY_DOCUMENT = SelectionSpec(criterion="low", rate=1.0)
 
 
 class WantedExport(Record):
@@ -65,7 +66,7 @@ class WantedExport(Record):
     def of(cls, selection: SelectionSpec | None, options: ExportOptions) -> "WantedExport":
         """The export of a selection, or of all documents with None."""
         name = ALL if selection is None else selection.id
-        return cls(selection=name, spec=selection or _EVERY_DOCUMENT, options=options)
+        return cls(selection=name, spec=selection or EVERY_DOCUMENT, options=options)
 
     @property
     def root(self) -> str | None:
@@ -80,6 +81,30 @@ class WantedExport(Record):
 
 class FailedExport(Record):
     """`jobs/<id>/failed-exports/<export id>.json`: why an export cannot be made."""
+
+    error: Problem
+
+
+class WantedAblation(Record):
+    """`jobs/<id>/ablations/<ablation id>.json`: an ablation that was asked for."""
+
+    specs: tuple[SelectionSpec, ...]  # of its selections, in the order of their ids in the options
+    options: AblationOptions
+    files: str  # a digest of the held-out files and tasks as they were
+
+    @property
+    def id(self) -> str:
+        """Its id, by the selections, the options and the files."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    @property
+    def needed(self) -> tuple[SelectionSpec, ...]:
+        """The selections that it reads: those that it compares, and every document."""
+        return (EVERY_DOCUMENT, *self.specs)
+
+
+class FailedAblation(Record):
+    """`jobs/<id>/failed-ablations/<ablation id>.json`: why an ablation cannot be made."""
 
     error: Problem
 

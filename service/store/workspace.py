@@ -3,7 +3,7 @@
 workspace.json                   its name and the format of its files
 keys/                            API keys
 jobs/<id>/                       job.json, outcome.json, corpus.json, model.json, selections/<id>.json,
-                                 exports/<id>.json, failed-exports/<id>.json
+                                 exports/<id>.json, failed-exports/<id>.json, the same of ablations
 <kind>/<key>/…                   artefacts, shared by all jobs: see service/kinds
 training/<key>/                  the state of trainings that are under way
 """
@@ -20,7 +20,16 @@ from pruner.tables.record_store import RecordStore
 from pruner.tables.records import parse_record
 from pruner.tables.storage import Storage
 from service.contract.schemas import Problem
-from service.store.records import FailedExport, JobRecord, Outcome, WantedExport, WantedSelection, WorkspaceRecord
+from service.store.records import (
+    FailedAblation,
+    FailedExport,
+    JobRecord,
+    Outcome,
+    WantedAblation,
+    WantedExport,
+    WantedSelection,
+    WorkspaceRecord,
+)
 
 _ROOM_BYTES = 8192  # reserved for each job's outcome, so that a full disk can still take it
 
@@ -137,6 +146,35 @@ class Workspace:
         names = self.storage.list(self.path(job_id, "failed-exports"))
         records = {name: self.records.read(FailedExport, self.path(job_id, f"failed-exports/{name}")) for name in names}
         return {name.removesuffix(".json"): found.error for name, found in records.items() if found is not None}
+
+    # -- ablations
+    def want_ablation(self, job_id: str, wanted: WantedAblation) -> None:
+        """Asks for an ablation; one that has failed is tried again."""
+        self.storage.remove(self.path(job_id, f"failed-ablations/{wanted.id}.json"))
+        self.records.write_new(self.path(job_id, f"ablations/{wanted.id}.json"), wanted)
+
+    def unwant_ablations(self, record: JobRecord) -> None:
+        """Forgets all ablations of a job. What is done of them stays, for when they are asked for again."""
+        for wanted in self.ablations(record):
+            self.storage.remove(self.path(record.id, f"ablations/{wanted.id}.json"))
+
+    def ablations(self, record: JobRecord) -> list[WantedAblation]:
+        """The ablations that a job was asked for, by id."""
+        names = self.storage.list(self.path(record.id, "ablations"))
+        paths = [self.path(record.id, f"ablations/{name}") for name in names]
+        found = [self.records.recall(WantedAblation, path, record.created_at) for path in paths]
+        return [wanted for wanted in found if wanted is not None]
+
+    def fail_ablation(self, job_id: str, ablation_id: str, problem: Problem) -> None:
+        """Notes why an ablation cannot be made."""
+        self.records.write(self.path(job_id, f"failed-ablations/{ablation_id}.json"), FailedAblation(error=problem))
+
+    def failed_ablations(self, job_id: str) -> dict[str, Problem]:
+        """Why ablations cannot be made, by id."""
+        names = self.storage.list(self.path(job_id, "failed-ablations"))
+        paths = {name.removesuffix(".json"): self.path(job_id, f"failed-ablations/{name}") for name in names}
+        records = {name: self.records.read(FailedAblation, path) for name, path in paths.items()}
+        return {name: found.error for name, found in records.items() if found is not None}
 
 
 def digest(*parts: object) -> str:

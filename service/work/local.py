@@ -62,6 +62,7 @@ def prune(
     with own_workspace(out / results.WORK) as workspace:
         record, target = _record(workspace, request, results.of_prune(request, out)), Storage(str(out))
         workspace.unwant_exports(record)  # `winnow export` asks for them again
+        workspace.unwant_ablations(record)  # and `winnow ablate`
         files = JobFiles(workspace, record)
         try:
             job = _run(files, device, on_progress)

@@ -1,0 +1,146 @@
+"""Ablations of a job as its users see them: asked for, listed, shown."""
+
+import os
+from pathlib import Path
+
+from pruner.ablation.tasks import OLMES
+from pruner.corpus.listing import find_files
+from pruner.errors import InputError
+from pruner.spec import CorpusSpec
+from service.contract.ablations import Ablation, AblationOptions, AblationProgress
+from service.contract.schemas import Problem
+from service.jobs.jobs import Conflict, Jobs, not_there
+from service.kinds import ablation, selection
+from service.kinds.ablation_end import runs_path
+from service.kinds.ablation_plan import AblationPlan, find_plan, rounds, run_path
+from service.kinds.job_files import JobFiles
+from service.queue.tasks import JobState
+from service.store.records import TaskNote, WantedAblation
+from service.store.workspace import digest
+
+
+class UnknownAblation(LookupError):
+    """The job has no such selection or ablation. The message is one line."""
+
+
+class NoHeldOut(InputError):
+    """There is no held-out text to compare the arms by."""
+
+
+def add_ablation(jobs: Jobs, job_id: str, options: AblationOptions) -> Ablation:
+    """Asks for an ablation; one that has failed is tried again.
+
+    Raises UnknownJob, UnknownAblation for a selection that the job does not have, Conflict while the job has not
+    succeeded or a selection is not made, InputError for files that it may not read, and NoHeldOut.
+    """
+    job, files = jobs.files(job_id)
+    if job.status != "succeeded":
+        raise not_there(job.status, "selections to compare")
+    wanted = want(files, options)
+    for spec in wanted.specs:
+        if selection.find(files, spec) is None:
+            raise Conflict(f"the selection {spec.id} is not made yet: ask again when it is")
+    jobs.workspace.want_ablation(job_id, wanted)
+    jobs.lifecycle.advance(job_id)
+    return find_ablation(jobs, job_id, wanted.id)
+
+
+def want(files: JobFiles, options: AblationOptions) -> WantedAblation:
+    """The ablation that a job is asked for. Raises UnknownAblation, InputError and NoHeldOut."""
+    specs = {spec.id: spec for spec in files.selections}
+    for name in options.selection:
+        if name not in specs:
+            raise UnknownAblation(f"job {files.record.id} has no selection {name}: it has {', '.join(specs)}")
+    if files.record.request.train is None and not options.heldout:
+        raise NoHeldOut(
+            "there is no held-out text: the reference was not trained here, so name a file of documents with --heldout"
+        )
+    return WantedAblation(
+        specs=tuple(specs[name] for name in options.selection), options=options, files=_files(files, options)
+    )
+
+
+def list_ablations(jobs: Jobs, job_id: str) -> list[Ablation]:
+    """All ablations of a job. Raises UnknownJob."""
+    _, files = jobs.files(job_id)
+    state, failed = jobs.queue.state(job_id), jobs.workspace.failed_ablations(job_id)
+    return [
+        show_ablation(files, wanted, state, failed.get(wanted.id)) for wanted in files.workspace.ablations(files.record)
+    ]
+
+
+def find_ablation(jobs: Jobs, job_id: str, ablation_id: str) -> Ablation:
+    """One ablation. Raises UnknownJob and UnknownAblation."""
+    _, files = jobs.files(job_id)
+    problem = jobs.workspace.failed_ablations(job_id).get(ablation_id)
+    return show_ablation(files, find_wanted(files, ablation_id), jobs.queue.state(job_id), problem)
+
+
+def find_runs(jobs: Jobs, job_id: str, ablation_id: str) -> str:
+    """The file of an ablation's runs. Raises UnknownJob, UnknownAblation, and Conflict while it is not complete."""
+    _, files = jobs.files(job_id)
+    wanted = find_wanted(files, ablation_id)
+    if ablation.find(files, wanted) is None:
+        raise Conflict("the ablation is not complete: ask again when it has succeeded")
+    return runs_path(files, wanted)
+
+
+def find_wanted(files: JobFiles, ablation_id: str) -> WantedAblation:
+    """An ablation as it was asked for. Raises UnknownAblation."""
+    found = next((wanted for wanted in files.workspace.ablations(files.record) if wanted.id == ablation_id), None)
+    if found is None:
+        raise UnknownAblation(f"job {files.record.id} has no ablation {ablation_id}")
+    return found
+
+
+def show_ablation(files: JobFiles, wanted: WantedAblation, state: JobState | None, problem: Problem | None) -> Ablation:
+    """An ablation as returned; `state` is what the queue knows of its job."""
+    made = ablation.find(files, wanted) if problem is None else None
+    plan = find_plan(files, wanted)
+    prefix = ablation.node_name(wanted)
+    counters = {} if state is None else state.counters
+    begun = any(name.startswith(prefix) and "started" in found for name, found in counters.items())
+    return Ablation(
+        id=wanted.id,
+        options=wanted.options,
+        status="failed" if problem else "succeeded" if made else "running" if begun else "queued",
+        progress=AblationProgress() if plan is None else _progress(files, wanted, plan, state, done=made is not None),
+        estimate=None if plan is None else plan.estimate,
+        result=made,
+        error=problem,
+    )
+
+
+def _progress(
+    files: JobFiles, wanted: WantedAblation, plan: AblationPlan, state: JobState | None, *, done: bool
+) -> AblationProgress:
+    """Runs that have ended, and tokens of those and of running ones."""
+    storage, each = files.workspace.storage, plan.settings.tokens
+    paths = [run_path(files, wanted, plan, key) for keys in rounds(files, wanted, plan) for key in keys]
+    total = len(paths)
+    runs = total if done else total - len(storage.missing(paths))
+    tokens = runs * each
+    if state is not None and not done:
+        prefix = ablation.node_name(wanted, "runs-")
+        notes = [lease.note for lease in state.leases if lease.note and lease.task.startswith(prefix)]
+        tokens = min(total * each, tokens + sum(TaskNote.model_validate_json(note).tokens for note in notes))
+    return AblationProgress(runs_done=runs, runs_total=total, tokens_done=tokens, tokens_total=total * each)
+
+
+def _files(files: JobFiles, options: AblationOptions) -> str:
+    """A digest of the held-out files and tasks as they are now. Raises InputError for those that may not be read."""
+    roots, found = files.record.access.roots, []
+    for path in options.heldout.values():
+        spec = CorpusSpec(paths=[path])
+        roots.admit(path)
+        found.append([(file.url, file.size, file.version) for file in find_files(spec, roots).files])
+    for place in options.tasks:
+        if place != OLMES:
+            path = roots.admit(place).path
+            roots.check_real(place, os.path.realpath(path))
+            root = Path(path)
+            if not root.exists():
+                raise InputError(f"{place}: no such file or folder of tasks")
+            there = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+            found.append([(str(path), path.stat().st_size, str(path.stat().st_mtime_ns)) for path in there])
+    return digest(found)

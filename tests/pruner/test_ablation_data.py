@@ -1,0 +1,114 @@
+"""Which documents the runs of an ablation read, tasks from files of three layouts, and their overlap with documents."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pruner.ablation.compare import Arm
+from pruner.ablation.overlap import Overlap
+from pruner.ablation.pool import Budget, Pool, Readings, make_arms
+from pruner.ablation.tasks import TaskItem, read_tasks
+from pruner.errors import InputError
+
+DOCUMENTS = 2_000
+
+
+def pool() -> Pool:
+    rows = np.arange(DOCUMENTS)
+    return Pool(rows // 1_000, rows % 1_000, np.full(DOCUMENTS, 400), tokens=DOCUMENTS * 100)
+
+
+def readings(tokens: int, share: float, again: bool = False) -> tuple[Readings, np.ndarray]:
+    kept = np.arange(DOCUMENTS) % 2 == 0
+    arms = make_arms(pool(), {"low-0.5": (0.5, int(kept.sum()))})
+    arms += [Arm("all-again", "again", DOCUMENTS, 1.0)] if again else []
+    return Readings(pool(), arms, {"low-0.5": kept}, Budget(tokens, share)), kept
+
+
+def test_arms_of_a_seed_share_their_order_and_other_seeds_read_other_documents() -> None:
+    found, kept = readings(tokens=10**6, share=0.25, again=True)
+    everything, low = (found.of(arm, 0).documents for arm in ("all", "low-0.5"))
+    assert [document for document in everything if kept[document]] == low.tolist()
+    assert len(everything) == pytest.approx(0.25 * DOCUMENTS, rel=0.2)
+    for other in (found.of("all", 1), found.of("all-again", 0)):
+        assert len(set(everything) & set(other.documents)) < 0.5 * len(everything)
+    assert found.of("all", 0).pool_bytes == 400 * len(everything)
+
+
+def test_a_random_arm_draws_as_many_documents_anew_for_each_seed() -> None:
+    found, _ = readings(tokens=10**6, share=1.0)
+    drawn = [set(found.of("random-0.5", seed).documents.tolist()) for seed in (0, 1)]
+    assert [len(each) for each in drawn] == [1_000, 1_000]
+    assert len(drawn[0] & drawn[1]) < 600
+
+
+def test_a_run_reads_no_more_text_than_it_needs_and_a_tiny_sub_pool_is_refused() -> None:
+    found, _ = readings(tokens=10_000, share=1.0)
+    assert 100 < len(found.of("all", 0).documents) < 200  # 100 tokens each, and some to spare
+    with pytest.raises(InputError, match="--target-tokens"):
+        readings(tokens=10_000, share=0.001)[0].of("low-0.5", 0)
+
+
+def test_a_selection_that_is_its_own_random_arm_is_no_candidate() -> None:
+    arms = make_arms(pool(), {"random-0.5": (0.5, 1_000), "low-0.5": (0.5, 1_000), "high-0.5": (0.5, 999)})
+    assert [(arm.name, arm.role, arm.control) for arm in arms] == [
+        ("all", "all", None),
+        ("random-0.5", "random", None),
+        ("random-0.5-999", "random", None),
+        ("low-0.5", "selection", "random-0.5"),
+        ("high-0.5", "selection", "random-0.5-999"),
+    ]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+
+def test_tasks_of_three_layouts(tmp_path: Path) -> None:
+    olmo = [
+        {"doc_id": number, "idx": idx, "doc": {"gold": 1}, "request": {"context": context, "continuation": answer}}
+        for number, context in ((0, "Question: why?\nAnswer:"), (1_000_000, "Answer:"))
+        for idx, answer in ((1, " because"), (0, " no"))
+    ]
+    write(tmp_path / "arc" / "rc_0shot" / "requests.jsonl.gz", olmo)
+    foundry = [
+        {"query": "The sky is", "choices": ["blue", "red"], "gold": 0},
+        {"context": "Paris is in ", "continuation": "France"},
+        {"context_options": ["Ann was late as Ann", "Ann was late as Bob"], "continuation": " slept.", "gold": 0},
+    ]
+    write(tmp_path / "foundry.jsonl", foundry)
+    logged = [
+        {"doc_id": 0, "target": "1", "arguments": [["Q", " a"], ["Q", " b"], ["", " a"], ["", " b"]]},
+        {"doc_id": 1, "target": "b", "arguments": {"gen_args_0": {"arg_0": "Q", "arg_1": " b"}}},
+    ]
+    write(tmp_path / "samples_piqa.jsonl", logged)
+    assert read_tasks(str(tmp_path)) == {
+        "arc/rc_0shot": [TaskItem(("Question: why?\nAnswer:",) * 2, (" no", " because"), 1)],
+        "foundry": [
+            TaskItem(("The sky is",) * 2, (" blue", " red"), 0),
+            TaskItem(("Paris is in",), (" France",), 0),
+            TaskItem(("Ann was late as Ann", "Ann was late as Bob"), (" slept.",) * 2, 0),
+        ],
+        "samples_piqa": [TaskItem(("Q", "Q"), (" a", " b"), 1), TaskItem(("Q",), (" b",), 0)],
+    }
+
+
+@pytest.mark.parametrize("row", [{"text": "no task"}, {"query": "q", "choices": ["a"], "gold": 1}, []])
+def test_a_line_that_is_no_task_is_named(tmp_path: Path, row: Any) -> None:
+    write(tmp_path / "t.jsonl", [row])
+    with pytest.raises(InputError, match=r"t\.jsonl: line 1 "):
+        read_tasks(str(tmp_path))
+
+
+def test_overlap_is_thirteen_words_in_a_row() -> None:
+    words = [f"w{number}" for number in range(20)]
+    overlap = Overlap({"task": [" ".join(words[:14]), " ".join(words[:12])], "other": ["a b c"]})
+    found = [overlap.find(f"before, {', '.join(words[:count]).upper()}. After") for count in (13, 12)]
+    assert found == [{("task", 0)}, set()]
+    assert overlap.shares(found) == {"task": 0.5, "other": 0.0}

@@ -1,0 +1,127 @@
+"""The statistics of ablations: quantiles, intervals that cover, false wins that are rare, and recommendations."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from pruner.ablation.compare import SHARES, Arm, Comparison, Items, Run, RunKey
+from pruner.ablation.recommend import Conditions, is_clear, recommend
+from pruner.ablation.statistics import Measure, paired_difference, share_of_draw, steps_to_baseline
+from pruner.ablation.student import quantile, two_sided
+
+CONDITIONS = Conditions("nano proxies", 400_000)
+ITEMS = 40
+
+
+@pytest.mark.parametrize(
+    ("confidence", "df", "expected"), [(0.95, 2, 4.302653), (0.95, 4.5, 2.659), (0.95, 30, 2.042272), (0.8, 1, 3.0777)]
+)
+def test_quantiles_of_students_t(confidence: float, df: float, expected: float) -> None:
+    assert quantile(confidence, df) == pytest.approx(expected, abs=5e-4)
+    assert two_sided(quantile(confidence, df), df) == pytest.approx(1 - confidence)
+
+
+def test_steps_to_the_baselines_end() -> None:
+    assert steps_to_baseline(SHARES, [3.0, 2.5, 2.0], 2.0) == 1
+    assert steps_to_baseline(SHARES, [3.0, 2.5, 2.0], 2.25) == pytest.approx(math.sqrt(2))
+    assert steps_to_baseline(SHARES, [3.0, 2.5, 2.0], 3.5) == 4  # as good at the first look: a lower bound
+    assert steps_to_baseline(SHARES, [3.0, 2.5, 2.0], 1.9) is None
+
+
+def test_an_interval_is_paired_by_seed_and_counts_items() -> None:
+    draw = np.random.default_rng(0)
+    size = draw.uniform(500, 2_000, ITEMS)
+    measure = Measure(np.zeros(ITEMS, int), size)
+    by_seed = draw.normal(0, 1, (5, 1)) * size  # what both arms share, seed by seed
+    arm, other = by_seed + 0.99 * size, by_seed + 1.01 * size
+    found = paired_difference(measure, arm, other)
+    assert found.value == pytest.approx(-0.02)
+    assert found.half_width() == pytest.approx(0, abs=1e-9)
+    varied = paired_difference(measure, arm + draw.normal(0, 0.2, ITEMS) * size, other)
+    assert 0.03 < (varied.half_width() or 0) < 0.12  # 2.02 * 0.2 / sqrt(40), by items alone
+    assert paired_difference(measure, arm[:1], other[:1]).half_width() is None
+
+
+def items() -> Items:
+    zeros = np.zeros(ITEMS)
+    return Items(["web"] * ITEMS, zeros > 0, zeros + 1_000, zeros.astype(int), zeros > 0)
+
+
+def experiment(
+    draw: np.random.Generator, seeds: int, passes: float, effect: float = 0.0, selections: int = 2
+) -> Comparison:
+    """Losses of `all`, a random half and some halves that are not better than random ones but for `effect`.
+
+    A run's loss has noise of its start, common to a seed, and of the documents that it reads: of a selection, `passes`
+    of this is the same in all seeds, as they read the same documents.
+    """
+    roles: list[tuple[str, Literal["all", "random", "selection"]]] = [("all", "all"), ("random-0.5", "random")]
+    arms = [Arm(name, role, 500, 0.5) for name, role in roles]
+    arms += [Arm(f"s{number}", "selection", 500, 0.5, "random-0.5") for number in range(selections)]
+    starts, of_items = draw.normal(0, 0.02, seeds), draw.normal(0, 0.3, ITEMS)
+    runs = {}
+    for arm in arms:
+        own, own_items = draw.normal(0, 0.01), draw.normal(0, 0.01, ITEMS)
+        fixed = passes * 0.5 if arm.role == "selection" else 0.0  # half of the pool's variance: it is half of the pool
+        for seed in range(seeds):
+            data = math.sqrt(fixed) * own + math.sqrt(1 - fixed) * draw.normal(0, 0.01)
+            better = effect if arm.name == "s0" else 0.0
+            loss = 2 + starts[seed] + data - better + of_items + own_items + draw.normal(0, 0.01, ITEMS)
+            bits = np.stack([1_000 * (loss + late) for late in (0.5, 0.2, 0.0)])
+            runs[RunKey(arm.name, seed)] = Run(bits, bits < 0, (100, 200, 400), 1, passes)
+    return Comparison(arms, items(), runs, "heldout")
+
+
+@pytest.mark.parametrize(("seeds", "passes", "selections"), [(3, 0.3, 1), (3, 1.0, 5), (5, 1.0, 2)])
+def test_of_a_thousand_experiments_without_a_difference_few_have_a_win(
+    seeds: int, passes: float, selections: int
+) -> None:
+    draw = np.random.default_rng(seeds)
+    wins = apart = 0
+    for _ in range(1_000):
+        found = experiment(draw, seeds, passes, selections=selections)
+        wins += any(is_clear(found, arm, 1) for arm in found.ranked())
+        difference = found.difference("random-0.5", "all")
+        apart += abs(difference.value) > (difference.half_width() or 0)
+    assert wins <= 50
+    assert apart <= 70  # the interval of a single pair covers as it should: 50 are expected
+
+
+def test_a_difference_is_found_and_said_with_its_conditions() -> None:
+    found = experiment(np.random.default_rng(1), 3, 0.5, effect=0.2)
+    said = recommend(found, CONDITIONS)
+    assert said.selection == "s0"
+    for part in ("0.2", "3 paired seeds", "nano proxies", "400,000 tokens", "passes"):
+        assert part in said.text
+    results = {arm.name: arm for arm in found.results({})}
+    assert results["s0"].difference.high is not None
+    assert results["s0"].difference.high < 0 < (results["s0"].steps_to_baseline or 0) - 1
+    assert results["all"].difference.value == 0
+    assert results["all"].steps_to_baseline == 1
+    assert results["s0"].heldout == {"all": results["s0"].value, "web": results["s0"].value}
+
+
+def test_without_a_difference_the_smallest_that_could_be_shown_is_said() -> None:
+    found = experiment(np.random.default_rng(2), 3, 0.5)
+    said = recommend(found, CONDITIONS)
+    assert said.selection is None
+    assert f"{found.noise().detectable:.4f}" in said.text
+    assert recommend(experiment(np.random.default_rng(2), 1, 0.5, effect=1), CONDITIONS).selection is None
+
+
+def test_an_order_that_flips_at_another_learning_rate_is_no_recommendation() -> None:
+    found = experiment(np.random.default_rng(3), 3, 0.5, effect=0.2)
+    for arm, loss in (("s0", 2_400.0), ("all", 2_300.0)):
+        bits = np.full((3, ITEMS), loss)
+        found.runs[RunKey(arm, 0, 0.25)] = Run(bits, bits < 0, (100, 200, 400), 1, 0.5)  # type: ignore[index]
+    said = recommend(found, CONDITIONS)
+    assert said.selection is None
+    assert "learning rate" in said.text
+
+
+def test_the_share_of_the_draw_grows_with_what_is_read_and_falls_with_the_rate() -> None:
+    assert share_of_draw(0.0, 0.5) == 0
+    assert share_of_draw(1.0, 0.5) == 0.25
+    assert share_of_draw(0.5, 0.9) < share_of_draw(0.5, 0.5) < 0.5

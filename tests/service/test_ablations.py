@@ -1,0 +1,227 @@
+"""Ablations over HTTP and from the command line: planted truths, bit-equal repeats, resumed runs, what is refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from service.commands.cli import main
+from service.contract.ablations import AblationOptions
+from service.contract.schemas import JobRequest
+from service.jobs.jobs import Jobs
+from service.work import local
+from tests.service.pool import WORDS, until
+from tests.service.test_prune import nothing
+
+MakeRequest = Callable[..., JobRequest]
+SMALL = ["--preset", "nano", "--tokens", "5000", "--seeds", "2"]
+CHAIN = WORDS[:8]  # few, so that proxies learn their order soon
+
+
+def chain(draw: random.Random, words: int) -> list[str]:
+    """Words that are followed by one of two others, so that their order says something."""
+    at, found = draw.randrange(len(CHAIN)), []
+    for _ in range(words):
+        found.append(CHAIN[at])
+        at = (at + draw.choice((1, 3))) % len(CHAIN)
+    return found
+
+
+def write_planted(folder: Path, documents: int = 1_000) -> Path:
+    """A corpus of which every second document has its words shuffled, held-out documents, and a task beside it."""
+    draw = random.Random(0)
+    folder.mkdir()
+    with (folder / "corpus.jsonl").open("w") as file:
+        for number in range(documents):
+            words = chain(draw, draw.randrange(30, 60))
+            if number % 2:
+                draw.shuffle(words)
+            row = {"text": " ".join(words), "kind": "shuffled" if number % 2 else "clean"}
+            file.write(json.dumps(row) + "\n")
+    held = [" ".join(chain(draw, 60)) for _ in range(60)]
+    (folder / "held.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held))
+    (folder / "tasks").mkdir()
+    with (folder / "tasks" / "next.jsonl").open("w") as file:
+        for _ in range(30):
+            *words, right, _ = chain(draw, 20)
+            wrong = next(word for word in CHAIN if word != right)
+            file.write(json.dumps({"query": " ".join(words), "choices": [right, wrong], "gold": 0}) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_planted(tmp_path_factory.mktemp("planted") / "corpus")
+
+
+@pytest.fixture(scope="session")
+def results(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of `winnow prune`: the clean half by perplexity, and a random half."""
+    out = tmp_path_factory.mktemp("pruned") / "out"
+    request = JobRequest.model_validate(
+        {
+            "corpus": {"paths": [str(planted / "corpus.jsonl")], "domain_field": "kind"},
+            "reference": {"train": {"preset": "tiny", "tokens": 16_000, "fraction": 0.2}},
+            "selections": [
+                {"criterion": "low", "rate": 0.5},
+                {"criterion": "random", "rate": 0.5, "seed": 3},
+            ],
+        }
+    )
+    local.prune(request, out, "cpu", nothing)
+    return out
+
+
+def run(*arguments: object) -> int:
+    return main(["ablate", *map(str, arguments), "--device", "cpu"])
+
+
+def result(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "ablation.json").read_text())
+    return found
+
+
+def test_the_clean_half_wins_and_a_random_one_does_not(
+    results: Path, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = ["--selection", "low-0.5", "--selection", "random-0.5-seed3"]
+    held = ["--heldout", f"clean={planted / 'held.jsonl'}"]
+    assert run(results, *chosen, *held, "--tokens", 12_000, "--out", tmp_path) == 0
+    found = result(tmp_path)
+    arms = {arm["name"]: arm for arm in found["arms"]}
+    assert set(arms) == {"all", "random-0.5", "low-0.5", "random-0.5-seed3"}
+    assert found["measure"] == "heldout"
+    assert found["recommendation"]["selection"] == "low-0.5"
+    clean, by_chance = arms["low-0.5"], arms["random-0.5-seed3"]
+    assert clean["difference"]["high"] < 0
+    assert clean["against_random"]["high"] < 0
+    assert clean["steps_to_baseline"] > 1
+    assert by_chance["difference"]["low"] < 0 < by_chance["difference"]["high"]
+    assert set(clean["heldout"]) == {"all", "clean", "clean (corpus)", "shuffled"}
+    assert clean["seeds"] == 3
+    assert clean["documents"] == by_chance["documents"] == arms["random-0.5"]["documents"]
+    assert 0 < found["noise"]["detectable"] < -clean["difference"]["value"]
+    runs = pq.read_table(tmp_path / "runs.parquet").to_pylist()
+    values = [
+        row["bits_per_byte"]
+        for row in runs
+        if (row["arm"], row["measure"], row["name"], row["share"]) == ("low-0.5", "heldout", "all", 1.0)
+    ]
+    assert len(values) == 3
+    assert sum(values) / 3 == pytest.approx(clean["value"])
+    html = (tmp_path / "report.html").read_text()
+    assert "low-0.5" in html
+    assert "<script" not in html
+    shown = capsys.readouterr()
+    assert "12 runs" in shown.err  # the estimate
+    assert found["recommendation"]["text"].split(":")[0] in shown.out
+
+
+def test_a_killed_ablation_goes_on_and_gives_the_same_bytes(results: Path, planted: Path, tmp_path: Path) -> None:
+    given = [results, "--selection", "low-0.5", *SMALL, "--tasks", planted / "tasks"]
+    assert run(*given, "--out", tmp_path / "whole") == 0
+    found = result(tmp_path / "whole")
+    assert found["measure"] == "tasks"
+    task = found["arms"][0]["tasks"]["next"]
+    assert task["chance"] == 0.5
+    assert task["overlap"] > 0  # of 19 words, which the corpus has in the same order here and there
+    (key,) = [path for path in (results / ".winnow" / "ablation").iterdir() if path.name == found["key"]]
+    for path in key.glob("runs/*"):
+        path.unlink()
+    (key / "ablation.json").unlink()
+    command = [sys.executable, "-m", "service.commands.cli", "ablate", *map(str, given), "--device", "cpu"]
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "again")], start_new_session=True)
+    until(lambda: list(key.glob("runs/*.parquet")) or killed.poll() is not None)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "again" / "ablation.json").exists()
+    assert run(*given, "--out", tmp_path / "again") == 0
+    for name in ("ablation.json", "runs.parquet"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_wrong_arguments_and_missing_inputs(
+    results: Path, planted: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (["--seeds", "0"], ["--heldout", "nothing"], ["--selection", "all"]):
+        with pytest.raises(SystemExit) as ended:
+            run(results, *(wrong if "--selection" in wrong else ["--selection", "low-0.5", *wrong]), "--out", tmp_path)
+        assert ended.value.code == 2
+    assert run(results, "--selection", "high-0.1", "--out", tmp_path) == 1
+    assert "low-0.5" in capsys.readouterr().err
+    assert run(tmp_path, "--selection", "low-0.5", "--out", tmp_path) == 1
+    request = JobRequest.model_validate(
+        {"corpus": {"paths": [str(planted / "held.jsonl")]}, "reference": {"model": str(reference)}}
+    )
+    local.prune(request, tmp_path / "named", "cpu", nothing)
+    with pytest.raises(SystemExit) as ended:  # a named reference has no split
+        run(tmp_path / "named", "--selection", "medium-0.5", "--out", tmp_path)
+    assert ended.value.code == 2
+    assert "--heldout" in capsys.readouterr().err
+
+
+def test_the_service_makes_ablations_beside_the_job(
+    jobs: Jobs,
+    work_off: Callable[[], None],
+    make_request: MakeRequest,
+    planted: Path,
+    api: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job, _ = jobs.create(make_request(planted / "corpus.jsonl", corpus={"paths": [str(planted / "corpus.jsonl")]}))
+    work_off()
+    path = f"/v1/jobs/{job.id}/ablations"
+    body: dict[str, Any] = {"selection": ["medium-0.5"], "preset": "nano", "tokens": 2_000, "seeds": 1}
+    refused = api.post(path, json=body)
+    assert refused.status_code == 422
+    assert "--heldout" in refused.json()["detail"]
+    assert api.post(path, json=body | {"selection": ["low-0.9"]}).status_code == 404
+    body["heldout"] = {"clean": str(planted / "held.jsonl")}
+    made = api.post(path, json=body)
+    assert made.status_code == 202
+    address = made.headers["Location"]
+    assert made.json()["status"] == "queued"
+    work_off()
+    found = api.get(address).json()
+    assert found["status"] == "succeeded"
+    assert found["progress"]["runs_done"] == found["progress"]["runs_total"] == 3
+    assert found["result"]["recommendation"]["selection"] is None  # one seed shows nothing
+    assert jobs.get(job.id).status == "succeeded"
+    assert found["id"] in [each["id"] for each in api.get(path).json()["data"]]
+    assert api.get(f"{address}/runs.parquet").status_code == 200
+    monkeypatch.setattr("service.kinds.ablation_data._SEEDS_MAX", 2)
+    budgeted = api.post(path, json=body | {"budget": 1_000}).headers["Location"]
+    work_off()
+    found_more = api.get(budgeted).json()
+    assert found_more["status"] == "succeeded"
+    assert found_more["progress"]["runs_total"] == 3 + 6 + 3  # other learning rates, and a seed more
+    checks = found_more["result"]["learning_rates"]
+    assert {(check["arm"], check["factor"]) for check in checks} == {
+        (arm, factor) for arm in ("all", "random-0.5", "medium-0.5") for factor in (1 / 4, 1 / 16)
+    }
+    assert {arm["seeds"] for arm in found_more["result"]["arms"]} == {2}
+    missing = api.post(path, json=body | {"heldout": {"clean": str(planted / "tasks" / "next.jsonl")}})
+    work_off()
+    failed = api.get(missing.headers["Location"]).json()
+    assert failed["status"] == "failed"
+    assert "text" in failed["error"]["detail"]
+    page = api.get(f"/jobs/{job.id}").text
+    assert f"ablation-{found['id']}" in page
+    assert api.get(f"/jobs/{job.id}/ablations/{found['id']}/report.html").status_code == 200
+
+
+def test_options_are_read_as_they_are_written_in_json() -> None:
+    options = AblationOptions.model_validate(
+        {"selection": "low-0.5", "target_parameters": 1e9, "heldout": ["a=/x=y.jsonl"], "regime": "overtrained"}
+    )
+    assert options.heldout == {"a": "/x=y.jsonl"}
+    assert options.aim == 100 * 10**9
