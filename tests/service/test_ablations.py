@@ -92,7 +92,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held = ["--heldout", f"clean={planted / 'held.jsonl'}"]
-    assert run(results, "--selection", "low-0.5", *held, "--tokens", 24_000, "--out", tmp_path) == 0
+    assert run(results, "--selection", "low-0.5", *held, "--tokens", 7_000, "--out", tmp_path) == 0
     found = result(tmp_path)
     arms = {arm["name"]: arm for arm in found["arms"]}
     assert set(arms) == {"all", "random-0.5", "low-0.5"}
