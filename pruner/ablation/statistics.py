@@ -81,15 +81,15 @@ class Difference:
 def paired_difference(measure: Measure, arm: np.ndarray, other: np.ndarray, drawn: float = 0.0) -> Difference:
     """The mean over seeds of arm - other, both float64 [seeds, items], row for row of the same seed.
 
-    The interval counts the spread over seeds, over items, and, with `drawn`, over the documents that a selection
-    happens to keep: this part of a seed's variance is the same in all seeds, so that more seeds do not reduce it (see
-    `share_of_draw`).
+    The interval counts the spread over seeds and over items. `drawn` is the part of a seed's variance that is due to
+    the documents that a selection happens to keep, and is the same in all seeds: more seeds do not bring the variance
+    of the value below it (see `share_of_draw`).
     """
     by_seed = measure.value(arm) - measure.value(other)
     seeds, items = len(by_seed), arm.shape[1]
     spread = float(by_seed.var(ddof=1)) if seeds > 1 else 0.0
     of_items = measure.item_variance((arm - other).mean(0))
-    return Difference(float(by_seed.mean()), spread * (1 / seeds + drawn), of_items, seeds, items)
+    return Difference(float(by_seed.mean()), spread * max(1 / seeds, drawn), of_items, seeds, items)
 
 
 def share_of_draw(read: float, rate: float) -> float:
@@ -98,9 +98,9 @@ def share_of_draw(read: float, rate: float) -> float:
     A selection is one draw of documents, so its runs read other documents only as far as each reads a part of it:
     `read`, at most 1. Take a random draw of `rate` of the documents, and let a run, as one of the arm that it is
     compared with, vary by v with the documents that it reads: read · (1 - rate) · v is common to all seeds, and each
-    seed adds (2 - read) · v, and about as much again by its start and order.
+    seed adds (2 - read) · v, at least.
     """
-    return read * (1 - rate) / (2 - read) / 2
+    return read * (1 - rate) / (2 - read)
 
 
 def detectable(differences: Sequence[Difference]) -> float | None:

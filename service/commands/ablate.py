@@ -85,6 +85,9 @@ def ablate(parser: Parser, args: argparse.Namespace) -> int:
 
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
     wanted = options.validated(parser, AblationOptions, given)
+    if args.server is None:
+        here = {name: options.corpus_path(path) for name, path in wanted.heldout.items()}
+        wanted = wanted.model_copy(update={"heldout": here, "tasks": [*map(options.corpus_path, wanted.tasks)]})
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with ablation_bar() as tell:

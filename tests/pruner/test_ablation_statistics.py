@@ -123,5 +123,5 @@ def test_an_order_that_flips_at_another_learning_rate_is_no_recommendation() -> 
 
 def test_the_share_of_the_draw_grows_with_what_is_read_and_falls_with_the_rate() -> None:
     assert share_of_draw(0.0, 0.5) == 0
-    assert share_of_draw(1.0, 0.5) == 0.25
+    assert share_of_draw(1.0, 0.5) == 0.5
     assert share_of_draw(0.5, 0.9) < share_of_draw(0.5, 0.5) < 0.5

@@ -36,7 +36,7 @@ def chain(draw: random.Random, words: int) -> list[str]:
     return found
 
 
-def write_planted(folder: Path, documents: int = 1_000) -> Path:
+def write_planted(folder: Path, documents: int = 1_200) -> Path:
     """A corpus of which every second document has its words shuffled, held-out documents, and a task beside it."""
     draw = random.Random(0)
     folder.mkdir()
@@ -90,26 +90,23 @@ def result(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_clean_half_wins_and_a_random_one_does_not(
-    results: Path, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    chosen = ["--selection", "low-0.5", "--selection", "random-0.5-seed3"]
+def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held = ["--heldout", f"clean={planted / 'held.jsonl'}"]
-    assert run(results, *chosen, *held, "--tokens", 12_000, "--out", tmp_path) == 0
+    assert run(results, "--selection", "low-0.5", *held, "--tokens", 7_000, "--out", tmp_path) == 0
     found = result(tmp_path)
     arms = {arm["name"]: arm for arm in found["arms"]}
-    assert set(arms) == {"all", "random-0.5", "low-0.5", "random-0.5-seed3"}
+    assert set(arms) == {"all", "random-0.5", "low-0.5"}
     assert found["measure"] == "heldout"
     assert found["recommendation"]["selection"] == "low-0.5"
-    clean, by_chance = arms["low-0.5"], arms["random-0.5-seed3"]
+    clean = arms["low-0.5"]
     assert clean["difference"]["high"] < 0
     assert clean["against_random"]["high"] < 0
     assert clean["steps_to_baseline"] > 1
-    assert by_chance["difference"]["low"] < 0 < by_chance["difference"]["high"]
     assert set(clean["heldout"]) == {"all", "clean", "clean (corpus)", "shuffled"}
     assert clean["seeds"] == 3
-    assert clean["documents"] == by_chance["documents"] == arms["random-0.5"]["documents"]
-    assert 0 < found["noise"]["detectable"] < -clean["difference"]["value"]
+    assert clean["documents"] == arms["random-0.5"]["documents"]
+    assert found["noise"]["arm"] == "random-0.5"
+    assert found["noise"]["detectable"] > 0
     runs = pq.read_table(tmp_path / "runs.parquet").to_pylist()
     values = [
         row["bits_per_byte"]
@@ -122,15 +119,18 @@ def test_the_clean_half_wins_and_a_random_one_does_not(
     assert "low-0.5" in html
     assert "<script" not in html
     shown = capsys.readouterr()
-    assert "12 runs" in shown.err  # the estimate
+    assert "9 runs" in shown.err  # the estimate
     assert found["recommendation"]["text"].split(":")[0] in shown.out
 
 
-def test_a_killed_ablation_goes_on_and_gives_the_same_bytes(results: Path, planted: Path, tmp_path: Path) -> None:
-    given = [results, "--selection", "low-0.5", *SMALL, "--tasks", planted / "tasks"]
+def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
+    results: Path, planted: Path, tmp_path: Path
+) -> None:
+    given = [results, "--selection", "random-0.5-seed3", *SMALL, "--tasks", planted / "tasks"]
     assert run(*given, "--out", tmp_path / "whole") == 0
     found = result(tmp_path / "whole")
     assert found["measure"] == "tasks"
+    assert found["recommendation"]["selection"] is None
     task = found["arms"][0]["tasks"]["next"]
     assert task["chance"] == 0.5
     assert task["overlap"] > 0  # of 19 words, which the corpus has in the same order here and there
