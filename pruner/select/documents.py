@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypedDict, cast
 
 import numpy as np
@@ -124,17 +125,24 @@ def documents_at(
 def _table_rows(storage: Storage, path: str, places: list[int]) -> dict[int, dict[str, Any]]:
     """Rows of the table of scores by their number; reads only the row groups that hold them."""
     found: dict[int, dict[str, Any]] = {}
+    metadata, ends = _footer(storage, path)
     with storage.open(path) as source:
-        table = pq.ParquetFile(source)
-        sizes = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
-        ends = np.cumsum(sizes)
+        table = pq.ParquetFile(source, metadata=metadata)
         groups = np.searchsorted(ends, places, side="right").tolist()
         for group in sorted(set(groups)):
             inside = [place for place, of in zip(places, groups, strict=True) if of == group]
-            first = int(ends[group]) - sizes[group]
+            first = int(ends[group]) - metadata.row_group(group).num_rows
             rows = table.read_row_group(group, columns=_COLUMNS).take([place - first for place in inside])
             found.update(zip(inside, rows.to_pylist(), strict=True))
     return found
+
+
+@lru_cache(maxsize=16)  # a table of scores never changes
+def _footer(storage: Storage, path: str) -> tuple[pq.FileMetaData, np.ndarray]:
+    """The footer of a table, and the rows up to the end of each row group, int64 [groups]."""
+    with storage.open(path) as source:
+        metadata = pq.read_metadata(source)
+    return metadata, np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
 
 
 class _OutOfTime(Exception):

@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import json
 import os
 import sys
 import time
@@ -12,6 +11,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -72,7 +72,7 @@ def select(parser: Parser, args: argparse.Namespace) -> int:
         selections = [_fields(one) for one in made]
         others = [asdict(left) for left in tables.left_out]
         answer = {"rows": tables.rows, "left_out": others, "selections": selections, "seconds": seconds}
-        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.write(orjson.dumps(answer).decode() + "\n")
     else:
         _show(tables, made, args.out, seconds)
     return 0
