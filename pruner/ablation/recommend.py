@@ -19,8 +19,8 @@ def is_clear(comparison: Comparison, arm: Arm, looks: int) -> bool:
     """Whether a selection is better than `all` and than its random arm.
 
     Of simulated experiments in which none of up to five selections is better, about 1 in 50 has one that passes both
-    by chance, so the number of selections needs no correction. `looks`, the number of times that the results were looked at while seeds
-    were added, share the chance of a wrong answer (Bonferroni).
+    by chance, so the number of selections needs no correction. `looks`, the number of times that the results were
+    looked at while seeds were added, share the chance of a wrong answer (Bonferroni).
     """
     confidence = 1 - (1 - CONFIDENCE) / looks
     others = (ALL, arm.control) if arm.control is not None else ()
