@@ -190,9 +190,9 @@ def samples(preview: dict[str, Any], documents: int) -> list[Sample]:
         Sample("Around the median", _span_around(documents // 2, documents), *kept),
         Sample("Highest perplexity: the least predictable", SampleSpan(documents - count, count), *kept),
     ]
-    if preview["criterion"] == "random" or preview.get("score") is not None:
-        return result
     per = preview.get("per")
+    if per is None and not by_perplexity(preview):
+        return result
     if preview["within"] is None:
         result += _threshold_samples(preview, documents, per)
     if preview["within"] is None and by_perplexity(preview):

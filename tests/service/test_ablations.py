@@ -24,6 +24,7 @@ from tests.service.test_prune import nothing
 
 MakeRequest = Callable[..., JobRequest]
 SMALL = ["--preset", "nano", "--tokens", "5000", "--seeds", "2"]
+FIVE_SEEDS = ["--preset", "nano", "--tokens", "8000", "--seeds", "5"]
 CHAIN = WORDS[:8]  # few, so that proxies learn their order soon
 
 
@@ -92,7 +93,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held = ["--heldout", f"clean={planted / 'held.jsonl'}"]
-    assert run(results, "--selection", "low-0.5", *held, "--tokens", 7_000, "--out", tmp_path) == 0
+    assert run(results, "--selection", "low-0.5", *held, *FIVE_SEEDS, "--out", tmp_path) == 0
     found = result(tmp_path)
     arms = {arm["name"]: arm for arm in found["arms"]}
     assert set(arms) == {"all", "random-0.5", "low-0.5"}
@@ -103,7 +104,7 @@ def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsy
     assert clean["against_random"]["high"] < 0
     assert clean["steps_to_baseline"] > 1
     assert set(clean["heldout"]) == {"all", "clean", "clean (corpus)", "shuffled"}
-    assert clean["seeds"] == 3
+    assert clean["seeds"] == 5
     assert clean["documents"] == arms["random-0.5"]["documents"]
     assert found["noise"]["arm"] == "random-0.5"
     assert found["noise"]["detectable"] > 0
@@ -113,13 +114,13 @@ def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsy
         for row in runs
         if (row["arm"], row["measure"], row["name"], row["share"]) == ("low-0.5", "heldout", "all", 1.0)
     ]
-    assert len(values) == 3
-    assert sum(values) / 3 == pytest.approx(clean["value"])
+    assert len(values) == 5
+    assert sum(values) / 5 == pytest.approx(clean["value"])
     html = (tmp_path / "report.html").read_text()
     assert "low-0.5" in html
     assert "<script" not in html
     shown = capsys.readouterr()
-    assert "9 runs" in shown.err  # the estimate
+    assert "15 runs" in shown.err  # the estimate
     assert found["recommendation"]["text"].split(":")[0] in shown.out
 
 
