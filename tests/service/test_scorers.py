@@ -352,6 +352,8 @@ def test_selections_by_several_scores(api: httpx.Client, jobs: Jobs, work_off: W
         assert {field: preview[field] for field in ("documents", "tokens")} == {
             field: each[field] for field in ("documents", "tokens")
         }
+        assert api.get(f"/jobs/{job}", params={"selection": name}).status_code == 200
+    assert "by several scores" in api.get(f"/jobs/{job}/report.html").text
     other = api.post(f"/v1/jobs/{job}/selections", json={"name": "ranks", "criterion": "low"})
     assert (other.status_code, "another name" in other.json()["detail"]) == (409, True)
     unknown = api.post(f"/v1/jobs/{job}/selections", json={"difference": ["perplexity", "edu"], "criterion": "low"})
