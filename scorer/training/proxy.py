@@ -6,6 +6,8 @@ The same tokens and settings give the same numbers on one kind of device, killed
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -126,9 +128,12 @@ class _Run:
         self._schedule = schedule_of(spec, device)
         self._ends = _ends(self._schedule, shares)
         self._begins = [0, *(end - self._schedule.decay(end) for end in self._ends[:-1])]
-        self._work, self._device, self._on_progress = work, device, on_progress
+        self._device, self._on_progress = device, on_progress
         recipe = RECIPES[spec.preset]
-        self._settings: dict[str, Any] = spec.__dict__ | {"steps": self._schedule.steps}
+        self._settings: dict[str, Any] = spec.__dict__ | self._schedule.__dict__
+        name_of_state = hashlib.sha256(json.dumps(self._settings).encode()).hexdigest()[:16]
+        self._state = work / name_of_state  # an earlier version may have left a run with other settings
+        self._state.mkdir(exist_ok=True)
         name = spec.optimizer or recipe.optimizer
         job = Job(recipe, name, self._schedule, spec.seed, spec.rows, spec.start, work, self._settings, device)
         self._training = Training(job, Replicas(0, 1, []))
@@ -140,7 +145,7 @@ class _Run:
         """All branches that are left."""
         points = []
         for number, end in enumerate(self._ends):
-            measured = self._work / f"measured-{number}.npy"
+            measured = self._state / f"measured-{number}.npy"
             if not measured.exists():
                 self._run_branch(number, end)
                 nll = self._rows.nll(self._training.model, self._device, self._beat)
@@ -160,7 +165,7 @@ class _Run:
         if first is None:
             first = self._restore(self._checkpoint(f"branch-{number - 1}", number - 1)) if number else 0
         if first is None:
-            raise FileNotFoundError(f"{self._work}: the state of the run is gone; remove the folder")
+            raise FileNotFoundError(f"{self._state}: the state of the run is gone; remove the folder")
         saved = time.monotonic()
         for step in range(first, end):
             if step == leaves:
@@ -177,7 +182,7 @@ class _Run:
         checkpoint.store(self._training.model.module, self._training.optimizer, {"step": step})
 
     def _checkpoint(self, name: str, branch: int) -> Checkpoint:
-        return Checkpoint(self._work / f"{name}.safetensors", self._settings | {"branch": branch})
+        return Checkpoint(self._state / f"{name}.safetensors", self._settings | {"branch": branch})
 
     def _restore(self, checkpoint: Checkpoint) -> int | None:
         found = checkpoint.restore(self._training.model.module, self._training.optimizer)
