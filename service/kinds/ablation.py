@@ -23,7 +23,7 @@ def node_name(wanted: WantedAblation, step: str = "") -> str:
 
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The nodes of all ablations that were asked for and have not failed."""
-    if job.corpus is None or job.model is None:
+    if not job.named:
         return
     for wanted in job.ablations:
         last = node_name(wanted, "plan")
