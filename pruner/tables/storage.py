@@ -266,6 +266,8 @@ def _removed(path: Path) -> bool:
     try:
         with path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(file.fileno()).st_nlink:  # removed meanwhile: its writer makes another one of this name
+                return False
             path.unlink()
             return True
     except OSError:
