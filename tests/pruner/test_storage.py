@@ -147,12 +147,14 @@ def test_sweeps_during_writes_lose_no_file(tmp_path: Path) -> None:
     sweepers = [threading.Thread(target=sweep) for _ in range(2)]
     for thread in sweepers:
         thread.start()
-    for number in range(300):
-        storage.write_bytes(f"{number % 7}/{number}", b"x")
-        storage.create_new(f"{number % 7}/new-{number}", b"x")
-    over.set()
-    for thread in sweepers:
-        thread.join()
+    try:
+        for number in range(300):
+            storage.write_bytes(f"{number % 7}/{number}", b"x")
+            storage.create_new(f"{number % 7}/new-{number}", b"x")
+    finally:
+        over.set()
+        for thread in sweepers:
+            thread.join()
     assert sum(len(storage.list(str(folder))) for folder in range(7)) == 600
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.commands.client import ApiError, Client
+from service.contract.scorers import STATISTICS
 from service.work.pool_worker import PoolWorker
 from tests.service.artefacts import manifest_path
 
@@ -55,8 +56,8 @@ def test_the_etag_is_the_hash_of_the_content(api: httpx.Client, pruned: dict[str
 def test_scores_and_rejects_hold_every_document(api: httpx.Client, pruned: dict[str, Any], url: str) -> None:
     scores = rows(api.get(f"/v1/jobs/{pruned['id']}/scores?format=parquet"))
     assert len(scores) == 120
-    columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", "training", "reject"]
-    assert list(scores[0]) == columns
+    columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes"]
+    assert list(scores[0]) == [*columns, *STATISTICS, "training", "reject"]
     assert rows(api.get(f"/v1/jobs/{pruned['id']}/rejects")) == []
     scored = {row["id"]: row for row in scores}
     assert all(scored[row["id"]]["nll"] == row["nll"] for row in rows(api.get(url)))
