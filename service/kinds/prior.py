@@ -13,7 +13,6 @@ from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import read_shard
 from pruner.tables.values import PRIOR, ValuesWriter, with_text
 from scorer.prior import TokenPrior
-from service.contract.names import Status
 from service.kinds import model_files, passes
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, ShardPaths, Task
@@ -42,8 +41,7 @@ def paths(job: JobFiles) -> ShardPaths:
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The prior of a planned job that has a reference."""
     if job.named and job.model is not None:
-        status: Status = "training" if job.record.request.train is not None else "planning"  # nothing is scored yet
-        yield Node(passes.PRIOR_COUNTS, "gpu", status, [_counts_path(job)], needs=("corpus", "model"))
+        yield Node(passes.PRIOR_COUNTS, "gpu", "scoring", [_counts_path(job)], needs=("corpus", "model"))
         needs = ("corpus", passes.PRIOR_COUNTS, *passes.before(job, passes.PRIOR))
         yield Node(passes.PRIOR, "gpu", "scoring", paths(job), needs=needs)
 
