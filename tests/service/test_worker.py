@@ -180,8 +180,11 @@ def test_a_shard_that_kills_its_workers_fails_the_job(
     jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, wait_for: WaitFor
 ) -> None:
     job, _ = jobs.create(make_request())
-    while jobs.get(job.id).status != "scoring":
+    while (lease := jobs.queue.claim("before", ["gpu"])) is None or lease.task != "scores:0":
+        if lease is not None:
+            jobs.queue.release(lease)
         worker.once()
+    jobs.queue.release(lease)
     for attempt in range(MAX_ATTEMPTS):
         lease = jobs.queue.claim(f"victim-{attempt}", ["gpu"])
         assert lease is not None
