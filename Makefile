@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 
 # The tests BESIDE run in parallel with the others at a lower priority; their output comes last. Torch has one thread in
 # each group. Triton's interpreter is on for all tests of kernels at once, which saves a process for each file.
-BESIDE := tests/scorer tests/pruner tests/page tests/service/test_ablations.py
+BESIDE := tests/scorer tests/pruner tests/page tests/service/test_ablations.py tests/service/test_scorers.py
 test: $(VENV)/.installed-test lint types browser
 	@mkdir -p build; export OMP_NUM_THREADS=1; \
 	nice -n 10 $(BIN)/python -m pytest $(BESIDE) >build/beside.txt 2>&1 & beside=$$!; \
