@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from scorer.causal_lm.budget import halved, long_documents_per_pack, token_budget
 from scorer.causal_lm.checkpoint import check_quantization, check_weights, read_config
@@ -131,16 +131,23 @@ class Reference:
         return False
 
 
+class LoadedModel(Protocol):
+    """A reference or a classifier, as far as errors name it."""
+
+    folder: Path
+    budget: int
+
+
 @contextmanager
-def memory_errors(reference: Reference) -> Iterator[None]:
-    """Raises torch's out-of-memory errors inside as OutOfMemory, naming the reference and its budget."""
+def memory_errors(model: LoadedModel) -> Iterator[None]:
+    """Raises torch's out-of-memory errors inside as OutOfMemory, naming the model's folder and its budget."""
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError:
-        size = f"{reference.budget:,} tokens at a time"
-        raise OutOfMemory(f"{reference.folder}: the device has too little memory for {size}") from None
+        size = f"{model.budget:,} tokens at a time"
+        raise OutOfMemory(f"{model.folder}: the device has too little memory for {size}") from None
 
 
 def resolve(model: str, kind: str = "reference") -> Path:
@@ -207,21 +214,16 @@ def load(
     from scorer.causal_lm.transformer import load_transformer
 
     found = inspect(folder)
-    if expected is not None and found != expected:
-        raise BadReference(f"{folder}: the model has changed since it was chosen; start again, or restore its files")
+    check_unchanged(folder, found, expected)
     config = read_config(folder)
-    precision = dtype if dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
+    precision = chosen_dtype(dtype, device)
     loader = load_mamba2 if is_mamba(config) else load_transformer
     try:
         model: Mamba2 | Transformer = loader(folder, getattr(torch, precision), device)
     except torch.OutOfMemoryError:
         raise OutOfMemory(f"{folder}: the device has too little memory for this model") from None
     tokenizer = Tokenizer(folder)
-    if tokenizer.largest >= model.vocab_size or (tokenizer.bos or 0) >= model.vocab_size:
-        raise BadReference(
-            f"{folder}: the tokenizer has ids up to {tokenizer.largest}, the model only {model.vocab_size} rows;"
-            " put the tokenizer that it was trained with there"
-        )
+    check_ids(folder, max(tokenizer.largest, tokenizer.bos or 0), model.vocab_size)
     parameters = _parameters(model)
     reference = Reference(
         folder=folder,
@@ -237,6 +239,26 @@ def load(
     if not _fits(reference) and not reference.halve():
         raise OutOfMemory(f"{folder}: the device has too little memory to score with this model")
     return reference
+
+
+def check_unchanged(folder: Path, found: ModelFingerprint, expected: ModelFingerprint | None) -> None:
+    """Raises BadReference if the files are not the expected ones; None expects none."""
+    if expected is not None and found != expected:
+        raise BadReference(f"{folder}: the model has changed since it was chosen; start again, or restore its files")
+
+
+def chosen_dtype(dtype: Dtype, device: str) -> str:
+    """The data type of products; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    return dtype if dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def check_ids(folder: Path, largest: int, rows: int) -> None:
+    """Raises BadReference if the tokenizer has ids, up to `largest`, for which the model has no row."""
+    if largest >= rows:
+        raise BadReference(
+            f"{folder}: the tokenizer has ids up to {largest}, the model only {rows} rows;"
+            " put the tokenizer that it was trained with there"
+        )
 
 
 def _fits(reference: Reference) -> bool:

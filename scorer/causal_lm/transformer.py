@@ -114,21 +114,7 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
     from scorer.hf_logging import silent
 
     with silent():
-        try:
-            model, found = AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                config=run_config(folder),
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # check_loaded refuses them, by name
-                output_loading_info=True,
-            )
-        except Exception as error:  # the folder's files decide what is raised
-            raise BadReference(f"{folder}: cannot be loaded as a causal language model ({one_line(error)})") from None
-        check_loaded(folder, found)
-        model.requires_grad_(False).eval().to(device)
+        model = load_pretrained(AutoModelForCausalLM, folder, dtype, device, "a causal language model")
         try:
             return Transformer(model, packs=model.device.type == "cuda")
         except BadReference as error:
@@ -137,6 +123,28 @@ def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | st
             raise
         except TRIAL_ERRORS as error:
             raise BadReference(f"{folder}: the model does not read plain text ({one_line(error)})") from None
+
+
+def load_pretrained(auto: Any, folder: Path, dtype: torch.dtype, device: torch.device | str, kind: str) -> Any:
+    """A model of the class `auto` of transformers, without gradients; `kind` names it in errors.
+
+    Reads safetensors alone and runs no code from the folder. Raises BadReference.
+    """
+    try:
+        model, found = auto.from_pretrained(
+            str(folder),
+            config=run_config(folder),
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # check_loaded refuses them, by name
+            output_loading_info=True,
+        )
+    except Exception as error:  # the folder's files decide what is raised
+        raise BadReference(f"{folder}: cannot be loaded as {kind} ({one_line(error)})") from None
+    check_loaded(folder, found)
+    return model.requires_grad_(False).eval().to(device)
 
 
 def run_config(folder: Path) -> Any:

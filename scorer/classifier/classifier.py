@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorer.causal_lm.budget import halved, token_budget
 from scorer.causal_lm.checkpoint import check_quantization, check_weights, read_config
-from scorer.causal_lm.reference import Dtype, device_kind
+from scorer.causal_lm.reference import Dtype, check_ids, check_unchanged, chosen_dtype, device_kind
 from scorer.errors import BadReference, OutOfMemory, one_line
 from scorer.fingerprint import ModelFingerprint, fingerprint
 from scorer.tokenizer.tokenizer import check_vocabulary
@@ -70,18 +68,6 @@ class Classifier:
         return True
 
 
-@contextmanager
-def memory_errors(classifier: Classifier) -> Iterator[None]:
-    """Raises torch's out-of-memory errors inside as OutOfMemory, naming the classifier and its budget."""
-    import torch
-
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        size = f"{classifier.budget:,} tokens at a time"
-        raise OutOfMemory(f"{classifier.folder}: the device has too little memory for {size}") from None
-
-
 def inspect(folder: Path) -> ModelFingerprint:
     """Checks by its files, without torch, that the folder can be a classifier. Raises BadReference."""
     config = read_config(folder)
@@ -111,18 +97,13 @@ def load(
     from scorer.classifier.windows import WindowTokenizer
 
     found = inspect(folder)
-    if expected is not None and found != expected:
-        raise BadReference(f"{folder}: the model has changed since it was chosen; start again, or restore its files")
-    precision = dtype if dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
+    check_unchanged(folder, found, expected)
+    precision = chosen_dtype(dtype, device)
     try:
         model, tokenizer = _load_model(folder, getattr(torch, precision), device, WindowTokenizer)
     except torch.OutOfMemoryError:
         raise OutOfMemory(f"{folder}: the device has too little memory for this model") from None
-    if tokenizer.largest >= model.rows:
-        raise BadReference(
-            f"{folder}: the tokenizer has ids up to {tokenizer.largest}, the model only {model.rows} rows;"
-            " put the tokenizer that it was trained with there"
-        )
+    check_ids(folder, tokenizer.largest, model.rows)
     parameters = sum(p.numel() for p in model.model.parameters())
     return Classifier(
         folder=folder,
@@ -144,26 +125,12 @@ def _load_model(
     from transformers import AutoModelForSequenceClassification
 
     from scorer.causal_lm.capabilities import TRIAL_ERRORS, find_context
-    from scorer.causal_lm.transformer import check_loaded, run_config
+    from scorer.causal_lm.transformer import load_pretrained
     from scorer.classifier.forward import ClassifierModel
     from scorer.hf_logging import silent
 
     with silent():
-        try:
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                str(folder),
-                config=run_config(folder),
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # check_loaded refuses them, by name
-                output_loading_info=True,
-            )
-        except Exception as error:  # the folder's files decide what is raised
-            raise BadReference(f"{folder}: cannot be loaded as a classifier ({one_line(error)})") from None
-        check_loaded(folder, report)
-        model.requires_grad_(False).eval().to(device)
+        model = load_pretrained(AutoModelForSequenceClassification, folder, dtype, device, "a classifier")
         tokenizer = make_tokenizer(folder, find_context(model))
         try:
             return ClassifierModel(model, tokenizer.pad, packs=device.startswith("cuda")), tokenizer

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scorer.classifier.classifier import Classifier, memory_errors
+from scorer.causal_lm.reference import memory_errors
+from scorer.classifier.classifier import Classifier
 from scorer.classifier.forward import pack_of
 from scorer.classifier.windows import Windows
 from scorer.engine.batch_loader import Tag
@@ -128,7 +129,7 @@ class Classifying(Generic[Tag]):
             self._ended.set()
 
     def _put(self, found: _Block[Tag] | BaseException | None) -> bool:
-        """Hands over a block; False if nobody takes it any more."""
+        """Hands over a block; False when the reader has stopped."""
         while not self._closed.is_set():
             try:
                 self._ready.put(found, timeout=_WAIT_SECONDS)
