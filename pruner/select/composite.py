@@ -14,6 +14,7 @@ from pruner.ranks.rank_key import Keys, RankKey, floats
 from pruner.ranks.sort_keys import ordered_bits
 from pruner.select.build_index import build_index
 from pruner.select.index import PERCENTILE, Index, read_domain_names, read_shard_rows, write_array, write_arrays
+from pruner.select.kept import kept_by_rank, kept_inside, ranks_inside
 from pruner.select.score_table import SCORES_FILE
 from pruner.spec import BY_TOKEN, Order, Rule, StageSpec
 from pruner.tables.parquet_parts import StoredTable, TablePart
@@ -62,7 +63,8 @@ def rank_sum_key(scores: Scores, terms: Sequence[tuple[str, int]], *, within: bo
     ranks: list[np.ndarray] = []
     for key in keys:
         index = scores.ranked(_only(key, keys))
-        ranks.append(_ranks_inside(index) if within else _ranks(index))
+        inside = np.asarray(index.inside_rank), np.asarray(index.inside_bounds)
+        ranks.append(ranks_inside(*inside)[1] if within else _ranks(index))
 
     def of(rows: pa.Table, at: TablePart) -> Keys:
         part = slice(at.first_row, at.first_row + at.rows)
@@ -147,33 +149,14 @@ def _inside_limits(scores: Scores, stage: StageSpec) -> np.ndarray:
 
 
 def _chosen(index: Index, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows of the table a rule keeps, bool [rows], and their percentiles, float64 [rows]."""
+    """Which rows of the table a rule keeps, bool [rows], and percentiles, float64 [rows], valid where kept."""
     if rule.within is None:
-        rank, size = _ranks(index), np.full(1, max(1, index.documents))
-        first, last = (np.array([edge]) for edge in band(index.below, rule))
-        group = np.zeros(len(rank), dtype=np.int64)
-    else:
-        bounds = np.asarray(index.inside_bounds)
-        edges = [band(index.inside_below[a : b + 1], rule) for a, b in pairwise(bounds.tolist())]
-        first, last = np.array(edges, dtype=np.int64).reshape(-1, 2).T
-        group = _groups(index)
-        rank, size = _ranks_inside(index), np.maximum(1, np.diff(bounds))
-    kept = (rank >= 0) & (rank >= first[group]) & (rank < last[group])
-    return kept, np.where(kept, 100.0 * rank / size[group], np.nan)
+        return kept_by_rank(_ranks(index), band(index.below, rule), index.documents)
+    bounds = np.asarray(index.inside_bounds)
+    bands = [band(index.inside_below[first : last + 1], rule) for first, last in pairwise(bounds.tolist())]
+    return kept_inside(np.asarray(index.inside_rank), bounds, bands)
 
 
 def _ranks(index: Index) -> np.ndarray:
     """The rank of each row, int64 [rows]; -1 for rows that are not ranked."""
     return np.asarray(index.rank)
-
-
-def _groups(index: Index) -> np.ndarray:
-    """The domain of each row, int64 [rows]; 0 for rows that are not ranked."""
-    found = np.searchsorted(np.asarray(index.inside_bounds), np.asarray(index.inside_rank), side="right") - 1
-    return np.asarray(np.maximum(found, 0))
-
-
-def _ranks_inside(index: Index) -> np.ndarray:
-    """The rank of each row inside its domain, int64 [rows]; -1 for rows that are not ranked."""
-    position = np.asarray(index.inside_rank)
-    return np.where(position < 0, -1, position - np.asarray(index.inside_bounds)[_groups(index)])

@@ -8,6 +8,7 @@ import numpy as np
 
 from pruner.ranks.bands import band, documents_band, exact_rate
 from pruner.select.index import PERCENTILE, array_path, read_array, read_index, read_kept, row_ranks
+from pruner.select.kept import kept_by_rank, kept_inside
 from pruner.select.manifest import Chosen, write_manifest
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import SelectionRecord
@@ -88,12 +89,7 @@ class SelectionWriter:
     def _chosen(self) -> Chosen:
         if self._spec.stages is not None:
             return _left(self._storage, self._order)
-        return choose(self._storage, self._order, self._spec)
-
-
-def choose(storage: Storage, folder: str, rule: Rule) -> Chosen:
-    """Which documents a rule keeps of the order in `folder`, by rows of the table of scores. As `write` raises."""
-    return _whole(storage, folder, rule) if rule.within is None else _inside(storage, folder, rule)
+        return (_whole if self._spec.within is None else _inside)(self._storage, self._order, self._spec)
 
 
 def _left(storage: Storage, folder: str) -> Chosen:
@@ -111,16 +107,11 @@ def _left(storage: Storage, folder: str) -> Chosen:
 def _whole(storage: Storage, folder: str, spec: Rule) -> Chosen:
     documents = len(StoredArray(storage, array_path(folder, "key")))
     if spec.unit == "documents":
-        first, last = documents_band(documents, spec.criterion, exact_rate(spec))
+        kept = documents_band(documents, spec.criterion, exact_rate(spec))
     else:
-        first, last = band(read_array(storage, folder, "below"), spec)
+        kept = band(read_array(storage, folder, "below"), spec)
     ranks = row_ranks(storage, folder, inside=False)
-
-    def chosen(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        rank = ranks(start, stop)
-        return (rank >= first) & (rank < last), 100.0 * rank / documents
-
-    return chosen
+    return lambda start, stop: kept_by_rank(ranks(start, stop), kept, documents)
 
 
 def _inside(storage: Storage, folder: str, spec: Rule) -> Chosen:
@@ -130,14 +121,5 @@ def _inside(storage: Storage, folder: str, spec: Rule) -> Chosen:
     else:
         below = read_array(storage, folder, "inside_below")
         bands = [band(below[first : last + 1], spec) for first, last in pairwise(bounds.tolist())]
-    starts, stops = np.array(bands, dtype=np.int64).reshape(-1, 2).T
     positions = row_ranks(storage, folder, inside=True)
-
-    def chosen(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        position = positions(start, stop)
-        domain = np.maximum(np.searchsorted(bounds, position, side="right") - 1, 0)
-        rank = position - bounds[domain]
-        kept = (position >= 0) & (rank >= starts[domain]) & (rank < stops[domain])
-        return kept, 100.0 * rank / np.maximum(1, np.diff(bounds)[domain])
-
-    return chosen
+    return lambda start, stop: kept_inside(positions(start, stop), bounds, bands)
