@@ -1,7 +1,8 @@
 """Compares the arms of an ablation: measures, paired differences, noise, curves. Knows no model and no corpus."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -10,9 +11,11 @@ from pruner.ablation.result import ArmResult, CurvePoint, Interval, MeasureName,
 from pruner.ablation.statistics import (
     Difference,
     Measure,
+    RunNoise,
     detectable,
+    drawn_share,
     paired_difference,
-    share_of_draw,
+    run_noise,
     steps_to_baseline,
 )
 
@@ -113,7 +116,8 @@ class Comparison:
     def difference(self, name: str, other: str) -> Difference:
         """An arm minus another, over the seeds that both have."""
         seeds = [seed for seed in self.seeds(name) if seed in self.seeds(other)]
-        return paired_difference(self.measure, self.losses(name, seeds), self.losses(other, seeds), self._drawn(name))
+        arm, against = self.losses(name, seeds), self.losses(other, seeds)
+        return paired_difference(self.measure, arm, against, self._noise, [self._drawn(name), self._drawn(other)])
 
     def value(self, name: str, share: int = -1) -> float:
         """The measure of an arm, mean over its seeds."""
@@ -163,12 +167,23 @@ class Comparison:
         return float(self.measure.value(self.losses(key.arm, [key.seed], factor=key.factor))[0])
 
     def _drawn(self, name: str) -> float:
-        """The share of a difference's variance that is common to all seeds: none, if each seed draws documents."""
+        """The share of the noise of an arm that is common to all seeds: none, if each seed draws documents."""
         arm = self._arm[name]
         if arm.role != "selection":
             return 0.0
         passes = float(np.mean([self.runs[RunKey(name, seed)].passes for seed in self.seeds(name)]))
-        return share_of_draw(min(1.0, passes) * self._share, arm.rate)
+        return drawn_share(min(1.0, passes) * self._share, arm.rate)
+
+    @cached_property
+    def _noise(self) -> RunNoise:
+        """The noise of the measure."""
+        return self._noise_of(self.measure, lambda run: self.items.losses(run.bits[-1], self.which)[self.inside])
+
+    def _noise_of(self, measure: Measure, losses: Callable[[Run], np.ndarray]) -> RunNoise:
+        """The noise of runs in a measure of some of their losses."""
+        runs = {(key.arm, key.seed): run for key, run in self.runs.items() if key.factor == 1}
+        drawn = {arm.name: self._drawn(arm.name) for arm in self.arms if self.seeds(arm.name)}
+        return run_noise({key: float(measure.value(losses(run))) for key, run in runs.items()}, drawn)
 
     def _result(self, arm: Arm, overlap: Mapping[str, float]) -> ArmResult:
         seeds = self.seeds(arm.name)
@@ -224,7 +239,6 @@ class Comparison:
     def _differences(self, name: str) -> list[tuple[str, Interval]]:
         """By domain and task, against `all`."""
         seeds = [seed for seed in self.seeds(name) if seed in self.seeds(ALL)]
-        arm, other = (np.stack([self.runs[RunKey(each, seed)].bits[-1] for seed in seeds]) for each in (name, ALL))
         found = []
         for task in (False, True):
             for each in self._names(task=task):
@@ -232,14 +246,15 @@ class Comparison:
                 size = np.ones(int(here.sum())) if task else self.items.n_bytes[here]
                 scale = self.items.n_bytes[here] if task else 1.0
                 measure = Measure(np.zeros(len(size), int), size)
-                found.append(
-                    (
-                        each,
-                        interval(
-                            paired_difference(measure, arm[:, here] / scale, other[:, here] / scale, self._drawn(name))
-                        ),
-                    )
+
+                def losses(run: Run, here: np.ndarray = here, scale: np.ndarray | float = scale) -> np.ndarray:
+                    return run.bits[-1][here] / scale
+
+                arm, other = (
+                    np.stack([losses(self.runs[RunKey(compared, seed)]) for seed in seeds]) for compared in (name, ALL)
                 )
+                noise, drawn = self._noise_of(measure, losses), (self._drawn(name), 0.0)
+                found.append((each, interval(paired_difference(measure, arm, other, noise, drawn))))
         return found
 
     def _names(self, *, task: bool) -> list[str]:

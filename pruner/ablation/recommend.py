@@ -18,7 +18,7 @@ class Conditions(NamedTuple):
 def is_clear(comparison: Comparison, arm: Arm, looks: int) -> bool:
     """Whether a selection is better than `all` and than its random arm.
 
-    Of simulated experiments in which none of up to five selections is better, about 1 in 50 has one that passes both
+    Of simulated experiments in which none of up to five selections is better, at most 1 in 25 has one that passes both
     by chance, so the number of selections needs no correction. `looks`, the number of times that the results were
     looked at while seeds were added, share the chance of a wrong answer (Bonferroni).
     """

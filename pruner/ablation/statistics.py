@@ -1,8 +1,9 @@
 """Paired differences between arms, with 95 % intervals over seeds and items, and the steps to a baseline's end."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class Difference:
     value: float
     seed_variance: float  # of the value
     item_variance: float
-    seeds: int
+    freedom: int  # degrees of freedom of the seed variance; 0 with one seed
     items: int
 
     def half_width(self, confidence: float = CONFIDENCE) -> float | None:
@@ -66,9 +67,9 @@ class Difference:
 
         Each variance has a half-width of its own, by Student's t; they add up as squares, as they are independent.
         """
-        if self.seeds < 2:
+        if not self.freedom:
             return None
-        of_seeds = quantile(confidence, self.seeds - 1) ** 2 * self.seed_variance
+        of_seeds = quantile(confidence, self.freedom) ** 2 * self.seed_variance
         of_items = quantile(confidence, self.items - 1) ** 2 * self.item_variance if self.items > 1 else 0.0
         return math.sqrt(of_seeds + of_items)
 
@@ -78,29 +79,56 @@ class Difference:
         return half is not None and self.value + half < 0
 
 
-def paired_difference(measure: Measure, arm: np.ndarray, other: np.ndarray, drawn: float = 0.0) -> Difference:
+class RunNoise(NamedTuple):
+    """The variance of a run that draws its documents, beside what its arm and its seed explain."""
+
+    variance: float
+    freedom: int  # degrees of freedom
+
+
+def run_noise(values: Mapping[tuple[str, int], float], drawn: Mapping[str, float]) -> RunNoise:
+    """The noise of runs, from the values of all of them by (arm, seed); `drawn` as `drawn_share` gives it, by arm.
+
+    The residual of the additive model value = arm + seed, as of a randomised block design: with three seeds and three
+    arms it has four degrees of freedom, where the differences of one pair of arms have two. The residual of an arm has
+    1 - `drawn` of the variance, and is weighted so.
+    """
+    arms = {arm: number for number, arm in enumerate(sorted({arm for arm, _ in values}))}
+    seeds = {seed: len(arms) + number for number, seed in enumerate(sorted({seed for _, seed in values}))}
+    design = np.zeros((len(values), len(arms) + len(seeds)))
+    for row, (arm, seed) in enumerate(values):
+        design[row, [arms[arm], seeds[seed]]] = 1
+    weights = np.array([1 / math.sqrt(1 - drawn.get(arm, 0.0)) for arm, _ in values])
+    design *= weights[:, None]
+    found = np.array(list(values.values())) * weights
+    fitted, _, rank, _ = np.linalg.lstsq(design, found, rcond=None)
+    freedom = len(values) - int(rank)
+    return RunNoise(float(((found - design @ fitted) ** 2).sum()) / freedom if freedom else 0.0, freedom)
+
+
+def paired_difference(
+    measure: Measure, arm: np.ndarray, other: np.ndarray, noise: RunNoise, drawn: Sequence[float] = (0.0, 0.0)
+) -> Difference:
     """The mean over seeds of arm - other, both float64 [seeds, items], row for row of the same seed.
 
-    The interval counts the spread over seeds and over items. `drawn` is the part of a seed's variance that is due to
-    the documents that a selection happens to keep, and is the same in all seeds: more seeds do not bring the variance
-    of the value below it (see `share_of_draw`).
+    The interval counts the noise of runs and the spread over items. `drawn` are the shares of the noise of each arm
+    that are the same in all seeds (see `drawn_share`): more seeds do not make them smaller.
     """
     by_seed = measure.value(arm) - measure.value(other)
     seeds, items = len(by_seed), arm.shape[1]
-    spread = float(by_seed.var(ddof=1)) if seeds > 1 else 0.0
+    of_seeds = noise.variance * sum((1 - share) / seeds + share for share in drawn)
     of_items = measure.item_variance((arm - other).mean(0))
-    return Difference(float(by_seed.mean()), spread * max(1 / seeds, drawn), of_items, seeds, items)
+    return Difference(float(by_seed.mean()), of_seeds, of_items, noise.freedom if seeds > 1 else 0, items)
 
 
-def share_of_draw(read: float, rate: float) -> float:
-    """The part of a paired difference's variance that a selection owes to the documents that it happens to keep.
+def drawn_share(read: float, rate: float) -> float:
+    """The share of a run's noise that a selection owes to the documents that it happens to keep, at most.
 
     A selection is one draw of documents, so its runs read other documents only as far as each reads a part of it:
-    `read`, at most 1. Take a random draw of `rate` of the documents, and let a run, as one of the arm that it is
-    compared with, vary by v with the documents that it reads: read · (1 - rate) · v is common to all seeds, and each
-    seed adds (2 - read) · v, at least.
+    `read`, at most 1. Take a random draw of `rate` of the documents, and let all noise of a run be that of the
+    documents that it reads: read · (1 - rate) of its variance is common to all seeds.
     """
-    return read * (1 - rate) / (2 - read)
+    return read * (1 - rate)
 
 
 def detectable(differences: Sequence[Difference]) -> float | None:

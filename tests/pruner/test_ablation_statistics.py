@@ -8,7 +8,7 @@ import pytest
 
 from pruner.ablation.compare import SHARES, Arm, Comparison, Items, Run, RunKey
 from pruner.ablation.recommend import Conditions, is_clear, recommend
-from pruner.ablation.statistics import Measure, paired_difference, share_of_draw, steps_to_baseline
+from pruner.ablation.statistics import Measure, drawn_share, paired_difference, run_noise, steps_to_baseline
 from pruner.ablation.student import quantile, two_sided
 
 CONDITIONS = Conditions("nano proxies", 400_000)
@@ -36,12 +36,31 @@ def test_an_interval_is_paired_by_seed_and_counts_items() -> None:
     measure = Measure(np.zeros(ITEMS, int), size)
     by_seed = draw.normal(0, 1, (5, 1)) * size  # what both arms share, seed by seed
     arm, other = by_seed + 0.99 * size, by_seed + 1.01 * size
-    found = paired_difference(measure, arm, other)
+    values = {
+        (name, seed): float(measure.value(of[seed])) for name, of in (("a", arm), ("b", other)) for seed in range(5)
+    }
+    noise = run_noise(values, {})
+    assert noise.freedom == 4
+    found = paired_difference(measure, arm, other, noise)
     assert found.value == pytest.approx(-0.02)
     assert found.half_width() == pytest.approx(0, abs=1e-9)
-    varied = paired_difference(measure, arm + draw.normal(0, 0.2, ITEMS) * size, other)
+    varied = paired_difference(measure, arm + draw.normal(0, 0.2, ITEMS) * size, other, noise)
     assert 0.03 < (varied.half_width() or 0) < 0.12  # 2.02 * 0.2 / sqrt(40), by items alone
-    assert paired_difference(measure, arm[:1], other[:1]).half_width() is None
+    one = run_noise({key: value for key, value in values.items() if key[1] == 0}, {})
+    assert paired_difference(measure, arm[:1], other[:1], one).half_width() is None
+
+
+def test_the_noise_of_runs_is_that_of_a_paired_test_for_two_arms_and_steadier_with_more() -> None:
+    draw = np.random.default_rng(0)
+    values = {(arm, seed): float(draw.normal()) for arm in ("all", "low", "random") for seed in range(4)}
+    two = {key: value for key, value in values.items() if key[0] != "low"}
+    differences = [two["all", seed] - two["random", seed] for seed in range(4)]
+    assert run_noise(two, {}) == pytest.approx((np.var(differences, ddof=1) / 2, 3))
+    assert run_noise(values, {}).freedom == 6
+    shifted = {(arm, seed): value + 5 * seed + (arm == "low") for (arm, seed), value in values.items()}
+    assert run_noise(shifted, {}).variance == pytest.approx(run_noise(values, {}).variance)
+    further = values | {("all", 4): 0.0, ("low", 4): 1.0}  # more seeds of some arms alone
+    assert run_noise(further, {}).freedom == 7
 
 
 def items() -> Items:
@@ -122,6 +141,9 @@ def test_an_order_that_flips_at_another_learning_rate_is_no_recommendation() -> 
 
 
 def test_the_share_of_the_draw_grows_with_what_is_read_and_falls_with_the_rate() -> None:
-    assert share_of_draw(0.0, 0.5) == 0
-    assert share_of_draw(1.0, 0.5) == 0.5
-    assert share_of_draw(0.5, 0.9) < share_of_draw(0.5, 0.5) < 0.5
+    assert drawn_share(0.0, 0.5) == 0
+    assert drawn_share(1.0, 0.5) == 0.5
+    assert drawn_share(0.5, 0.9) < drawn_share(0.5, 0.5) < 0.5
+    draw = np.random.default_rng(1)
+    values = {(arm, seed): float(draw.normal()) for arm in ("all", "low", "random") for seed in range(4)}
+    assert run_noise(values, {"low": 0.5}).variance > run_noise(values, {}).variance
