@@ -9,6 +9,10 @@ class BadInstallation(Exception):
     """Another package stands in the place of one of Winnow's. The message, one line, says what to do."""
 
 
+class ProcessDied(Exception):
+    """A process that shares a training has ended before its time. Its own message, if any, says why."""
+
+
 class OutOfMemory(Exception):
     """The device's memory is too small for the reference's budget; `Reference.halve` makes that smaller."""
 

@@ -53,7 +53,7 @@ class Training:
     def __init__(self, job: Job, replicas: Replicas, heldout: HeldOut | None = None) -> None:
         """`heldout` is measured ten times on the way."""
         self._schedule, self._replicas, self._heldout = job.schedule, replicas, heldout
-        self.device = f"cuda:{replicas.rank}" if job.device == "cuda" and replicas.count > 1 else job.device
+        self.device = job.device
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(job.seed)  # the CPU's only: weights are drawn there
             self.model = job.recipe.build(job.rows)

@@ -68,18 +68,14 @@ class MicroStep:
         self._share, self._device = share, device
         self._input: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._captures = device.startswith("cuda") and model.compiled is not None
+        self._on_gpu = device.startswith("cuda")
 
     def __call__(self, vector: Tensor) -> None:
         """Takes a micro-batch, a vector of the layout on the host. On a GPU it returns before the work is done."""
-        if not self._device.startswith("cuda"):
+        if not self._on_gpu:
             self._work(vector)
             return
         vector = vector.pin_memory()
-        if not self._captures:
-            with deterministic(self._device):
-                self._work(vector.to(self._device, non_blocking=True))
-            return
         if self._input is None:
             self._input = torch.empty_like(vector, device=self._device)
         self._input.copy_(vector, non_blocking=True)
@@ -89,8 +85,7 @@ class MicroStep:
 
     def _work(self, vector: Tensor) -> None:
         batch = self._layout.split(vector)
-        compiled = self._model.compiled if self._captures else None
-        hidden = run_hidden(compiled or self._model.hidden, batch)
+        hidden = run_hidden(self._model.compiled if self._on_gpu else self._model.hidden, batch)
         loss = self._share * mean_nll(hidden, self._model.head, batch.targets.flatten())
         self._gradients.add(loss)
         self.loss += loss.detach()
@@ -123,7 +118,7 @@ def run_hidden(hidden: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
 
 @contextlib.contextmanager
 def deterministic(device: str) -> Iterator[None]:
-    """Inside, torch takes its deterministic kernels on a GPU; afterwards its settings are as before.
+    """Inside, torch takes its deterministic kernels on a GPU and fills no new tensor; then its settings are as before.
 
     On a CPU its kernels are deterministic anyway. cuBLAS is so on one stream, whatever its workspace, so the warning
     that CUBLAS_WORKSPACE_CONFIG is not set is ignored.
@@ -133,10 +128,13 @@ def deterministic(device: str) -> Iterator[None]:
         return
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*deterministic.*")
             yield
     finally:
+        torch.utils.deterministic.fill_uninitialized_memory = filled
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)

@@ -28,7 +28,7 @@ class TrainingModel:
     head: Tensor  # [V, D]
     config: dict[str, Any]  # what config.json is to say
     matrices: list[tuple[Tensor, slice]]  # of hidden layers: a parameter, and its columns that are one matrix
-    compiled: Callable[[Batch], Tensor] | None = None  # `hidden` for a GPU; it can be captured in a CUDA graph
+    compiled: Callable[[Batch], Tensor]  # `hidden` for a GPU; it can be captured in a CUDA graph
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Data parallelism: processes that train the same model on different micro-batches, by torch.distributed.
 
-The caller's process is the first of them. The others end when it does.
+The caller's process is the first of them. The others end when it does. On GPUs each sees one of them alone.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from scorer.errors import BadReference
+from scorer.errors import ProcessDied
 
 _JOIN_SECONDS = 10.0
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named is not None else [str(number) for number in range(count)]
 
 
 class Replicas:
@@ -43,18 +50,19 @@ class Replicas:
             dist.barrier()
 
     def check(self) -> None:
-        """Raises BadReference if another process has ended before its time."""
+        """Raises ProcessDied if another process has ended before its time."""
         if any(process.exitcode for process in self._others):
-            raise BadReference("a process of the training on several GPUs has died; see its message above")
+            raise ProcessDied("a process of the training on several GPUs has died; see its message above")
 
 
 @contextmanager
 def replicas(
-    count: int, device: str, folder: Path, work: Callable[[Any, Replicas], None], job: Any
+    count: int, device: str, folder: Path, work: Callable[[Any, Replicas], None], job: Any, gpus: Sequence[str] = ()
 ) -> Iterator[Replicas]:
     """Starts `work(job, replicas)` in `count` - 1 further processes; job and work can be pickled.
 
-    Processes meet by a file in `folder`. When the block ends they have ended, or are ended if it raises.
+    `gpus` are those of the further processes, if there are any, as CUDA_VISIBLE_DEVICES names them. Processes meet by a
+    file in `folder`. When the block ends they have ended, or are ended if it raises.
     """
     if count == 1:
         yield Replicas(0, 1, [])
@@ -63,8 +71,8 @@ def replicas(
     meeting.unlink(missing_ok=True)
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     others = [
-        context.Process(target=_other, args=(rank, count, device, meeting, work, job), daemon=True)
-        for rank in range(1, count)
+        context.Process(target=_other, args=(rank, count, device, gpu, meeting, work, job), daemon=True)
+        for rank, gpu in zip(range(1, count), gpus or [None] * (count - 1), strict=True)
     ]
     for process in others:
         process.start()
@@ -90,11 +98,9 @@ def _end(processes: Sequence[BaseProcess]) -> None:
 
 @contextmanager
 def _group(rank: int, count: int, device: str, meeting: Path) -> Iterator[None]:
-    """Joins the group of processes; on GPUs each has the one of its rank."""
+    """Joins the group of processes."""
     on_gpu = device.startswith("cuda")
-    place = torch.device("cuda", rank) if on_gpu else None
-    if place is not None:
-        torch.cuda.set_device(place)
+    place = torch.device("cuda", torch.cuda.current_device()) if on_gpu else None
     dist.init_process_group(
         "nccl" if on_gpu else "gloo", f"file://{meeting}", rank=rank, world_size=count, device_id=place
     )
@@ -104,8 +110,12 @@ def _group(rank: int, count: int, device: str, meeting: Path) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _other(rank: int, count: int, device: str, meeting: Path, work: Callable[[Any, Replicas], None], job: Any) -> None:
+def _other(
+    rank: int, count: int, device: str, gpu: str | None, meeting: Path, work: Callable[[Any, Replicas], None], job: Any
+) -> None:
     """The life of a further process."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # torch reads it at its first use of a GPU
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -18,6 +18,7 @@ class TrainingSummary(BaseModel):
         description="Loss on documents of the split that were not trained on; null where it has too few documents."
     )
     heldout_documents: int = Field(description="How many documents of the split were not trained on, but measured.")
+    processes: int = Field(1, description="Processes that shared each batch, each on a GPU of its own.")
     warning: str | None = Field(description="Set where the reference has read too little for its size.")
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from scorer.causal_lm.checkpoint import WEIGHTS
@@ -24,7 +23,7 @@ from scorer.training.initial import Initial, initial
 from scorer.training.loop import Job, OnProgress, Training, run_replica
 from scorer.training.names import OptimizerName, Preset
 from scorer.training.presets import RECIPES, Recipe, TrainingModel
-from scorer.training.replicas import replicas
+from scorer.training.replicas import replicas, visible_gpus
 from scorer.training.schedule import make_schedule
 from scorer.training.summary import TrainingSummary, too_little
 from scorer.training.tokens import Beat, Texts, TrainingTokens, save_tokenizer, tokenize, train_tokenizer
@@ -34,6 +33,7 @@ __all__ = ["OnProgress", "train"]
 # Up to four times, repeated text teaches nearly as much as new (Muennighoff et al., https://arxiv.org/abs/2305.16264).
 # After eight passes a tiny reference of 57,000 tokens had twice the perplexity on new text that it had after four.
 _PASSES = 4
+_SHARE = 8_192  # tokens of a batch that a GPU gets, at least: it takes longer for them than for the gradients' exchange
 _SAMPLE = 400  # measured on the way, each time, is a share of the tokens that costs a thousandth of the training
 
 
@@ -61,6 +61,7 @@ def train(
     *,
     optimizer: OptimizerName | None = None,
     processes: int = 1,
+    gpus: Sequence[str] | None = None,
     source: Path | None = None,
 ) -> TrainingSummary:
     """Trains a preset on `tokens` tokens of the texts, repeats included, and saves it in `folder`.
@@ -71,7 +72,9 @@ def train(
     four times at most. So give a mixed sample, not file after file.
 
     `optimizer` is the preset's own by default. With `source`, the folder of a GPT-2 or Mamba-2 model, the training goes
-    on from its weights with its tokenizer, and `preset` is None. `processes` share each batch, on so many GPUs.
+    on from its weights with its tokenizer, and `preset` is None. `processes` share each batch, each on a GPU of its
+    own: the first on this process' own one, the others on `gpus`, as CUDA_VISIBLE_DEVICES names them, by default on the
+    next ones that this process sees.
 
     `work` holds what a resumed call needs (tokenizer, tokens, weights, optimizer). It belongs to these texts and
     settings alone, and the caller removes it afterwards. `device` is "cpu" (float32) or "cuda" (bfloat16 products).
@@ -84,8 +87,11 @@ def train(
     Raises BadReference if there is no text, if the loss becomes infinite or NaN, if `source` cannot be trained on, or
     if there are not so many GPUs.
     """
-    if device.startswith("cuda") and processes > torch.cuda.device_count():
-        raise BadReference(f"{processes} GPUs are asked for, and this host has {torch.cuda.device_count()}")
+    others: list[str] = []
+    if device.startswith("cuda") and processes > 1:
+        others = [*(visible_gpus()[1:] if gpus is None else gpus)][: processes - 1]
+        if len(others) < processes - 1:
+            raise BadReference(f"{processes} GPUs are asked for, and this host has {1 + len(others)}")
     work.mkdir(parents=True, exist_ok=True)
     given = None if source is None else initial(source)
 
@@ -115,7 +121,7 @@ def train(
     job = Job(recipe, name, schedule, seed, start.rows, start.token, work, settings, device)
     heldout = HeldOut(data.heldout, data.heldout_sizes, start.token)
     beat()
-    with replicas(processes, device, work, run_replica, job) as group:
+    with replicas(processes, device, work, run_replica, job, others) as group:
         training = Training(job, group, heldout.sample(tokens // _SAMPLE))
         beat()
         loss = training.run(on_progress)
@@ -128,10 +134,18 @@ def train(
         heldout_bits_per_byte=training.bits_per_byte(heldout, lambda: on_progress(tokens, tokens, loss, latest)),
         heldout_documents=len(heldout.sizes),
         warning=too_little(tokens, inner),
+        processes=processes,
     )
     said = settings | {"loss": loss, "heldout_curve": training.curve} | summary.model_dump()
     _save(training.model, said, start.tokenizer, folder)
     return summary
+
+
+def most_processes(preset: Preset, tokens: int) -> int:
+    """How many GPUs a training can keep busy: each gets a share of a batch that is not too small for it."""
+    recipe = RECIPES[preset]
+    schedule = make_schedule(tokens, tokens, recipe.sequence, (recipe.batch, recipe.budget), recipe.micro_gpu)
+    return max(1, schedule.batch * recipe.sequence // _SHARE)
 
 
 def _prepare(texts: Texts, preset: Preset, given: Initial | None, tokens: int, work: Path, beat: Beat) -> _Start:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import service
 from pruner.errors import InputError
-from scorer.errors import BadInstallation, BadReference, OutOfMemory
+from scorer.errors import BadInstallation, BadReference, OutOfMemory, ProcessDied
 from scorer.kernels_check import check_kernels
 from service.commands.options import Parser
 
@@ -75,7 +75,7 @@ def _run_guarded(run: Callable[[], int]) -> int:
 
     try:
         return run()
-    except (InputError, BadReference, BadInstallation, OutOfMemory, ApiError) as error:
+    except (InputError, BadReference, BadInstallation, OutOfMemory, ProcessDied, ApiError) as error:
         return _fail(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has ended

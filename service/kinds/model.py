@@ -1,7 +1,7 @@
 """Kind `model`: the models of a job, a node of one part for each. Named ones are identified, one may be trained."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def _train(task: Task, spec: TrainSpec) -> None:
             return
         with task.beat.allow(_SILENCE_SECONDS):
             device = task.models.device()
-            from scorer.training.train import train
+            from scorer.training.train import most_processes, train
 
         done, total = 0, spec.tokens
 
@@ -99,11 +99,30 @@ def _train(task: Task, spec: TrainSpec) -> None:
             tell()
 
         out = work / "reference"
-        with ExitStack() as compiling:
+        most = most_processes(spec.preset, spec.tokens) if device.startswith("cuda") else 1
+        with _further_gpus(task, work, most - 1, tell) as gpus, ExitStack() as compiling:
             compiling.enter_context(task.beat.allow(_SILENCE_SECONDS))
-            summary = train(texts, spec.preset, spec.tokens, spec.seed, out, work / "state", device, on_progress)
+            given = spec.preset, spec.tokens, spec.seed, out, work / "state", device, on_progress
+            summary = train(texts, *given, processes=1 + len(gpus), gpus=gpus)
         with task.beat.allow(_SILENCE_SECONDS):
             _publish(task, folder, out, summary)
+
+
+@contextmanager
+def _further_gpus(task: Task, work: Path, most: int, beat: Callable[[], None]) -> Iterator[list[str]]:
+    """The GPUs that the training takes beside the worker's own: idle ones at first, and as many ever after."""
+    pool = task.gpus
+    if pool is None:
+        yield []
+        return
+    number = work / "further-gpus"
+    kept = int(number.read_text()) if number.exists() else None
+    if kept is not None and kept > len(pool.others):  # it began on a host with more: its weights cannot be had here
+        shutil.rmtree(work / "state", ignore_errors=True)
+        kept = None
+    with pool.idle(most) if kept is None else pool.exactly(kept, beat) as gpus:
+        number.write_text(str(len(gpus)))
+        yield gpus
 
 
 def _publish(task: Task, folder: str, trained: Path, summary: TrainingSummary) -> None:

@@ -12,6 +12,7 @@ from service.contract.names import Resource, Status
 if TYPE_CHECKING:
     from scorer.engine.model_loader import ModelLoader
     from service.kinds.job_files import JobFiles
+    from service.kinds.pool_gpus import PoolGpus
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Task:
     models: "ModelLoader"
     read_ahead: Any = field(default=lambda: None)  # called once when all input is read: the next task may be prepared
     prepared: Any = None  # what `prepare` of its kind returned
+    gpus: "PoolGpus | None" = None  # of a worker of a pool with several GPUs on this host
 
     @property
     def path(self) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -41,10 +41,12 @@ _STOP_SECONDS = 3.0  # for a worker to end the batch at hand
 class WorkerProcess:
     """A worker process, started again when it dies."""
 
-    def __init__(self, name: str, env: dict[str, str], queue: Queue) -> None:
+    def __init__(self, name: str, env: dict[str, str], queue: Queue, gpus: Sequence[str] = ()) -> None:
+        """`gpus` are those of the pool, the worker's own first."""
         self._name = name
         self._env = env
         self._queue = queue
+        self._gpus = list(gpus)
         self._process: subprocess.Popen[bytes] | None = None
         self._start_at = 0.0
         self._clean = False  # what a worker of this name held was given back
@@ -61,7 +63,7 @@ class WorkerProcess:
             self._clean = True
         if time.monotonic() < self._start_at:
             return
-        command = child.python(f"from service.run.worker_process import main; main({self._name!r})")
+        command = child.python(f"from service.run.worker_process import main; main({self._name!r}, {self._gpus!r})")
         self._process = child.start(command, death_signal=signal.SIGKILL, env=self._env)
         self._start_at = time.monotonic() + _PAUSE_SECONDS
         self._clean = False
@@ -209,9 +211,10 @@ def _workers(settings: Settings, queue: Queue, *, alone: bool) -> list[WorkerPro
     workers = [WorkerProcess(f"{owner}-light", light, queue)]
     for number in range(count):
         env = settings.model_copy(update={"resources": RESOURCES}).environment()
+        own = number % max(1, len(gpus))
         if gpus:
-            env["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-        workers.append(WorkerProcess(f"{owner}-{number}", env, queue))
+            env["CUDA_VISIBLE_DEVICES"] = gpus[own]
+        workers.append(WorkerProcess(f"{owner}-{number}", env, queue, [*gpus[own:], *gpus[:own]]))
     return workers
 
 

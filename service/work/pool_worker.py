@@ -19,6 +19,7 @@ from service.contract.schemas import Problem
 from service.jobs.jobs import Jobs
 from service.kinds.job_files import JobFiles
 from service.kinds.model_files import load
+from service.kinds.pool_gpus import PoolGpus
 from service.queue.tasks import LeaseLost
 from service.work import score_now
 from service.work.heartbeat import Stopping
@@ -35,10 +36,16 @@ class PoolWorker:
     """A Worker on Redis, until SIGTERM or SIGINT."""
 
     def __init__(
-        self, jobs: Jobs, models: ModelLoader, resources: Sequence[Resource], name: str, alive: Path | None = None
+        self,
+        jobs: Jobs,
+        models: ModelLoader,
+        resources: Sequence[Resource],
+        name: str,
+        alive: Path | None = None,
+        gpus: PoolGpus | None = None,
     ) -> None:
         self._jobs, self._models, self._resources = jobs, models, resources
-        self.worker = Worker(jobs.lifecycle, models, resources, name, between=self._between, alive=alive)
+        self.worker = Worker(jobs.lifecycle, models, resources, name, between=self._between, alive=alive, gpus=gpus)
         self._told: SimpleQueue[None] = SimpleQueue()  # the only lock that a signal handler may take
         self._over = threading.Event()
 

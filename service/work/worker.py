@@ -19,6 +19,7 @@ from service.jobs.lifecycle import ADVANCE, Lifecycle
 from service.kinds import KINDS
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Busy, Counts, InputsGone, Task
+from service.kinds.pool_gpus import PoolGpus
 from service.queue.tasks import Done, Lease, LeaseLost
 from service.store.records import JobRecord
 from service.work.heartbeat import Heartbeat, LeaseBeat, Stopping, TaskEnded
@@ -43,7 +44,8 @@ class Worker:
     """Runs tasks of some resource classes. `name` is unique among living workers.
 
     With `alone` it has a queue to itself: errors are raised, where a worker of a pool gives the task back or fails the
-    job. `between` is called between two pieces of a task's work; `alive` is a file that it touches at every heartbeat.
+    job. `between` is called between two pieces of a task's work; `alive` is a file that it touches at every heartbeat;
+    `gpus` are those of its host, which trainings may borrow.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class Worker:
         alone: bool = False,
         between: Callable[[], None] = lambda: None,
         alive: Path | None = None,
+        gpus: PoolGpus | None = None,
     ) -> None:
         self.stopping = False
         self.models = models
         self._lifecycle, self._queue = lifecycle, lifecycle.queue
         self._resources, self._name, self._alone = tuple(resources), name, alone
         self._between_tasks = between
+        self._gpus = gpus
         self.heartbeat = Heartbeat(
             self._queue, lambda: models.known_device, lambda: self.stopping, self._between, alive
         )
@@ -72,9 +76,12 @@ class Worker:
     def once(self) -> bool:
         """Runs a task, if there is one."""
         self._between_tasks()
+        light = [resource for resource in self._resources if resource != "gpu"]
+        lent = self._gpus is not None and not self._gpus.take()
+        if lent:
+            self.release_ahead()
         if self._next is not None:
             # Short tasks go first: what others wait for is rarely behind a shard.
-            light = [resource for resource in self._resources if resource != self._next.lease.resource]
             lease = self._queue.claim(self._name, light) if light else None
             if lease is None:
                 ahead, self._next = self._next, None
@@ -82,8 +89,10 @@ class Worker:
                 self._work(ahead.lease, ahead.prepared)
                 return True
         else:
-            lease = self._queue.claim(self._name, self._resources)
+            lease = self._queue.claim(self._name, light if lent else self._resources)
         if lease is None:
+            if self._gpus is not None:
+                self._gpus.give()
             return False
         self._work(lease)
         return True
@@ -169,7 +178,7 @@ class Worker:
         node = find_node(job, lease.node)
         if node is None or lease.part >= len(node.paths):
             return None
-        return Task(job, node, lease.part, beat, self.models, self._look_ahead, prepared)
+        return Task(job, node, lease.part, beat, self.models, self._look_ahead, prepared, self._gpus)
 
     # -- between two pieces of a task
     def _between(self, beat: LeaseBeat, moved: bool) -> None:

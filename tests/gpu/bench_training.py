@@ -1,6 +1,7 @@
 """Training on a GPU: tokens a second and memory of the presets, beside a plain compiled loop of GPT-2 124M.
 
 `--presets` are names, each with a number of sequences at a time if it is not the preset's own: gpt2-124m:32.
+`--side-by-side PRESET:N` are trained in N processes at once, as by N workers that share the GPU.
 """
 # ruff: noqa: E402  (tune_process comes before torch)
 
@@ -8,9 +9,13 @@ import argparse
 import contextlib
 import gc
 import math
+import multiprocessing
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,8 +75,11 @@ def random_tokens(path: Path, vocabulary: int) -> None:
     tokens.tofile(path)
 
 
-def timed_training(preset: Preset, seconds: float, micro: int | None) -> Speed:
-    """Trains on random tokens for some seconds after the first steps."""
+def timed_training(
+    preset: Preset, seconds: float, micro: int | None, meet: Callable[[], object] = lambda: None
+) -> Speed:
+    """Trains on random tokens for some seconds after the first steps; `meet` is called before these seconds."""
+    loop._SAVE_SECONDS = math.inf  # the window is shorter than the time between two checkpoints
     start_afresh()
     recipe = RECIPES[preset]
     name = recipe.optimizer
@@ -80,6 +88,8 @@ def timed_training(preset: Preset, seconds: float, micro: int | None) -> Speed:
 
     def told(done: int, _total: int, loss: float | None, _heldout: float | None) -> None:
         if loss is not None and done >= WARM_STEPS * plan.batch * plan.sequence:
+            if not began:
+                meet()
             began.append((time.monotonic(), done))
             if began[-1][0] - began[0][0] > seconds:
                 raise Enough
@@ -121,17 +131,40 @@ def timed_plain(steps: int) -> Speed:
     return Speed(rate, *peak(), f"adamw, steps of {PLAIN[0]} x {PLAIN[1]}", WARM_STEPS + steps)
 
 
+def one_of_several(preset: Preset, seconds: float, barrier: Barrier, found: Queue[float]) -> None:
+    """One of the processes that share the GPU."""
+    found.put(timed_training(preset, seconds, None, barrier.wait).tokens_per_second)
+
+
+def side_by_side(preset: Preset, count: int, seconds: float) -> str:
+    """A row: the tokens a second of all processes."""
+    context = multiprocessing.get_context("spawn")
+    barrier, found = context.Barrier(count), context.Queue()
+    processes = [context.Process(target=one_of_several, args=(preset, seconds, barrier, found)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    rate = sum(found.get(timeout=300) for _ in processes)
+    for process in processes:
+        process.join()
+    return f"{f'{preset}, {count} side by side':28} {rate / 1e6:6.3f} M tokens/s"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each timed training (default: 4)")
     parser.add_argument("--presets", nargs="*", default=["gpt2-124m", "124m", "mamba2-130m", "10m", "30m"])
+    parser.add_argument("--side-by-side", nargs="*", default=["10m:2", "nano:1", "nano:4"])
     given = parser.parse_args()
-    loop._SAVE_SECONDS = math.inf  # the window is shorter than the time between two checkpoints
+
     say(f"{torch.cuda.get_device_name()}; torch {torch.__version__}")
     say(timed_plain(60).row("plain loop, GPT-2 124M"))
     for wanted in given.presets:
         preset, _, micro = wanted.partition(":")
-        say(timed_training(preset, given.seconds, int(micro) if micro else None).row(preset))
+        say(timed_training(preset, given.seconds, int(micro) if micro else None).row(wanted))
+    start_afresh()
+    for wanted in given.side_by_side:
+        preset, _, count = wanted.partition(":")
+        say(side_by_side(preset, int(count), 2 * given.seconds))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # tests/gpu/run.sh [PART] [ARGUMENT ...]: correctness on a CUDA device, then the tables of speed. PART is `tests`,
-# `kernels`, `backward`, `throughput` or `training`, each under 8 minutes; without it all of them run. ARGUMENTs go to
-# throughput.py, or to bench_training.py: `training quality --corpus FILE...` compares what is learnt with a plain loop.
-# PEERS=DIR runs the public kernels beside ours (tests/gpu/peers.py says what DIR holds). Needs torch, triton, transformers
-# and pytest; no network.
+# `kernels`, `backward`, `throughput`, `classifiers` or `training`, each under 8 minutes; without it all of them run.
+# `learning` trains references for half an hour, and runs only when it is named; `--references` takes a part of them.
+# ARGUMENTs, such as `--corpus FILE...`, go to the part's program. PEERS=DIR runs the public kernels beside ours
+# (tests/gpu/peers.py says what DIR holds). Needs torch, triton, transformers and pytest; no network.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
@@ -11,7 +11,7 @@ export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} CUBLAS_WORKSPACE_CONFIG=:4096:8 H
 "$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "tests/gpu/run.sh: torch finds no CUDA device")'
 date -u +"date: %F"
 part=all
-case ${1:-} in tests | kernels | backward | throughput | training) part=$1 && shift ;; esac
+case ${1:-} in tests | kernels | backward | throughput | classifiers | training | learning) part=$1 && shift ;; esac
 failed=0
 if [ "$part" = all ] || [ "$part" = tests ]; then
 
@@ -43,7 +43,7 @@ for preset in tiny mamba2 gpt2; do
     start "cuda, $preset" check tests/gpu/test_cuda.py -k "$preset"
 done
 start "cuda, others" check tests/gpu/test_cuda.py -k "not tiny and not mamba2 and not gpt2"
-for name in attention classifier conv_and_norm document_attention linear trained training; do
+for name in attention classifier conv_and_norm document_attention linear proxy trained training; do
     start "$name" check "tests/gpu/test_$name.py"
 done
 if command -v compute-sanitizer >/dev/null; then
@@ -71,9 +71,14 @@ fi
 if [ "$part" = all ] || [ "$part" = throughput ]; then
     "$python" tests/gpu/throughput.py "$@"
 fi
+if [ "$part" = all ] || [ "$part" = classifiers ]; then
+    "$python" tests/gpu/bench_classifiers.py "$@"
+fi
 if [ "$part" = all ]; then
     "$python" tests/gpu/bench_training.py
 elif [ "$part" = training ]; then
     "$python" tests/gpu/bench_training.py "$@"
+elif [ "$part" = learning ]; then
+    "$python" tests/gpu/bench_learning.py "$@"
 fi
 exit "$failed"

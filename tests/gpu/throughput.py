@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,10 +154,10 @@ def ours(reference: Reference, blocks: Blocks) -> Measured:
     return timed(work)
 
 
-def busy(reference: Reference, texts: list[str]) -> float:
-    """The share of the time between the first and the last kernel in which some kernel runs."""
+def busy(work: Callable[[list[list[str]]], object], texts: list[str]) -> float:
+    """The share of the time between the first and the last kernel of work on blocks in which some kernel runs."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        scored(reference, [texts[i : i + 256] for i in range(0, len(texts), 256)])
+        work([texts[i : i + 256] for i in range(0, len(texts), 256)])
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in profile.events()
@@ -263,7 +264,7 @@ def measure(preset: str, folder: Path, blocks: Blocks, given: argparse.Namespace
     mine = ours(reference, blocks)
     row(preset, "ours", mine)
     if ON_GPU:
-        share = busy(reference, some(blocks, min(given.megabytes, 20)))
+        share = busy(partial(scored, reference), some(blocks, min(given.megabytes, 20)))
         say(f"{preset:12}        the GPU computes {share:.1%} of the time")
         for name, length in LENGTHS.items():
             row(preset, name, ours(reference, recut(blocks, length, RECUT * given.megabytes)))
