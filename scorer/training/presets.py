@@ -199,7 +199,7 @@ RECIPES: dict[Preset, Recipe] = {
         batch=16,
         budget=20_000_000,
         micro_cpu=1,
-        micro_gpu=16,
+        micro_gpu=32,
         optimizer="muon",
         learning_rate=6e-4,
         muon_learning_rates=(4e-3, 1e-3),
@@ -210,5 +210,5 @@ RECIPES: dict[Preset, Recipe] = {
     "4m": _proxy(256, 4, 4, vocabulary=4096, micro_gpu=64, learning_rate=3e-3, sequence=512),  # 3.2 M + 1.0 M
     "10m": _proxy(320, 8, 5, vocabulary=16_384, micro_gpu=64, learning_rate=2e-3),  # 9.9 M + 5.2 M
     "30m": _proxy(512, 10, 8, vocabulary=16_384, micro_gpu=32, learning_rate=1.5e-3),  # 31.5 M + 8.4 M
-    "124m": _proxy(768, 12, 12, vocabulary=50_304, micro_gpu=16, learning_rate=6e-4),  # 85 M + 38.6 M
+    "124m": _proxy(768, 12, 12, vocabulary=50_304, micro_gpu=32, learning_rate=6e-4),  # 85 M + 38.6 M
 }

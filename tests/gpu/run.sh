@@ -48,7 +48,8 @@ for name in attention classifier conv_and_norm document_attention linear proxy s
 done
 if command -v compute-sanitizer >/dev/null; then
     start memcheck compute-sanitizer --tool memcheck --error-exitcode 1 "$python" tests/gpu/sanitize.py
-    start racecheck compute-sanitizer --tool racecheck --error-exitcode 1 "$python" tests/gpu/sanitize.py portable
+    start racecheck compute-sanitizer --tool racecheck --kernel-regex-exclude kns=nvjet --error-exitcode 1 \
+        "$python" tests/gpu/sanitize.py portable # nvjet: matrix products of cuBLAS, where it finds a race at times
 fi
 finish() {
     for pid in "${!running[@]}"; do
