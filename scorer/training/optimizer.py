@@ -31,6 +31,9 @@ class Optimizer:
         others = [p for p in self._left.values() if p.dim() != 2]  # norms, biases, convolutions, decay rates
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         self._adam = torch.optim.AdamW([g for g in groups if g["params"]], betas=_BETAS, fused=True)
+        for p in self._left.values():  # as its first step would: a checkpoint may come before that
+            zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            self._adam.state[p] = {"step": torch.zeros((), device=p.device)} | zeros
 
     def step(self, factor: float) -> None:
         """One step, at the recipe's learning rates times a factor."""

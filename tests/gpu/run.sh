@@ -46,10 +46,16 @@ start "cuda, others" check tests/gpu/test_cuda.py -k "not tiny and not mamba2 an
 for name in attention classifier conv_and_norm document_attention linear proxy several trained training; do
     start "$name" check "tests/gpu/test_$name.py"
 done
+# Races in our kernels; in nvjet, the matrix products of cuBLAS, it finds one at times.
+races() {
+    local rc=0
+    compute-sanitizer --tool racecheck "$python" tests/gpu/sanitize.py portable >"$logs/races" 2>&1 || rc=$?
+    cat "$logs/races"
+    ! grep -E 'Race reported|and (Read|Write) access' "$logs/races" | grep -v nvjet && return "$rc"
+}
 if command -v compute-sanitizer >/dev/null; then
     start memcheck compute-sanitizer --tool memcheck --error-exitcode 1 "$python" tests/gpu/sanitize.py
-    start racecheck compute-sanitizer --tool racecheck --kernel-regex-exclude kns=nvjet --error-exitcode 1 \
-        "$python" tests/gpu/sanitize.py portable # nvjet: matrix products of cuBLAS, where it finds a race at times
+    start racecheck races
 fi
 finish() {
     for pid in "${!running[@]}"; do

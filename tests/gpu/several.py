@@ -168,9 +168,9 @@ def score_job(workers: int, corpus: Path, model: Path, kill: bool) -> Scored:
         row = f"{rate / 1e6:7.3f} M tokens/s over {seconds:5.1f} s   {cores} {memory:5.1f} GiB"
         row += f"   GPUs {busy.end(began[3])}"
         digests = {}
-        for name in CRITERIA:
-            path = f"/v1/jobs/{job}/manifest?selection={name}-0.5&format=parquet"
-            digests[name] = hashlib.sha256(served.http.get(path).raise_for_status().content).hexdigest()
+        for made in state["selections"]:
+            content = served.http.get(made["manifest_url"]).raise_for_status().content
+            digests[made["id"]] = hashlib.sha256(content).hexdigest()
         return Scored(rate, digests, row + ("   a worker killed" if killed else ""))
 
 

@@ -82,7 +82,7 @@ def corpus(paths: list[str], field: str, megabytes: float) -> Blocks:
         spec = CorpusSpec(paths=paths, text_field=field)
         plan = make_plan(spec)
         for shard in plan.shards:
-            for batch in read_shard(plan.files[shard.file], shard, spec):
+            for batch in read_shard(plan.files_of(shard), shard, spec):
                 yield batch["text"].to_pylist()
 
     def stdlib() -> Iterator[list[str | None]]:
