@@ -1,4 +1,4 @@
-"""A proxy in front of the API that loses answers, cuts them or answers as an overloaded gateway, as a test says."""
+"""A proxy in front of the API that loses answers, cuts or changes them, or answers as an overloaded gateway."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Literal
 
 import httpx
 
-Fault = Literal["lose", "cut", "overloaded"]
+Fault = Literal["lose", "cut", "change", "overloaded"]
 _HOP = {"connection", "transfer-encoding", "content-length", "host", "date", "server"}
 
 
@@ -58,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(answer.status_code, kept, answer.content, len(answer.content) // 2)
             self.close_connection = True
         else:
-            self._answer(answer.status_code, kept, answer.content)
+            self._answer(answer.status_code, kept, b"{}" if fault == "change" else answer.content)
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes, sent: int | None = None) -> None:
         self.send_response(status)

@@ -20,6 +20,7 @@ from service.client import (
     DamagedDownload,
     NotSucceeded,
     ServiceUnreachable,
+    UnknownAnswer,
 )
 from service.client.calls import Calls
 from service.contract.quotas import Quotas
@@ -223,6 +224,12 @@ def test_a_quota_is_said(workspace: Workspace, redis: Any, make_request: Callabl
             client.create_job(make_request())
         assert (refused.value.status, refused.value.retry_after) == (429, 10)
         assert (refused.value.problem.model_extra or {})["quota"] == "jobs"
+
+
+def test_an_answer_of_another_version_is_said(proxy: FlakyProxy) -> None:
+    proxy.faults[:] = ["change"]
+    with Client(proxy.url) as client, pytest.raises(UnknownAnswer, match="JobPage is not what this client"):
+        client.list_jobs()
 
 
 def test_where_no_service_answers() -> None:
