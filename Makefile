@@ -29,9 +29,9 @@ test-ray: $(VENV)/.installed-ray
 	$(BIN)/python -m pytest tests/service/test_ray_pool.py
 
 # Compares scores with lm-evaluation-harness, and reads manifests and exports with other tools: datasets, datatrove, DuckDB,
-# pandas, Polars, and the Dolma toolkit, which has an environment of its own.
+# pandas, Polars, and the Dolma toolkit, which has an environment of its own. A generated client calls the API.
 test-peers: $(VENV)/.installed-peers $(VENV)/dolma/.installed
-	$(BIN)/python -m pytest tests/scorer/test_harness.py tests/page/test_openers.py tests/service/test_export_peers.py tests/pruner/test_export_*.py
+	$(BIN)/python -m pytest tests/scorer/test_harness.py tests/page/test_openers.py tests/service/test_export_peers.py tests/service/test_generated_client.py tests/pruner/test_export_*.py
 
 # The service's tests on a workspace on S3; `make test` runs a part of them.
 test-s3: $(VENV)/.installed-test

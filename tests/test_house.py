@@ -46,7 +46,7 @@ PARTS = {
         "export",
         "ablation",
     ),
-    "service": ("contract", "queue", "store", "kinds", "jobs", "work", "http", "page", "run", "commands"),
+    "service": ("contract", "client", "queue", "store", "kinds", "jobs", "work", "http", "page", "run", "commands"),
 }
 # Packages of others, and the parts of `service` that may import them; no other part does, not even in a function.
 OUTSIDE = {
@@ -161,6 +161,10 @@ def test_scorer_itself_loads_nothing_else_of_scorer() -> None:
 def test_contract_store_and_kinds_load_neither_fastapi_nor_the_redis_client() -> None:
     parts = ("contract", "store", "kinds")
     assert not {"fastapi", "redis"} & loaded_by(*(name for name in of_room("service") if part(name) in parts))
+
+
+def test_the_client_loads_neither_torch_nor_fastapi_nor_the_redis_client() -> None:
+    assert not {"torch", "transformers", "fastapi", "redis"} & loaded_by("service.client")
 
 
 def test_workers_and_commands_without_a_server_load_no_fastapi() -> None:

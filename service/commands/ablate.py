@@ -5,20 +5,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from scorer.training.names import OPTIMIZERS, PRESETS
+from service.client import Client, ClientError
 from service.commands import options
-from service.commands.client import ApiError, Client
 from service.commands.options import Parser
 from service.commands.output import ablation_bar, ablation_table, console
-from service.contract.network import job_path
 
 if TYPE_CHECKING:
     from pruner.ablation.result import AblationResult
     from service.contract.ablations import Ablation, AblationOptions
 
-_LOOK_SECONDS = 1.0
 _RUNS, _RESULT, _REPORT = "runs.parquet", "ablation.json", "report.html"
 _OPTIONS = (
     *("selection", "preset", "tokens", "seeds", "optimizer", "regime", "repetitions", "target_parameters"),
@@ -126,17 +124,10 @@ def _from_folder(
 def _from_service(
     parser: Parser, args: argparse.Namespace, wanted: "AblationOptions", tell: Callable[["Ablation"], None]
 ) -> "AblationResult":
-    from service.contract.ablations import Ablation
-
     with Client(args.server, args.key) as client:
-        shown: dict[str, Any] = client.post(job_path(args.source, "ablations"), wanted.model_dump(exclude_none=True))
-        address = job_path(args.source, "ablations", shown["id"])
-        while shown["status"] in ("queued", "running"):
-            tell(Ablation.model_validate(shown))
-            time.sleep(_LOOK_SECONDS)
-            shown = client.get(address)
-        found = Ablation.model_validate(shown)
-        if found.result is None:
-            raise ApiError(f"the ablation failed: {found.error.detail if found.error else found.status}")
-        client.download(f"{address}/{_RUNS}", args.out / _RUNS)
-    return found.result
+        begun = client.create_ablation(args.source, wanted)
+        made = client.wait_for_ablation(args.source, begun.id, tell)
+        if made.result is None:
+            raise ClientError(f"the ablation {made.id} has succeeded and has no result: report it")
+        client.download_ablation_runs(args.source, made.id, args.out / _RUNS)
+    return made.result

@@ -71,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_guarded(run: Callable[[], int]) -> int:
     """Runs a command; an error becomes one line on standard error and exit status 1."""
-    from service.commands.client import ApiError
+    from service.client.errors import ClientError
 
     try:
         return run()
-    except (InputError, BadReference, BadInstallation, OutOfMemory, ProcessDied, ApiError) as error:
+    except (InputError, BadReference, BadInstallation, OutOfMemory, ProcessDied, ClientError) as error:
         return _fail(str(error))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has ended

@@ -3,27 +3,16 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
-from urllib.parse import quote
+from typing import Any, get_args
 
-from pruner.export.export_record import CARD_FILE, EXPORT_FILE
 from pruner.export.formats import ExportFormat, export_root
-from pruner.export.output_folder import MARKER_FILE, OutputFolder
-from pruner.tables.hashing_writer import hashed
-from pruner.tables.storage import Storage
+from service.client import Client
 from service.commands import options
-from service.commands.client import ApiError, Client
 from service.commands.options import Parser
 from service.commands.output import parts_bar
-from service.contract.network import job_path
-
-if TYPE_CHECKING:
-    from service.contract.schemas import Export
-
-_LOOK_SECONDS = 0.5
+from service.contract.schemas import Export, ExportOptions
 
 
 def add_export(parser: Parser) -> None:
@@ -72,47 +61,21 @@ def export(_parser: Parser, args: argparse.Namespace) -> int:
     return 0
 
 
-def _from_folder(args: argparse.Namespace, tell: Callable[["Export"], None]) -> dict[str, Any]:
-    from service.contract.schemas import ExportOptions
+def _from_folder(args: argparse.Namespace, tell: Callable[[Export], None]) -> dict[str, Any]:
     from service.work.local_export import export_selection
 
     wanted = ExportOptions(format=args.format, scores=args.scores, out=args.out)
     return export_selection(Path(args.source), args.selection, wanted, tell).model_dump(mode="json")
 
 
-def _from_service(args: argparse.Namespace, tell: Callable[["Export"], None]) -> dict[str, Any]:
+def _from_service(args: argparse.Namespace, tell: Callable[[Export], None]) -> dict[str, Any]:
     """Lets the service export: to a URL itself, to its workspace for a local folder, which is filled from there."""
-    from service.contract.schemas import Export
-
     remote = "://" in args.out
-    body = {"format": args.format, "scores": args.scores, "out": args.out if remote else None}
+    wanted = ExportOptions(format=args.format, scores=args.scores, out=args.out if remote else None)
     with Client(args.server, args.key) as client:
-        shown = client.post(job_path(args.source, "selections", args.selection, "exports"), body)
-        address = job_path(args.source, "exports", shown["id"])
-        while shown["status"] in ("queued", "running"):
-            tell(Export.model_validate(shown))
-            time.sleep(_LOOK_SECONDS)
-            shown = client.get(address)
-        if shown["status"] != "succeeded":
-            error = shown["error"] or {"detail": shown["status"]}
-            raise ApiError(f"the export failed: {error['detail']}")
+        begun = client.create_export(args.source, args.selection, wanted)
+        made = client.wait_for_export(args.source, begun.id, tell)
         if not remote:
             root = export_root(args.out, args.format, args.selection)
-            _fill(client, f"{address}/files", Path(root), shown)
-    return shown
-
-
-def _fill(client: Client, address: str, out: Path, shown: dict[str, Any]) -> None:
-    """Downloads the files of an export that are not there yet, export.json last. Raises InputError, ApiError."""
-    files = {file["path"]: file["sha256"] for file in shown["files"]}
-    about = client.get(f"{address}/{EXPORT_FILE}")
-    folder = OutputFolder(Storage(str(out)), about["key"])
-    if folder.is_complete:
-        return
-    folder.take([*files, CARD_FILE])
-    for name, sha256 in {**files, CARD_FILE: None, EXPORT_FILE: None}.items():
-        target = out / name
-        if sha256 is None or not target.exists() or hashed(target) != sha256:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            client.download(f"{address}/{quote(name)}", target)
-    (out / MARKER_FILE).unlink()
+            client.download_export(args.source, made.id, root)
+    return made.model_dump(mode="json")

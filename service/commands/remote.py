@@ -5,17 +5,16 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
+from service.client import AsyncClient, Client, NotSucceeded
 from service.commands import options
-from service.commands.client import ApiError, Client
 from service.commands.options import Parser
 from service.commands.output import console, files_left_out, left_out, progress_bar, summary, trained_reference
-from service.contract.network import job_path
-from service.contract.schemas import Job, JobCorpus, Progress
+from service.contract.schemas import Job
 
 
 def _add_server(parser: Parser) -> None:
@@ -71,12 +70,11 @@ def submit(parser: Parser, args: argparse.Namespace) -> int:
             if named.get(kind) is not None and Path(named[kind]).exists():
                 named[kind] = _absolute(named[kind])
     with Client(args.server, args.key) as client:
-        headers = {"Idempotency-Key": args.idempotency_key} if args.idempotency_key else {}
-        job = client.post("/v1/jobs", request, **headers)
+        job = client.create_job(request, idempotency_key=args.idempotency_key)
         if not args.watch:
-            _print(args, job, job["id"])
+            _print(args, job, job.id)
             return 0
-        return _watch(client, job["id"], args)
+        return _watch(client, job.id, args)
 
 
 def add_status(parser: Parser) -> None:
@@ -89,29 +87,28 @@ def status(_parser: Parser, args: argparse.Namespace) -> int:
     """Shows a job, or lists the newest jobs."""
     with Client(args.server, args.key) as client:
         if args.job is not None:
-            job = client.get(job_path(args.job))
-            _print(args, job, "\n".join([_line(job), *left_out(_corpus(job))]))
+            job = client.get_job(args.job)
+            _print(args, job, "\n".join([_line(job), *left_out(job.corpus)]))
             return 0
-        jobs = client.get("/v1/jobs")["data"]
+        jobs = client.list_jobs().data
     if args.json:
-        sys.stdout.write(json.dumps(jobs) + "\n")
+        sys.stdout.write(json.dumps([job.model_dump(mode="json") for job in jobs]) + "\n")
         return 0
     console().print(_job_table(jobs))
     return 0
 
 
-def _job_table(jobs: list[dict[str, Any]]) -> Table:
+def _job_table(jobs: list[Job]) -> Table:
     """A row per job; the columns of files left out and of reasons only if a job left out files or has failed."""
-    left = [files_left_out(_corpus(job)) for job in jobs]
-    errors = [job["error"]["detail"] if job["error"] else "" for job in jobs]
+    left = [files_left_out(job.corpus) for job in jobs]
+    errors = [job.error.detail if job.error else "" for job in jobs]
     more = {name: column for name, column in (("left out", left), ("error", errors)) if any(column)}
     table = Table("job", "status", "corpus", "documents", "tokens", "submitted", *more, box=None)
     for job, *cells in zip(jobs, *more.values(), strict=True):
-        first, *others = job["request"]["corpus"]["paths"]
+        first, *others = job.request.corpus.paths
         corpus = f"{first} and {len(others):,} more" if others else first
-        progress, submitted = job["progress"], job["created_at"][:19].replace("T", " ")
-        counts = f"{progress['documents_done']:,}", f"{progress['tokens_done']:,}"
-        table.add_row(job["id"], job["status"], corpus, *counts, submitted, *cells)
+        counts = f"{job.progress.documents_done:,}", f"{job.progress.tokens_done:,}"
+        table.add_row(job.id, job.status, corpus, *counts, f"{job.created_at:%Y-%m-%d %H:%M:%S}", *cells)
     return table
 
 
@@ -122,7 +119,7 @@ def add_watch(parser: Parser) -> None:
 
 
 def watch(_parser: Parser, args: argparse.Namespace) -> int:
-    """Follows a job until it ends. Raises ApiError if the job failed or was cancelled."""
+    """Follows a job until it ends. Raises NotSucceeded if the job failed or was cancelled."""
     with Client(args.server, args.key) as client:
         return _watch(client, args.job, args)
 
@@ -135,7 +132,7 @@ def add_cancel(parser: Parser) -> None:
 def cancel(_parser: Parser, args: argparse.Namespace) -> int:
     """Cancels a job."""
     with Client(args.server, args.key) as client:
-        job = client.post(job_path(args.job, "cancel"))
+        job = client.cancel_job(args.job)
     _print(args, job, _line(job))
     return 0
 
@@ -163,23 +160,31 @@ def add_download(parser: Parser) -> None:
 def download(_parser: Parser, args: argparse.Namespace) -> int:
     """Saves a job's manifests, rejects and report, and checks each against its SHA-256."""
     with Client(args.server, args.key) as client:
-        job = client.get(job_path(args.job))
-        files = {
-            f"manifest-{made['id']}.{args.format}": f"{made['manifest_url']}?format={args.format}"
-            for made in job["selections"]
-        }
-        files[f"rejects.{args.format}"] = f"{job_path(args.job, 'rejects')}?format={args.format}"
-        if args.scores:
-            files["scores.parquet"] = job_path(args.job, "scores")
-        files["report.json"] = job_path(args.job, "report")  # last: a failed job may have the other files but no report
+        job = client.get_job(args.job)
         args.out.mkdir(parents=True, exist_ok=True)
-        for name, url in files.items():
-            client.download(url, args.out / name)
+        saved = []
+        for path in _saved(client, job, args):
+            saved.append(str(path))
             if not args.json:
-                sys.stdout.write(f"{args.out / name}\n")
+                sys.stdout.write(f"{path}\n")
     if args.json:
-        sys.stdout.write(json.dumps([str(args.out / name) for name in files]) + "\n")
+        sys.stdout.write(json.dumps(saved) + "\n")
     return 0
+
+
+def _saved(client: Client, job: Job, args: argparse.Namespace) -> Iterator[Path]:
+    """Saves the files of a job one by one."""
+    for made in job.selections:
+        path = args.out / f"manifest-{made.id}.{args.format}"
+        client.download_manifest(job.id, made.id, path, format=args.format)
+        yield path
+    client.download_rejects(job.id, args.out / f"rejects.{args.format}", format=args.format)
+    yield args.out / f"rejects.{args.format}"
+    if args.scores:
+        client.download_scores(job.id, args.out / "scores.parquet")
+        yield args.out / "scores.parquet"
+    client.download_report(job.id, args.out / "report.json")  # last: a failed job may have no report
+    yield args.out / "report.json"
 
 
 def add_report(parser: Parser) -> None:
@@ -197,14 +202,13 @@ def add_report(parser: Parser) -> None:
 
 def report(_parser: Parser, args: argparse.Namespace) -> int:
     """Saves the report of a job as one HTML file, and its plots as SVG and PNG."""
-    from service.page.report import fetch_report_data, write_report
+    from service.page.report import ReportData, fetch_report_data, write_report
 
-    with Client(args.server, args.key) as client:
+    async def fetch() -> ReportData:
+        async with AsyncClient(args.server, args.key) as client:
+            return await fetch_report_data(client.get_json, args.job)
 
-        async def get(path: str, **params: Any) -> Any:
-            return client.get(path, **params)
-
-        data = asyncio.run(fetch_report_data(get, args.job))
+    data = asyncio.run(fetch())
     written = write_report(args.out, data, args.server)
     if args.json:
         sys.stdout.write(json.dumps([str(path) for path in written]) + "\n")
@@ -216,41 +220,39 @@ def report(_parser: Parser, args: argparse.Namespace) -> int:
 
 
 def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
-    job: dict[str, Any] = {}
-    with progress_bar() as bar:
-        for job in client.events(job_id):
-            bar(job["status"], Progress.model_validate(job["progress"]))
-    screen = console()
-    if not args.json:
-        for line in left_out(_corpus(job)):
-            screen.print(line, soft_wrap=True)
-    if job["status"] == "failed":
-        raise ApiError(f"job {job_id} failed: {job['error']['detail']}")
-    if job["status"] == "cancelled":
-        raise ApiError(f"job {job_id} was cancelled")
+    try:
+        with progress_bar() as bar:
+            job = client.wait_for_job(job_id, lambda job: bar(job.status, job.progress))
+    except NotSucceeded as error:
+        if isinstance(error.ended, Job):
+            _show_left_out(args, error.ended)
+        raise
+    _show_left_out(args, job)
     if args.json:
         _print(args, job, "")
         return 0
-    reference = Job.model_validate(job).reference
-    for part in (*trained_reference(reference), *summary(client.get(job_path(job_id, "report")))):
+    screen = console()
+    report = client.get_report(job_id).model_dump(mode="json")
+    for part in (*trained_reference(job.reference), *summary(report)):
         screen.print(part, soft_wrap=isinstance(part, str))
     return 0
 
 
-def _corpus(job: dict[str, Any]) -> JobCorpus | None:
-    return Job.model_validate(job).corpus
+def _show_left_out(args: argparse.Namespace, job: Job) -> None:
+    for line in () if args.json else left_out(job.corpus):
+        console().print(line, soft_wrap=True)
 
 
-def _print(args: argparse.Namespace, value: dict[str, Any], line: str) -> None:
-    sys.stdout.write((json.dumps(value) if args.json else line) + "\n")
+def _print(args: argparse.Namespace, job: Job, line: str) -> None:
+    sys.stdout.write((json.dumps(job.model_dump(mode="json")) if args.json else line) + "\n")
 
 
-def _line(job: dict[str, Any]) -> str:
-    done, error = job["progress"], job["error"]
-    total = "" if done["documents_total"] is None else f" of {done['documents_total']:,}"
-    made = ", ".join(f"{s['id']} ({s['documents']:,})" for s in job["selections"])
-    parts = [job["status"], f"{done['documents_done']:,}{total} documents", f"{done['tokens_done']:,} tokens"]
-    return "; ".join(parts + ([made] if made else []) + ([error["detail"]] if error else []))
+def _line(job: Job) -> str:
+    done = job.progress
+    total = "" if done.documents_total is None else f" of {done.documents_total:,}"
+    made = ", ".join(f"{made.id} ({made.documents:,})" for made in job.selections)
+    parts = [job.status, f"{done.documents_done:,}{total} documents", f"{done.tokens_done:,} tokens"]
+    return "; ".join(parts + ([made] if made else []) + ([job.error.detail] if job.error else []))
 
 
 def _absolute(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import Request, Response
@@ -9,13 +10,31 @@ from fastapi.responses import StreamingResponse
 
 from pruner.tables.hashing_writer import WrittenFile
 from pruner.tables.storage import Storage
-from service.http.problems import problem
+from service.http.problems import problem, responses
 
 MEDIA_TYPES = {
     "parquet": "application/vnd.apache.parquet",
     "jsonl": "application/x-ndjson",
     "json": "application/json",
 }
+_ANY_FILE = "application/octet-stream"
+Answers = dict[int | str, dict[str, Any]]  # the OpenAPI `responses` of an endpoint
+DOWNLOADED: Answers = {
+    206: {"description": "The range that was asked for"},
+    304: {"description": "The file is as the ETag says"},
+    **responses(404, 409, 416, 422),
+}
+
+
+def file_answers(*formats: str) -> Answers:
+    """The OpenAPI `responses` of an endpoint that sends files of these formats.
+
+    They name `application/octet-stream` first: generators of clients know it, and take the first type that they know.
+    """
+    types = [_ANY_FILE, *(MEDIA_TYPES[name] for name in formats)]
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in types}
+    part = DOWNLOADED[206] | {"content": content}
+    return {200: {"description": "The file", "content": content}, **DOWNLOADED, 206: part}
 
 
 def describe(storage: Storage, path: str) -> WrittenFile:
@@ -50,7 +69,7 @@ def send_file(request: Request, storage: Storage, path: str, about: WrittenFile,
             (start, stop), status = found, 206
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     headers["Content-Length"] = str(stop - start)
-    media_type = MEDIA_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+    media_type = MEDIA_TYPES.get(name.rpartition(".")[2], _ANY_FILE)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(storage.read_range(path, start, stop), status, headers, media_type)

@@ -1,7 +1,8 @@
-"""Code to copy from a job's page: submit the same job with curl, and open its manifests."""
+"""Code to copy from a job's page: submit the same job with curl and in Python, and open its manifests."""
 
 import json
 import shlex
+from pprint import pformat
 from typing import Any
 
 from service.contract.network import job_path
@@ -13,7 +14,8 @@ def snippets(server: str, job: dict[str, Any], with_key: bool = False) -> dict[s
     """Code by title. Requests to `server` send the key in WINNOW_KEY if `with_key`."""
     manifest = f"manifest-{job['selections'][0]['id']}.parquet"
     opened = {f"Open a manifest in {tool}": lines for tool, lines in openers(manifest).items()}
-    return {"The same job with curl": curl(server, job, with_key), **opened}
+    submitted = {"with curl": curl(server, job, with_key), "in Python": python(server, job, with_key)}
+    return {f"The same job {tool}": lines for tool, lines in submitted.items()} | opened
 
 
 def curl(server: str, job: dict[str, Any], with_key: bool = False) -> str:
@@ -25,6 +27,27 @@ def curl(server: str, job: dict[str, Any], with_key: bool = False) -> str:
     get = f"curl -s{key} {shlex.quote(server + '/v1/jobs/' + job['id'])}"
     extract = """python3 -c 'import json, sys; json.dump(json.load(sys.stdin)["request"], sys.stdout)'"""
     return f"{get} |\n  {extract} |\n  {submit} @-"
+
+
+def python(server: str, job: dict[str, Any], with_key: bool = False) -> str:
+    """Python code that submits the job, waits and saves its manifests; a long request is taken from the service."""
+    request = pformat(_without_nulls(job["request"]), sort_dicts=False, width=100)
+    request = request.replace("\n", "\n" + " " * len("request = "))
+    if len(request) > _LONG:
+        request = f"client.get_job({job['id']!r}).request"
+    key = ', key=os.environ["WINNOW_KEY"]' if with_key else ""
+    lines = [
+        *(("import os", "") if with_key else ()),
+        "from service.client import Client",
+        "",
+        f"client = Client({server!r}{key})",
+        f"request = {request}",
+        "job = client.create_job(request)",
+        "job = client.wait_for_job(job.id, lambda job: print(job.status, job.progress.documents_done))",
+        "for selection in job.selections:",
+        '    client.download_manifest(job.id, selection.id, f"manifest-{selection.id}.parquet")',
+    ]
+    return "\n".join(lines)
 
 
 def export_commands(server: str, job_id: str, export: dict[str, Any], with_key: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands on a job's page that submit the same job again, and make the same export."""
+"""The code on a job's page that submits the same job again, and makes the same export."""
 
 import hashlib
 import shlex
@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from service.page.snippets import curl, export_commands
+import pyarrow.parquet as pq
+import pytest
+
+from service.page.snippets import curl, export_commands, python
 from tests.page.serving import Serving
 from tests.service.pool import until
 
@@ -20,6 +23,19 @@ def post(serving: Serving, command: str) -> Any:
 
 def test_the_curl_command_submits_the_same_job(serving: Serving, scored: dict[str, Any]) -> None:
     assert post(serving, curl(serving.url, scored))["request"] == scored["request"]
+
+
+@pytest.mark.parametrize("paths", [1, 5000])
+def test_the_python_code_submits_the_same_job_and_saves_its_manifests(
+    serving: Serving, scored: dict[str, Any], tmp_path: Path, paths: int
+) -> None:
+    long = scored["request"] | {"corpus": scored["request"]["corpus"] | {"paths": ["/none"] * paths}}
+    code = python(serving.url, scored if paths == 1 else scored | {"request": long})
+    assert ("get_job" in code) == (paths > 1)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    made = {f"manifest-{selection['id']}.parquet": selection["documents"] for selection in scored["selections"]}
+    assert {path.name: pq.read_metadata(path).num_rows for path in tmp_path.iterdir()} == made
 
 
 def test_the_commands_of_an_export_make_the_same(serving: Serving, scored: dict[str, Any], tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from service.commands.client import ApiError, Client
 from service.contract.scorers import STATISTICS
 from service.work.pool_worker import PoolWorker
-from tests.service.artefacts import manifest_path
 
 
 @pytest.fixture
@@ -155,44 +152,3 @@ def test_a_job_that_only_has_rejects_gives_them(
     assert len(rows(api.get(f"/v1/jobs/{job}/scores"))) == 2
     for path in ("report", "selections/medium-0.5/manifest", "documents?rank=0"):
         assert api.get(f"/v1/jobs/{job}/{path}").status_code == 409
-
-
-@pytest.fixture
-def client(api: httpx.Client) -> Iterator[Client]:
-    with Client(str(api.base_url)) as made:
-        yield made
-
-
-def test_the_client_saves_what_was_sent(client: Client, url: str, content: bytes, tmp_path: Path) -> None:
-    client.download(url, tmp_path / "manifest.parquet")
-    assert (tmp_path / "manifest.parquet").read_bytes() == content
-
-
-def test_the_client_refuses_a_damaged_file(
-    client: Client, url: str, pruned: dict[str, Any], jobs: Any, tmp_path: Path
-) -> None:
-    path = manifest_path(jobs.workspace, pruned["id"])
-    data = bytearray(jobs.workspace.storage.read_bytes(path))
-    data[50] ^= 1
-    jobs.workspace.storage.write_bytes(path, bytes(data))
-    with pytest.raises(ApiError, match="SHA-256 of the download is wrong"):
-        client.download(url, tmp_path / "manifest.parquet")
-    assert list(tmp_path.glob("*manifest*")) == []
-
-
-def test_the_client_says_what_the_service_says(client: Client, tmp_path: Path) -> None:
-    calls: list[Callable[[], Any]] = [
-        lambda: client.get("/v1/jobs/nothing"),
-        lambda: next(client.events("nothing")),
-        lambda: client.download("/v1/jobs/nothing/scores", tmp_path / "x"),
-    ]
-    for call in calls:
-        with pytest.raises(ApiError, match="there is no job nothing"):
-            call()
-
-
-def test_the_client_says_when_nobody_answers() -> None:
-    with Client("http://127.0.0.1:9") as client, pytest.raises(ApiError, match="no service answers"):
-        client.get("/v1/jobs")
-    with Client("no url") as client, pytest.raises(ApiError, match="no service answers"):
-        client.get("/v1/jobs")

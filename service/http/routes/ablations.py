@@ -6,9 +6,8 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 
 from service.contract.ablations import Ablation, AblationList, AblationOptions
 from service.http.dependencies import JobId, JobsOf, json_body
-from service.http.downloads import describe, send_file
+from service.http.downloads import describe, file_answers, send_file
 from service.http.problems import responses
-from service.http.routes.files import DOWNLOADED
 from service.jobs import ablations
 
 router = APIRouter(tags=["ablations"])
@@ -21,7 +20,7 @@ AblationId = Annotated[str, Path(max_length=64, pattern=r"^[0-9a-f]+$", descript
     dependencies=[Depends(json_body)],
     responses=responses(400, 404, 409, 413, 415, 422, 507),
 )
-def ablate(job_id: JobId, options: AblationOptions, jobs: JobsOf, response: Response) -> Ablation:
+def create_ablation(job_id: JobId, options: AblationOptions, jobs: JobsOf, response: Response) -> Ablation:
     """Compares selections of a scored job. The options are those of `winnow ablate`; paths are the service's."""
     made = ablations.add_ablation(jobs, job_id, options)
     response.headers["Location"] = f"/v1/jobs/{job_id}/ablations/{made.id}"
@@ -35,14 +34,18 @@ def list_ablations(job_id: JobId, jobs: JobsOf) -> AblationList:
 
 
 @router.get("/v1/jobs/{job_id}/ablations/{ablation_id}", responses=responses(404, 422))
-def look_at_ablation(job_id: JobId, ablation_id: AblationId, jobs: JobsOf) -> Ablation:
+def get_ablation(job_id: JobId, ablation_id: AblationId, jobs: JobsOf) -> Ablation:
     """One ablation; its `result` has the content of `ablation.json`."""
     return ablations.find_ablation(jobs, job_id, ablation_id)
 
 
 @router.head("/v1/jobs/{job_id}/ablations/{ablation_id}/runs.parquet", include_in_schema=False)
-@router.get("/v1/jobs/{job_id}/ablations/{ablation_id}/runs.parquet", responses=DOWNLOADED, response_class=Response)
-def ablation_runs(job_id: JobId, ablation_id: AblationId, request: Request, jobs: JobsOf) -> Response:
+@router.get(
+    "/v1/jobs/{job_id}/ablations/{ablation_id}/runs.parquet",
+    responses=file_answers("parquet"),
+    response_class=Response,
+)
+def download_ablation_runs(job_id: JobId, ablation_id: AblationId, request: Request, jobs: JobsOf) -> Response:
     """Every run, seed, checkpoint and measure of an ablation."""
     storage, path = jobs.workspace.storage, ablations.find_runs(jobs, job_id, ablation_id)
     return send_file(request, storage, path, describe(storage, path), "runs.parquet")

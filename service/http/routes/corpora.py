@@ -6,8 +6,8 @@ import time
 from fastapi import APIRouter, Depends
 from starlette.exceptions import HTTPException
 
+from pruner.corpus import sandbox
 from pruner.corpus.check import CorpusCheck
-from pruner.corpus.sandbox import check_corpus
 from pruner.spec import CorpusSpec
 from service.http.dependencies import JobsOf, RulesOf, json_body
 from service.http.problems import RETRY_AFTER, responses
@@ -19,7 +19,7 @@ _CHECKING = threading.BoundedSemaphore(4)  # checks at the same time, each by a 
 
 
 @router.post("/v1/corpora/check", dependencies=[Depends(json_body)], responses=responses(400, 413, 415, 422))
-def check(corpus: CorpusSpec, rules: RulesOf, jobs: JobsOf) -> CorpusCheck:
+def check_corpus(corpus: CorpusSpec, rules: RulesOf, jobs: JobsOf) -> CorpusCheck:
     """Looks at a corpus: its files, what is left out, fields, first documents, and why a job over it would fail.
 
     Of over 10,000 files (1,000 in an object store) only the first are looked into.
@@ -35,7 +35,7 @@ def check(corpus: CorpusSpec, rules: RulesOf, jobs: JobsOf) -> CorpusCheck:
     if not _CHECKING.acquire(timeout=_CHECK_SECONDS):
         raise late
     try:
-        found = check_corpus(corpus, roots, waiting)
+        found = sandbox.check_corpus(corpus, roots, waiting)
     finally:
         _CHECKING.release()
     refuse_own_files(jobs.workspace, (file.path for file in found.files))

@@ -26,7 +26,9 @@ def _there(job_id: JobId, jobs: JobsOf) -> Job:
 
 
 @router.get("/v1/jobs/{job_id}/events", response_class=EventSourceResponse, responses=responses(404))
-async def events(job_id: JobId, jobs: JobsOf, job: Annotated[Job, Depends(_there)]) -> AsyncIterable[ServerSentEvent]:
+async def watch_job(
+    job_id: JobId, jobs: JobsOf, job: Annotated[Job, Depends(_there)]
+) -> AsyncIterable[ServerSentEvent]:
     """Events `progress`, whose data is the job: when it changes, at least every 2 s, and last when it has ended."""
     yield ServerSentEvent(event="progress", data=job)
     sent, sent_at = job, time.monotonic()

@@ -22,7 +22,7 @@ Score = Annotated[str | None, Query(max_length=80, pattern=r"^[A-Za-z][A-Za-z0-9
 
 
 @router.get("/v1/jobs/{job_id}/preview", responses=responses(404, 409, 422))
-def preview(
+def preview_selection(
     job_id: JobId,
     jobs: JobsOf,
     criterion: Criterion = "medium",
@@ -51,7 +51,7 @@ def preview(
 
 
 @router.get("/v1/jobs/{job_id}/documents", responses=responses(404, 409, 422))
-def documents(
+def list_documents(
     job_id: JobId,
     jobs: JobsOf,
     rank: Annotated[int, Query(ge=0, le=2**62, description="The first, from 0.")] = 0,
@@ -78,12 +78,12 @@ def documents(
 
 
 @router.get("/v1/jobs/{job_id}/histogram", responses=responses(404))
-def histogram(job_id: JobId, jobs: JobsOf) -> PartialHistogram:
+def get_histogram(job_id: JobId, jobs: JobsOf) -> PartialHistogram:
     """The histogram of ln(perplexity) of the shards that are scored so far."""
     return explore.growing_histogram(jobs, job_id)
 
 
 @router.get("/v1/jobs/{job_id}/workers", responses=responses(404))
-def workers(job_id: JobId, jobs: JobsOf) -> JobWorkers:
+def list_workers(job_id: JobId, jobs: JobsOf) -> JobWorkers:
     """The workers that have tasks of a job now, with their last sign of life."""
     return jobs.workers(job_id)

@@ -9,9 +9,9 @@ from pruner.export.export_record import CARD_FILE, EXPORT_FILE
 from pruner.tables.hashing_writer import WrittenFile
 from service.contract.schemas import Export, ExportList, ExportOptions
 from service.http.dependencies import JobId, JobsOf, RulesOf, json_body
-from service.http.downloads import describe, send_file
+from service.http.downloads import describe, file_answers, send_file
 from service.http.problems import responses
-from service.http.routes.files import DOWNLOADED, SelectionId
+from service.http.routes.files import SelectionId
 from service.jobs import exports
 from service.jobs.jobs import Conflict
 from service.kinds import export
@@ -26,7 +26,7 @@ ExportId = Annotated[str, Path(max_length=64, pattern=r"^[0-9a-f]+$", descriptio
     dependencies=[Depends(json_body)],
     responses=responses(400, 404, 409, 413, 415, 422, 507),
 )
-def export_selection(
+def create_export(
     job_id: JobId,
     selection_id: SelectionId,
     options: ExportOptions,
@@ -48,14 +48,18 @@ def list_exports(job_id: JobId, jobs: JobsOf) -> ExportList:
 
 
 @router.get("/v1/jobs/{job_id}/exports/{export_id}", responses=responses(404, 422))
-def look_at_export(job_id: JobId, export_id: ExportId, jobs: JobsOf) -> Export:
+def get_export(job_id: JobId, export_id: ExportId, jobs: JobsOf) -> Export:
     """One export."""
     return exports.find_export(jobs, job_id, export_id)
 
 
 @router.head("/v1/jobs/{job_id}/exports/{export_id}/files/{path:path}", include_in_schema=False)
-@router.get("/v1/jobs/{job_id}/exports/{export_id}/files/{path:path}", responses=DOWNLOADED, response_class=Response)
-def export_file(job_id: JobId, export_id: ExportId, path: str, request: Request, jobs: JobsOf) -> Response:
+@router.get(
+    "/v1/jobs/{job_id}/exports/{export_id}/files/{path:path}",
+    responses=file_answers("parquet", "jsonl", "json"),
+    response_class=Response,
+)
+def download_export_file(job_id: JobId, export_id: ExportId, path: str, request: Request, jobs: JobsOf) -> Response:
     """A file of an export that lies in the workspace: one that it lists, `export.json` or `README.md`."""
     _, files = jobs.files(job_id)
     wanted = exports.find_wanted(files, export_id)

@@ -1,15 +1,15 @@
 """The files of a scored job: manifests, rejects, scores, the report."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 from starlette.exceptions import HTTPException
 
+from pruner.report import Report
 from pruner.select.write_index import read_files
 from pruner.tables.json_lines import as_json_lines
 from service.http.dependencies import JobId, JobsOf
-from service.http.downloads import MEDIA_TYPES, describe, send_file
-from service.http.problems import responses
+from service.http.downloads import DOWNLOADED, describe, file_answers, send_file
 from service.jobs.jobs import Jobs, not_there
 from service.kinds import index, selection
 
@@ -18,18 +18,6 @@ Format = Literal["parquet", "jsonl"]
 SelectionId = Annotated[
     str, Path(max_length=200, pattern=r"^[A-Za-z0-9._-]+$", description="Such as `medium-0.5` or `high-0.1-edu`.")
 ]
-
-
-DOWNLOADED: dict[int | str, dict[str, Any]] = {
-    206: {"description": "The range that was asked for"},
-    304: {"description": "The file is as the ETag says"},
-    **responses(404, 409, 416, 422),
-}
-
-
-def _answers(*formats: str) -> dict[int | str, dict[str, Any]]:
-    content = {MEDIA_TYPES[name]: {"schema": {"type": "string", "format": "binary"}} for name in formats}
-    return {200: {"description": "The file", "content": content}, **DOWNLOADED}
 
 
 def _index_table(request: Request, jobs: Jobs, job_id: str, table: str, kind: Format) -> Response:
@@ -48,10 +36,10 @@ def _index_table(request: Request, jobs: Jobs, job_id: str, table: str, kind: Fo
 @router.head("/v1/jobs/{job_id}/selections/{selection_id}/manifest", include_in_schema=False)
 @router.get(
     "/v1/jobs/{job_id}/selections/{selection_id}/manifest",
-    responses=_answers("parquet", "jsonl"),
+    responses=file_answers("parquet", "jsonl"),
     response_class=Response,
 )
-def manifest(
+def download_manifest(
     job_id: JobId,
     selection_id: SelectionId,
     request: Request,
@@ -73,15 +61,15 @@ def manifest(
 
 
 @router.head("/v1/jobs/{job_id}/rejects", include_in_schema=False)
-@router.get("/v1/jobs/{job_id}/rejects", responses=_answers("parquet", "jsonl"), response_class=Response)
-def rejects(job_id: JobId, request: Request, jobs: JobsOf, format: Format = "parquet") -> Response:  # noqa: A002
+@router.get("/v1/jobs/{job_id}/rejects", responses=file_answers("parquet", "jsonl"), response_class=Response)
+def download_rejects(job_id: JobId, request: Request, jobs: JobsOf, format: Format = "parquet") -> Response:  # noqa: A002
     """The documents without a score, and why."""
     return _index_table(request, jobs, job_id, "rejects", format)
 
 
 @router.head("/v1/jobs/{job_id}/scores", include_in_schema=False)
-@router.get("/v1/jobs/{job_id}/scores", responses=_answers("parquet"), response_class=Response)
-def scores(
+@router.get("/v1/jobs/{job_id}/scores", responses=file_answers("parquet"), response_class=Response)
+def download_scores(
     job_id: JobId,
     request: Request,
     jobs: JobsOf,
@@ -92,8 +80,12 @@ def scores(
 
 
 @router.head("/v1/jobs/{job_id}/report", include_in_schema=False)
-@router.get("/v1/jobs/{job_id}/report", responses=DOWNLOADED, response_class=Response)
-def report(job_id: JobId, jobs: JobsOf, request: Request) -> Response:
+@router.get(
+    "/v1/jobs/{job_id}/report",
+    responses={200: {"model": Report, "description": "The report"}, **DOWNLOADED},
+    response_class=Response,
+)
+def get_report(job_id: JobId, jobs: JobsOf, request: Request) -> Response:
     """Counts, quantiles and histogram of perplexity, and the domains before and after each selection."""
     job, path = jobs.get(job_id), jobs.report_path(job_id)
     if path is None:

@@ -13,14 +13,14 @@ router = APIRouter(tags=["health"])
 
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
+async def check_health() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=responses())
-def readyz(jobs: JobsOf) -> dict[str, str]:
+def check_readiness(jobs: JobsOf) -> dict[str, str]:
     """Redis and the workspace answer too."""
     try:
         jobs.queue.epoch()
@@ -32,6 +32,6 @@ def readyz(jobs: JobsOf) -> dict[str, str]:
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-def metrics(request: Request) -> Response:
+def get_metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)

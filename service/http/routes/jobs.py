@@ -1,4 +1,4 @@
-"""Jobs: submit, list, look, cancel."""
+"""Jobs: create, get, list, cancel."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ router = APIRouter(tags=["jobs"])
 @router.post(
     "/v1/jobs", status_code=202, dependencies=[Depends(json_body)], responses=responses(400, 413, 415, 422, 429, 507)
 )
-def submit(
+def create_job(
     request: JobRequest,
     jobs: JobsOf,
     caller: CallerOf,
@@ -31,7 +31,7 @@ def submit(
 
 
 @router.get("/v1/jobs", responses=responses(400, 422))
-def page(
+def list_jobs(
     jobs: JobsOf,
     caller: CallerOf,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
@@ -46,12 +46,12 @@ def page(
 
 
 @router.get("/v1/jobs/{job_id}", responses=responses(404))
-def look(job_id: JobId, jobs: JobsOf) -> Job:
+def get_job(job_id: JobId, jobs: JobsOf) -> Job:
     """One job."""
     return jobs.get(job_id)
 
 
 @router.post("/v1/jobs/{job_id}/cancel", responses=responses(404, 409))
-def cancel(job_id: JobId, jobs: JobsOf) -> Job:
+def cancel_job(job_id: JobId, jobs: JobsOf) -> Job:
     """Cancels a job. What was scored stays, for a later job to use."""
     return jobs.cancel(job_id)

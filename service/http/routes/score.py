@@ -17,7 +17,7 @@ _LOOK_SECONDS = 0.05
 
 
 @router.post("/v1/score", dependencies=[Depends(json_body)], responses=responses(400, 404, 413, 415, 422))
-async def score(request: ScoreRequest, jobs: JobsOf, caller: CallerOf, rules: RulesOf) -> ScoreResult:
+async def score_texts(request: ScoreRequest, jobs: JobsOf, caller: CallerOf, rules: RulesOf) -> ScoreResult:
     """Scores a few texts now, between two batches of whatever the workers do: to look before a job is submitted."""
     access = rules.access_to_model(request.model)
     if request.job is not None:

@@ -27,7 +27,9 @@ _LOOK_SECONDS = 0.1
     },
     response_model=SelectionResult | Job,
 )
-async def select(job_id: JobId, spec: SelectionSpec, jobs: JobsOf, response: Response) -> SelectionResult | Job:
+async def create_selection(
+    job_id: JobId, spec: SelectionSpec, jobs: JobsOf, response: Response
+) -> SelectionResult | Job:
     """Makes a selection: it, or, if that takes long, the job that will show it."""
     made = await run_in_threadpool(jobs.add_selection, job_id, spec)
     if made is not None:
