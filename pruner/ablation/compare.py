@@ -248,7 +248,7 @@ class Comparison:
                 measure = Measure(np.zeros(len(size), int), size)
 
                 def losses(run: Run, here: np.ndarray = here, scale: np.ndarray | float = scale) -> np.ndarray:
-                    return run.bits[-1][here] / scale
+                    return np.asarray(run.bits[-1][here] / scale)
 
                 arm, other = (
                     np.stack([losses(self.runs[RunKey(compared, seed)]) for seed in seeds]) for compared in (name, ALL)

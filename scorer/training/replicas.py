@@ -72,7 +72,7 @@ def replicas(
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
     others = [
         context.Process(target=_other, args=(rank, count, device, gpu, meeting, work, job), daemon=True)
-        for rank, gpu in zip(range(1, count), gpus or [None] * (count - 1), strict=True)
+        for rank, gpu in zip(range(1, count), gpus or [""] * (count - 1), strict=True)
     ]
     for process in others:
         process.start()
@@ -111,10 +111,10 @@ def _group(rank: int, count: int, device: str, meeting: Path) -> Iterator[None]:
 
 
 def _other(
-    rank: int, count: int, device: str, gpu: str | None, meeting: Path, work: Callable[[Any, Replicas], None], job: Any
+    rank: int, count: int, device: str, gpu: str, meeting: Path, work: Callable[[Any, Replicas], None], job: Any
 ) -> None:
     """The life of a further process."""
-    if gpu is not None:
+    if gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # torch reads it at its first use of a GPU
     parent = multiprocessing.parent_process()
     if parent is not None:
