@@ -120,7 +120,11 @@ def _further_gpus(task: Task, work: Path, most: int, beat: Callable[[], None]) -
     if kept is not None and kept > len(pool.others):  # it began on a host with more: its weights cannot be had here
         shutil.rmtree(work / "state", ignore_errors=True)
         kept = None
-    with pool.idle(most) if kept is None else pool.exactly(kept, beat) as gpus:
+    with ExitStack() as stack:
+        try:
+            gpus = stack.enter_context(pool.idle(most) if kept is None else pool.exactly(kept, beat))
+        except BlockingIOError:
+            raise Busy from None
         number.write_text(str(len(gpus)))
         yield gpus
 

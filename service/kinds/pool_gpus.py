@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from service.kinds.node import Busy
-
 _POLL_SECONDS = 0.1
 _WAITING = "waiting"  # the lock of the training that waits for GPUs: workers take no further tasks meanwhile
 
@@ -53,13 +51,13 @@ class PoolGpus:
     def exactly(self, count: int, beat: Callable[[], None]) -> Iterator[list[str]]:
         """Borrows `count` other GPUs inside the block, as soon as their workers' tasks are done.
 
-        `beat` is called while it waits. Raises Busy while another training waits.
+        `beat` is called while it waits. Raises BlockingIOError while another training waits.
         """
         with ExitStack() as held:
             found: list[str] = []
             with ExitStack() as waiting:
                 if len(found) < count and not self._lock(_WAITING, fcntl.LOCK_EX, waiting):
-                    raise Busy
+                    raise BlockingIOError("another training waits for GPUs")
                 while len(found) < count:
                     found += self._borrow(count - len(found), held, found)
                     beat()

@@ -1,5 +1,6 @@
 """GPUs of a host: used by their workers, lent to a training, and given back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,6 @@ import pytest
 from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.jobs.jobs import Jobs
-from service.kinds.node import Busy
 from service.kinds.pool_gpus import PoolGpus
 from service.work.pool_worker import PoolWorker
 from tests.service.test_worker import MakeRequest
@@ -16,9 +16,12 @@ NAMES = ["0", "1", "2"]
 
 
 @pytest.fixture
-def pool(tmp_path: Path) -> list[PoolGpus]:
+def pool(tmp_path: Path) -> Iterator[list[PoolGpus]]:
     """The GPUs as the worker of each sees them."""
-    return [PoolGpus(tmp_path, name, [other for other in NAMES if other != name]) for name in NAMES]
+    made = [PoolGpus(tmp_path, name, [other for other in NAMES if other != name]) for name in NAMES]
+    yield made
+    for gpus in made:
+        gpus.give()
 
 
 def no_beat() -> None:
@@ -45,7 +48,7 @@ def test_a_training_that_goes_on_waits_for_as_many_gpus(pool: list[PoolGpus]) ->
     def beat() -> None:
         nonlocal beats
         beats += 1
-        with pytest.raises(Busy), other.exactly(2, no_beat):
+        with pytest.raises(BlockingIOError), other.exactly(2, no_beat):
             pass
         if beats == 3:
             assert not busy.take()  # between two tasks it sees that a training waits
