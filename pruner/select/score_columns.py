@@ -20,7 +20,7 @@ _CELLS_MAX = 1 << 23  # counters of all pairs of scores together
 _BINS_MAX, _BINS_MIN = 256, 16  # of each score, for rank correlations
 _EDGES = 40  # bins of a distribution
 _CLIPPED = 0.005  # share of the documents beyond each end of a distribution, which its last bins hold
-_LOG_RATIO = 20.0  # of the ends of a distribution, above which it is on a log scale
+_LOG_RATIO = 5.0  # of the 95th to the 5th percentile, above which a distribution is on a log scale
 _SAME = 1e-3  # relative difference of values that are nearly the same
 _LARGEST = 1e300  # values are cut here, so that differences are finite
 
@@ -162,8 +162,8 @@ def _column(name: str, values: np.ndarray, ends: _Ends) -> ScoreColumn:
         return float(ordered[max(0, math.ceil(len(ordered) * share - 1))])
 
     low, high = quantile(_CLIPPED), quantile(1 - _CLIPPED)
-    log = low > 0 and high / low > _LOG_RATIO
     inner, outer = quantile(0.05), quantile(0.95)
+    log = low > 0 and outer / inner > _LOG_RATIO
     exact = {0: ends.minimum, 100: ends.maximum}
     return ScoreColumn(
         name=name,
