@@ -20,6 +20,10 @@ VERSION = 2
 def path(job: JobFiles) -> str:
     """The report of a job's scores and present selections."""
     made = [selection.folder(job, spec) for spec in job.selections]
+    if job.outcome is not None and job.outcome.report == 1:
+        former = f"report/{digest('report', 1, index.folder(job), made)}/report.json"
+        if job.workspace.storage.exists(former):  # stays as it is, without a comparison
+            return former
     return f"report/{digest('report', VERSION, comparison.path(job), made)}/report.json"
 
 
