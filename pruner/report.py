@@ -1,17 +1,42 @@
-"""The report of a job: the summary of its scores, and what each selection keeps."""
+"""The report of a job: the summary of its scores, what each selection keeps, and how scores and selections compare."""
 
 from collections.abc import Sequence
 
+from pruner.select.kept_scores import KeptScores, Overlap, ScoreReport
+from pruner.select.score_columns import Correlations
 from pruner.select.selection_record import SelectionRecord, SelectionReport
 from pruner.select.summary import Summary
 
 
 class Report(Summary):
-    """The report as stored in report.json."""
+    """The report as stored in report.json. The first selections alone are compared, see kept_scores.py."""
 
     selections: list[SelectionReport]
+    scores: list[ScoreReport]
+    correlations: Correlations
+    overlaps: list[Overlap]
 
 
-def report(summary: Summary, selections: Sequence[SelectionRecord]) -> Report:
+def report(
+    summary: Summary, selections: Sequence[SelectionRecord], kept: KeptScores, correlations: Correlations
+) -> Report:
     """The report of a summary and of selections, in the given order."""
-    return Report(**dict(summary), selections=[selection.flat() for selection in selections])
+    warnings = [*summary.warnings, *_constant(kept.scores)]
+    return Report(
+        **dict(summary) | {"warnings": warnings},
+        selections=[selection.flat() for selection in selections],
+        scores=kept.scores,
+        correlations=correlations,
+        overlaps=kept.overlaps,
+    )
+
+
+def _constant(scores: Sequence[ScoreReport]) -> list[str]:
+    """A warning that names the scores that hardly differ, if there are any."""
+    names = [score.name for score in scores if score.nearly_constant]
+    if not names:
+        return []
+    return [
+        f"nearly constant, with the same value for at least 90 % of the documents: {', '.join(names)}; a selection by "
+        "such a score is one by file and row"
+    ]

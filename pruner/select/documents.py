@@ -37,6 +37,7 @@ class RankedDocument(TypedDict):
     nll: float | None
     perplexity: float | None
     n_bytes: int
+    value: float | None
 
 
 class Document(BaseModel):
@@ -52,6 +53,7 @@ class Document(BaseModel):
     nll: float | None
     perplexity: float | None
     n_bytes: int = Field(description="UTF-8 bytes of the whole text.")
+    value: float | None = Field(description="Its value of the score whose order was asked for, else null.")
     text: str | None
     characters: int | None = Field(description="Of the whole text.")
     text_error: str | None
@@ -74,6 +76,7 @@ class DocumentReader:
     plan: Plan
     spec: CorpusSpec
     roots: Roots = UNRESTRICTED
+    column: str | None = None  # the score whose values are read
 
     def read(self, rank: int, count: int, characters: int, domain: int | None = None) -> Documents:
         """Documents at ranks [rank, rank + count), of all or of a domain, and the beginnings of their texts.
@@ -81,7 +84,7 @@ class DocumentReader:
         Texts that cannot be read within some seconds are left out. Raises InputError if no row names the domain.
         """
         deadline = time.monotonic() + 2 * _TEXT_SECONDS
-        rows, ranked = documents_at(self.storage, self.scores, self.index, rank, rank + count, domain)
+        rows, ranked = documents_at(self.storage, self.scores, self.index, rank, rank + count, domain, self.column)
         data = []
         for row in rows:
             seconds = min(_TEXT_SECONDS, deadline - time.monotonic())
@@ -100,9 +103,15 @@ class DocumentReader:
 
 
 def documents_at(
-    storage: Storage, scores_path: str, index: Index, start: int, stop: int, domain: int | None = None
+    storage: Storage,
+    scores_path: str,
+    index: Index,
+    start: int,
+    stop: int,
+    domain: int | None = None,
+    column: str | None = None,
 ) -> tuple[list[RankedDocument], int]:
-    """The documents at ranks [start, stop), and the number of all ranked documents.
+    """The documents at ranks [start, stop), with the values of a `column`, and the number of all ranked documents.
 
     With a `domain`, a row of a report's `domains`, ranks and percentiles are those among its documents; raises
     InputError if no row names it.
@@ -114,16 +123,21 @@ def documents_at(
     else:
         found, size = index.in_domain(domain, start, stop)
         places = found.tolist()
-    rows = _table_rows(storage, scores_path, places)
+    rows = table_rows(storage, scores_path, places, [*_COLUMNS, *([column] if column else [])])
     documents = [
-        cast(RankedDocument, {"rank": rank, "percentile": 100.0 * rank / size, "place": place, **rows[place]})
+        cast(
+            RankedDocument,
+            {name: rows[place][name] for name in _COLUMNS}
+            | {"rank": rank, "percentile": 100.0 * rank / size, "place": place}
+            | {"value": rows[place][column] if column else None},
+        )
         for rank, place in enumerate(places, start)
     ]
     return documents, size
 
 
-def _table_rows(storage: Storage, path: str, places: list[int]) -> dict[int, dict[str, Any]]:
-    """Rows of the table of scores by their number; reads only the row groups that hold them."""
+def table_rows(storage: Storage, path: str, places: list[int], columns: list[str]) -> dict[int, dict[str, Any]]:
+    """Columns of rows of the table of scores, by their number; reads only the row groups that hold them."""
     found: dict[int, dict[str, Any]] = {}
     metadata, ends = _footer(storage, path)
     with storage.open(path) as source:
@@ -132,7 +146,8 @@ def _table_rows(storage: Storage, path: str, places: list[int]) -> dict[int, dic
         for group in sorted(set(groups)):
             inside = [place for place, of in zip(places, groups, strict=True) if of == group]
             first = int(ends[group]) - metadata.row_group(group).num_rows
-            rows = table.read_row_group(group, columns=_COLUMNS).take([place - first for place in inside])
+            found_rows = table.read_row_group(group, columns=list(dict.fromkeys(columns)))
+            rows = found_rows.take([place - first for place in inside])
             found.update(zip(inside, rows.to_pylist(), strict=True))
     return found
 

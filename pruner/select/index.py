@@ -60,15 +60,20 @@ class Index:
         """The number of documents of each domain, int64 [domains]."""
         return np.diff(self.inside_bounds)
 
-    def preview(self, spec: SelectionSpec) -> Preview:
-        """What a selection would keep."""
-        return Preview(**dict(self.counts(spec)), inside=self.inside(spec))
+    def preview(self, spec: SelectionSpec, ranks: tuple[int, int] | None = None) -> Preview:
+        """What a selection would keep: with `ranks`, the documents of these."""
+        return Preview(**dict(self.counts(spec, ranks=ranks)), inside=self.inside(spec))
 
-    def counts(self, spec: SelectionSpec, beat: Callable[[], None] = lambda: None) -> SelectionCounts:
-        """What a selection keeps, exactly. Calls `beat` now and then."""
+    def counts(
+        self,
+        spec: SelectionSpec,
+        beat: Callable[[], None] = lambda: None,
+        ranks: tuple[int, int] | None = None,
+    ) -> SelectionCounts:
+        """What a selection keeps, exactly; with `ranks`, the documents of these. Calls `beat` now and then."""
         start, stop = None, None
         if spec.within is None:
-            start, stop = band(self.below, spec) if self.kept is None else (0, self.kept)
+            start, stop = ranks or (band(self.below, spec) if self.kept is None else (0, self.kept))
             counts = self._counts_below(stop) - self._counts_below(start)
             ends = _ends(self.key[start:stop], spec.order) if stop > start else None
         else:

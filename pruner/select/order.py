@@ -9,7 +9,7 @@ from pruner.corpus.plan import Plan
 from pruner.errors import InputError
 from pruner.ranks.rank_key import Keys, RankKey, column_key, mean_key, selection_hash
 from pruner.select.build_index import build_index
-from pruner.select.index import read_domain_names, read_shard_rows, write_arrays
+from pruner.select.index import Index, read_domain_names, read_shard_rows, write_arrays
 from pruner.select.score_table import SCORES_FILE
 from pruner.tables.parquet_parts import StoredTable, TablePart
 from pruner.tables.storage import Storage
@@ -18,16 +18,25 @@ from pruner.tables.storage import Storage
 def write_order(storage: Storage, index_folder: str, folder: str, rank_key: RankKey, beat: Callable[[], None]) -> int:
     """Ranks the documents of the index in `index_folder` by another key; returns their number.
 
-    Writes the arrays into `folder`, as those of an index. Calls `beat` for each part and array. Raises
-    FileNotFoundError if the index is missing, and InputError if no document has a rank.
+    Writes the arrays into `folder`, as those of an index. Calls `beat` for each part and array. Raises as
+    `rank_documents`.
+    """
+    index = rank_documents(storage, index_folder, rank_key, beat)
+    write_arrays(storage, folder, index, beat)
+    return index.documents
+
+
+def rank_documents(storage: Storage, index_folder: str, rank_key: RankKey, beat: Callable[[], None]) -> Index:
+    """The documents of the index in `index_folder` by another key, in temporary files. Calls `beat` for each part.
+
+    Raises FileNotFoundError if the index is missing, and InputError if no document has a rank.
     """
     shard_rows = np.diff(read_shard_rows(storage, index_folder)).tolist()
     names = read_domain_names(storage, index_folder)
     index = build_index(storage, f"{index_folder}/{SCORES_FILE}", rank_key, names, shard_rows, beat)
     if not index.documents:
         raise InputError(f"no document that may be selected has a value of {rank_key.name!r}: select by another score")
-    write_arrays(storage, folder, index, beat)
-    return index.documents
+    return index
 
 
 def by_byte() -> RankKey:

@@ -87,9 +87,14 @@ class SelectionWriter:
         return record
 
     def _chosen(self) -> Chosen:
-        if self._spec.stages is not None:
-            return _left(self._storage, self._order)
-        return (_whole if self._spec.within is None else _inside)(self._storage, self._order, self._spec)
+        return choose(self._storage, self._order, self._spec)
+
+
+def choose(storage: Storage, order_folder: str, spec: SelectionSpec) -> Chosen:
+    """Which rows of the table of scores a selection keeps. Raises FileNotFoundError if its order is missing."""
+    if spec.stages is not None:
+        return _left(storage, order_folder)
+    return (_whole if spec.within is None else _inside)(storage, order_folder, spec)
 
 
 def _left(storage: Storage, folder: str) -> Chosen:

@@ -72,9 +72,16 @@ class DomainBand(BaseModel):
 
 
 class PreviewReport(SelectionReport):
-    """A preview in the flat shape of the API."""
+    """A preview in the flat shape of the API.
+
+    Of a selection by one score, or by thresholds on one, `start` and `stop` are ranks by this score, and the values are
+    the lowest and the highest that are kept; these are null within domains and if nothing is kept.
+    """
 
     inside: list[DomainBand]
+    ranked_documents: int | None = None  # that have a rank: all that are not lacking a score that is used
+    value_min: float | None = None
+    value_max: float | None = None
 
 
 class Preview(SelectionCounts):

@@ -16,10 +16,11 @@ from service.contract.ablations import Ablation, AblationEstimate
 from service.contract.names import Status
 from service.contract.schemas import Export, JobCorpus, ScoredText
 from service.contract.schemas import Progress as JobProgress
-from service.page.format import duration
-from service.page.job_view import domain_name
+from service.page.format import domain_name, duration
 
 _DOMAINS_MAX = 24  # rows of the table
+_OVERLAPS_MAX = 15  # rows
+_SHARES = ("documents_of_smaller", "documents_of_all")
 _LINE_SECONDS = 5.0  # between two lines without a terminal
 
 
@@ -191,6 +192,8 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
     shown: list[Table | str] = [line, *(f"warning: {warning}" for warning in report.get("warnings", ())), selections]
     if len(report["domains"]) > 1:
         shown.append(_domains(report))
+    if report.get("lacking") and "overlaps" in report:  # of further scorers; not of an earlier version
+        shown += _comparison(report)
     return shown
 
 
@@ -240,6 +243,30 @@ def _numbers(made: dict[str, Any], whole: dict[str, Any], low: float | None, hig
     share = made["tokens"] / max(1, whole["tokens"])
     band = ["–" if value is None else f"{value:,.2f}" for value in (low, high)]
     return [f"{made['documents']:,}", f"{made['tokens']:,}", f"{share:.1%}", *band]
+
+
+def _comparison(report: dict[str, Any]) -> Iterator[Table]:
+    """Tables of the rank correlations of the job's scores, and of what its selections have in common."""
+    names = {"perplexity", *report["lacking"]}
+    pairs = [pair for pair in report["correlations"]["pairs"] if names.issuperset(pair["scores"])]
+    if pairs:
+        table = Table(title="Rank correlation of scores", title_justify="left")
+        for name in ("scores", "documents", "correlation"):
+            table.add_column(name, justify="left" if name == "scores" else "right")
+        for pair in pairs:
+            value = "–" if pair["rank_correlation"] is None else f"{pair['rank_correlation']:+.3f}"
+            table.add_row(", ".join(pair["scores"]), f"{pair['documents']:,}", value)
+        yield table
+    if report["overlaps"]:
+        table = Table(title="Selections: documents in both", title_justify="left")
+        for name in ("selections", "documents", "of the smaller", "of all"):
+            table.add_column(name, justify="left" if name == "selections" else "right")
+        for both in report["overlaps"][:_OVERLAPS_MAX]:
+            shares = ("–" if both[name] is None else f"{both[name]:.1%}" for name in _SHARES)
+            table.add_row(", ".join(both["selections"]), f"{both['documents']:,}", *shares)
+        if len(report["overlaps"]) > _OVERLAPS_MAX:
+            table.caption = f"the first {_OVERLAPS_MAX} of {len(report['overlaps'])} pairs; all are in the report"
+        yield table
 
 
 def _domains(report: dict[str, Any]) -> Table:

@@ -84,10 +84,15 @@ PERPLEXITY, BYTES = "perplexity", "n_bytes"
 _OF_REFERENCE = frozenset({None, PERPLEXITY, *STATISTICS})
 
 
+def score_names(scores: Mapping[str, ScorerSpec], *, has_reference: bool) -> list[str]:
+    """The scores of a job: columns that selections can use."""
+    further = [column for name, scorer in scores.items() for column in scorer.values(name)]
+    return [*([PERPLEXITY] if has_reference else []), *further, BYTES, *(STATISTICS if has_reference else ())]
+
+
 def check_selection(spec: SelectionSpec, scores: Mapping[str, ScorerSpec], *, has_reference: bool) -> None:
     """Raises ValueError where a selection uses a score that a job does not have."""
-    there = [column for name, scorer in scores.items() for column in scorer.values(name)]
-    there += [BYTES, *([PERPLEXITY, *STATISTICS] if has_reference else [])]
+    there = score_names(scores, has_reference=has_reference)
     for used in spec.scores:
         if used is not None and used not in there:
             raise ValueError(f"score {used!r} is none of the job's: it has {', '.join(there)}")

@@ -8,7 +8,7 @@ from service.contract.names import ENDED, Resource, Status
 from service.contract.schemas import Job, Problem, Progress
 from service.jobs.graph import Graph, Ready, look
 from service.jobs.status import progress_of, show_job, started_at
-from service.kinds import ablation, classifier, documents, export, index, passes, scores
+from service.kinds import ablation, classifier, documents, export, index, passes, report, scores
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Node, ShardPaths
 from service.queue.tasks import JobState, NodeTasks, TaskQueue, ranges
@@ -66,6 +66,7 @@ class Lifecycle:
                     progress=_final_progress(job, state, status),
                     model=job.model_path if job.model is not None else None,
                     index=index.folder(job) if index.find(job) is not None else None,
+                    report=report.VERSION,
                     error=problem,
                 ),
             )
@@ -134,9 +135,9 @@ class Lifecycle:
     def _summary(self, graph: Graph, status: Status | None) -> JobSummary:
         corpus, job_id = graph.job.corpus, graph.job.record.id
         path: str | None
-        report = graph.nodes.get("report")
-        if report is not None and not graph.missing(report):
-            path, selections = report.paths[0], tuple(spec.id for spec in graph.job.selections)
+        reported = graph.nodes.get("report")
+        if reported is not None and not graph.missing(reported):
+            path, selections = reported.paths[0], tuple(spec.id for spec in graph.job.selections)
         else:  # the report of before stays until another selection is made
             state = self.queue.state(job_id)
             before = JobSummary() if state is None else parse_summary(state.summary)

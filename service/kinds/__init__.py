@@ -6,6 +6,7 @@ A kind is a module with `nodes` and `run`, see node.py. To add one: write its fi
 from service.kinds import (
     ablation,
     classifier,
+    comparison,
     corpus,
     documents,
     export,
@@ -31,6 +32,7 @@ KINDS: dict[str, Kind] = {
     "index": index,
     "order": order,
     "selection": selection,
+    "comparison": comparison,
     "report": report,
     "export": export,
     "ablation": ablation,

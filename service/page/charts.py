@@ -70,23 +70,28 @@ def histogram(
             f'height="{plot}"/></clipPath><g clip-path="url(#{name}-range)"><path class="kept" d="{path}"/>'
             f'<path fill="url(#{name}-hatch)" d="{path}"/></g>'
         )
-        out += _threshold(first, top, bottom, kept.low, kept.low_percentile, width, label_left=True)
-        out += _threshold(last, top, bottom, kept.high, kept.high_percentile, width, label_left=False)
-    axes = [*_count_axis(most, by, left, width - right, top, plot), *_perplexity_axis(x, low, high, bottom)]
+        low_text, high_text = perplexity(kept.low), perplexity(kept.high)
+        out += threshold(first, top, bottom, low_text, kept.low_percentile, width, label_left=True)
+        out += threshold(last, top, bottom, high_text, kept.high_percentile, width, label_left=False)
+    axes = [*count_axis(most, by, left, width - right, top, plot), *_perplexity_axis(x, low, high, bottom)]
     height: float = bottom + 40
     for row in rows[:ROWS_MAX]:
         drawn, height = _draw_row(row, x, height, left, width - right)
         out += drawn
     height += 4 if rows else 0
-    hatch = (
+    label = f"Histogram of {by} by perplexity"
+    if kept is not None:
+        label += f"; kept from {perplexity(kept.low)} to {perplexity(kept.high)}"
+    return svg(width, height, label, [hatch(name), *axes, *out])
+
+
+def hatch(name: str) -> str:
+    """The hatching of what is kept, under the id `<name>-hatch`."""
+    return (
         f'<defs><pattern id="{name}-hatch" width="6" height="6" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)"><line class="hatch" x1="0" y1="0" x2="0" y2="6" stroke-width="2"/></pattern>'
         "</defs>"
     )
-    label = f"Histogram of {by} by perplexity"
-    if kept is not None:
-        label += f"; kept from {perplexity(kept.low)} to {perplexity(kept.high)}"
-    return svg(width, height, label, [hatch, *axes, *out])
 
 
 def not_drawn(data: dict[str, Any], by: str, kept: PerplexityRange | None) -> int:
@@ -215,20 +220,22 @@ def _bars(data: dict[str, Any], by: str, low: float, high: float, factor: int) -
     return [(edges[group[0]], edges[group[-1] + 1], sum(counts[i] for i in group)) for group in joined]
 
 
-def _threshold(
-    x: float, top: int, bottom: int, value: float, percentile: float | None, width: int, *, label_left: bool
+def threshold(
+    x: float, top: int, bottom: int, value: str, percentile: float | None, width: int, *, label_left: bool
 ) -> Iterator[str]:
+    """A line at a threshold with its value and percentile; nothing if there is no percentile."""
     if percentile is None:
         return
     yield f'<line class="edge" stroke-width="1.5" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 30}" y2="{bottom}"/>'
     anchor, aside = ("end", -5) if label_left else ("start", 5)
     if (label_left and x < 110) or (not label_left and x > width - 80):
         anchor, aside = ("start", 5) if label_left else ("end", -5)
-    yield svg_text(x + aside, top - 20, perplexity(value), anchor, "strong")
+    yield svg_text(x + aside, top - 20, value, anchor, "strong")
     yield svg_text(x + aside, top - 6, f"percentile {percentile:.4g}", anchor)
 
 
-def _count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) -> Iterator[str]:
+def count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) -> Iterator[str]:
+    """The vertical axis of a histogram of documents or tokens (`by`)."""
     step = 10 ** math.floor(math.log10(most))
     step = next(step * k // 10 or 1 for k in (2, 5, 10, 20, 50) if most / max(1, step * k // 10) <= 5)
     for value in range(0, most + 1, step):

@@ -3,6 +3,7 @@
 import math
 import re
 from datetime import datetime, timezone
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -46,6 +47,15 @@ def perplexity(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}" if value >= 100 else f"{value:.1f}"
 
 
+def score_value(value: float | None) -> str:
+    """A value of any score, with four significant digits unless it is a whole number; – for None."""
+    if value is None:
+        return "–"
+    if value == round(value) and abs(value) < 1e9:
+        return number(value)
+    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
 def ratio(before: float, after: float) -> str:
     """The factor from before to after, such as × 1.24."""
     if before == 0:
@@ -80,6 +90,13 @@ def age(when: datetime, now: datetime | None = None) -> str:
 def utc(when: datetime) -> str:
     """Such as 2026-11-25 04:31 UTC."""
     return f"{when.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def domain_name(row: dict[str, Any]) -> str:
+    """The name of a row of a report's domains."""
+    if "others" in row:
+        return f"({row['others']:,} smaller domains)"
+    return "(no domain)" if row["domain"] is None else str(row["domain"])
 
 
 def visible(text: str) -> str:

@@ -10,6 +10,7 @@ from service.http.auth import is_cross_origin
 
 Form = dict[str, list[str]]
 _FIELDS = ("text_field", "id_field", "domain_field")
+LIMITS = ("at_least", "at_most")
 _TRAINING_NUMBERS = {"tokens": int, "fraction": float, "seed": int}
 
 
@@ -57,11 +58,11 @@ def job_request(form: Form) -> dict[str, Any]:
         train: dict[str, Any] = {"preset": first_value(form, "preset", "tiny")}
         for name, kind in _TRAINING_NUMBERS.items():
             if value := first_value(form, name):
-                train[name] = _number(value, kind)
+                train[name] = number(value, kind)
         reference = {"train": train}
     scoring: dict[str, Any] = {"dtype": first_value(form, "dtype", "auto")}
     if value := first_value(form, "stride"):
-        scoring["stride"] = _number(value, int)
+        scoring["stride"] = number(value, int)
     corpus, selections = corpus_request(form), _selections(form)
     request = {"corpus": corpus, "reference": reference, "selections": selections, "scoring": scoring}
     return request | ({"name": name} if (name := first_value(form, "name")) else {})
@@ -75,6 +76,9 @@ def _selections(form: Form) -> list[dict[str, Any]]:
 
 def selection_request(form: Form) -> dict[str, Any]:
     """The request of the button that makes the previewed selection."""
+    if first_value(form, "criterion") == "threshold":
+        limits = {name: number(value, float) for name in LIMITS if (value := first_value(form, name))}
+        return {"stages": [{"score": first_value(form, "score")} | limits]}
     return _selection(form, first_value(form, "criterion"), first_value(form, "rate"))
 
 
@@ -95,13 +99,13 @@ def ablation_request(form: Form) -> dict[str, Any]:
     numbers = dict.fromkeys(("tokens", "seeds", "target_parameters", "target_tokens"), int)
     for name, kind in {**numbers, "budget": float}.items():
         if value := first_value(form, name):
-            options[name] = _number(value, kind)
+            options[name] = number(value, kind)
     return options
 
 
 def _selection(form: Form, criterion: str, rate: str) -> dict[str, Any]:
     """One selection; the form's order is for all criteria but random, the seed for random alone."""
-    spec = {"criterion": criterion, "rate": _rate(rate), "unit": first_value(form, "unit", "documents")}
+    spec = {"criterion": criterion, "rate": share(rate), "unit": first_value(form, "unit", "documents")}
     if first_value(form, "within"):
         spec["within"] = "domain"
     seed = first_value(form, "random_seed")
@@ -114,15 +118,15 @@ def _selection(form: Form, criterion: str, rate: str) -> dict[str, Any]:
     return spec
 
 
-def _rate(text: str) -> float | int | str:
+def share(text: str) -> float | int | str:
     """A share; `25%` is 0.25."""
     if text.endswith("%"):
-        percentage = _number(text[:-1].strip(), float)
+        percentage = number(text[:-1].strip(), float)
         return text if isinstance(percentage, str) else round(percentage / 100, 12)
-    return _number(text, float)
+    return number(text, float)
 
 
-def _number(text: str, kind: type[int] | type[float]) -> float | int | str:
+def number(text: str, kind: type[int] | type[float]) -> float | int | str:
     """A number, or the text itself if it is not one, so that the API's error names the field."""
     try:
         value = float(text.replace(",", "").replace("_", ""))

@@ -1,15 +1,16 @@
 """The view model of a job's results: what the templates show of its report and of a preview of a selection."""
 
-import json
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from markupsafe import Markup
 
-from service.page import charts
-from service.page.charts import ChartRow, PerplexityRange
-from service.page.format import number, percent
+from service.page import charts, score_charts, score_view
+from service.page.charts import ChartRow
+from service.page.format import domain_name, number, percent
+from service.page.forms import LIMITS
+from service.page.kept import composite, kept_range, limits_of, partly_kept, score_of, value_range
+from service.page.samples import Sample, samples
 
 _DOMAINS_MAX = 30  # rows of the table
 _UNITS = ("documents", "tokens")
@@ -17,97 +18,82 @@ _WIDTHS = (1040, 340)  # px of the histogram, on wide and on narrow screens
 _WARNING_SHARE = 0.01  # of the documents
 
 
-class SampleSpan(NamedTuple):
-    """Consecutive documents from a rank on. With `domain`, a row of the report, ranks are those within this domain.
-
-    Ranks are by perplexity, or with `per` by NLL per byte.
-    """
-
-    rank: int
-    documents: int
-    domain: int | None = None
-    per: str | None = None
-
-
-class Sample(NamedTuple):
-    """A titled span of documents. Those with ranks in [`start`, `stop`), if known, are kept.
-
-    `perplexity` is that of the threshold in the middle of the span, if ranks are by perplexity; `domain` the name of
-    the span's domain, if any.
-    """
-
-    title: str
-    span: SampleSpan
-    start: int | None
-    stop: int | None
-    perplexity: float | None = None
-    domain: str | None = None
-    at_threshold: bool = False
-
-
-def by_perplexity(kept: dict[str, Any]) -> bool:
-    """Whether the ranks of a preview or a selection are those by perplexity."""
-    other = ("per", "score", "stages", "difference", "rank_sum")
-    return kept["criterion"] != "random" and all(kept.get(name) is None for name in other)
-
-
-def composite(kept: dict[str, Any]) -> str | None:
-    """The fields of a preview or selection by several scores as JSON; None of any other one."""
-    names = ("stages", "difference", "rank_sum")
-    if all(kept.get(name) is None for name in names):
-        return None
-    shown = names[:1] if kept.get("stages") is not None else (*names, "criterion", "rate", "unit", "within")
-    return json.dumps({name: kept[name] for name in shown if kept.get(name) is not None}, indent=1)
-
-
-def partly_kept(kept: dict[str, Any]) -> str:
-    """Why a preview or selection does not keep all documents in its range of perplexity; empty if it does."""
-    if kept["criterion"] == "random":
-        return "drawn at random"
-    reasons = ["by NLL per byte"] if kept.get("per") is not None else []
-    reasons += [f"by {kept['score']}"] if kept.get("score") is not None else []
-    reasons += ["by several scores"] if composite(kept) is not None else []
-    return ", ".join([*reasons, *(["with thresholds per domain"] if kept["within"] is not None else [])])
-
-
-def kept_range(kept: dict[str, Any], documents: int) -> PerplexityRange | None:
-    """The perplexities that a preview or a selection of so many documents keeps, or None if it keeps nothing."""
-    if kept["perplexity_min"] is None:
-        return None
-    low, high = kept["perplexity_min"], _infinite_if_null(kept["perplexity_max"])
-    start, stop = kept["start"], kept["stop"]
-    if start is None or stop is None or not by_perplexity(kept):
-        return PerplexityRange(low, high, None, None)
-    return PerplexityRange(
-        low,
-        high,
-        100 * start / documents if start > 0 else None,
-        100 * stop / documents if stop < documents else None,
-    )
-
-
-def _infinite_if_null(perplexity: float | None) -> float:
-    """JSON has no infinity: the API sends null for a perplexity that float64 cannot hold."""
-    return math.inf if perplexity is None else perplexity
-
-
 def job_values(job: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
     """The template values of a scored job that do not depend on a preview."""
-    documents = report["eligible"]["documents"]
+    documents, has_reference = report["eligible"]["documents"], job["request"]["reference"] is not None
     return {
         "job": job,
         "report": report,
-        "lengths": [charts.lengths(report["lengths"], width=width) for width in (460, 340)],
+        "has_reference": has_reference,
+        "lengths": [charts.lengths(report["lengths"], width=width) for width in (460, 340)] if has_reference else [],
         "warnings": warnings(job, report),
         "domain_count": domain_count(report),
         "kept_ranges": {made["id"]: kept_range(made, documents) for made in job["selections"]},
+        "score_names": [score["name"] for score in report.get("scores", ())],
+        **score_view.score_values(job, report),
     }
 
 
 def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any], by: str) -> dict[str, Any]:
     """The template values of a preview, with a histogram by documents or by tokens."""
-    documents = report["eligible"]["documents"]
     preview = {"per": None, "seed": None, "score": None} | preview
+    score = score_of(preview)
+    of_scores = {each["name"]: each for each in report.get("scores", ())}
+    shown = _default_score(job, report) if score is None else score
+    if shown is not None and shown in of_scores:
+        drawn = _distribution(of_scores[shown], preview, by, own=score is not None)
+    elif job["request"]["reference"] is not None:
+        drawn = _perplexities(job, report, preview, by)
+    else:  # the report of an earlier version
+        drawn = {"plots": [], "plotted": "", "kept_is_drawn": False, "not_drawn": 0, "rows_drawn": ""}
+    shifts = domain_shifts(report, preview)
+    return drawn | {
+        "preview_part": "_preview.html",
+        "preview": preview,
+        "explored": explored(preview),
+        "score": score,
+        "values": value_range(preview) if score is not None else None,
+        "kept": kept_range(preview, report["eligible"]["documents"]),
+        "partly": partly_kept(preview),
+        "composite": composite(preview),
+        "by": by,
+        "selection": next((made for made in job["selections"] if made["id"] == preview["id"]), None),
+        "domain_rows": largest_shifts(shifts),
+        "largest_share": max(max(row[u]["before"], row[u]["after"]) for row in shifts for u in _UNITS) or 1.0,
+        "losses": domain_losses(shifts),
+        "samples": samples_of(job, report, preview),
+    }
+
+
+def samples_of(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any]) -> list[Sample]:
+    """The samples of a preview."""
+    names = {row: domain_name(domain) for row, domain in enumerate(report["domains"])}
+    return samples(preview, report["eligible"]["documents"], _default_score(job, report), names)
+
+
+def _default_score(job: dict[str, Any], report: dict[str, Any]) -> str | None:
+    """The score that is shown where a preview is by none: None for perplexity, in a job without it the first one."""
+    return None if job["request"]["reference"] is not None else next(iter(score_view.main_scores(job, report)), None)
+
+
+def _distribution(score: dict[str, Any], preview: dict[str, Any], by: str, *, own: bool) -> dict[str, Any]:
+    """The plots of a score; of another selection than one by it, with the documents that it keeps once it is made."""
+    kept = value_range(preview) if own else score["bin_kept"].get(preview["id"])
+    if own and kept is None:
+        kept = score["bin_kept"].get(preview["id"])  # of thresholds per domain
+    name = f"{preview['id']}-{score['name']}"
+    return {
+        "plots": [score_charts.distribution(score, by, kept, width=w, name=f"{name}-{w}") for w in _WIDTHS],
+        "plotted": score["name"],
+        "kept_is_drawn": isinstance(kept, score_charts.ValueRange) or (kept is not None and by == "documents"),
+        "not_drawn": 0,
+        "rows_drawn": "",
+    }
+
+
+def _perplexities(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any], by: str) -> dict[str, Any]:
+    """The plots of perplexity, with a row for each selection."""
+    documents = report["eligible"]["documents"]
     kept = kept_range(preview, documents)
     chart_rows = [
         ChartRow(made["id"], made_range, partly_kept(made), made["id"] == preview["id"])
@@ -116,32 +102,42 @@ def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[st
     ]
     if len(chart_rows) > charts.ROWS_MAX:
         chart_rows.sort(key=lambda row: not row.highlighted)  # the previewed one is always drawn
-    shifts = domain_shifts(report, preview)
     data, name = report["histogram"], preview["id"]
     return {
-        "preview_part": "_preview.html",
-        "preview": preview,
-        "kept": kept,
-        "partly": partly_kept(preview),
-        "composite": composite(preview),
-        "by": by,
-        "selection": next((made for made in job["selections"] if made["id"] == preview["id"]), None),
         "plots": [charts.histogram(data, by, kept, chart_rows, width=w, name=f"{name}-{w}") for w in _WIDTHS],
+        "plotted": "perplexity",
+        "kept_is_drawn": True,
         "not_drawn": charts.not_drawn(data, by, kept),
         "rows_drawn": f"{charts.ROWS_MAX} of the {len(chart_rows)}" if len(chart_rows) > charts.ROWS_MAX else "the",
-        "domain_rows": largest_shifts(shifts),
-        "largest_share": max(max(row[u]["before"], row[u]["after"]) for row in shifts for u in _UNITS) or 1.0,
-        "losses": domain_losses(shifts),
-        "samples": samples(preview, documents),
     }
+
+
+def explored(preview: dict[str, Any]) -> dict[str, Any]:
+    """The values of the explorer's form for a preview: `criterion` may be `threshold`."""
+    form = {name: preview.get(name) for name in ("criterion", "rate", "unit", "within", "per", "seed", "score")}
+    form |= dict.fromkeys(LIMITS)
+    asked = preview if any(name in preview for name in LIMITS) else None  # of one that is not there yet
+    limits = limits_of(preview) or asked
+    if limits is not None:
+        form |= {"criterion": "threshold", "rate": 0.5, "score": limits["score"]}
+        form |= {name: limits.get(name) for name in LIMITS}
+    elif composite(preview) is not None:
+        form |= {"criterion": "medium", "rate": 0.5, "score": None}
+    return form
 
 
 def unseen_values(spec: dict[str, Any], by: str, why: str) -> dict[str, Any]:
     """The template values of a selection that cannot be previewed before it is made, and the reason."""
     default = {"criterion": "medium", "rate": 0.5, "unit": "documents", "within": None, "per": None, "seed": None}
-    default["score"] = None
     given = {name: value for name, value in spec.items() if value is not None}
-    return {"preview_part": "_unseen.html", "preview": {"id": None} | default | given, "by": by, "why": why}
+    preview = {"id": None, "score": None} | default | given
+    return {"preview_part": "_unseen.html", "preview": preview, "explored": explored(preview), "by": by, "why": why}
+
+
+def median(report: dict[str, Any], score: str) -> float | None:
+    """The median of a score; None of a score without values."""
+    found = next((each for each in report.get("scores", ()) if each["name"] == score), None)
+    return None if found is None else found["quantiles"].get("50")
 
 
 def partial_plots(histogram: dict[str, Any]) -> list[Markup]:
@@ -172,54 +168,6 @@ def largest_shifts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def domain_count(report: dict[str, Any]) -> int:
     """The number of domains, including the smaller ones that a report combines in one row."""
     return sum(row.get("others", 1) for row in report["domains"])
-
-
-def domain_name(row: dict[str, Any]) -> str:
-    """The name of a row of the report's domains."""
-    if "others" in row:
-        return f"({row['others']:,} smaller domains)"
-    return "(no domain)" if row["domain"] is None else str(row["domain"])
-
-
-def samples(preview: dict[str, Any], documents: int) -> list[Sample]:
-    """Samples at both extremes, at the median, and around the thresholds of the preview or of its largest domains."""
-    kept = (preview["start"], preview["stop"]) if by_perplexity(preview) else (None, None)
-    count = min(5, documents)
-    result = [
-        Sample("Lowest perplexity: the most predictable", SampleSpan(0, count), *kept),
-        Sample("Around the median", _span_around(documents // 2, documents), *kept),
-        Sample("Highest perplexity: the least predictable", SampleSpan(documents - count, count), *kept),
-    ]
-    per = preview.get("per")
-    if per is None and not by_perplexity(preview):
-        return result
-    if preview["within"] is None:
-        result += _threshold_samples(preview, documents, per)
-    if preview["within"] is None and by_perplexity(preview):
-        result.sort(key=lambda sample: sample.span.rank)
-    for row, inside in enumerate(preview["inside"]):
-        result += _threshold_samples(inside, inside["documents"], per, row, domain_name(inside))
-    return result
-
-
-def _threshold_samples(
-    kept: dict[str, Any], documents: int, per: str | None, row: int | None = None, domain: str | None = None
-) -> Iterator[Sample]:
-    """Samples around the thresholds of a selection, or of its part within one domain."""
-    start, stop = kept["start"], kept["stop"]
-    low, high = (kept["perplexity_min"], _infinite_if_null(kept["perplexity_max"])) if per is None else (None, None)
-    if stop > start > 0:
-        span = _span_around(start, documents, row, per)
-        yield Sample("Around the lower threshold", span, start, stop, low, domain, at_threshold=True)
-    if start < stop < documents:
-        span = _span_around(stop, documents, row, per)
-        yield Sample("Around the upper threshold", span, start, stop, high, domain, at_threshold=True)
-
-
-def _span_around(rank: int, documents: int, row: int | None = None, per: str | None = None) -> SampleSpan:
-    """Five documents, or all if there are fewer, two of them below the rank where possible."""
-    count = min(5, documents)
-    return SampleSpan(max(0, min(rank - 2, documents - count)), count, row, per)
 
 
 def warnings(job: dict[str, Any], report: dict[str, Any]) -> list[str]:

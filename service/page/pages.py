@@ -12,8 +12,10 @@ from starlette.exceptions import HTTPException
 from scorer.training.names import PRESETS
 from service.contract.names import ENDED, STATUSES
 from service.contract.network import job_path
+from service.contract.scorers import PERPLEXITY
 from service.http.dependencies import RulesOf
-from service.page import ablations, api_docs, exports, forms, job_view
+from service.page import ablations, api_docs, composites, exports, forms, job_view
+from service.page.addresses import selection_address
 from service.page.api import Api, ApiError, ApiOf
 from service.page.render import FOLDER, HEADERS, STATIC_TYPES, page_response
 from service.page.report import fetch_report_data, report_html
@@ -24,6 +26,7 @@ from service.page.surprisal import LEVELS, level, surprisal
 router = APIRouter(include_in_schema=False)
 router.include_router(exports.router)
 router.include_router(ablations.router)
+router.include_router(composites.router)
 # The name of the part of a page that a script asks for; without it the whole page is sent.
 Part = Annotated[str | None, Query(max_length=20)]
 _JOBS_PER_PAGE = 20
@@ -177,6 +180,8 @@ async def job(
     per: str | None = None,
     seed: str | None = None,
     score: str | None = None,
+    at_least: str | None = None,
+    at_most: str | None = None,
     by: str = "documents",
     requested: bool = False,
     selection: str | None = None,
@@ -187,8 +192,13 @@ async def job(
     if found["status"] != "succeeded" or part == "live":  # a script that asks for progress waits for the last event
         return page_response("_live.html" if part == "live" else "job.html", **await _progress_values(api, found))
     spec = {"criterion": criterion, "rate": rate, "unit": unit, "within": within or None}
-    # The form always sends both: each is for other criteria.
-    spec |= {"seed": seed or None} if criterion == "random" else {"per": per or None, "score": score or None}
+    # The form always sends all fields, each of which is for some criteria only.
+    if criterion == "threshold":
+        spec = {"score": score or PERPLEXITY, "at_least": at_least or None, "at_most": at_most or None}
+    elif criterion == "random":
+        spec |= {"seed": seed or None}
+    else:
+        spec |= {"score": score} if score else {"per": per or None}
     if selection is not None:
         spec = {"selection": selection}
     values = await _result_values(api, found, spec, by if by in ("documents", "tokens") else "documents")
@@ -224,8 +234,8 @@ async def _result_values(api: Api, job: dict[str, Any], spec: dict[str, Any], by
     """The template values of a scored job with a preview of the selection `spec`, by default of its first one."""
     path = job_path(job["id"])
     report = await api.get(f"{path}/report")
-    if job["request"]["reference"] is None:
-        return {"job": job, "report": report, "live": False, "standalone": False}
+    if "at_least" in spec and spec["at_least"] is spec["at_most"] is None:
+        spec["at_least"] = job_view.median(report, spec["score"])
     if not any(spec.values()):
         spec = {"selection": job["selections"][0]["id"]} if job["selections"] else {}
     values = job_view.job_values(job, report) | {"live": False, "standalone": False}
@@ -258,8 +268,7 @@ async def select(api: ApiOf, job_id: str, form: forms.PostedForm) -> Response:
     """Makes the previewed selection."""
     spec = forms.selection_request(form)
     made = await api.post(job_path(job_id, "selections"), spec)
-    requested = {} if "manifest_url" in made else {"requested": "1"}
-    return RedirectResponse(f"/jobs/{job_id}?{urlencode(spec | requested)}", 303, HEADERS)
+    return RedirectResponse(selection_address(job_id, spec, made), 303, HEADERS)
 
 
 @router.get("/jobs/{job_id}/documents")
@@ -273,11 +282,12 @@ async def documents(
     stop: int | None = None,
     domain: int | None = None,
     per: str | None = None,
+    score: str | None = None,
     part: Part = None,
 ) -> Response:
     """Documents by rank, of all or of a domain; the tokens of the one of rank `surprisal` are shaded."""
     characters = _CHARACTERS_ALONE if count == 1 else _CHARACTERS
-    page = {"rank": rank, "count": count, "characters": characters, "domain": domain, "per": per}
+    page = {"rank": rank, "count": count, "characters": characters, "domain": domain, "per": per, "score": score}
     found = await api.get(job_path(job_id, "documents"), **page)
     shaded, scoring_error = {}, ""
     for row in found["data"]:
@@ -294,6 +304,8 @@ async def documents(
         stop=stop,
         domain=domain,
         per=per,
+        score=score,
+        has_reference=(await api.get(job_path(job_id)))["request"]["reference"] is not None,
         shaded=shaded,
         scoring_error=scoring_error,
         levels=LEVELS,

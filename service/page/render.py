@@ -23,7 +23,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _FILTERS = (
-    *("number", "compact", "percent", "perplexity", "ratio"),
+    *("number", "compact", "percent", "perplexity", "ratio", "score_value"),
     *("duration", "hours", "age", "utc", "html", "html_short"),
 )
 

@@ -42,6 +42,7 @@ class Outcome(Record):
     # So that results stay where they are when keys change with a version:
     model: str | None = None  # the file of the reference's record
     index: str | None = None  # the folder of the index
+    report: int = 1  # the version of its report, unless selections were added later
     error: Problem | None = None
 
 

@@ -112,6 +112,7 @@ def views(serving: Serving, scored: dict[str, Any]) -> dict[str, str]:
         "explored": f"{job}?criterion=low&rate=0.1&unit=tokens&within=domain&by=tokens",
         "unseen": f"{job}?criterion=random&rate=0.1&seed=5",
         "documents": f"{job}/documents?rank=10&count=5",
+        "composite": f"{job}/composites",
         "api": f"{serving.url}/docs",
         "signin": f"{serving.url}/signin",
     }

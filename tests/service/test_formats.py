@@ -37,6 +37,7 @@ def test_a_workspace_of_format_2_is_read(jobs: Jobs, api: httpx.Client, work_off
     assert [made.id for made in job.selections] == ["medium-0.5", "low-0.25-domain"]
     for path in ("scores", "rejects", "report", "selections/medium-0.5/manifest"):
         assert api.get(f"/v1/jobs/{JOB}/{path}").status_code == 200
+    assert "Explore a selection" in api.get(f"/jobs/{JOB}").text
     assert explore.preview(jobs, JOB, SelectionSpec(criterion="high", rate=0.5)).documents == 6
     jobs.add_selection(JOB, SelectionSpec(criterion="high", rate=0.5))
     work_off()

@@ -9,7 +9,7 @@ from pruner.errors import InputError
 from pruner.select.documents import Documents
 from pruner.select.partial_histogram import PartialHistogram
 from pruner.select.selection_record import PreviewReport
-from pruner.spec import BY_BYTE, BY_TOKEN, Criterion, Order, SelectionSpec
+from pruner.spec import BY_BYTE, BY_TOKEN, Criterion, Order, SelectionSpec, StageSpec
 from pruner.validation import explain
 from service.contract.schemas import JobWorkers
 from service.http.dependencies import JobId, JobsOf
@@ -18,6 +18,7 @@ from service.jobs import explore
 
 router = APIRouter(tags=["explore"])
 Seed = Annotated[int | None, Query(ge=0, lt=2**63)]
+Limit = Annotated[float | None, Query(allow_inf_nan=False, description="A threshold on the score, itself kept.")]
 Score = Annotated[str | None, Query(max_length=80, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
@@ -32,19 +33,26 @@ def preview_selection(
     per: Literal["byte"] | None = None,
     seed: Seed = None,
     score: Score = None,
+    at_least: Limit = None,
+    at_most: Limit = None,
     selection: Annotated[
         str | None, Query(max_length=200, description="A selection of the job; the other parameters then say nothing.")
     ] = None,
 ) -> PreviewReport:
     """What a selection would keep: its counts, exactly as the selection then has them, and the domains' shares.
 
-    With `per` or `score`, and at random, once there is a selection in the same order. With `selection`, one of the
-    job's own.
+    With `per`, and at random, once there is a selection in the same order; with `score` too, where the job has over a
+    million documents. With `at_least` or `at_most`, which are thresholds on `score`, in place of a criterion. With
+    `selection`, one of the job's own.
     """
     if selection is not None:
         return explore.preview(jobs, job_id, explore.made(jobs, job_id, selection))
     try:
-        spec = SelectionSpec(criterion=criterion, rate=rate, unit=unit, within=within, per=per, seed=seed, score=score)
+        if at_least is not None or at_most is not None:
+            spec = SelectionSpec(stages=(StageSpec(score=score, at_least=at_least, at_most=at_most),))
+        else:
+            of = {"unit": unit, "within": within, "per": per, "seed": seed, "score": score}
+            spec = SelectionSpec.model_validate({"criterion": criterion, "rate": rate} | of)
     except ValidationError as error:
         raise InputError(explain(error.errors()[0], "")) from None
     return explore.preview(jobs, job_id, spec)
@@ -67,8 +75,9 @@ def list_documents(
 ) -> Documents:
     """Scored documents by their rank, with the beginnings of their texts, read from the corpus.
 
-    They are in the order of perplexity; with `per`, of NLL per byte; with `score`, of this score; with `seed`, of
-    random selections with this seed. The last three once there is a selection in this order.
+    They are in the order of perplexity; with `per`, of NLL per byte; with `seed`, of random selections with this seed:
+    both once there is a selection in this order. With `score`, of this score: where the job has over a million
+    documents, once there is a selection in this order.
     """
     if [per, seed, score].count(None) < 2:
         raise InputError("per, seed and score are different orders: give one of them")

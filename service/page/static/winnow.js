@@ -44,6 +44,7 @@ function latest(work) {
 function explore(form) {
   const preview = document.getElementById("preview");
   const slider = form.querySelector("#rate-slider"), rate = form.querySelector("#rate");
+  const limits = [...form.querySelectorAll("#at_least, #at_most")];
   let announceTimer = 0;
   slider.hidden = false;
   const show = latest(async (query) => {
@@ -51,6 +52,8 @@ function explore(form) {
     preview.inert = true; // its buttons are of the selection before
     try {
       await fill(preview, `${form.dataset.part}&${query}`);
+      const first = preview.querySelector("[data-at-least]"); // of thresholds, where none was given
+      if (first && limits.every((limit) => !limit.value)) limits[0].value = first.dataset.atLeast;
       history.replaceState(null, "", `${form.getAttribute("action")}?${query}`);
     } catch (error) {
       const line = document.createElement("p");
@@ -66,6 +69,7 @@ function explore(form) {
     announceTimer = setTimeout(() => announce(preview.querySelector("[data-announce]")?.textContent), 700);
   });
   form.addEventListener("input", (event) => {
+    if (event.target.id === "score") limits.forEach((limit) => { limit.value = ""; });
     if (event.target === slider) rate.value = slider.value;
     if (event.target === rate) slider.value = rate.value;
     if (form.checkValidity() && Number(rate.value) > 0) show(new URLSearchParams(new FormData(form)).toString());
@@ -99,6 +103,13 @@ function checkCorpus(form) {
     if (button.name) document.getElementById(button.name).value = button.value;
     show();
   });
+}
+
+// The selection of a form as JSON, while it is filled in.
+function showJson(form) {
+  const place = form.querySelector("#composite-json");
+  const show = latest(() => fill(place, form.dataset.json, form));
+  form.addEventListener("input", () => show());
 }
 
 function follow(live) {
@@ -152,6 +163,7 @@ function follow(live) {
 function wire(root) {
   for (const form of root.querySelectorAll("#explorer")) explore(form);
   for (const form of root.querySelectorAll("#new-job")) checkCorpus(form);
+  for (const form of root.querySelectorAll("#composite")) showJson(form);
   for (const live of root.querySelectorAll("[data-events]")) follow(live);
   for (const table of root.querySelectorAll("[data-refresh]")) {
     const timer = setInterval(latest(async () => {
