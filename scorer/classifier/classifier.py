@@ -65,6 +65,7 @@ class Classifier:
         if self.device.startswith("cuda"):
             gc.collect()
             torch.cuda.empty_cache()
+            self.model.compile(self.budget)
         return True
 
 
@@ -105,6 +106,14 @@ def load(
         raise OutOfMemory(f"{folder}: the device has too little memory for this model") from None
     check_ids(folder, tokenizer.largest, model.rows)
     parameters = sum(p.numel() for p in model.model.parameters())
+    on_gpu = device.startswith("cuda")
+    budget = token_budget(on_gpu, parameters, recurrent=False)
+    if on_gpu:
+        try:
+            model.compile(budget)
+        except torch.OutOfMemoryError:  # scoring halves the budget
+            gc.collect()
+            torch.cuda.empty_cache()
     return Classifier(
         folder=folder,
         model=model,
@@ -114,7 +123,7 @@ def load(
         parameters=parameters,
         dtype=precision,
         device=device,
-        budget=token_budget(device.startswith("cuda"), parameters, recurrent=False),
+        budget=budget,
     )
 
 

@@ -7,10 +7,12 @@ hidden states of each document as its body would have given them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.pack import Pack
@@ -19,6 +21,7 @@ from scorer.causal_lm.packed_attention import attend_over, positions, use_packed
 from scorer.causal_lm.padding import pad
 
 _PROBE = 24  # tokens that a trial reads
+_LEAST_FULL = 0.75  # of a pack that is filled up
 _SPANS = ("sliding_window", "local_attention")  # tokens that some attention looks to
 
 
@@ -43,6 +46,8 @@ class ClassifierModel:
         self.context = find_context(model)
         self._padding = padding
         self._packed: PackedWay | None = None
+        self._compiled: Any = None
+        self.compiled_tokens: int | None = None
         ids = random_ids(model, min(_PROBE, self.context), self.rows)
         self.values(ids, Pack.of([len(ids)], model.device))
         if packs:
@@ -52,6 +57,40 @@ class ClassifierModel:
     def packed(self) -> bool:
         """Whether it reads packs without padding."""
         return self._packed is not None
+
+    @torch.inference_mode()
+    def compile(self, tokens: int) -> None:
+        """Compiles the body for packs of exactly `tokens` tokens, if it then gives the same hidden states.
+
+        Such packs run faster, see `fill`. Raises torch.OutOfMemoryError.
+        """
+        self.compiled_tokens = None
+        if self._packed is None:
+            return
+        body, longest = self.model.base_model, min(self.context, tokens)
+        pack = Pack.of([min(longest, tokens - start) for start in range(0, tokens, longest)], self.model.device)
+        ids = random_ids(self.model, tokens, self.rows)
+        eager = self._pack_hidden(ids, pack, self._packed.padding)
+        try:
+            self._compiled = torch.compile(partial(_last_hidden, body), dynamic=False)
+            self.compiled_tokens = tokens
+            same = self._same(self._pack_hidden(ids, pack, self._packed.padding), eager)
+        except torch.OutOfMemoryError:
+            self.compiled_tokens = None
+            raise
+        except Exception:  # the compiler raises anything
+            same = False
+        if not same:
+            self.compiled_tokens = None
+
+    def fill(self, windows: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
+        """The windows, and after them some of padding where a full pack is faster than this one."""
+        total, wanted = sum(map(len, windows)), self.compiled_tokens
+        if wanted is None or not _LEAST_FULL * wanted <= total < wanted:
+            return windows
+        longest = min(self.context, wanted)
+        left = [min(longest, wanted - start) for start in range(total, wanted, longest)]
+        return windows + [np.full(length, self._padding, np.int32) for length in left]
 
     @property
     def rows(self) -> int:
@@ -82,9 +121,11 @@ class ClassifierModel:
             starts = pack.cu_seqlens[:-1].long().repeat_interleave(pack.cu_seqlens.diff(), output_size=pack.tokens)
             places = ((before - before[starts] + 1) * there + padding)[None]
         with attend_over(pack):
-            output = self.model.base_model(input_ids=ids[None], position_ids=places)
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+            if pack.tokens == self.compiled_tokens:
+                hidden: Tensor = self._compiled(ids[None], places)
+            else:
+                hidden = self.model.base_model(input_ids=ids[None], position_ids=places).last_hidden_state
+        return hidden[0]
 
     def _head(self, hidden: Tensor, pack: Pack, way: PackedWay) -> Tensor:
         """The model's own head over hidden states [T, D] of a pack: [S] float32."""
@@ -142,6 +183,12 @@ class ClassifierModel:
         """Whether values differ by rounding only, relative to their norm."""
         close = 1e-4 if self.model.dtype == torch.float32 else 3e-2
         return a.shape == b.shape and bool((a.float() - b.float()).norm() <= close * b.float().norm())
+
+
+def _last_hidden(body: Any, ids: Tensor, places: Tensor) -> Tensor:
+    """The hidden states of a body, [1, T, D]."""
+    hidden: Tensor = body(input_ids=ids, position_ids=places).last_hidden_state
+    return hidden
 
 
 def pack_of(windows: list[np.ndarray], device: str) -> tuple[Tensor, Pack]:

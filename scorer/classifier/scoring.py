@@ -10,6 +10,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, Literal, NamedTuple
 
 import numpy as np
@@ -114,11 +115,18 @@ class Classifying(Generic[Tag]):
 
     # -- in the thread
     def _load(self) -> None:
+        tokenizer = self._classifier.tokenizer
         try:
-            for texts, tag in self._texts:
-                windows = self._classifier.tokenizer.encode(texts, self._all_windows)
-                if not self._put(_Block(tag, windows)):
-                    return
+            # The library works on all cores at a block, but not all the time: some blocks are at work at once.
+            with ThreadPoolExecutor(tokenizer.threads, "tokenizer") as pool:
+                begun: deque[tuple[Tag, Future[Windows]]] = deque()
+                for texts, tag in self._texts:
+                    begun.append((tag, pool.submit(tokenizer.encode, texts, self._all_windows)))
+                    if len(begun) > tokenizer.threads and not self._put_first(begun):
+                        return
+                while begun:
+                    if not self._put_first(begun):
+                        return
             self.all_loaded = True
             self._put(None)
         except BaseException as error:  # raised again by `_next_block`
@@ -127,6 +135,11 @@ class Classifying(Generic[Tag]):
             if isinstance(self._texts, Generator):
                 self._texts.close()  # here, and not when the process ends: it may hold a file open
             self._ended.set()
+
+    def _put_first(self, begun: deque[tuple[Tag, Future[Windows]]]) -> bool:
+        """Hands over the first block; False when the reader has stopped."""
+        tag, windows = begun.popleft()
+        return self._put(_Block(tag, windows.result()))
 
     def _put(self, found: _Block[Tag] | BaseException | None) -> bool:
         """Hands over a block; False when the reader has stopped."""
@@ -202,7 +215,8 @@ class Classifying(Generic[Tag]):
 
         def run() -> Tensor:
             with memory_errors(classifier):
-                return classifier.model.values(*pack_of(ids, classifier.device))
+                full = classifier.model.fill(ids)
+                return classifier.model.values(*pack_of(full, classifier.device))[: len(ids)]
 
         return run() if classifier.device.startswith("cuda") else run_in_thread(run, self._report)
 

@@ -16,6 +16,7 @@ from scorer.tokenizer.backends import Encoded
 # Of a long text only the first characters are tokenized, if the last token that is kept ends well before their end.
 _CHARACTERS_A_TOKEN = 12
 _MARGIN = 256
+_THREADS = 4  # with tokenizers, which frees Python's lock while it works
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Windows:
 
 
 class WindowTokenizer:
-    """Cuts texts into windows of up to `limit` ids. Thread-safe for one caller at a time."""
+    """Cuts texts into windows of up to `limit` ids. `threads` may call it at once."""
 
     def __init__(self, folder: Path, context: int) -> None:
         """`context` is the most positions that the model reads. Raises BadReference."""
@@ -42,6 +43,7 @@ class WindowTokenizer:
                 " set model_max_length in tokenizer_config.json"
             )
         self._fast: Any = None
+        self.threads = _THREADS if self._auto.is_fast else 1
         if self._auto.is_fast:
             self._fast = self._auto.backend_tokenizer
             side = self._auto.truncation_side

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,30 @@ def test_values_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
     assert packs.packed == (kind != "deberta-v2")
     classifier.model = packs
     np.testing.assert_allclose(values(classifier, TEXTS), expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
+def test_packs_are_filled_up_for_a_compiled_body(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_classifier(tmp_path, kind)
+    classifier = load(tmp_path)
+    expected = values(classifier, TEXTS)
+    packs = ClassifierModel(classifier.model.model, classifier.tokenizer.pad, packs=True)
+    sizes: list[int] = []
+
+    def compiled(body: Any, dynamic: bool) -> Any:
+        assert dynamic is False
+        return lambda ids, places: sizes.append(ids.shape[1]) or body(ids, places)
+
+    monkeypatch.setattr(torch, "compile", compiled)  # which compiler makes it is torch's
+    packs.compile(40)
+    assert packs.compiled_tokens == 40
+    classifier.model, classifier.budget = packs, 40
+    np.testing.assert_allclose(values(classifier, TEXTS), expected, atol=2e-4, rtol=0)
+    assert len(sizes) > 2
+    assert set(sizes) == {40}
+    monkeypatch.setattr(torch, "compile", lambda body, dynamic: lambda ids, places: body(ids.roll(1), places))
+    packs.compile(40)
+    assert packs.compiled_tokens is None  # its hidden states are not those of the model
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "modernbert-mean", "xlm-roberta"])
