@@ -7,6 +7,16 @@ from typing import Any
 Info = dict[str, Any]  # what fsspec says of an object
 
 
+def is_folder(fs: Any, path: str) -> bool:
+    """Whether a path is a folder of the store: of S3, whether there is an object below it. May raise OSError."""
+    bucket, _, key = path.partition("/")
+    if not key or not _has_pages(fs):
+        return bool(fs.isdir(path))
+    # s3fs lists the whole folder to say so.
+    page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/", MaxKeys=1, **fs.req_kw)
+    return bool(page.get("Contents"))
+
+
 def objects_below(fs: Any, folder: str) -> Iterator[tuple[str, Info]]:
     """All objects below a folder: names, and what is known of them. May raise OSError."""
     if _has_pages(fs):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pruner.corpus.files import filesystem, look_up, size_and_version
 from pruner.corpus.globs import PathGlob, has_magic
 from pruner.corpus.paths import LOCAL, WEB, CorpusPath, Roots
-from pruner.corpus.store_pages import Info, objects_below, objects_in
+from pruner.corpus.store_pages import Info, is_folder, objects_below, objects_in
 from pruner.errors import InputError
 
 _TELL_EACH = 1_000  # files
@@ -162,7 +162,7 @@ def _list_store(text: str, path: CorpusPath, on_listed: Callable[[int], None]) -
     if fs.isfile(inner):
         size, version = size_and_version(fs.info(inner))
         return Listed(inner.rpartition("/")[0], [Entry(inner, inner, size, version, named=True)])
-    if fs.isdir(inner):
+    if is_folder(fs, inner):
         return Listed(inner, sorted(_counted(_stored_below(fs, inner), on_listed)))
     if not has_magic(inner):
         raise InputError(f"{text}: no such file or folder")
