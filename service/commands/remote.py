@@ -5,6 +5,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -164,22 +165,46 @@ def download(_parser: Parser, args: argparse.Namespace) -> int:
     """Saves a job's manifests, rejects and report, and checks each against its SHA-256."""
     with Client(args.server, args.key) as client:
         job = client.get(job_path(args.job))
-        files = {
-            f"manifest-{made['id']}.{args.format}": f"{made['manifest_url']}?format={args.format}"
-            for made in job["selections"]
-        }
+        files: dict[str, str] = {}
+        for made in job["selections"]:
+            files |= _table_files(client, f"manifest-{made['id']}", made["manifest_url"], args.format)
         files[f"rejects.{args.format}"] = f"{job_path(args.job, 'rejects')}?format={args.format}"
         if args.scores:
-            files["scores.parquet"] = job_path(args.job, "scores")
+            files |= _table_files(client, "scores", job_path(args.job, "scores"), "parquet")
         files["report.json"] = job_path(args.job, "report")  # last: a failed job may have the other files but no report
         args.out.mkdir(parents=True, exist_ok=True)
         for name, url in files.items():
+            _make_room(args.out, name, files)
             client.download(url, args.out / name)
             if not args.json:
                 sys.stdout.write(f"{args.out / name}\n")
     if args.json:
         sys.stdout.write(json.dumps([str(args.out / name) for name in files]) + "\n")
     return 0
+
+
+def _table_files(client: Client, name: str, url: str, kind: str) -> dict[str, str]:
+    """The addresses of the files of a table by their names: of one file, or of the parts in a folder of its name."""
+    found = client.get(f"{url}/parts")["data"]
+    if len(found) == 1 and found[0]["url"] == url:
+        return {f"{name}.{kind}": f"{url}?format={kind}"}
+    stems = ((part["name"].removesuffix(".parquet"), part["url"]) for part in found)
+    return {f"{name}.{kind}/{stem}.{kind}": f"{part}?format={kind}" for stem, part in stems}
+
+
+def _make_room(out: Path, name: str, files: Iterable[str]) -> None:
+    """Makes the folder of a part; other parts of an earlier download there are no part of the table and are removed.
+
+    Raises ApiError where a folder or file is in the way of the other.
+    """
+    target = out / name
+    if target.is_dir() or (target.parent.exists() and not target.parent.is_dir()):
+        where = target if target.is_dir() else target.parent
+        raise ApiError(f"{where}: is in the way of {target}: move it away, or choose another --out")
+    target.parent.mkdir(exist_ok=True)
+    for old in target.parent.glob(f"part-*{target.suffix}") if target.parent != out else ():
+        if f"{target.parent.name}/{old.name}" not in files:
+            old.unlink()
 
 
 def add_report(parser: Parser) -> None:

@@ -6,6 +6,7 @@ from pruner.errors import InputError
 from pruner.select.documents import DocumentReader, Documents
 from pruner.select.index import Index, read_index
 from pruner.select.partial_histogram import PartialHistogram, partial_histogram
+from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import PreviewReport
 from pruner.spec import BY_TOKEN, Order, SelectionSpec
 from service.jobs.jobs import Conflict, Jobs, check_scores, not_there
@@ -55,7 +56,7 @@ def documents(
 
 def document_reader(files: JobFiles, ranks: Index) -> DocumentReader:
     """A reader of a scored job's documents by rank."""
-    record, table = files.record, f"{index.folder(files)}/scores.parquet"
+    record, table = files.record, f"{index.folder(files)}/{SCORES_FILE}"
     return DocumentReader(files.workspace.storage, table, ranks, files.plan, record.request.corpus, record.access.roots)
 
 
