@@ -18,7 +18,7 @@ from pruner.select.domains import DOMAINS_MAX, by_size, domain_rows
 from pruner.select.key_limits import block_limits, run_limits
 from pruner.select.perplexity import perplexity
 from pruner.select.selection_record import DomainBand, Preview, SelectionCounts
-from pruner.select.stored_array import StoredArray
+from pruner.select.stored_array import StoredArray, map_array, release
 from pruner.spec import BY_TOKEN, Order, SelectionSpec
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
@@ -27,6 +27,7 @@ FOLDER = "ranks"
 PERCENTILE = "percentile"  # an array beside those of an order by stages, float64 [rows of the table of scores]
 _WRITE_BYTES = 64 << 20  # of an array, written at a time
 _WHOLE_BYTES = 2 << 20  # of an array in a remote storage, up to which it is read at once
+_BEAT_DOMAINS = 100  # between two signs of life
 _INSIDE_MAX = 3  # domains whose bands are part of a preview
 
 
@@ -65,7 +66,9 @@ class Index:
 
     def preview(self, spec: SelectionSpec) -> Preview:
         """What a selection would keep."""
-        return Preview(**dict(self.counts(spec)), inside=self.inside(spec))
+        made = Preview(**dict(self.counts(spec)), inside=self.inside(spec))
+        self._release()
+        return made
 
     def counts(self, spec: SelectionSpec, beat: Callable[[], None] = lambda: None) -> SelectionCounts:
         """What a selection keeps, exactly. Calls `beat` now and then."""
@@ -123,6 +126,11 @@ class Index:
         first, last = self.inside_bounds[[named[row], named[row] + 1]].tolist()
         return np.asarray(self.inside_place[min(first + start, last) : min(first + stop, last)]), last - first
 
+    def _release(self) -> None:
+        """Keeps the memory of this process small: what was read of mapped arrays counts as its own."""
+        for array in (self.below, self.key, self.domain, self.inside_below, self.inside_key):
+            release(array)
+
     def _counts_below(self, rank: int) -> np.ndarray:
         """Documents and tokens of each domain below a rank, int64 [domains, 2]."""
         mark = rank // self.step
@@ -139,8 +147,9 @@ class Index:
         ends: list[tuple[float, float]] = []
         order = spec.order
         for code, (first, last) in enumerate(pairwise(self.inside_bounds.tolist())):
-            if code % 1_000 == 0:
+            if code % _BEAT_DOMAINS == 0:
                 beat()
+                self._release()
             start, stop = band(self.inside_below[first : last + 1], spec)
             if stop > start:
                 tokens = self.inside_below[first + stop] - self.inside_below[first + start]
@@ -254,8 +263,7 @@ def read_array(storage: Storage, folder: str, name: str) -> np.ndarray:
     path = array_path(folder, name)
     local = storage.local(path)
     if local is not None:
-        mapped = np.load(local, mmap_mode="r", allow_pickle=False)
-        return np.asarray(mapped.view(np.ndarray))  # still mapped, and quicker to slice than a memmap
+        return map_array(local)
     if name in _SMALL or storage.size(path) <= _WHOLE_BYTES:
         return np.asarray(np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False))
     return cast(np.ndarray, StoredArray(storage, path))  # as much of an array as is used of one

@@ -1,8 +1,11 @@
-"""A one-dimensional array in a .npy file of a storage, of which only what is asked for is read."""
+"""Arrays in .npy files, of which only what is asked for is read: mapped, or a piece of a file in a storage."""
 
 import copy
+import math
+import mmap
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -10,6 +13,31 @@ from pruner.tables.storage import Storage
 
 _BLOCK_BYTES = 1 << 20  # read at a time to look single values up
 _BLOCKS = 64  # that a process keeps
+
+
+def map_array(path: Path) -> np.ndarray:
+    """An array mapped from a local file. Its `base` is the mapping. Raises FileNotFoundError."""
+    with path.open("rb") as file:
+        shape, dtype = _read_header(file, str(path))
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
+        start = file.tell()
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.ndarray(shape, dtype, data, start)
+
+
+def release(array: np.ndarray) -> None:
+    """Takes the pages of a mapped array that were read out of this process; they stay in the system's cache."""
+    if isinstance(array, np.ndarray) and isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_DONTNEED)
+
+
+def _read_header(file: BinaryIO, path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"{path}: is a .npy file of version {version}")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return shape, dtype
 
 
 class StoredArray:
@@ -21,10 +49,7 @@ class StoredArray:
     def __init__(self, storage: Storage, path: str) -> None:
         self._storage, self._path = storage, path
         with storage.open(path) as file:
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0):
-                raise ValueError(f"{path}: is a .npy file of version {version}")
-            shape, _, self.dtype = np.lib.format.read_array_header_1_0(file)
+            shape, self.dtype = _read_header(file, path)
             if len(shape) != 1:
                 raise ValueError(f"{path}: is an array of {len(shape)} dimensions")
             self._data = file.tell()

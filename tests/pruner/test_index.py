@@ -1,5 +1,6 @@
 """A preview from the index equals the selection by a plain sort, to the document and the last digit."""
 
+import mmap
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_an_index_is_read_as_it_was_written(tmp_path: Path, remote: bool) -> Non
     found = read_index(storage, "job")
     for name in {field.name for field in fields(Index)} - {"rank", "inside_rank"}:
         assert np.array_equal(getattr(found, name), getattr(index, name))
-    assert isinstance(found.key.base, np.memmap) != remote
+    assert isinstance(found.key.base, mmap.mmap) != remote
     for inside, ranks in ((False, index.rank), (True, index.inside_rank)):
         assert ranks is not None
         some = row_ranks(storage, "job", inside=inside)(20, 120)
