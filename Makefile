@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test docs browser page faults scale-queue scale-select ablation-truth test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
+.PHONY: demo test docs browser page faults scale-queue scale-select scale-previews scale-planning ablation-truth test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -50,6 +50,14 @@ scale-queue: $(VENV)/.installed-test
 DOCUMENTS := 5e7
 scale-select: $(VENV)/.installed-peers
 	$(BIN)/python -m tests.scale.select_tables $(DOCUMENTS) $(if $(filter 5e7,$(DOCUMENTS)),,--alone)
+
+# Previews of a job of 10^8 documents and the memory of the API, over HTTP: ten minutes, 20 GB of disk space.
+scale-previews: $(VENV)/.installed-test
+	$(BIN)/python -m tests.scale.previews
+
+# A plan of 10^6 files, and a listing of 10^6 keys of an S3 server that does nothing else: some minutes.
+scale-planning: $(VENV)/.installed-test
+	$(BIN)/python -m tests.scale.planning
 
 # Proxies trained on twenty random halves of a corpus: at most two may win. Some minutes.
 ablation-truth: $(VENV)/.installed-test

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pruner.ablation.compare import ALL, Arm
 from pruner.corpus.row_hash import row_hash
 from pruner.errors import InputError
 from pruner.tables.storage import Storage
+from pruner.tables.stored_table import table_batches
 
 BYTES_PER_TOKEN = 4.0  # where no reference has counted tokens
 _SPARE = 1.6  # text is planned for a tokenizer that is not learnt yet: it may need so many bytes a token more
@@ -60,20 +60,14 @@ def read_pool(storage: Storage, manifest: str, files: Mapping[str, int], beat: C
     rows: list[np.ndarray] = []
     sizes: list[np.ndarray] = []
     tokens = 0
-    parts = (
-        [manifest] if storage.exists(manifest) else [f"{manifest}/{name}" for name in sorted(storage.list(manifest))]
-    )
-    for part in parts:
-        with storage.open(part) as source:
-            columns = ["file", "row", "n_bytes", "n_tokens"]
-            for batch in pq.ParquetFile(source, read_dictionary=["file"]).iter_batches(columns=columns):
-                names = batch["file"].dictionary.to_pylist()
-                index = np.array([files[name] for name in names], np.int64)
-                numbers.append(index[batch["file"].indices.to_numpy()])
-                rows.append(batch["row"].to_numpy())
-                sizes.append(batch["n_bytes"].to_numpy())
-                tokens += pc.sum(batch["n_tokens"]).as_py() or 0
-                beat()
+    for batch in table_batches(storage, manifest, ["file", "row", "n_bytes", "n_tokens"], dictionary=["file"]):
+        names = batch["file"].dictionary.to_pylist()
+        index = np.array([files[name] for name in names], np.int64)
+        numbers.append(index[batch["file"].indices.to_numpy()])
+        rows.append(batch["row"].to_numpy())
+        sizes.append(batch["n_bytes"].to_numpy())
+        tokens += pc.sum(batch["n_tokens"]).as_py() or 0
+        beat()
     file, row, n_bytes = (np.concatenate([np.zeros(0, np.int64), *part]) for part in (numbers, rows, sizes))
     return Pool(file, row, n_bytes, tokens or None)
 

@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import BaseModel, Field
 
-from pruner.corpus.check_fields import check_fields
+from pruner.corpus.check_fields import FieldCheck
 from pruner.corpus.inspect_file import Inspected, NoCorpusFile, inspect_file
 from pruner.corpus.listing import FoundFile, LeftOut, Listing, list_files
 from pruner.corpus.names import Format, format_of
 from pruner.corpus.paths import LOCAL, UNRESTRICTED, Roots
-from pruner.corpus.plan import FILES_AT_ONCE, Shard, text_bytes
+from pruner.corpus.plan import FILES_AT_ONCE, text_bytes
+from pruner.corpus.shard import Shard
 from pruner.corpus.shard_reader import read_shard
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
@@ -90,7 +91,10 @@ def check_corpus(
     inspected = [made for made in looked if made is not None]
     try:
         if inspected or not problems:
-            check_fields(inspected, spec, listing.left_out)
+            fields = FieldCheck(spec)
+            for made in inspected:
+                fields.add(made)
+            fields.check(listing.left_out)
     except InputError as error:
         problems.append(str(error))
     types: dict[str, str] = {}

@@ -11,33 +11,62 @@ from pruner.spec import CorpusSpec
 _NAMES_SHOWN = 20
 
 
-def check_fields(inspected: Sequence[Inspected], spec: CorpusSpec, left_out: Sequence[LeftOut]) -> None:
-    """Raises InputError for a field that no file has, and for a file without the text field that others have."""
-    if not inspected:
-        left = "; ".join(f"{found.files:,} {found.reason}, such as {found.example}" for found in left_out)
-        raise InputError(f"there is no corpus file; a corpus has {KNOWN} files (left out: {left})")
-    filled = [made for made in inspected if not made.empty]
-    for name, field in (
-        ("text_field", spec.text_field),
-        ("id_field", spec.id_field),
-        ("domain_field", spec.domain_field),
-    ):
-        if field is None or not filled:
-            continue
-        lacking = [made for made in filled if field not in made.has]
-        if len(lacking) == len(filled):
-            where = filled[0].file.url + (f" and {len(filled) - 1:,} other files" if len(filled) > 1 else "")
-            text = any(made.units is None for made in filled)
-            rows = f" in the first {LOOK_ROWS:,} rows" if text else ""
-            raise InputError(f"{where}: no field {field!r} for corpus.{name}{rows}; there are {_names(filled)}")
-        if lacking and name == "text_field":
-            others = f" (and {len(lacking) - 1:,} more files)" if len(lacking) > 1 else ""
-            raise InputError(
-                f"{lacking[0].file.url}{others}: no field {field!r} for corpus.text_field, which other files have; it"
-                f" has {_names(lacking[:1])}; exclude it, or name only the files to read"
+class FieldCheck:
+    """What must be known of the files of a corpus, which are added one by one, to check its fields."""
+
+    def __init__(self, spec: CorpusSpec) -> None:
+        self._fields = {
+            name: field
+            for name, field in (
+                ("text_field", spec.text_field),
+                ("id_field", spec.id_field),
+                ("domain_field", spec.domain_field),
             )
+            if field is not None
+        }
+        self._files = self._filled = 0
+        self._first = ""  # of the files with rows
+        self._any_text = False
+        self._names: dict[str, None] = {}
+        self._lacking = dict.fromkeys(self._fields, 0)  # files with rows without the field
+        self._first_lacking: Inspected | None = None  # of those without the text field
+
+    def add(self, made: Inspected) -> None:
+        """Adds a file."""
+        self._files += 1
+        if made.empty:
+            return
+        self._first = self._first or made.file.url
+        self._filled += 1
+        self._any_text |= made.units is None
+        if len(self._names) <= _NAMES_SHOWN:
+            self._names |= dict.fromkeys(made.fields)
+        for name, field in self._fields.items():
+            if field not in made.has:
+                self._lacking[name] += 1
+                if name == "text_field" and self._first_lacking is None:
+                    self._first_lacking = made
+
+    def check(self, left_out: Sequence[LeftOut]) -> None:
+        """Raises InputError for a field that no file has, and for a file without the text field that others have."""
+        if not self._files:
+            left = "; ".join(f"{found.files:,} {found.reason}, such as {found.example}" for found in left_out)
+            raise InputError(f"there is no corpus file; a corpus has {KNOWN} files (left out: {left})")
+        for name, field in self._fields.items() if self._filled else ():
+            lacking, first = self._lacking[name], self._first_lacking
+            if lacking == self._filled:
+                where = self._first + (f" and {self._filled - 1:,} other files" if self._filled > 1 else "")
+                rows = f" in the first {LOOK_ROWS:,} rows" if self._any_text else ""
+                raise InputError(
+                    f"{where}: no field {field!r} for corpus.{name}{rows}; there are {_listed(list(self._names))}"
+                )
+            if name == "text_field" and first is not None:
+                others = f" (and {lacking - 1:,} more files)" if lacking > 1 else ""
+                raise InputError(
+                    f"{first.file.url}{others}: no field {field!r} for corpus.text_field, which other files have; it"
+                    f" has {_listed(list(first.fields))}; exclude it, or name only the files to read"
+                )
 
 
-def _names(inspected: Sequence[Inspected]) -> str:
-    names = list(dict.fromkeys(name for made in inspected for name in made.fields))
+def _listed(names: list[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "") or "none"

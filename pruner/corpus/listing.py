@@ -1,8 +1,9 @@
 """Finds the files of a corpus: which belong to it, and which are left out and why."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pruner.corpus.globs import matches_any
 from pruner.corpus.names import KNOWN, left_out_reason, unreadable_reason
@@ -11,21 +12,37 @@ from pruner.corpus.walk import Entry, Listed, list_path
 from pruner.errors import InputError, reason
 from pruner.spec import CorpusSpec
 
+OnListed = Callable[[int], None]
 
-@dataclass(frozen=True)
-class FoundFile:
-    """A file that may belong to a corpus: its content decides."""
 
-    path: CorpusPath
+def ignore_listed(_files: int) -> None:
+    """For callers that show no progress."""
+
+
+class FoundFile(NamedTuple):
+    """A file that may belong to a corpus: its content decides. There may be millions of them in memory."""
+
+    scheme: str
+    place: str  # the path in its file system
     size: int  # bytes
     version: str
-    relative: str  # the path below the corpus root
+    root: str  # of the corpus
     named: bool  # the user named this very file
+
+    @property
+    def path(self) -> CorpusPath:
+        """Where it is."""
+        return CorpusPath(self.scheme, self.place if self.scheme == LOCAL else self.place.lstrip("/"))
 
     @property
     def url(self) -> str:
         """The absolute path of a local file, else the URL."""
         return self.path.url
+
+    @property
+    def relative(self) -> str:
+        """The path below the corpus root."""
+        return os.path.relpath(self.place, self.root)
 
 
 @dataclass(frozen=True)
@@ -61,9 +78,10 @@ def find_files(
     roots: Roots = UNRESTRICTED,
     on_path: Callable[[str], None] = lambda _path: None,
     ignored: Sequence[str] = (),
+    on_listed: OnListed = ignore_listed,
 ) -> Listing:
     """As `list_files`, but raises InputError for files that look like data but cannot be read."""
-    listing = list_files(spec, roots, on_path, ignored)
+    listing = list_files(spec, roots, on_path, ignored, on_listed)
     if listing.problems:
         more = f" (and {len(listing.problems) - 1:,} more files)" if len(listing.problems) > 1 else ""
         raise InputError(f"{listing.problems[0]}{more}")
@@ -75,58 +93,72 @@ def list_files(
     roots: Roots = UNRESTRICTED,
     on_path: Callable[[str], None] = lambda _path: None,
     ignored: Sequence[str] = (),
+    on_listed: OnListed = ignore_listed,
 ) -> Listing:
     """Finds the files of a corpus: paths in the given order, folders and globs sorted by name, each file once.
 
     The real paths of local files and, with a `/` at the end, of folders in `ignored` are no part of the corpus: they
-    are output of the command that asks. `on_path` is called before each path is looked up. Files that look like data
-    but cannot be read are among the problems. Raises InputError for a path that is missing, holds nothing to read or
-    does not lie under a root.
+    are output of the command that asks. `on_path` is called before each path is looked up, `on_listed` now and then
+    with the number of files that were listed. Files that look like data but cannot be read are among the problems.
+    Raises InputError for a path that is missing, holds nothing to read or does not lie under a root.
     """
     listed: list[tuple[str, CorpusPath, Listed]] = []
+    files_before = 0
     for text in spec.paths:
         on_path(shown(text))
         path = roots.admit(text)
         try:
-            listed.append((text, path, list_path(text, path, roots)))
+            # The function is called while the path is listed, with the number of that time.
+            found = list_path(text, path, roots, lambda files: on_listed(files_before + files))  # noqa: B023
+            listed.append((text, path, found))
+            files_before += len(found.entries)
         except OSError as error:
             where = error.filename if isinstance(error.filename, str) else text
             raise InputError(f"{shown(where)}: cannot be read ({reason(error)})") from None
     common = _common_roots((path.scheme, found.root) for _, path, found in listed)
-    listing, seen = Listing(), dict[tuple[str, str], str]()
+    listing, seen = Listing(), dict[str, dict[str, str]]()
     for text, path, found in listed:
         some, files = False, list[FoundFile]()
+        is_empty, seen_here = not found.entries, seen.setdefault(path.store, {})
         for entry in _originals_first(path.scheme, found):
-            at = CorpusPath(path.scheme, entry.path if path.scheme == LOCAL else entry.path.lstrip("/"))
-            known = seen.get((path.store, entry.real))
+            file = FoundFile(path.scheme, entry.path, entry.size, entry.version, common[path.scheme], entry.named)
+            known = seen_here.get(entry.real)
             if known is not None:
                 some = True
                 if known != entry.path:
-                    listing.leave_out("files that are read under another name", at.url)
+                    listing.leave_out("files that are read under another name", file.url)
                 continue
-            relative = os.path.relpath(entry.path, common[path.scheme])
-            why = _left_out(entry, relative, spec, ignored if path.scheme == LOCAL else ())
+            why = _left_out(entry, file.relative, spec, ignored if path.scheme == LOCAL else ())
             if why is not None:
-                listing.leave_out(why, at.url)
+                listing.leave_out(why, file.url)
                 continue
             some = True
-            seen[path.store, entry.real] = entry.path
+            seen_here[entry.real] = entry.path
             problem = _problem(entry)
             if problem is None:
-                files.append(FoundFile(at, entry.size, entry.version, relative, entry.named))
+                files.append(file)
             else:
-                listing.problems.append(f"{shown(at.url)}: {problem}")
-        listing.files += sorted(files, key=lambda file: file.path.path)
+                listing.problems.append(f"{shown(file.url)}: {problem}")
+        files.sort(key=lambda file: file.place)
+        listing.files += files
         if not some:
-            raise InputError(_nothing(text, found.entries, spec, listing))
+            raise InputError(_nothing(text, is_empty, spec, listing))
     return listing
 
 
-def _originals_first(scheme: str, found: Listed) -> list[Entry]:
-    """The entries, those that were found through links at the end."""
+def _originals_first(scheme: str, found: Listed) -> Iterator[Entry]:
+    """Takes the entries out of a list, those that were found through links at the end."""
     root = len(found.root)
     real_root = len(os.path.realpath(found.root)) if scheme == LOCAL else root
-    return sorted(found.entries, key=lambda entry: (entry.path[root:] != entry.real[real_root:], entry.path))
+    links: list[Entry] = []
+    found.entries.reverse()  # they are in the order of their names
+    while found.entries:
+        entry = found.entries.pop()
+        if entry.path[root:] != entry.real[real_root:]:
+            links.append(entry)
+        else:
+            yield entry
+    yield from links
 
 
 def shown(path: str) -> str:
@@ -165,8 +197,8 @@ def _problem(entry: Entry) -> str | None:
     return entry.problem or unreadable_reason(entry.path.rpartition("/")[2])
 
 
-def _nothing(text: str, entries: list[Entry], spec: CorpusSpec, listing: Listing) -> str:
-    if not entries:
+def _nothing(text: str, is_empty: bool, spec: CorpusSpec, listing: Listing) -> str:
+    if is_empty:
         return f"{text}: there is no file; a corpus has {KNOWN} files"
     rules = " that include and exclude leave" if spec.include or spec.exclude else ""
     left = "; ".join(f"{found.files:,} {found.reason}, such as {found.example}" for found in listing.left_out)

@@ -4,21 +4,35 @@ Shards are cut by footers, headers and file sizes alone.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
 import orjson
+import pyarrow as pa
 
-from pruner.corpus.check_fields import check_fields
+from pruner.corpus.check_fields import FieldCheck
 from pruner.corpus.fields import ABSENT, path_value
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.inspect_file import Inspected, NoCorpusFile, inspect_file
-from pruner.corpus.listing import FoundFile, LeftOut, find_files
+from pruner.corpus.listing import FoundFile, LeftOut, Listing, OnListed, find_files, ignore_listed
 from pruner.corpus.parquet_footer import footer_digest
 from pruner.corpus.paths import UNRESTRICTED, Roots
+from pruner.corpus.plan_rows import (
+    BATCH_ROWS,
+    FILES,
+    SHARDS,
+    column,
+    file_rows,
+    planned_files,
+    planned_shards,
+    shard_rows,
+)
+from pruner.corpus.shard import Shard
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 
@@ -30,58 +44,50 @@ _RANGES_FROM = 192 << 20  # estimated bytes of decoded text from which a compres
 _RANGE_BYTES = 128 << 20  # of one such range: each is found by decoding the file from its beginning, so few and long
 _RANGES_MAX = 32  # for the same reason
 FILES_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Units [start, stop) of a file: row groups of Parquet, record batches of Arrow, bytes of the text of a text file.
-
-    A line belongs to the byte range in which it starts. With `stop` 0 the range ends with the file. A CSV file is
-    always whole. A shard of several `files` holds each of them whole; its `start` and `stop` are 0.
-    """
-
-    index: int
-    file: int  # index into the plan's files, of the first file
-    files: int  # consecutive files of the plan
-    start: int
-    stop: int
-    rows: int | None  # None where no footer tells it
-    text_bytes: int  # estimate
-    digest: str  # identifies the documents: a hash of the files as planned, the part of them, and the fields to read
+_FILES_AHEAD = 1_024  # handed to the threads at a time
 
 
 @dataclass(frozen=True)
 class Plan:
     """The files and shards of a corpus, in plan order, and the files that were left out."""
 
-    files: tuple[CorpusFile, ...]
-    shards: tuple[Shard, ...]
+    files: Sequence[CorpusFile]
+    shards: Sequence[Shard]
     left_out: tuple[LeftOut, ...] = ()
+
+    @classmethod
+    def of(cls, batches: Iterable[pa.RecordBatch], left_out: Sequence[LeftOut]) -> "Plan":
+        """The plan of rows of files and of shards, each in their order."""
+        rows: dict[bool, list[pa.RecordBatch]] = {True: [], False: []}
+        for batch in batches:
+            rows[batch.schema == FILES].append(batch)
+        files, shards = pa.Table.from_batches(rows[True], FILES), pa.Table.from_batches(rows[False], SHARDS)
+        return cls(planned_files(files), planned_shards(shards), tuple(left_out))
 
     @property
     def documents(self) -> int | None:
         """The number of documents, or None if a file does not tell."""
-        rows = [shard.rows for shard in self.shards]
+        rows = column(self.shards, "rows")
         return None if None in rows else sum(n or 0 for n in rows)
 
     @property
     def bytes(self) -> int:
         """The size of the files."""
-        return sum(file.size for file in self.files)
+        return sum(column(self.files, "size"))
 
     @property
     def text_bytes(self) -> int:
         """The estimated bytes of text."""
-        return sum(shard.text_bytes for shard in self.shards)
+        return sum(column(self.shards, "text_bytes"))
 
     @cached_property
     def digest(self) -> str:
         """Identifies the documents of the corpus and their order: SHA-256 over the shards' digests, 64 hex digits."""
-        return hashlib.sha256("".join(shard.digest for shard in self.shards).encode()).hexdigest()
+        return hashlib.sha256("".join(column(self.shards, "digest")).encode()).hexdigest()
 
     def files_of(self, shard: Shard) -> tuple[CorpusFile, ...]:
         """The files that a shard reads."""
-        return self.files[shard.file : shard.file + shard.files]
+        return tuple(self.files[shard.file : shard.file + shard.files])
 
 
 def make_plan(
@@ -94,12 +100,47 @@ def make_plan(
 ) -> Plan:
     """Finds the files of a corpus and cuts them by a fixed rule: the same files always give the same shards.
 
-    `at_once` files are looked into concurrently. `on_path` is called before a path of the corpus is listed, `on_file`
-    (from several threads) before a file is looked at. `ignored` is no part of the corpus, as `list_files` says. Raises
-    InputError for paths that are wrong or not under a root, files that are damaged or of an unknown kind, fields that
-    are missing or have an unsupported type, and an empty corpus.
+    Arguments and errors as of `plan_corpus`.
     """
-    listing = find_files(spec, roots, on_path, ignored)
+    batches: list[pa.RecordBatch] = []
+    left_out = plan_corpus(spec, batches.append, roots, at_once, on_path, ignore_listed, on_file, ignored)
+    return Plan.of(batches, left_out)
+
+
+def plan_corpus(
+    spec: CorpusSpec,
+    write: Callable[[pa.RecordBatch], None],
+    roots: Roots = UNRESTRICTED,
+    at_once: int = FILES_AT_ONCE,
+    on_path: Callable[[str], None] = lambda _path: None,
+    on_listed: OnListed = ignore_listed,
+    on_file: Callable[[str], None] = lambda _url: None,
+    ignored: Sequence[str] = (),
+) -> tuple[LeftOut, ...]:
+    """Gives the files and shards of a corpus to `write` as they are found, some thousand rows at a time.
+
+    `at_once` files are looked into concurrently. `on_path` is called before a path of the corpus is listed, `on_listed`
+    as `list_files` says, `on_file` (from several threads) before a file is looked at. `ignored` is no part of the
+    corpus, as `list_files` says. Returns what is left out. Raises InputError for paths that are wrong or not under a
+    root, files that are damaged or of an unknown kind, fields that are missing or have an unsupported type, and an
+    empty corpus.
+    """
+    listing = find_files(spec, roots, on_path, ignored, on_listed)
+    fields = FieldCheck(spec)
+    with ThreadPoolExecutor(at_once) as pool:
+        planner = _Planner(spec, fields, write)
+        planner.add(_inspected(listing, spec, roots, pool, on_file))
+    fields.check(listing.left_out)
+    if not planner.shards:
+        others = " and the other files" if planner.files > 1 else ""
+        raise InputError(f"the corpus is empty: there are no documents in {planner.first}{others}")
+    return listing.left_out
+
+
+def _inspected(
+    listing: Listing, spec: CorpusSpec, roots: Roots, pool: ThreadPoolExecutor, on_file: Callable[[str], None]
+) -> Iterator[Inspected]:
+    """The files of a listing that belong to the corpus, in their order; the others are left out."""
 
     def inspect(found: FoundFile) -> Inspected | NoCorpusFile:
         on_file(found.url)
@@ -108,22 +149,58 @@ def make_plan(
         except NoCorpusFile as left:
             return left
 
-    with ThreadPoolExecutor(at_once) as pool:
-        looked = list(pool.map(inspect, listing.files))
-    inspected: list[Inspected] = []
-    for found, result in zip(listing.files, looked, strict=True):
-        if isinstance(result, Inspected):
-            inspected.append(result)
-        else:
-            listing.leave_out(str(result), found.url)
-    check_fields(inspected, spec, listing.left_out)
-    shards = [
-        Shard(index, *cut, digest=_digest(inspected, cut, spec)) for index, cut in enumerate(_cut_files(inspected))
-    ]
-    if not shards:
-        others = " and the other files" if len(inspected) > 1 else ""
-        raise InputError(f"the corpus is empty: there are no documents in {inspected[0].file.url}{others}")
-    return Plan(tuple(made.file for made in inspected), tuple(shards), listing.left_out)
+    for start in range(0, len(listing.files), _FILES_AHEAD):
+        some = listing.files[start : start + _FILES_AHEAD]
+        for found, result in zip(some, pool.map(inspect, some), strict=True):
+            if isinstance(result, Inspected):
+                yield result
+            else:
+                listing.leave_out(str(result), found.url)
+
+
+class _Planner:
+    """Cuts files, which come in their order, into shards."""
+
+    def __init__(self, spec: CorpusSpec, fields: FieldCheck, write: Callable[[pa.RecordBatch], None]) -> None:
+        self._spec, self._fields, self._write = spec, fields, write
+        self._recent = deque[Inspected]()  # files that the next shards may have
+        self._recent_from = 0  # the number of the first of them
+        self._files: list[CorpusFile] = []  # not written yet
+        self.files = self.shards = 0
+        self.first = ""  # URL of the first file
+
+    def add(self, inspected: Iterator[Inspected]) -> None:
+        """Writes all files and their shards."""
+        made: list[Shard] = []
+        for cut in _cut_files(self._noted(inspected)):
+            while self._recent_from < cut.file:
+                self._recent.popleft()
+                self._recent_from += 1
+            digest = _digest(list(islice(self._recent, cut.files)), cut, self._spec)
+            made.append(Shard(self.shards, *cut, digest=digest))
+            self.shards += 1
+            if len(made) == BATCH_ROWS:
+                self._write(shard_rows(made))
+                made = []
+        if made:
+            self._write(shard_rows(made))
+        self._write_files()
+
+    def _noted(self, inspected: Iterator[Inspected]) -> Iterator[Inspected]:
+        for made in inspected:
+            self._fields.add(made)
+            self.first = self.first or made.file.url
+            self._recent.append(made)
+            self._files.append(made.file)
+            self.files += 1
+            if len(self._files) == BATCH_ROWS:
+                self._write_files()
+            yield made
+
+    def _write_files(self) -> None:
+        if self._files:
+            self._write(file_rows(self._files))
+            self._files = []
 
 
 class _Cut(NamedTuple):
@@ -137,7 +214,7 @@ class _Cut(NamedTuple):
     text_bytes: int
 
 
-def _cut_files(inspected: list[Inspected]) -> Iterator[_Cut]:
+def _cut_files(inspected: Iterable[Inspected]) -> Iterator[_Cut]:
     """The shards of the files in their order; consecutive small files share one."""
     shared: _Cut | None = None  # the shard that further small files may join
     for number, made in enumerate(inspected):
@@ -165,11 +242,11 @@ def _join(one: _Cut, two: _Cut) -> _Cut | None:
     return _Cut(one.file, files, 0, 0, rows, size)
 
 
-def _digest(inspected: list[Inspected], cut: _Cut, spec: CorpusSpec) -> str:
-    """The digest of a shard. The path below the corpus root is part of it only where it gives a value."""
+def _digest(inspected: Iterable[Inspected], cut: _Cut, spec: CorpusSpec) -> str:
+    """The digest of a shard of some files. The path below the corpus root is part of it only where it gives a value."""
     fields = [spec.text_field, spec.id_field, spec.domain_field]
     parts: list[object] = [fields, cut.start, cut.stop]
-    for made in inspected[cut.file : cut.file + cut.files]:
+    for made in inspected:
         about = asdict(made.file)
         del about["relative"]
         by_path = [path_value(made.file, name) if name is not None else ABSENT for name in fields[1:]]

@@ -1,4 +1,4 @@
-"""The stored plan, plan.parquet: a row for each shard, the files in the metadata key `winnow`."""
+"""The stored plan: the shards in plan.parquet, and the files in files.parquet beside it."""
 
 from dataclasses import replace
 
@@ -8,50 +8,44 @@ import pyarrow.parquet as pq
 
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.listing import LeftOut
-from pruner.corpus.plan import Plan, Shard
+from pruner.corpus.plan import Plan
+from pruner.corpus.plan_rows import FILES, PlanRows, file_rows, planned_files, planned_shards, shard_rows
+from pruner.corpus.shard import Shard
 from pruner.tables.part_file import named_damage
 from pruner.tables.records import Record, parse_record
 from pruner.tables.storage import Storage
+
+FILES_FILE = "files.parquet"
+_GROUP_ROWS = 1 << 16
 
 
 class _PlanMetadata(Record):
     """What plan.parquet holds beside its rows, the shards."""
 
-    files: tuple[CorpusFile, ...]
+    files: tuple[CorpusFile, ...] | None = None  # None: in files.parquet; earlier versions had them here
     left_out: tuple[LeftOut, ...] = ()
     decoded_ranges: bool = False  # shards of compressed files are ranges of the text; earlier versions had none
 
 
-_COLUMNS = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("file", pa.int64()),
-        ("files", pa.int64()),
-        ("start", pa.int64()),
-        ("stop", pa.int64()),
-        ("rows", pa.int64()),
-        ("text_bytes", pa.int64()),
-        ("digest", pa.string()),
-    ]
-)
-
-
 def write_plan(storage: Storage, path: str, plan: Plan) -> None:
-    """Writes a plan as Parquet: a row for each shard, the files in the metadata key `winnow`."""
-    columns = [
-        pa.array([getattr(shard, name) for shard in plan.shards], _COLUMNS.field(name).type) for name in _COLUMNS.names
-    ]
-    about = _PlanMetadata(files=plan.files, left_out=plan.left_out, decoded_ranges=True)
+    """Writes a plan as Parquet: a row for each file in files.parquet, then a row for each shard in `path`."""
+    files, shards = plan.files, plan.shards
+    file_table = files.table if isinstance(files, PlanRows) else pa.Table.from_batches([file_rows(files)])
+    shard_table = shards.table if isinstance(shards, PlanRows) else pa.Table.from_batches([shard_rows(shards)])
+    about = _PlanMetadata(left_out=plan.left_out, decoded_ranges=True)
     metadata = {"winnow": orjson.dumps(about.model_dump())}
-    with storage.create(path) as out:
-        pq.write_table(pa.table(columns, schema=_COLUMNS.with_metadata(metadata)), out, compression="zstd")
+    for where, table in ((_files_path(path), file_table), (path, shard_table.replace_schema_metadata(metadata))):
+        with storage.create(where) as out:
+            pq.write_table(table, out, compression="zstd", row_group_size=_GROUP_ROWS)
 
 
 def read_plan(storage: Storage, path: str) -> Plan:
     """Reads a plan. Raises FileNotFoundError, and InputError if it is damaged or has another format version."""
-    with storage.open(path) as source, named_damage(storage, path):
-        table = pq.read_table(source)
+    table = _read(storage, path)
     metadata = parse_record((table.schema.metadata or {}).get(b"winnow", b"{}"), _PlanMetadata, path)
+    if metadata.files is None:
+        files = planned_files(_read(storage, _files_path(path)).cast(FILES))
+        return Plan(files, planned_shards(table.replace_schema_metadata(None)), metadata.left_out)
     if "files" not in table.schema.names:  # of an earlier version, whose shards have one file each
         table = table.add_column(2, "files", pa.array([1] * len(table)))
     shards = tuple(Shard(*row) for row in zip(*(column.to_pylist() for column in table.columns), strict=True))
@@ -59,3 +53,12 @@ def read_plan(storage: Storage, path: str) -> Plan:
         plain = [file.compression is None for file in metadata.files]
         shards = tuple(shard if plain[shard.file] else replace(shard, stop=0) for shard in shards)
     return Plan(metadata.files, shards, metadata.left_out)
+
+
+def _files_path(path: str) -> str:
+    return f"{path.rpartition('/')[0]}/{FILES_FILE}".lstrip("/")
+
+
+def _read(storage: Storage, path: str) -> pa.Table:
+    with storage.open(path) as source, named_damage(storage, path):
+        return pq.read_table(source)

@@ -5,9 +5,11 @@ kind (one byte), the length of its content (8 bytes, little-endian), and the con
 
     READY    nothing: the reader has started
     LISTING  a path of the corpus, which is listed next, as JSON
+    LISTED   the number of files that were listed so far, as JSON
     FILE     the URL of a file, which is looked at next, as JSON
     ALIVE    nothing: reading goes on
-    PLAN     a plan as JSON
+    ROWS     an Arrow IPC stream of one record batch: files or shards of a plan
+    PLAN     what a plan leaves out, as JSON; after all its rows
     CHECK    a `CorpusCheck` as JSON
     BATCH    an Arrow IPC stream of one record batch
     SHARED   the length of such a stream, which lies in the memory that both processes share
@@ -22,8 +24,10 @@ The reader may be under the control of a hostile file, so everything that it sen
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -32,15 +36,21 @@ from pruner.corpus.batches import BATCH_ROWS, SCHEMA, SOURCE
 from pruner.corpus.check import CorpusCheck
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.flatbuffers import DICTIONARY_DATA, MESSAGE_HEADER, RECORD_BATCH_COMPRESSION, field, follow
-from pruner.corpus.plan import Plan, Shard
+from pruner.corpus.listing import LeftOut
+from pruner.corpus.plan import Plan
+from pruner.corpus.plan_rows import FILES, SHARDS, column
+from pruner.corpus.shard import Shard
 from pruner.spec import CorpusSpec
 
-READY, LISTING, FILE, ALIVE, PLAN, CHECK, BATCH, SHARED, END, FAILURE = (b"%c" % letter for letter in b"RLFAPCBSEX")
+READY, LISTING, LISTED, FILE, ALIVE, ROWS, PLAN, CHECK, BATCH, SHARED, END, FAILURE = (
+    b"%c" % letter for letter in b"RLNFAOPCBSEX"
+)
 HEAD = struct.Struct("<cQ")
 LENGTH = struct.Struct("<Q")
-CONTENT_BYTES_MAX = 1 << 30  # a batch with the longest texts and labels, or the plan of a huge corpus
+CONTENT_BYTES_MAX = 1 << 30  # a batch with the longest texts and labels
 SHARED_BYTES = 8 << 20  # enough for most batches
 TAKEN = b"\x00"  # the parent's answer to SHARED
+_MAY_BE_NULL = {"compression", "footer", "rows"}  # columns of the rows of a plan
 
 
 class ReaderFailed(Exception):
@@ -88,18 +98,49 @@ class Failure(BaseModel):
     errno: int | None = None
 
 
-_PLAN = TypeAdapter(Plan)
+_LEFT_OUT = TypeAdapter(tuple[LeftOut, ...])
 
 
-def encode_plan(plan: Plan) -> bytes:
-    """A plan as JSON."""
-    return _PLAN.dump_json(plan)
+def encode_rows(batch: pa.RecordBatch) -> memoryview:
+    """Rows of a plan as an Arrow IPC stream."""
+    return encode_batch(batch, memoryview(b""))
 
 
-def decode_plan(content: memoryview) -> Plan:
-    """Parses a plan. Raises ReaderFailed."""
+def encode_left_out(left_out: tuple[LeftOut, ...]) -> bytes:
+    """What a plan leaves out as JSON."""
+    return _LEFT_OUT.dump_json(left_out)
+
+
+def decode_rows(content: memoryview) -> pa.RecordBatch:
+    """Parses rows of a plan, files or shards. Raises ReaderFailed."""
     try:
-        return _PLAN.validate_json(bytes(content))
+        batch = _decode_stream(content)
+        if batch.schema not in (FILES, SHARDS):
+            raise invalid(f"columns {batch.schema.names} of types {batch.schema.types}")
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, StopIteration, ValueError) as error:
+        raise invalid(error) from None
+    if any(batch[name].null_count for name in batch.schema.names if name not in _MAY_BE_NULL):
+        raise invalid("nulls among the rows of a plan")
+    return batch
+
+
+def decode_plan(rows: Sequence[pa.RecordBatch], content: memoryview) -> Plan:
+    """Makes a plan of its rows and what it leaves out. Raises ReaderFailed."""
+    try:
+        plan = Plan.of(rows, _LEFT_OUT.validate_json(bytes(content)))
+    except ValidationError as error:
+        raise invalid(error) from None
+    first, files = (np.array(column(plan.shards, name), np.int64) for name in ("file", "files"))
+    if (first < 0).any() or (files < 1).any() or (first > len(plan.files) - files).any():
+        raise invalid("shards of unknown files")
+    return plan
+
+
+def decode_number(content: memoryview) -> int:
+    """Parses a number of files. Raises ReaderFailed."""
+    try:
+        return TypeAdapter(int).validate_json(bytes(content))
     except ValidationError as error:
         raise invalid(error) from None
 
@@ -133,17 +174,7 @@ def decode_batch(content: memoryview, files: int) -> pa.RecordBatch:
     Compressed buffers are refused: a few bytes could become gigabytes. So the batch is never larger than its message.
     """
     try:
-        messages = pa.BufferReader(content)
-        while messages.tell() < len(content):
-            if _is_compressed(pa.ipc.read_message(messages)):
-                raise invalid("compressed buffers")
-    except EOFError:  # the end-of-stream marker
-        pass
-    except (pa.ArrowException, OSError, ValueError, struct.error) as error:
-        raise invalid(error) from None
-    try:
-        with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
-            batch = stream.read_next_batch()
+        batch = _decode_stream(content)
         more = [(column.name, pa.types.is_struct(column.type)) for column in list(batch.schema)[len(SCHEMA) :]]
         if list(batch.schema)[: len(SCHEMA)] != list(SCHEMA) or more not in ([], [(SOURCE, True)]):
             raise invalid(f"columns {batch.schema.names} of types {batch.schema.types}")
@@ -158,6 +189,21 @@ def decode_batch(content: memoryview, files: int) -> pa.RecordBatch:
     except (pa.ArrowException, OSError, StopIteration, ValueError) as error:
         raise invalid(error) from None
     return batch
+
+
+def _decode_stream(content: memoryview) -> pa.RecordBatch:
+    """The first batch of an Arrow IPC stream, not validated. Raises ReaderFailed, and errors of Arrow."""
+    try:
+        messages = pa.BufferReader(content)
+        while messages.tell() < len(content):
+            if _is_compressed(pa.ipc.read_message(messages)):
+                raise invalid("compressed buffers")
+    except EOFError:  # the end-of-stream marker
+        pass
+    except struct.error as error:
+        raise invalid(error) from None
+    with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
+        return stream.read_next_batch()
 
 
 def _is_compressed(message: pa.ipc.Message) -> bool:

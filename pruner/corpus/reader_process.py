@@ -25,6 +25,7 @@ from pruner.corpus.protocol import (
     FILE,
     HEAD,
     LENGTH,
+    LISTED,
     LISTING,
     SHARED,
     SHARED_BYTES,
@@ -44,7 +45,7 @@ _ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _TICK_SECONDS = 0.5  # between calls of `waiting`
 _SILENCE_SECONDS = 120.0  # longest time without a message: the reader reports every file and every read
 _START_SECONDS = 120.0  # longest time to start
-_LISTING_SECONDS = 900.0  # longest time to list one path, which an object store does without progress
+_LISTING_SECONDS = 900.0  # the same while a path is listed, which some object stores do without progress
 _PIPE_BYTES = 1 << 20
 
 
@@ -104,7 +105,7 @@ class ReaderProcess:
             self.send(request.model_dump_json().encode())
             while True:
                 kind, content = self._message(tick, limit, content_max)
-                limit = _LISTING_SECONDS if kind == LISTING else _SILENCE_SECONDS
+                limit = _LISTING_SECONDS if kind in (LISTING, LISTED) else _SILENCE_SECONDS
                 if kind == END:
                     self.busy = False
                     return
@@ -112,6 +113,8 @@ class ReaderProcess:
                     self._raise(content)
                 elif kind in (FILE, LISTING):
                     file = str(orjson.loads(content))
+                    if kind == FILE:
+                        yield kind, content
                 elif kind == SHARED:
                     yield BATCH, self._take(LENGTH.unpack(content)[0])
                 elif kind != ALIVE:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pruner.corpus.paths import UNRESTRICTED, Roots
-from pruner.corpus.plan import Plan, Shard
+from pruner.corpus.plan import Plan
 from pruner.corpus.sandbox import read_shard
+from pruner.corpus.shard import Shard
 from pruner.corpus.train_split import in_split
 from pruner.spec import CorpusSpec
 

@@ -8,32 +8,48 @@ too, the error names the file.
 import atexit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import pyarrow as pa
 
 from pruner.corpus.check import CorpusCheck
 from pruner.corpus.paths import UNRESTRICTED, Roots
-from pruner.corpus.plan import Plan, Shard
+from pruner.corpus.plan import Plan
 from pruner.corpus.protocol import (
     BATCH,
     CHECK,
+    FILE,
+    LISTED,
     PLAN,
+    ROWS,
     ReaderFailed,
     ReadRequest,
     Request,
     decode_batch,
     decode_check,
+    decode_number,
     decode_plan,
+    decode_rows,
     invalid,
 )
 from pruner.corpus.reader_process import ReaderProcess, environment
+from pruner.corpus.shard import Shard
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 
 Answer = TypeVar("Answer")
+Messages = Iterator[tuple[bytes, memoryview]]
 _PROGRAM = "pruner.corpus.sandbox_main"
 _IDLE_MAX = 4  # readers of a program that are kept for later requests
+
+
+@dataclass
+class Planning:
+    """How far planning is: files that were listed, and looked into, so far."""
+
+    listed: int = 0
+    looked: int = 0
 
 
 def make_plan(
@@ -41,14 +57,33 @@ def make_plan(
     roots: Roots = UNRESTRICTED,
     waiting: Callable[[], None] = lambda: None,
     ignored: Sequence[str] = (),
+    planning: Planning | None = None,
 ) -> Plan:
     """Plans a corpus as `pruner.corpus.plan.make_plan` does.
 
-    `waiting` is called at least every 0.5 s while the reader works, and may raise to end the planning. Raises
-    InputError and OSError.
+    `waiting` is called at least every 0.5 s while the reader works, and may raise to end the planning; `planning` is
+    kept up to date meanwhile. Raises InputError and OSError.
     """
+    told = planning or Planning()
     request = Request(spec=spec, roots=roots.given, careful=False, ignored=tuple(ignored))
-    return _look(request, PLAN, decode_plan, waiting)
+
+    def read(messages: Messages) -> Plan:
+        rows: list[pa.RecordBatch] = []
+        left_out: list[memoryview] = []
+        told.listed = told.looked = 0
+        for kind, content in messages:
+            if kind == LISTED:
+                told.listed = decode_number(content)
+            elif kind == FILE:
+                told.looked += 1
+                told.listed = max(told.listed, told.looked)
+            elif kind == ROWS:
+                rows.append(decode_rows(content))
+            elif kind == PLAN:
+                left_out.append(content)
+        return decode_plan(rows, _only(left_out))
+
+    return _look(request, read, waiting)
 
 
 def check_corpus(
@@ -56,19 +91,25 @@ def check_corpus(
 ) -> CorpusCheck:
     """Looks at a corpus as `pruner.corpus.check.check_corpus` does. `waiting` and errors as of `make_plan`."""
     request = Request(spec=spec, roots=roots.given, careful=False, check=True)
-    return _look(request, CHECK, decode_check, waiting)
+
+    def read(messages: Messages) -> CorpusCheck:
+        return decode_check(_only([content for kind, content in messages if kind == CHECK]))
+
+    return _look(request, read, waiting)
 
 
-def _look(request: Request, kind: bytes, decode: Callable[[memoryview], Answer], waiting: Callable[[], None]) -> Answer:
-    """The one message of a kind in a response. Raises InputError and OSError."""
+def _only(answers: list[memoryview]) -> memoryview:
+    if len(answers) != 1:
+        raise invalid(f"{len(answers)} answers")
+    return answers[0]
+
+
+def _look(request: Request, read: Callable[[Messages], Answer], waiting: Callable[[], None]) -> Answer:
+    """What `read` makes of the messages of a response. Raises InputError and OSError."""
     for careful in (False, True):
         try:
             with open_reader(_PROGRAM, fresh=careful) as reader:
-                messages = reader.messages(request.model_copy(update={"careful": careful}), waiting)
-                answers = [decode(content) for found, content in messages if found == kind]
-                if len(answers) != 1:
-                    raise invalid(f"{len(answers)} answers")
-                return answers[0]
+                return read(reader.messages(request.model_copy(update={"careful": careful}), waiting))
         except ReaderFailed as failed:
             if careful:  # files are looked at one by one, so the last one failed
                 raise InputError(f"{failed.file or 'the corpus'}: {failed}; leave the file out") from None

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pruner.corpus.check import check_corpus
 from pruner.corpus.paths import Roots
-from pruner.corpus.plan import make_plan
+from pruner.corpus.plan import plan_corpus
 from pruner.corpus.protocol import (
     ALIVE,
     BATCH,
@@ -29,9 +29,11 @@ from pruner.corpus.protocol import (
     FILE,
     HEAD,
     LENGTH,
+    LISTED,
     LISTING,
     PLAN,
     READY,
+    ROWS,
     SHARED,
     SHARED_BYTES,
     TAKEN,
@@ -39,7 +41,8 @@ from pruner.corpus.protocol import (
     ReadRequest,
     Request,
     encode_batch,
-    encode_plan,
+    encode_left_out,
+    encode_rows,
 )
 from pruner.corpus.shard_reader import read_shard
 from pruner.errors import InputError, reason
@@ -176,8 +179,24 @@ def _look(request: Request, roots: Roots, out: Output) -> None:
         found = check_corpus(request.spec, roots, **at_once, on_path=on_path, on_file=on_file)
         out.send(CHECK, found.model_dump_json().encode())
         return
-    plan = make_plan(request.spec, roots, **at_once, on_path=on_path, on_file=on_file, ignored=request.ignored)
-    out.send(PLAN, encode_plan(plan))
+
+    def on_listed(files: int) -> None:
+        out.send(LISTED, orjson.dumps(files))
+
+    def write(rows: pa.RecordBatch) -> None:
+        out.send(ROWS, encode_rows(rows))
+
+    left_out = plan_corpus(
+        request.spec,
+        write,
+        roots,
+        **at_once,
+        on_path=on_path,
+        on_listed=on_listed,
+        on_file=on_file,
+        ignored=request.ignored,
+    )
+    out.send(PLAN, encode_left_out(left_out))
 
 
 def _read(request: ReadRequest, spec: CorpusSpec, roots: Roots, careful: bool, out: Output) -> None:

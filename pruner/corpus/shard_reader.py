@@ -13,8 +13,9 @@ from pruner.corpus.files import CorpusFile
 from pruner.corpus.growth import GrowthLimit
 from pruner.corpus.parquet_reader import open_parquet, parquet_batches
 from pruner.corpus.paths import UNRESTRICTED, Roots
-from pruner.corpus.plan import Shard, check_unchanged
+from pruner.corpus.plan import check_unchanged
 from pruner.corpus.row_pieces import row_pieces
+from pruner.corpus.shard import Shard
 from pruner.corpus.text_rows import text_rows
 from pruner.errors import InputError, reason
 from pruner.spec import CorpusSpec

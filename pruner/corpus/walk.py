@@ -2,15 +2,17 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pruner.corpus.files import filesystem, look_up, size_and_version
 from pruner.corpus.globs import PathGlob, has_magic
 from pruner.corpus.paths import LOCAL, WEB, CorpusPath, Roots
+from pruner.corpus.store_pages import Info, is_folder, objects_below, objects_in
 from pruner.errors import InputError
 
+_TELL_EACH = 1_000  # files
 _LEADS_OUT = "a link in it leads out of the corpus roots of this service; remove it, or exclude it"
 
 
@@ -33,14 +35,17 @@ class Listed(NamedTuple):
     entries: list[Entry]
 
 
-def list_path(text: str, path: CorpusPath, roots: Roots) -> Listed:
-    """The files that a path stands for. Raises InputError if it is missing or lies under no root, and OSError."""
+def list_path(text: str, path: CorpusPath, roots: Roots, on_listed: Callable[[int], None]) -> Listed:
+    """The files that a path stands for. Raises InputError if it is missing or lies under no root, and OSError.
+
+    `on_listed` is called now and then with the number of files that were listed.
+    """
     if path.scheme in WEB:  # web servers cannot list files
         size, version = look_up(path)
         return Listed(path.path.rpartition("/")[0], [Entry(path.path, path.path, size, version, named=True)])
     if path.scheme == LOCAL:
-        return _list_local(text, path.path, roots)
-    return _list_store(text, path)
+        return _list_local(text, path.path, roots, on_listed)
+    return _list_store(text, path, on_listed)
 
 
 def is_hidden(relative: str) -> bool:
@@ -55,13 +60,13 @@ def _before_magic(path: str) -> str:
     return "/".join(parts[:first]) or "/"
 
 
-def _list_local(text: str, path: str, roots: Roots) -> Listed:
+def _list_local(text: str, path: str, roots: Roots, on_listed: Callable[[int], None]) -> Listed:
     is_glob = has_magic(path) and not os.path.lexists(path)
     root = _before_magic(path) if is_glob else path
     roots.check_real(text, os.path.realpath(root))
     if Path(root).is_dir():
         glob = PathGlob(os.path.relpath(path, root)) if is_glob else None
-        entries = sorted(_Walk(root, roots, glob).entries())
+        entries = sorted(_counted(_Walk(root, roots, glob).entries(), on_listed))
         return Listed(root, [entries[0]._replace(named=True)] if is_glob and len(entries) == 1 else entries)
     if is_glob:
         return Listed(root, [])
@@ -132,6 +137,7 @@ class _Walk:
     def _file(self, entry: "os.DirEntry[str]", folder: str) -> Entry:
         """A file in the folder of this real path."""
         real = f"{folder.rstrip('/')}/{entry.name}"
+        real = entry.path if real == entry.path else real  # one string in memory, not two
         if entry.is_symlink():
             real = os.path.realpath(entry.path)
             if not self._is_allowed(entry.path):
@@ -151,40 +157,56 @@ class _Walk:
         return True
 
 
-def _list_store(text: str, path: CorpusPath) -> Listed:
+def _list_store(text: str, path: CorpusPath, on_listed: Callable[[int], None]) -> Listed:
     fs, inner = filesystem(path)
     if fs.isfile(inner):
         size, version = size_and_version(fs.info(inner))
         return Listed(inner.rpartition("/")[0], [Entry(inner, inner, size, version, named=True)])
-    if fs.isdir(inner):
-        return Listed(inner, sorted(_find(fs, inner)))
+    if is_folder(fs, inner):
+        return Listed(inner, sorted(_counted(_stored_below(fs, inner), on_listed)))
     if not has_magic(inner):
         raise InputError(f"{text}: no such file or folder")
     root = _before_magic(inner)
-    hidden = any(part.startswith(".") for part in inner[len(root) :].split("/"))
-    entries: dict[str, Entry] = {}
-    for name, info in fs.glob(inner, detail=True).items():
-        if not hidden and any(part.startswith(".") for part in name[len(root) :].split("/")):
-            continue
-        if info["type"] == "file" and not _is_marker(name, info):
-            entries[name] = _stored(name, info)
-        elif info["type"] != "file":
-            entries |= {entry.path: entry for entry in _find(fs, name)}
-    found = sorted(entries.values())
+    glob = PathGlob(inner[len(root) :].lstrip("/"))
+    found = sorted(_counted(_stored_matching(fs, root, glob), on_listed))
     return Listed(root, [found[0]._replace(named=True)] if len(found) == 1 else found)
 
 
-def _find(fs: Any, folder: str) -> Iterator[Entry]:
-    for name, info in fs.find(folder, detail=True).items():
+def _counted(entries: Iterable[Entry], on_listed: Callable[[int], None]) -> Iterator[Entry]:
+    """The entries; `on_listed` is called with their number after each thousand."""
+    for number, entry in enumerate(entries, 1):
+        if number % _TELL_EACH == 0:
+            on_listed(number)
+        yield entry
+
+
+def _stored_below(fs: Any, folder: str) -> Iterator[Entry]:
+    """All objects below a folder of a store."""
+    for name, info in objects_below(fs, folder):
         if not _is_marker(name, info):
             hidden = is_hidden(name[len(folder) :].lstrip("/"))
             yield _stored(name, info)._replace(skipped="hidden files" if hidden else None)
 
 
-def _stored(name: str, info: dict[str, Any]) -> Entry:
+def _stored_matching(fs: Any, root: str, glob: PathGlob) -> Iterator[Entry]:
+    """The objects of a store that match the glob or lie in a folder that does."""
+    folders = [(root, glob.start)]
+    while folders:
+        folder, before = folders.pop()
+        for name, info in objects_in(fs, folder):
+            state = glob.step(before, name.rpartition("/")[2])
+            if info is None and glob.matches(state):
+                yield from _stored_below(fs, name)
+            elif info is None and state:
+                folders.append((name, state))
+            elif info is not None and glob.matches(state) and not _is_marker(name, info):
+                yield _stored(name, info)
+
+
+def _stored(name: str, info: Info) -> Entry:
     return Entry(name, name, *size_and_version(info))
 
 
-def _is_marker(name: str, info: dict[str, Any]) -> bool:
+def _is_marker(name: str, info: Info) -> bool:
     """Whether an object stands for a folder, as consoles and Hadoop make them."""
     return name.endswith("/") and not info["size"]

@@ -13,7 +13,6 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.paths import UNRESTRICTED, Roots
@@ -21,10 +20,11 @@ from pruner.corpus.plan import Plan, check_unchanged
 from pruner.errors import InputError
 from pruner.export.compression import compressing
 from pruner.export.export_file import Waiting, created_file, exported_file
-from pruner.export.export_plan import ExportPlan, PlannedFile, PlannedPart, exported_name, read_rows, score_columns
+from pruner.export.export_plan import ExportPlan, PlannedFile, PlannedPart, exported_name, score_columns
 from pruner.export.formats import ExportedFile
 from pruner.export.kept_rows import KeptRows
 from pruner.tables.storage import Storage
+from pruner.tables.stored_table import StoredTable, table_batches
 
 _DOCUMENTS = "documents"  # the folder of the toolkit's documents
 _ID = "id"  # the field that the toolkit compares
@@ -125,13 +125,12 @@ def _count_rows(plan: Plan, storage: Storage, table: str, beat: Callable[[], Non
     """How many rows of a table each file of the plan has, int64 [files]."""
     numbers = {file.url: number for number, file in enumerate(plan.files)}
     counts = np.zeros(len(plan.files), np.int64)
-    with storage.open(table) as source:
-        for batch in pq.ParquetFile(source, read_dictionary=["file"]).iter_batches(columns=["file"]):
-            names = batch["file"].dictionary.to_pylist()
-            found = np.bincount(batch["file"].indices.to_numpy(), minlength=len(names))
-            for name, count in zip(names, found.tolist(), strict=True):
-                counts[numbers[name]] += count
-            beat()
+    for batch in table_batches(storage, table, ["file"], dictionary=["file"]):
+        names = batch["file"].dictionary.to_pylist()
+        found = np.bincount(batch["file"].indices.to_numpy(), minlength=len(names))
+        for name, count in zip(names, found.tolist(), strict=True):
+            counts[numbers[name]] += count
+        beat()
     return counts
 
 
@@ -140,10 +139,10 @@ def _attributes(file: CorpusFile, rows: ScoredRows, scores: bool) -> Iterator[by
     scored = score_columns(rows.storage, rows.scores) if scores else []
     columns = list(dict.fromkeys(["row", "id", "n_bytes", *scored]))
     kept_columns = ["row", *([_PERCENTILE] if scores else [])]
-    pieces = read_rows(rows.storage, rows.manifest, rows.kept.start, rows.kept.rows, kept_columns)
+    pieces = StoredTable(rows.storage, rows.manifest).read_rows(rows.kept.start, rows.kept.rows, kept_columns)
     empty = pa.RecordBatch.from_pydict({"row": pa.array([], pa.int64())})  # of a file without a kept row
     kept = KeptRows(lambda _: next(pieces, empty), rows.kept.rows, file.url)
-    for piece in read_rows(rows.storage, rows.scores, rows.first, rows.rows, columns):
+    for piece in StoredTable(rows.storage, rows.scores).read_rows(rows.first, rows.rows, columns):
         for start in range(0, len(piece), _BATCH_ROWS):
             yield _lines(piece.slice(start, _BATCH_ROWS), kept, scored)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.paths import UNRESTRICTED, Roots
-from pruner.corpus.protocol import ReaderFailed, invalid
+from pruner.corpus.protocol import FILE, ReaderFailed, invalid
 from pruner.corpus.sandbox import open_reader
 from pruner.errors import InputError
 from pruner.export.formats import ExportedFile, RowFormat, may_be_cut
@@ -109,7 +109,7 @@ def _encoded(request: ExportRequest, kept: pa.Table, waiting: Waiting) -> Iterat
                 reader.send(encode_piece(kept, content))
             elif kind == DATA:
                 yield content
-            else:
+            elif kind != FILE:
                 raise invalid(f"a message of kind {kind!r}")
 
 

@@ -1,11 +1,10 @@
 """The plan of an export: the files that have kept documents, and the parts that are exported one by one."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from pruner.corpus.plan import Plan
@@ -15,6 +14,7 @@ from pruner.export.protocol import ROW, WHOLE, LineRange
 from pruner.select.score_table import further_columns
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
+from pruner.tables.stored_table import StoredTable, table_batches
 
 # Columns of a manifest that an export may add to the documents, beside those of further scorers.
 SCORE_COLUMNS = ("nll", "n_tokens", "n_bytes", "percentile")
@@ -70,14 +70,13 @@ def plan_export(
     would get one name, and for a manifest without documents.
     """
     counter = _Counter(plan, shard_rows, target)
-    with storage.open(manifest) as source:
-        for batch in pq.ParquetFile(source, read_dictionary=["file"]).iter_batches(columns=["file", "row"]):
-            counter.add(batch)
-            beat()
+    for batch in table_batches(storage, manifest, ["file", "row"], dictionary=["file"]):
+        counter.add(batch)
+        beat()
     kept = sorted(counter.counts)
     if not kept:
         raise InputError("the selection keeps no document: there is nothing to export")
-    names = output_names([plan.files[number] for number in kept], target)
+    names = output_names([file for number, file in enumerate(plan.files) if number in counter.counts], target)
     files: list[PlannedFile] = []
     parts: list[PlannedPart] = []
     start = 0
@@ -95,34 +94,19 @@ def plan_export(
 def read_kept(storage: Storage, manifest: str, part: PlannedPart, *, scores: bool) -> pa.Table:
     """The kept rows of a part as `export_file` takes them: `row`, and with `scores` the columns to add."""
     columns = score_columns(storage, manifest) if scores else []
-    rows = read_rows(storage, manifest, part.start, part.rows, ["row", *columns])
+    rows = StoredTable(storage, manifest).read_rows(part.start, part.rows, ["row", *columns])
     return pa.Table.from_batches(list(rows)).rename_columns([ROW, *map(exported_name, columns)])
 
 
 def score_columns(storage: Storage, path: str) -> list[str]:
     """The columns of a manifest, or of a table of scores, that an export may add to the documents."""
-    with storage.open(path) as source:
-        schema = pq.read_schema(source)
+    schema = StoredTable(storage, path).schema
     return [name for name in SCORE_COLUMNS if name in schema.names] + [f.name for f in further_columns(schema)]
 
 
 def exported_name(column: str) -> str:
     """The name of a column of scores in an export."""
     return f"winnow_{column}"
-
-
-def read_rows(storage: Storage, path: str, start: int, rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Rows [start, start + rows) of a table, a row group at a time. Raises FileNotFoundError."""
-    stop, first = start + rows, 0
-    with storage.open(path) as source:
-        parquet = pq.ParquetFile(source)
-        for group in range(parquet.num_row_groups):
-            last = first + parquet.metadata.row_group(group).num_rows
-            if first < stop and last > start:
-                begin = max(0, start - first)
-                piece = parquet.read_row_group(group, columns).slice(begin, stop - first - begin)
-                yield from piece.select(columns).to_batches()
-            first = last
 
 
 class _Counter:

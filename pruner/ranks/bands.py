@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,7 +23,12 @@ def band(below: np.ndarray, spec: Rule) -> tuple[int, int]:
 
 def exact_rate(spec: Rule) -> Fraction:
     """The rate as the decimal that was written, not its nearest binary fraction."""
-    return Fraction(repr(spec.rate))
+    return _decimal(spec.rate)
+
+
+@lru_cache(maxsize=100)  # it is asked for in each of many domains
+def _decimal(rate: float) -> Fraction:
+    return Fraction(repr(rate))
 
 
 def documents_band(count: int, criterion: str, rate: Fraction) -> tuple[int, int]:

@@ -5,9 +5,15 @@ import numpy as np
 from pruner.ranks.cells import Cells, Opened, cell_codes, count_cells, merge_cells
 from pruner.ranks.parts import RankedRows, Workers
 from pruner.ranks.search import Counted
+from pruner.tables.table_files import is_folder
 
 RESOLUTION = 65_536  # a rank is too low by less than N / RESOLUTION
 _OF_PARTS = 4  # the level of cells that hold the documents of one key and one part
+
+
+def percentile_rule(rows: int) -> str:
+    """How exact the percentiles of a manifest of so many rows are at least, as its provenance says."""
+    return f"exact to 1/{RESOLUTION:,} of the documents" if is_folder(rows) else "exact"
 
 
 class CoarseRanks:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pruner.errors import InputError
-from pruner.ranks.coarse import RESOLUTION, CoarseRanks
+from pruner.ranks.coarse import CoarseRanks, percentile_rule
 from pruner.ranks.cuts import Cuts, find_cuts
 from pruner.ranks.exact import ExactRanks
 from pruner.ranks.parts import Ranking, Workers
@@ -16,8 +16,8 @@ from pruner.ranks.search import count
 from pruner.ranks.table_ranking import TableRanking
 from pruner.score_tables.tables import Tables
 from pruner.spec import SelectionSpec
+from pruner.tables.table_files import is_folder
 
-EXACT_ROWS = 10**8  # of a manifest with exact percentiles, in one file
 _KEPT_ROWS = 2 * 10**8  # of tables whose keys are kept in temporary files, so that they are read once
 
 
@@ -44,7 +44,7 @@ class Ordered:
             why = ", ".join(f"{rows:,} {reason}" for reason, rows in source.left_out.items())
             raise InputError(f"{tables.tables[0].path.url}: no row can be selected ({why}); see --key")
         self.cuts = dict(zip(specs, find_cuts(self._counted, specs, workers("searching")), strict=True))
-        exact = [cuts for cuts in self.cuts.values() if _is_exact(cuts)]
+        exact = [cuts for cuts in self.cuts.values() if not _is_folder(cuts)]
         self._exact = self._coarse = None
         if exact:
             self._exact = stack.enter_context(closing(ExactRanks(self._counted, exact, folder, workers("ranking"))))
@@ -60,13 +60,13 @@ class Ordered:
         """N, of all domains."""
         return int(self._counted.documents.sum())
 
-    def is_exact(self, spec: SelectionSpec) -> bool:
-        """Whether a selection has exact percentiles."""
-        return _is_exact(self.cuts[spec])
+    def is_folder(self, spec: SelectionSpec) -> bool:
+        """Whether a manifest is a folder, whose percentiles come from counters."""
+        return _is_folder(self.cuts[spec])
 
     def percentile_rule(self, spec: SelectionSpec) -> str:
         """How exact the percentiles of a selection are."""
-        return "exact" if self.is_exact(spec) else f"exact to 1/{RESOLUTION:,} of the documents"
+        return percentile_rule(int(self.cuts[spec].documents.sum()))
 
     def kept(self, part: int) -> dict[SelectionSpec, tuple[np.ndarray, tuple[int, int] | None]]:
         """What each selection keeps of a part: percentiles, float64 [rows], NaN of rows that are not kept.
@@ -78,7 +78,7 @@ class Ordered:
         coarse = None if self._coarse is None else self._coarse.percentiles(rows, part)
         found = {}
         for spec, cuts in self.cuts.items():
-            values = exact if _is_exact(cuts) else coarse
+            values = coarse if _is_folder(cuts) else exact
             kept = np.flatnonzero(cuts.kept(rows, part))
             percentile = np.full(self._tables.parts[part].rows, np.nan)
             if values is not None:
@@ -88,5 +88,5 @@ class Ordered:
         return found
 
 
-def _is_exact(cuts: Cuts) -> bool:
-    return int(cuts.documents.sum()) <= EXACT_ROWS
+def _is_folder(cuts: Cuts) -> bool:
+    return is_folder(int(cuts.documents.sum()))

@@ -15,8 +15,6 @@ from pruner.score_tables.write_manifest import ManifestFile, manifest_schema, wr
 from pruner.spec import Order, SelectionSpec
 from pruner.tables.table_writer import TableWriter
 
-_FOLDER_PART_ROWS = 10**7  # of each file of a manifest that is a folder
-
 OnProgress = Callable[[str, int, int], None]  # the step, and how many of its parts are done
 
 
@@ -92,7 +90,7 @@ class _Output:
         self, tables: Tables, ordered: Ordered, spec: SelectionSpec, path: Path, about: dict[str, Any]
     ) -> None:
         self.spec, self.path, self._ordered = spec, path, ordered
-        self.file = ManifestFile(path, None if ordered.is_exact(spec) else _FOLDER_PART_ROWS)
+        self.file = ManifestFile(path, folder=ordered.is_folder(spec))
         provenance = {
             "selection": spec.model_dump(),
             "key": ordered.source.rank_key.name,

@@ -14,6 +14,7 @@ import orjson
 import pyarrow as pa
 
 from pruner.score_tables.tables import PERCENTILE
+from pruner.tables import table_files
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
 from pruner.tables.join_parquet import ParquetJoiner
 from pruner.tables.table_writer import TableWriter
@@ -50,26 +51,25 @@ class _File:
 
 
 class ManifestFile:
-    """A manifest as one file, or as a folder of files of some rows at least each; it appears when it is complete."""
+    """A manifest as one file, or as a folder of parts; it appears when it is complete."""
 
-    def __init__(self, path: Path, part_rows: int | None) -> None:
-        """`part_rows` are those of each file of a folder; None for one file."""
-        self._path, self._part_rows = path, part_rows
+    def __init__(self, path: Path, *, folder: bool) -> None:
+        self._path, self._folder = path, folder
         self._beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         self._file: _File | None = None
         self._files = 0
         _sweep(path)
-        if part_rows is not None:
+        if folder:
             self._beside.mkdir()
 
     def add(self, part: BinaryIO) -> None:
         """Adds the rows of a part; a part without rows too, for its schema."""
         if self._file is None:
             beside = self._beside
-            self._file = _File(beside if self._part_rows is None else beside / f"part-{self._files:05}.parquet")
+            self._file = _File(beside / table_files.part_name(self._files) if self._folder else beside)
             self._files += 1
         self._file.add(part)
-        if self._part_rows is not None and self._file.rows >= self._part_rows:
+        if self._folder and self._file.rows >= table_files.PART_FILE_ROWS:
             self._file.complete()
             self._file = None
 
@@ -79,7 +79,7 @@ class ManifestFile:
             self._file.complete()
         if self._path.is_dir():
             shutil.rmtree(self._path)
-        elif self._part_rows is not None:
+        elif self._folder:
             self._path.unlink(missing_ok=True)
         self._beside.replace(self._path)
 

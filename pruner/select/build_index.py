@@ -16,8 +16,9 @@ from pruner.ranks.scratch import KeptRanking, ScratchArray
 from pruner.ranks.sort_keys import float_of
 from pruner.ranks.table_ranking import TableRanking
 from pruner.select.index import Index, count_domains
-from pruner.tables.parquet_parts import StoredTable
+from pruner.select.key_limits import block_limits
 from pruner.tables.storage import Storage
+from pruner.tables.stored_table import StoredTable
 
 _THREADS_MAX = 4  # each needs some 100 MB
 _MARKS_MAX = 1_024  # so many ranks have their counts by domain stored
@@ -71,6 +72,8 @@ def build_index(
         inside_bounds=_sums(whole.marks[-1, :, 0]),
         inside_rank=inside.rank,
         shards=_sums(np.array(shard_rows, dtype=np.int64)),
+        limits=block_limits(whole.key),
+        inside_limits=block_limits(inside.key),
         step=whole.step,
         domain_names=names,
     )

@@ -17,8 +17,9 @@ from pruner.select.index import PERCENTILE, Index, read_domain_names, read_shard
 from pruner.select.kept import kept_by_rank, kept_inside, ranks_inside
 from pruner.select.score_table import SCORES_FILE
 from pruner.spec import BY_TOKEN, Order, Rule, StageSpec
-from pruner.tables.parquet_parts import StoredTable, TablePart
+from pruner.tables.parquet_parts import TablePart
 from pruner.tables.storage import Storage
+from pruner.tables.stored_table import StoredTable
 
 
 class Scores:

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any, TypedDict, cast
 
 import numpy as np
-import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
 from pruner.corpus.paths import UNRESTRICTED, Roots
@@ -17,6 +16,7 @@ from pruner.errors import InputError
 from pruner.select.index import Index
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
+from pruner.tables.stored_table import StoredTable
 
 _TEXT_SECONDS = 5.0  # for each text, and twice that for all texts of one call
 _READING = threading.BoundedSemaphore(4)  # texts that are read at the same time, each by a process with its own memory
@@ -119,7 +119,7 @@ def documents_at(
     start = max(0, start)
     if domain is None:
         size = index.documents
-        places = index.place[start:stop].tolist()
+        places = np.asarray(index.place[start:stop]).tolist()
     else:
         found, size = index.in_domain(domain, start, stop)
         places = found.tolist()
@@ -139,25 +139,17 @@ def documents_at(
 def table_rows(storage: Storage, path: str, places: list[int], columns: list[str]) -> dict[int, dict[str, Any]]:
     """Columns of rows of the table of scores, by their number; reads only the row groups that hold them."""
     found: dict[int, dict[str, Any]] = {}
-    metadata, ends = _footer(storage, path)
-    with storage.open(path) as source:
-        table = pq.ParquetFile(source, metadata=metadata)
-        groups = np.searchsorted(ends, places, side="right").tolist()
-        for group in sorted(set(groups)):
-            inside = [place for place, of in zip(places, groups, strict=True) if of == group]
-            first = int(ends[group]) - metadata.row_group(group).num_rows
-            found_rows = table.read_row_group(group, columns=list(dict.fromkeys(columns)))
-            rows = found_rows.take([place - first for place in inside])
-            found.update(zip(inside, rows.to_pylist(), strict=True))
+    table = _table(storage, path)
+    groups = (np.searchsorted([group.first_row for group in table.groups], places, side="right") - 1).tolist()
+    for number in sorted(set(groups)):
+        inside = [place for place, of in zip(places, groups, strict=True) if of == number]
+        group = table.groups[number]
+        rows = table.read_group(group, list(dict.fromkeys(columns))).take([place - group.first_row for place in inside])
+        found.update(zip(inside, rows.to_pylist(), strict=True))
     return found
 
 
-@lru_cache(maxsize=16)  # a table of scores never changes
-def _footer(storage: Storage, path: str) -> tuple[pq.FileMetaData, np.ndarray]:
-    """The footer of a table, and the rows up to the end of each row group, int64 [groups]."""
-    with storage.open(path) as source:
-        metadata = pq.read_metadata(source)
-    return metadata, np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+_table = lru_cache(maxsize=4)(StoredTable)  # a table of scores never changes; the footers of 10^9 rows have 100 MB
 
 
 class _OutOfTime(Exception):

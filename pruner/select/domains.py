@@ -46,8 +46,9 @@ def domain_rows(
     order = by_size(everywhere)
     all_documents, all_tokens = max(1, int(documents.sum())), max(1, int(tokens.sum()))
 
-    def row(domain: str | None, members: np.ndarray, others: int | None, median: float | None) -> DomainRow:
-        counted, of_tokens = int(documents[members].sum()), int(tokens[members].sum())
+    def row(
+        domain: str | None, counted: int, of_tokens: int, others: int | None = None, median: float | None = None
+    ) -> DomainRow:
         shares = counted / all_documents, of_tokens / all_tokens
         return DomainRow(
             domain=domain,
@@ -59,9 +60,14 @@ def domain_rows(
             perplexity_median=median,
         )
 
+    named, rest = order[:DOMAINS_MAX], order[DOMAINS_MAX:]
+    of_named = [None] * len(named) if medians is None else medians[named].tolist()
     rows = [
-        row(names[code], order[number : number + 1], None, None if medians is None else float(medians[code]))
-        for number, code in enumerate(order[:DOMAINS_MAX].tolist())
+        row(names[code], counted, of_tokens, median=median)
+        for code, counted, of_tokens, median in zip(
+            named.tolist(), documents[named].tolist(), tokens[named].tolist(), of_named, strict=True
+        )
     ]
-    rest = order[DOMAINS_MAX:]
-    return [*rows, row(None, rest, len(rest), None)] if len(rest) else rows
+    if len(rest):
+        rows.append(row(None, int(documents[rest].sum()), int(tokens[rest].sum()), len(rest)))
+    return rows

@@ -5,33 +5,35 @@ ones by (file, row). The arrays `inside_*` hold the documents of each domain tog
 """
 
 import io
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 
 from pruner.errors import InputError
 from pruner.ranks.bands import band
 from pruner.select.domains import DOMAINS_MAX, by_size, domain_rows
+from pruner.select.key_limits import block_limits, run_limits
 from pruner.select.perplexity import perplexity
 from pruner.select.selection_record import DomainBand, Preview, SelectionCounts
-from pruner.select.stored_array import StoredArray
+from pruner.select.stored_array import StoredArray, map_array, release
 from pruner.spec import BY_TOKEN, Order, SelectionSpec
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
 
 FOLDER = "ranks"
 PERCENTILE = "percentile"  # an array beside those of an order by stages, float64 [rows of the table of scores]
-_WRITE_BYTES, _COPY_BYTES = 64 << 20, 1 << 20  # of an array, written and copied at a time
+_WRITE_BYTES = 64 << 20  # of an array, written at a time
+_WHOLE_BYTES = 2 << 20  # of an array in a remote storage, up to which it is read at once
+_BEAT_DOMAINS = 100  # between two signs of life
 _INSIDE_MAX = 3  # domains whose bands are part of a preview
 
 
 @dataclass(frozen=True)
 class Index:
-    """The arrays of an index, mapped from disk where the storage is local."""
+    """The arrays of an index: mapped from disk where the storage is local, else a StoredArray for each large one."""
 
     below: np.ndarray  # int64 [N + 1], tokens of all documents with a lower rank
     key: np.ndarray  # float64 [N], ln(perplexity) by rank: ascending in the order by token alone
@@ -43,6 +45,8 @@ class Index:
     inside_place: np.ndarray  # int64 [N]
     inside_bounds: np.ndarray  # int64 [domains + 1]
     shards: np.ndarray  # int64 [shards + 1], rows of the table of scores before each shard
+    limits: np.ndarray  # float64 [blocks, 2], as of `block_limits` of `key`
+    inside_limits: np.ndarray  # the same of `inside_key`
     step: int
     domain_names: list[str | None]
     kept: int | None = None  # of an order by stages: the documents that they leave, which have the first ranks
@@ -62,7 +66,9 @@ class Index:
 
     def preview(self, spec: SelectionSpec, ranks: tuple[int, int] | None = None) -> Preview:
         """What a selection would keep: with `ranks`, the documents of these."""
-        return Preview(**dict(self.counts(spec, ranks=ranks)), inside=self.inside(spec))
+        made = Preview(**dict(self.counts(spec, ranks=ranks)), inside=self.inside(spec))
+        self._release()
+        return made
 
     def counts(
         self,
@@ -75,7 +81,7 @@ class Index:
         if spec.within is None:
             start, stop = ranks or (band(self.below, spec) if self.kept is None else (0, self.kept))
             counts = self._counts_below(stop) - self._counts_below(start)
-            ends = _ends(self.key[start:stop], spec.order) if stop > start else None
+            ends = _ends(self.key, self.limits, start, stop, spec.order)
         else:
             counts, ends = self._counts_inside(spec, beat)
         documents, tokens = counts[:, 0], counts[:, 1]
@@ -97,8 +103,8 @@ class Index:
         for code in by_size(self.domain_sizes)[:_INSIDE_MAX].tolist() if spec.within is not None else ():
             first, last = self.inside_bounds[code : code + 2].tolist()
             start, stop = band(self.inside_below[first : last + 1], spec)
-            kept = self.inside_key[first + start : first + stop]
-            ends = _perplexities(_ends(kept, spec.order) if stop > start else None)
+            kept = _ends(self.inside_key, self.inside_limits, first + start, first + stop, spec.order)
+            ends = _perplexities(kept)
             bands.append(
                 DomainBand(
                     domain=self.domain_names[code],
@@ -125,6 +131,11 @@ class Index:
         first, last = self.inside_bounds[[named[row], named[row] + 1]].tolist()
         return np.asarray(self.inside_place[min(first + start, last) : min(first + stop, last)]), last - first
 
+    def _release(self) -> None:
+        """Keeps the memory of this process small: what was read of mapped arrays counts as its own."""
+        for array in (self.below, self.key, self.domain, self.inside_below, self.inside_key):
+            release(array)
+
     def _counts_below(self, rank: int) -> np.ndarray:
         """Documents and tokens of each domain below a rank, int64 [domains, 2]."""
         mark = rank // self.step
@@ -139,14 +150,17 @@ class Index:
         """Documents and tokens kept of each domain, and the lowest and highest key among them."""
         counts = np.zeros((len(self.domain_names), 2), dtype=np.int64)
         ends: list[tuple[float, float]] = []
+        order = spec.order
         for code, (first, last) in enumerate(pairwise(self.inside_bounds.tolist())):
-            if code % 1_000 == 0:
+            if code % _BEAT_DOMAINS == 0:
                 beat()
+                self._release()
             start, stop = band(self.inside_below[first : last + 1], spec)
             if stop > start:
                 tokens = self.inside_below[first + stop] - self.inside_below[first + start]
                 counts[code] = stop - start, tokens
-                ends.append(_ends(self.inside_key[first + start : first + stop], spec.order))
+            kept = _ends(self.inside_key, self.inside_limits, first + start, first + stop, order)
+            ends += [kept] if kept is not None else []
         return counts, (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
 
 
@@ -158,16 +172,18 @@ def _perplexities(ends: tuple[float, float] | None) -> tuple[float | None, float
     return low, high
 
 
-def _ends(key: np.ndarray, order: Order) -> tuple[float, float]:
-    """The lowest and the highest ln(perplexity) of documents with consecutive ranks, of which there is one at least."""
-    return (key[0], key[-1]) if order == BY_TOKEN else (key.min(), key.max())
+def _ends(key: np.ndarray, limits: np.ndarray, start: int, stop: int, order: Order) -> tuple[float, float] | None:
+    """The lowest and the highest ln(perplexity) of the documents with ranks [start, stop), None for no document."""
+    if stop <= start:
+        return None
+    return (key[start], key[stop - 1]) if order == BY_TOKEN else run_limits(key, limits, start, stop)
 
 
 def count_domains(domain: np.ndarray, tokens: np.ndarray, size: int) -> np.ndarray:
     """Documents and tokens of each domain, int64 [size, 2]. domain and tokens are int [D]."""
     counts = np.zeros((size, 2), dtype=np.int64)
     counts[:, 0] = np.bincount(domain, minlength=size)
-    np.add.at(counts[:, 1], domain, tokens)
+    counts[:, 1] = np.bincount(domain, tokens, size)  # sums in float64, which are exact below 2^53
     return counts
 
 
@@ -207,12 +223,14 @@ _ARRAYS = (
     "inside_bounds",
     "shards",
 )
+_SMALL = {"marks", "inside_bounds", "shards", "limits", "inside_limits"}
+_LIMITS = {"limits": "key", "inside_limits": "inside_key"}  # arrays, and those whose limits they hold
 _RANKS = {"rank": "place", "inside_rank": "inside_place"}  # arrays by row, and those by rank that they invert
 
 
 def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[], None]) -> None:
     """Writes an index that was just built into `folder`/ranks: a .npy file for each array, then ranks.json."""
-    for name in (*_ARRAYS, *_RANKS):
+    for name in (*_ARRAYS, *_LIMITS, *_RANKS):
         write_array(storage, folder, name, getattr(index, name), beat)
     record = _IndexRecord(step=index.step, domains=index.domain_names, kept=index.kept)
     write_record(storage, f"{folder}/{FOLDER}/ranks.json", record)
@@ -233,23 +251,27 @@ def write_array(storage: Storage, folder: str, name: str, array: np.ndarray, bea
 def read_index(storage: Storage, folder: str) -> Index:
     """Reads the index in `folder`. Raises FileNotFoundError, and InputError if it has another format version.
 
-    The arrays are mapped from disk: 52 bytes a document, in temporary files if the storage is remote.
+    The arrays, of 52 bytes a document, stay where they are: what is asked for is read.
     """
     record = read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord)
     arrays = {name: read_array(storage, folder, name) for name in _ARRAYS}
+    for name, key in _LIMITS.items():
+        try:
+            arrays[name] = read_array(storage, folder, name)
+        except FileNotFoundError:  # an index of an earlier version has none
+            arrays[name] = block_limits(arrays[key])
     return Index(**arrays, step=record.step, domain_names=record.domains, kept=record.kept)
 
 
 def read_array(storage: Storage, folder: str, name: str) -> np.ndarray:
-    """An array of the index in `folder`, mapped from disk as by `read_index`. Raises FileNotFoundError."""
+    """An array of the index in `folder`, as those of `read_index`. Raises FileNotFoundError."""
     path = array_path(folder, name)
     local = storage.local(path)
     if local is not None:
-        return np.asanyarray(np.load(local, mmap_mode="r", allow_pickle=False))
-    with storage.open(path) as source, tempfile.NamedTemporaryFile(prefix="winnow-", suffix=".npy") as copy:
-        shutil.copyfileobj(source, copy, _COPY_BYTES)
-        copy.flush()
-        return np.asanyarray(np.load(copy.name, mmap_mode="r", allow_pickle=False))
+        return map_array(local)
+    if name in _SMALL or storage.size(path) <= _WHOLE_BYTES:
+        return np.asarray(np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False))
+    return cast(np.ndarray, StoredArray(storage, path))  # as much of an array as is used of one
 
 
 def row_ranks(storage: Storage, folder: str, *, inside: bool) -> Callable[[int, int], np.ndarray]:
@@ -263,7 +285,7 @@ def row_ranks(storage: Storage, folder: str, *, inside: bool) -> Callable[[int, 
     except FileNotFoundError:  # an index of an earlier version has none
         places = read_array(storage, folder, _RANKS[name])
     ranks = np.full(int(read_array(storage, folder, "shards")[-1]), -1, dtype=np.int64)
-    ranks[places] = np.arange(len(places))
+    ranks[np.asarray(places)] = np.arange(len(places))
     return lambda start, stop: ranks[start:stop]
 
 

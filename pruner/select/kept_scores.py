@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pruner.select.manifest import Chosen
 from pruner.select.score_columns import ScoreColumn, needed, read_values
 from pruner.select.selection_record import SelectionRecord
-from pruner.tables.parquet_parts import StoredTable
+from pruner.tables.stored_table import StoredTable
 
 SELECTIONS_MAX = 20  # that are compared: the first ones
 _ROWS = 1 << 16  # counted at a time
@@ -95,7 +95,7 @@ def count_kept(
             first = at.first_row + start
             kept = np.zeros((len(selections), len(piece)), dtype=bool)
             for number, (_, chosen) in enumerate(selections):
-                kept[number] = chosen(first, first + len(piece))[0]
+                kept[number] = chosen.rows(first, first + len(piece))[0]
             tokens = np.nan_to_num(piece["n_tokens"].to_numpy().astype(np.float64)).astype(np.int64)
             counts.add(read_values(piece, names), tokens, kept)
             beat()

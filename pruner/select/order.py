@@ -11,8 +11,9 @@ from pruner.ranks.rank_key import Keys, RankKey, column_key, mean_key, selection
 from pruner.select.build_index import build_index
 from pruner.select.index import Index, read_domain_names, read_shard_rows, write_arrays
 from pruner.select.score_table import SCORES_FILE
-from pruner.tables.parquet_parts import StoredTable, TablePart
+from pruner.tables.parquet_parts import TablePart
 from pruner.tables.storage import Storage
+from pruner.tables.stored_table import StoredTable
 
 
 def write_order(storage: Storage, index_folder: str, folder: str, rank_key: RankKey, beat: Callable[[], None]) -> int:

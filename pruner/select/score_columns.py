@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pruner.ranks.rank_key import floats
 from pruner.select import rank_correlation
 from pruner.select.summary import QUANTILES
-from pruner.tables.parquet_parts import StoredTable
+from pruner.tables.stored_table import StoredTable
 
 EXACT_MAX = 200_000  # documents whose scores are held in memory; of more, every k-th is, and the others are counted
 _CELLS_MAX = 1 << 23  # counters of all pairs of scores together

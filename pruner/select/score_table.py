@@ -11,18 +11,19 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pruner.corpus.plan import Plan, Shard
+from pruner.corpus.plan import Plan
+from pruner.corpus.shard import Shard
 from pruner.corpus.train_split import Split, in_split
 from pruner.errors import InputError
 from pruner.select.further import Further
 from pruner.select.perplexity import perplexity, score_key
 from pruner.tables.documents import DocumentCounts
 from pruner.tables.hashing_writer import HashingWriter, WrittenFile
-from pruner.tables.join_parquet import ParquetJoiner
 from pruner.tables.part_file import read_metadata, read_part
 from pruner.tables.records import Record
 from pruner.tables.shard_scores import ShardCounts
 from pruner.tables.storage import Storage
+from pruner.tables.table_files import join_files
 from pruner.tables.table_writer import TableWriter
 from pruner.tables.values import PRIOR
 
@@ -148,18 +149,15 @@ def write_tables(
 
 
 def join_tables(
-    storage: Storage, folder: str, parts: Sequence[str], beat: Callable[[], None]
+    storage: Storage, folder: str, rows: int, parts: Sequence[str], beat: Callable[[], None]
 ) -> dict[str, WrittenFile]:
-    """Joins the tables in the folders `parts`, one at least, into those of `folder`. Raises FileNotFoundError."""
-    written = {}
-    for name in (SCORES_FILE, REJECTS_FILE):
-        with storage.create(f"{folder}/{name}") as file:
-            joiner = ParquetJoiner(out := HashingWriter(file))
-            for part in parts:
-                with storage.open(f"{part}/{name}") as source:
-                    joiner.add(source, beat)
-            joiner.close()
-        written[name] = out.written
+    """Joins the tables in the folders `parts`, one at least, into those of `folder`. Raises FileNotFoundError.
+
+    The tables of scores have `rows` rows in all; of very many their table is a folder of parts.
+    """
+    written: dict[str, WrittenFile] = {}
+    for name, size in ((SCORES_FILE, rows), (REJECTS_FILE, 0)):  # rejects are always one file
+        written |= join_files(storage, folder, name, size, [f"{part}/{name}" for part in parts], beat)
     return written
 
 

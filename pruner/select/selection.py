@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pruner.ranks.bands import band, documents_band, exact_rate
+from pruner.ranks.coarse import percentile_rule
 from pruner.select.index import PERCENTILE, array_path, read_array, read_index, read_kept, row_ranks
 from pruner.select.kept import kept_by_rank, kept_inside
 from pruner.select.manifest import Chosen, write_manifest
@@ -14,10 +15,11 @@ from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.stored_array import StoredArray
 from pruner.spec import Rule, SelectionSpec
+from pruner.tables import table_files
 from pruner.tables.hashing_writer import HashingWriter
-from pruner.tables.join_parquet import ParquetJoiner
 from pruner.tables.records import write_record
 from pruner.tables.storage import Storage
+from pruner.tables.table_files import join_files
 
 MANIFEST_FILE, SELECTION_FILE = "manifest.parquet", "selection.json"
 PART_ROWS = 1 << 21  # of the table of scores, for each part of a manifest
@@ -25,7 +27,7 @@ PART_ROWS = 1 << 21  # of the table of scores, for each part of a manifest
 
 def part_count(rows: int) -> int:
     """The number of parts that the manifests over a table of scores are made in."""
-    return max(1, -(-rows // PART_ROWS))
+    return max(1, -(-rows // _part_rows()))
 
 
 def part_path(folder: str, part: int) -> str:
@@ -33,11 +35,15 @@ def part_path(folder: str, part: int) -> str:
     return f"{folder}/parts/{part}.parquet"
 
 
+def _part_rows() -> int:
+    return min(PART_ROWS, table_files.ONE_FILE_ROWS)  # a manifest that is a folder is always made in parts
+
+
 class SelectionWriter:
     """Writes a selection of the index in `index_folder` into `folder`.
 
     The arrays of the selection's order are in `order_folder`, which is `index_folder` for the order by token. The
-    manifest's metadata are `provenance` and the `selection`.
+    manifest's metadata are `provenance`, the `selection`, and how exact its `percentile` is.
     """
 
     def __init__(
@@ -51,7 +57,7 @@ class SelectionWriter:
     ) -> None:
         self._storage, self._order, self._folder, self._spec = storage, order_folder, folder, spec
         self._scores = f"{index_folder}/{SCORES_FILE}"
-        self._provenance = provenance | {"selection": spec.model_dump()}
+        self._provenance = provenance
 
     def write_part(self, part: int, beat: Callable[[], None]) -> None:
         """Writes the manifest of some rows of the table of scores. Calls `beat` for each row group.
@@ -59,32 +65,34 @@ class SelectionWriter:
         Raises FileNotFoundError if the index or the order is missing.
         """
         with self._storage.create(part_path(self._folder, part)) as file:
-            rows = range(part * PART_ROWS, (part + 1) * PART_ROWS)
-            write_manifest(self._storage, self._scores, file, rows, self._chosen(), self._provenance, beat)
+            self._write_rows(range(part * _part_rows(), (part + 1) * _part_rows()), file, beat)
 
     def write(self, beat: Callable[[], None]) -> SelectionRecord:
-        """Writes manifest.parquet, from its parts if there are several, and then selection.json.
+        """Writes the manifest, from its parts if there are several, and then selection.json.
 
-        Calls `beat` now and then. Raises FileNotFoundError if the index, the order or a part is missing.
+        The manifest is manifest.parquet, a folder of parts if it has very many rows. Calls `beat` now and then. Raises
+        FileNotFoundError if the index, the order or a part is missing.
         """
         storage, index = self._storage, read_index(self._storage, self._order)
         counts, rows = index.counts(self._spec, beat), int(index.shards[-1])
-        parts = part_count(rows)
-        with storage.create(f"{self._folder}/{MANIFEST_FILE}") as file:
-            out = HashingWriter(file)
-            if parts == 1:
-                write_manifest(storage, self._scores, out, range(rows), self._chosen(), self._provenance, beat)
-            else:
-                joiner = ParquetJoiner(out)
-                for part in range(parts):
-                    with storage.open(part_path(self._folder, part)) as source:
-                        joiner.add(source, beat)
-                joiner.close()
-        record = SelectionRecord(**dict(counts), files={MANIFEST_FILE: out.written})
+        made = [part_path(self._folder, part) for part in range(part_count(rows))]
+        if len(made) > 1:
+            files = join_files(storage, self._folder, MANIFEST_FILE, counts.documents, made, beat)
+        else:
+            with storage.create(f"{self._folder}/{MANIFEST_FILE}") as file:
+                out = HashingWriter(file)
+                self._write_rows(range(rows), out, beat)
+            files = {MANIFEST_FILE: out.written}
+        record = SelectionRecord(**dict(counts), files=files)
         write_record(storage, f"{self._folder}/{SELECTION_FILE}", record)
-        for part in range(parts if parts > 1 else 0):
-            storage.remove(part_path(self._folder, part))
+        for path in made if len(made) > 1 else ():
+            storage.remove(path)
         return record
+
+    def _write_rows(self, rows: range, out: BinaryIO | HashingWriter, beat: Callable[[], None]) -> None:
+        chosen = self._chosen()
+        about = {"selection": self._spec.model_dump(), "percentile": percentile_rule(chosen.documents)}
+        write_manifest(self._storage, self._scores, out, rows, chosen, self._provenance | about, beat)
 
     def _chosen(self) -> Chosen:
         return choose(self._storage, self._order, self._spec)
@@ -106,7 +114,7 @@ def _left(storage: Storage, folder: str) -> Chosen:
         rank = ranks(start, stop)
         return (rank >= 0) & (rank < kept), percentiles.read(start, stop)
 
-    return chosen
+    return Chosen(kept, chosen)
 
 
 def _whole(storage: Storage, folder: str, spec: Rule) -> Chosen:
@@ -116,7 +124,7 @@ def _whole(storage: Storage, folder: str, spec: Rule) -> Chosen:
     else:
         kept = band(read_array(storage, folder, "below"), spec)
     ranks = row_ranks(storage, folder, inside=False)
-    return lambda start, stop: kept_by_rank(ranks(start, stop), kept, documents)
+    return Chosen(kept[1] - kept[0], lambda start, stop: kept_by_rank(ranks(start, stop), kept, documents))
 
 
 def _inside(storage: Storage, folder: str, spec: Rule) -> Chosen:
@@ -127,4 +135,5 @@ def _inside(storage: Storage, folder: str, spec: Rule) -> Chosen:
         below = read_array(storage, folder, "inside_below")
         bands = [band(below[first : last + 1], spec) for first, last in pairwise(bounds.tolist())]
     positions = row_ranks(storage, folder, inside=True)
-    return lambda start, stop: kept_inside(positions(start, stop), bounds, bands)
+    documents = sum(last - first for first, last in bands)
+    return Chosen(documents, lambda start, stop: kept_inside(positions(start, stop), bounds, bands))

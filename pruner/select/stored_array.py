@@ -1,38 +1,104 @@
-"""Arrays in .npy files of a storage, of which slices are read."""
+"""Arrays in .npy files, of which only what is asked for is read: mapped, or a piece of a file in a storage."""
 
-from typing import BinaryIO
+import copy
+import math
+import mmap
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pruner.tables.storage import Storage
 
+_BLOCK_BYTES = 1 << 20  # read at a time to look single values up
+_BLOCKS = 64  # that a process keeps
+
+
+def map_array(path: Path) -> np.ndarray:
+    """An array mapped from a local file. Its `base` is the mapping. Raises FileNotFoundError."""
+    with path.open("rb") as file:
+        shape, dtype = _read_header(file, str(path))
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
+        start = file.tell()
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.ndarray(shape, dtype, data, start)
+
+
+def release(array: np.ndarray) -> None:
+    """Takes the pages of a mapped array that were read out of this process; they stay in the system's cache."""
+    if isinstance(array, np.ndarray) and isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_DONTNEED)
+
+
+def _read_header(file: BinaryIO, path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"{path}: is a .npy file of version {version}")
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return shape, dtype
+
 
 class StoredArray:
-    """A one-dimensional array in a .npy file; only what is asked for is read."""
+    """Values [start, stop) of an array in a file. A slice reads nothing until NumPy makes an array of it.
+
+    Methods raise FileNotFoundError.
+    """
 
     def __init__(self, storage: Storage, path: str) -> None:
-        """Raises FileNotFoundError."""
         self._storage, self._path = storage, path
         with storage.open(path) as file:
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0):
-                raise ValueError(f"{path}: is a .npy file of version {version}")
-            shape, _, self._dtype = np.lib.format.read_array_header_1_0(file)
-            self._size, self._data = shape[0], file.tell()
+            shape, self.dtype = _read_header(file, path)
+            if len(shape) != 1:
+                raise ValueError(f"{path}: is an array of {len(shape)} dimensions")
+            self._data = file.tell()
+        self._start, self._stop = 0, shape[0]
 
     def __len__(self) -> int:
-        return int(self._size)
+        return int(self._stop - self._start)
+
+    def __getitem__(self, at: Any) -> Any:
+        """A value, or the part of the array that a slice without a step names."""
+        if isinstance(at, slice):
+            start, stop, step = at.indices(len(self))
+            if step != 1:
+                raise ValueError("a slice of a stored array has no step")
+            part = copy.copy(self)
+            part._start, part._stop = self._start + start, self._start + max(start, stop)
+            return part
+        number = int(at) + len(self) if at < 0 else int(at)
+        if not 0 <= number < len(self):
+            raise IndexError(at)
+        place = self._start + number
+        size = _BLOCK_BYTES // self.dtype.itemsize
+        block = _block(self._storage, self._path, self._data + place // size * size * self.dtype.itemsize)
+        return np.frombuffer(block, self.dtype, 1, place % size * self.dtype.itemsize)[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.read(0, len(self)), dtype)
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """The values [start, stop), fewer at the end of the array. Raises FileNotFoundError."""
-        stop = min(stop, self._size)
-        with self._storage.open(self._path) as file:
-            file.seek(self._data + start * self._dtype.itemsize)
-            return np.frombuffer(_exactly(file, (stop - start) * self._dtype.itemsize), self._dtype)
+        """The values [start, stop), fewer at the end of the array."""
+        first, last = (self._data + (self._start + n) * self.dtype.itemsize for n in (start, min(stop, len(self))))
+        data = self._storage.read_slice(self._path, first, last)
+        if len(data) != last - first:
+            raise EOFError(f"{self._path}: ends {last - first - len(data)} bytes early")
+        return np.frombuffer(data, self.dtype)
+
+    def searchsorted(self, value: Any, side: str = "left", sorter: None = None) -> int:
+        """As numpy.searchsorted, which calls it, for one value."""
+        low, high = 0, len(self)
+        while low < high:
+            middle = (low + high) // 2
+            here = self[middle]
+            if here < value or (side == "right" and here == value):
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
 
-def _exactly(file: BinaryIO, size: int) -> bytes:
-    data = file.read(size)
-    if len(data) != size:
-        raise EOFError(f"a .npy file ended {size - len(data)} bytes early")
-    return data
+@lru_cache(maxsize=_BLOCKS)  # the arrays of an index never change
+def _block(storage: Storage, path: str, start: int) -> bytes:
+    return storage.read_slice(path, start, start + _BLOCK_BYTES)

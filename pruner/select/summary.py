@@ -119,7 +119,7 @@ def of_perplexity(index: Index, scorers: Iterable[dict[str, Any]], beat: Callabl
         lengths=lengths(index, beat),
         short=Short(under_tokens=SHORT_TOKENS, documents=count_lengths(index, SHORT_TOKENS, beat)),
         cut=Cut(context=context, documents=index.documents - fit),
-        equal=equal(index),
+        equal=equal(index, beat),
     )
 
 
@@ -158,11 +158,18 @@ def count_lengths(index: Index, under: int, beat: Callable[[], None]) -> int:
     return sum(int(np.count_nonzero(tokens < under)) for _, tokens in _pieces(index, beat))
 
 
-def equal(index: Index) -> Equal:
+def equal(index: Index, beat: Callable[[], None]) -> Equal:
     """Counts equal scores."""
-    starts = np.flatnonzero(index.key[1:] != index.key[:-1]) + 1
-    runs = np.diff(starts, prepend=0, append=index.documents)
-    return Equal(documents=int(runs[runs > 1].sum()), largest=int(runs.max()))
+    documents = largest = run = 0  # the last run goes on in the next piece
+    last = np.full(1, np.nan)
+    for key, _ in _pieces(index, beat):
+        starts = np.flatnonzero(key != np.concatenate([last, key[:-1]]))
+        if len(starts):
+            ended = np.concatenate([[run + starts[0]], np.diff(starts)])
+            documents, largest = documents + int(ended[ended > 1].sum()), max(largest, int(ended.max()))
+        run = len(key) - int(starts[-1]) if len(starts) else run + len(key)
+        last = key[-1:]
+    return Equal(documents=documents + (run if run > 1 else 0), largest=max(largest, run))
 
 
 def domain_table(index: Index) -> list[DomainRow]:

@@ -25,9 +25,12 @@ from pruner.select.score_table import (
 )
 from pruner.select.summary import Summary
 from pruner.spec import CorpusSpec
+from pruner.tables.documents import DocumentCounts
 from pruner.tables.hashing_writer import WrittenFile
+from pruner.tables.part_file import read_metadata
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
+from pruner.tables.table_files import is_folder
 
 FILES_FILE, SUMMARY_FILE, TABLES_FILE = "files.json", "summary.json", "tables.json"
 
@@ -45,7 +48,7 @@ class IndexCounts(BaseModel):
 
 
 class FilesRecord(Record):
-    """The tables of an index, by file name, as stored in files.json."""
+    """The files of the tables of an index by their paths in its folder, as stored in files.json."""
 
     files: dict[str, WrittenFile]
 
@@ -63,14 +66,27 @@ def write_index(
 ) -> IndexCounts:
     """Writes an index into `folder` from the documents and scores files of the shards, given in plan order.
 
-    Writes scores.parquet, rejects.parquet, files.json, the arrays in ranks/, and last summary.json: an index that has
-    it is complete. Calls `beat` for each shard, row group and array. Raises FileNotFoundError if a shard's file is
-    missing, InputError if the corpus is empty. With no document to select from, there are only the tables and
-    files.json.
+    Writes scores.parquet (of very many documents a folder of parts), rejects.parquet, files.json, the arrays in ranks/,
+    and last summary.json: an index that has it is complete. Calls `beat` for each shard, row group and array. Raises
+    FileNotFoundError if a shard's file is missing, InputError if the corpus is empty. With no document to select from,
+    there are only the tables and files.json.
     """
     paths, shards = (documents_paths, scores_paths), range(len(plan.shards))
+    if is_folder(_documents(storage, plan, documents_paths)):
+        part = f"{folder}/parts/0"
+        write_index_part(storage, part, plan, *paths, split, shards, beat, further)
+        counts = join_index(storage, folder, [part], spec, beat)
+        storage.remove_tree(part)
+        return counts
     joined, files = write_tables(storage, folder, plan, *paths, split, shards, beat, further)
     return _complete(storage, folder, spec, joined, files, beat)
+
+
+def _documents(storage: Storage, plan: Plan, documents_paths: Sequence[str]) -> int:
+    """The number of documents of a corpus."""
+    if plan.documents is not None:
+        return plan.documents
+    return sum(read_metadata(storage, path, DocumentCounts).documents for path in documents_paths)
 
 
 def write_index_part(
@@ -97,7 +113,8 @@ def join_index(
     for part in parts:
         joined.add(read_record(storage, f"{part}/{TABLES_FILE}", TablesRecord))
         beat()
-    return _complete(storage, folder, spec, joined, join_tables(storage, folder, parts, beat), beat)
+    files = join_tables(storage, folder, joined.documents, parts, beat)
+    return _complete(storage, folder, spec, joined, files, beat)
 
 
 def _complete(

@@ -1,14 +1,10 @@
 """Parts of Parquet tables: some row groups each, read by themselves."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-from pruner.tables.part_file import named_damage
-from pruner.tables.storage import Storage
 
 _PART_ROWS, _PART_BYTES = 1 << 19, 256 << 20  # of a part, unless a single row group has more
 
@@ -53,39 +49,3 @@ def row_group_parts(table: int, metadata: pq.FileMetaData) -> Iterator[TablePart
         rows, size = rows + group.num_rows, size + group.total_byte_size
     if rows:
         yield TablePart(table, start, metadata.num_row_groups, first, rows, size)
-
-
-class StoredTable:
-    """A Parquet file of a storage."""
-
-    def __init__(self, storage: Storage, path: str) -> None:
-        """Raises FileNotFoundError, and InputError for a damaged file."""
-        self._storage, self._path = storage, path
-        with storage.open(path) as source, named_damage(storage, path):
-            self._metadata = pq.read_metadata(source)
-
-    @cached_property
-    def parts(self) -> tuple[TablePart, ...]:
-        """The parts, in their order."""
-        return tuple(row_group_parts(0, self._metadata))
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns."""
-        return self._metadata.schema.to_arrow_schema()
-
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        return int(self._metadata.num_rows)
-
-    def name(self, _table: int) -> str:
-        """The path."""
-        return self._path
-
-    def read(self, part: int, columns: Sequence[str]) -> pa.Table:
-        """Some columns of a part. Raises FileNotFoundError, and InputError for a damaged file."""
-        at = self.parts[part]
-        with self._storage.open(self._path) as source, named_damage(self._storage, self._path):
-            parquet = pq.ParquetFile(source, metadata=self._metadata)
-            return parquet.read_row_groups(range(at.start, at.stop), list(columns), use_threads=False)

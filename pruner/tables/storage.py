@@ -59,6 +59,16 @@ class Storage:
                 return file.readall()
         return cast(bytes, self._fs.cat_file(self._full(path)))
 
+    def read_slice(self, path: str, start: int, stop: int) -> bytes:
+        """The bytes [start, stop) of a file at once, fewer at its end. Raises FileNotFoundError."""
+        if stop <= start:
+            return b""
+        if self._local is None:
+            return cast(bytes, self._fs.cat_file(self._full(path), start=start, end=stop))
+        with (self._local / path).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
     def read_range(self, path: str, start: int, stop: int) -> Iterator[bytes]:
         """The bytes [start, stop) of a file, in pieces. Raises FileNotFoundError when the first one is taken."""
         with self.open(path) as file:
@@ -161,7 +171,7 @@ class Storage:
 
     def list(self, folder: str) -> list[str]:
         """The sorted names in a folder, without files that are being written; empty if there is no such folder."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             if self._local is not None:
                 names = os.listdir(self._local / folder)  # noqa: PTH208
             else:

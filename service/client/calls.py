@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 import service
 from pruner.corpus.check import CorpusCheck
+from pruner.errors import InputError
 from pruner.export.export_record import CARD_FILE, EXPORT_FILE, ExportRecord
 from pruner.export.output_folder import MARKER_FILE, OutputFolder
 from pruner.report import Report
@@ -35,6 +36,7 @@ from service.contract.schemas import (
     ScoreRequest,
     ScoreResult,
     SelectionResult,
+    TableFiles,
 )
 
 Fields = Mapping[str, Any]  # a request's fields as in JSON
@@ -128,8 +130,16 @@ class Calls:
         return await self._get(Documents, job_path(job_id, "documents"), **page, per=per, seed=seed, score=score)
 
     async def download_scores(self, job_id: str, target: str | Path) -> None:
-        """Saves the table of every document's scores, a Parquet file."""
-        await self._download(job_path(job_id, "scores"), target)
+        """Saves the table of every document's scores: a Parquet file, or a folder of parts above 10^8 rows."""
+        await self._download_table(job_path(job_id, "scores"), Path(target), "parquet")
+
+    async def list_scores_parts(self, job_id: str) -> TableFiles:
+        """The files of the table of scores: its parts in their order, or the only file."""
+        return await self._get(TableFiles, job_path(job_id, "scores", "parts"))
+
+    async def download_scores_part(self, job_id: str, part: int, target: str | Path) -> None:
+        """Saves a part of the table of scores, by its number from 0."""
+        await self._download(job_path(job_id, "scores", "parts", str(part)), target)
 
     async def download_rejects(self, job_id: str, target: str | Path, *, format: Format = "parquet") -> None:  # noqa: A002
         """Saves the table of the documents without a score, with the reasons."""
@@ -192,8 +202,28 @@ class Calls:
         *,
         format: Format = "parquet",  # noqa: A002
     ) -> None:
-        """Saves the manifest of a selection: the documents that it keeps."""
-        await self._download(job_path(job_id, "selections", selection_id, "manifest"), target, format=format)
+        """Saves the manifest of a selection, the documents that it keeps: a file, or a folder of parts above 10^8 rows.
+
+        Raises also InputError where a folder or a file is in the way.
+        """
+        await self._download_table(job_path(job_id, "selections", selection_id, "manifest"), Path(target), format)
+
+    async def list_manifest_parts(self, job_id: str, selection_id: str) -> TableFiles:
+        """The files of a manifest: its parts in their order, or the only file."""
+        return await self._get(TableFiles, job_path(job_id, "selections", selection_id, "manifest", "parts"))
+
+    async def download_manifest_part(
+        self,
+        job_id: str,
+        selection_id: str,
+        part: int,
+        target: str | Path,
+        *,
+        format: Format = "parquet",  # noqa: A002
+    ) -> None:
+        """Saves a part of a manifest, by its number from 0."""
+        path = job_path(job_id, "selections", selection_id, "manifest", "parts", str(part))
+        await self._download(path, target, format=format)
 
     # -- exports
     async def create_export(
@@ -276,6 +306,24 @@ class Calls:
 
     async def _download(self, path: str, target: str | Path, **params: str) -> None:
         await self._connection.download(path, Path(target), **params)
+
+    async def _download_table(self, path: str, target: Path, kind: Format) -> None:
+        """Saves a table as a file, or its parts as the files of a folder, where other parts are removed."""
+        files = (await self._get(TableFiles, f"{path}/parts")).data
+        if files[0].url == path:
+            if target.is_dir():
+                raise InputError(f"{target}: is a folder, and the table is one file: move it away")
+            await self._download(path, target, format=kind)
+            return
+        if target.is_file():
+            raise InputError(f"{target}: is a file, and the table is a folder of parts: move it away")
+        target.mkdir(exist_ok=True)
+        names = [f"{file.name.removesuffix('.parquet')}.{kind}" for file in files]
+        for old in target.glob(f"part-*.{kind}"):
+            if old.name not in names:
+                old.unlink()
+        for file, name in zip(files, names, strict=True):
+            await self._download(file.url, target / name, format=kind)
 
     async def _wait(self, look: Callable[[], Awaitable[Work]], on_progress: OnProgress[Work] | None, what: str) -> Work:
         while True:

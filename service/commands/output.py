@@ -63,6 +63,9 @@ class ProgressBar:
                 done, total = progress.shards_done, progress.shards_total or None
             rate = f"{progress.tokens_per_second:,.0f} tokens/s"
             note = f"{progress.documents_done:,} documents, {rate}{_left(progress)}"
+        elif status == "planning" and progress.files_listed:
+            done, total = progress.files_planned, progress.files_listed if progress.files_planned else None
+            note = f"{done:,} of {total:,} files" if total else f"{progress.files_listed:,} files found"
         else:
             done, total, note = 0, None, ""
         if progress.waiting_for is not None:

@@ -144,6 +144,8 @@ class Progress(BaseModel):
     shards_failed: int = Field(0, description="Shards that wait for another attempt after an error.")
     worker_seconds: float = Field(0.0, description="Time that training and scoring took workers, all together.")
     gpu_seconds: float = Field(0.0, description="The part of worker_seconds that was spent on GPUs.")
+    files_listed: int = Field(0, description="Files of the corpus that planning has listed so far.")
+    files_planned: int = Field(0, description="Of these, the files that it has looked into.")
 
 
 class WorkerState(BaseModel):
@@ -190,6 +192,22 @@ class SelectionResult(BaseModel):
     start: int | None = None
     stop: int | None = None
     manifest_url: str
+    parts: int | None = Field(None, description="Of a manifest that is too large for one file.")
+
+
+class TableFile(BaseModel):
+    """A file of a table: one of its parts, or all of it."""
+
+    name: str
+    bytes: int
+    sha256: str
+    url: str
+
+
+class TableFiles(BaseModel):
+    """The files of a table, in the order of its rows."""
+
+    data: list[TableFile]
 
 
 class ExportOptions(RequestModel):

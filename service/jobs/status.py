@@ -5,6 +5,8 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import NamedTuple
 
+from pruner.select.selection import MANIFEST_FILE
+from pruner.tables.table_files import parts_of
 from scorer.training.summary import TrainingSummary
 from service.contract.schemas import Job, JobCorpus, Progress, SelectionResult, WorkerState
 from service.kinds import index, passes, selection
@@ -67,6 +69,7 @@ def selections_of(job: JobFiles, summary: JobSummary) -> list[SelectionResult]:
                     start=made.start,
                     stop=made.stop,
                     manifest_url=f"/v1/jobs/{job.record.id}/selections/{spec.id}/manifest",
+                    parts=len(parts_of(made.files, MANIFEST_FILE)) or None,
                 )
             )
     return shown
@@ -90,6 +93,8 @@ class _Flying(NamedTuple):
     tokens_total: int = 0
     rate: float = 0.0
     leased: int = 0
+    files: int = 0
+    files_total: int = 0
 
 
 def progress_of(job: JobFiles, state: JobState) -> Progress:
@@ -99,6 +104,7 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
     first = passes.of(job)[0]  # of a job with several, the others are made on the way, or quicker
     scored, flying = state.counters.get(first, {}), _flying(state, first)
     training = _flying(state, "model") if train else _Flying()
+    planning, planned = _flying(state, "corpus"), None if job.corpus is None else job.corpus.files
     training_done, training_total = training.tokens, training.tokens_total or (train.tokens if train else 0)
     if (trained := _training(job)) is not None:
         training_done = training_total = trained.tokens
@@ -117,6 +123,8 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
         training_tokens_total=training_total,
         updated_at=_time(state.updated_at),
         waiting_for=_waiting_for(state),
+        files_listed=planned or planning.files_total,
+        files_planned=planned or planning.files,
     )
     now.tokens_per_second = flying.rate or _mean_rate(state, scored, now.tokens_done)
     left = tokens_left(now, scored.get("tokens", 0), summary.text_bytes)
@@ -141,6 +149,8 @@ def _flying(state: JobState, node: str) -> _Flying:
         sum(note.tokens_total for note in notes),
         sum(note.tokens_per_second for note in notes),
         len(notes),
+        sum(note.files for note in notes),
+        sum(note.files_total for note in notes),
     )
 
 

@@ -9,8 +9,8 @@ from pruner.select.index import read_array, read_domain_names
 from pruner.select.score_columns import Correlations, ScoreColumn, measure_scores
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.write_index import check_eligible
-from pruner.tables.parquet_parts import StoredTable
 from pruner.tables.records import Record
+from pruner.tables.stored_table import StoredTable
 from service.contract.scorers import score_names
 from service.kinds import index
 from service.kinds.job_files import JobFiles

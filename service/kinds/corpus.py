@@ -1,12 +1,14 @@
 """Kind `corpus`: the plan of a job's corpus, one part. The plan lies under its digest, the job's record names it."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 
 from pruner.corpus.paths import is_below
+from pruner.corpus.plan import Plan
 from pruner.corpus.plan_file import write_plan
-from pruner.corpus.sandbox import make_plan
+from pruner.corpus.plan_rows import column
+from pruner.corpus.sandbox import Planning, make_plan
 from pruner.errors import InputError
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, Node, Task
@@ -14,6 +16,7 @@ from service.store.records import CorpusRecord
 from service.store.workspace import Workspace, digest
 
 VERSION = 1
+_BEAT_FILES = 1_000
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
@@ -24,14 +27,19 @@ def nodes(job: JobFiles) -> Iterator[Node]:
 def run(task: Task) -> Counts:
     """Lists the files, reads their footers and cuts them into shards. Raises InputError."""
     started, record = datetime.now(timezone.utc), task.job.record
-    plan = make_plan(record.request.corpus, record.access.roots, task.beat, record.ignored)
-    refuse_own_files(task.job.workspace, (file.url for file in plan.files))
+    planning = Planning()
+
+    def waiting() -> None:
+        task.beat(files=planning.looked, files_total=planning.listed)
+
+    plan = make_plan(record.request.corpus, record.access.roots, waiting, record.ignored, planning)
+    refuse_own_files(task.job.workspace, _urls(plan, waiting))
     refusal = record.quotas.too_large(len(plan.shards), plan.text_bytes)
     if refusal is not None:
         raise InputError(refusal)
     with task.beat.allow(120):
         # The digest leaves out the paths below the corpus root, which give exported files their names.
-        path = f"corpus/{digest('corpus', VERSION, plan.digest, [file.relative for file in plan.files])}/plan.parquet"
+        path = f"corpus/{digest('corpus', VERSION, plan.digest, column(plan.files, 'relative'))}/plan.parquet"
         if not task.storage.exists(path):
             write_plan(task.storage, path, plan)
     found = CorpusRecord(
@@ -47,6 +55,13 @@ def run(task: Task) -> Counts:
     )
     task.job.workspace.records.write(task.path, found)
     return Counts(fresh=True)
+
+
+def _urls(plan: Plan, beat: Callable[[], None]) -> Iterator[str]:
+    for number, file in enumerate(plan.files):
+        if number % _BEAT_FILES == 0:
+            beat()
+        yield file.url
 
 
 def refuse_own_files(workspace: Workspace, urls: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from pruner.corpus.plan_rows import column
 from pruner.tables.storage import Storage
 from service.contract.names import Resource, Status
 
@@ -48,7 +49,7 @@ class ShardPaths(Sequence[str]):
         return f"{self.folder}/{self._job.plan.shards[part].digest}.parquet"
 
     def __iter__(self) -> Iterator[str]:
-        return (f"{self.folder}/{shard.digest}.parquet" for shard in self._job.plan.shards)
+        return (f"{self.folder}/{digest}.parquet" for digest in column(self._job.plan.shards, "digest"))
 
 
 class InputsGone(Exception):
@@ -69,9 +70,12 @@ class Counts(NamedTuple):
 class Beat(Protocol):
     """Signs of life of a task. Both may raise, to end the task."""
 
-    def __call__(self, documents: int = 0, tokens: int = 0, tokens_total: int = 0) -> None:
+    def __call__(
+        self, documents: int = 0, tokens: int = 0, tokens_total: int = 0, files: int = 0, files_total: int = 0
+    ) -> None:
         """Between two pieces of work: how much of the task is done, and the tokens in all if they are known.
 
+        Of a task that plans a corpus, the files that it has looked into, and those that it has listed.
         Other tasks may run inside this call.
         """
 

@@ -7,8 +7,8 @@ from pruner.select.kept_scores import SELECTIONS_MAX, count_kept
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection import choose
 from pruner.select.write_index import read_summary
-from pruner.tables.parquet_parts import StoredTable
 from pruner.tables.records import write_record
+from pruner.tables.stored_table import StoredTable
 from service.kinds import comparison, index, order, selection
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task

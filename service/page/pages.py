@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 
+from pruner.tables.table_files import is_folder
 from scorer.training.names import PRESETS
 from service.contract.names import ENDED, STATUSES
 from service.contract.network import job_path
@@ -208,6 +209,7 @@ async def job(
     server, with_key = _server(request), _with_key(request)
     values |= await exports.list_values(api, found["id"], server, with_key)
     values |= await ablations.list_values(api, found["id"])
+    values["scores_in_parts"] = is_folder(values["report"]["documents"])
     return page_response("job.html", **values, snippets=snippets(server, found, with_key))
 
 

@@ -12,7 +12,8 @@ _LONG = 8_000  # characters of a request, which may name a hundred thousand path
 
 def snippets(server: str, job: dict[str, Any], with_key: bool = False) -> dict[str, str]:
     """Code by title. Requests to `server` send the key in WINNOW_KEY if `with_key`."""
-    manifest = f"manifest-{job['selections'][0]['id']}.parquet"
+    made = job["selections"][0]
+    manifest = f"manifest-{made['id']}.parquet" + ("/*.parquet" if made.get("parts") else "")
     opened = {f"Open a manifest in {tool}": lines for tool, lines in openers(manifest).items()}
     submitted = {"with curl": curl(server, job, with_key), "in Python": python(server, job, with_key)}
     return {f"The same job {tool}": lines for tool, lines in submitted.items()} | opened

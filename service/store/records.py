@@ -164,6 +164,8 @@ class TaskNote(Record):
     documents: int = 0
     tokens: int = 0
     tokens_total: int = 0  # 0 while unknown
+    files: int = 0  # of a corpus that is planned: files that were looked into
+    files_total: int = 0  # files that were listed
     tokens_per_second: float = 0.0
     set_aside: bool = False  # while the worker does a task of another job
 

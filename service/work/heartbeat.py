@@ -38,13 +38,17 @@ class LeaseBeat:
         self._worked = 0.0  # seconds that were booked
         self._aside = False
         self._done, self._tokens_total = (0, 0), 0
+        self._files = 0, 0
         self._rates: deque[tuple[float, int]] = deque([(self._marked, 0)])
 
-    def __call__(self, documents: int = 0, tokens: int = 0, tokens_total: int = 0) -> None:
+    def __call__(
+        self, documents: int = 0, tokens: int = 0, tokens_total: int = 0, files: int = 0, files_total: int = 0
+    ) -> None:
         """Between two pieces of work. Raises TaskEnded and Stopping."""
         self._marked = time.monotonic()
         moved = (documents, tokens) != self._done
         self._done, self._tokens_total = (documents, tokens), tokens_total
+        self._files = files, files_total
         if moved:
             self._rates.append((self._marked, tokens))
             while self._rates[0][0] < self._marked - _RATE_SECONDS and len(self._rates) > 2:
@@ -105,6 +109,8 @@ class LeaseBeat:
             documents=documents,
             tokens=tokens,
             tokens_total=self._tokens_total,
+            files=self._files[0],
+            files_total=self._files[1],
             tokens_per_second=0.0 if self._aside else max(0.0, rate),
             set_aside=self._aside,
         )

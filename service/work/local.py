@@ -1,7 +1,6 @@
 """The commands that need no server: a job runs in this process, on a queue and a workspace of its own, resumable."""
 
 import errno
-import filecmp
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +12,10 @@ from typing import NamedTuple
 
 from pruner.corpus.listing import find_files
 from pruner.corpus.sample import training_texts
-from pruner.corpus.sandbox import make_plan
+from pruner.corpus.sandbox import Planning, make_plan
 from pruner.errors import InputError
+from pruner.select.score_table import REJECTS_FILE, SCORES_FILE
+from pruner.select.selection import MANIFEST_FILE
 from pruner.spec import CorpusSpec, SelectionSpec
 from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
@@ -60,7 +61,7 @@ def prune(
     end it. Raises InputError or BadReference.
     """
     with own_workspace(out / results.WORK) as workspace:
-        record, target = _record(workspace, request, results.of_prune(request, out)), Storage(str(out))
+        record, target = _record(workspace, request, results.of_prune(request, out), on_progress), Storage(str(out))
         workspace.unwant_exports(record)  # `winnow export` asks for them again
         workspace.unwant_ablations(record)  # and `winnow ablate`
         files = JobFiles(workspace, record)
@@ -68,15 +69,15 @@ def prune(
             job = _run(files, device, on_progress)
         except InputError:  # of a corpus of rejects the tables say why
             if index.find(files) is not None:
-                _copy_tables(files, target)
+                _copy_tables(files, out)
             raise
         for other in [*_clear(workspace, files, out, on_removed), files]:
             for spec in other.selections:
                 name = results.manifest_file(spec.id)
                 is_free = other is files or not (out / name).exists()  # else it is a file of the user
                 if is_free and selection.find(other, spec) is not None:
-                    workspace.storage.copy(f"{selection.folder(other, spec)}/manifest.parquet", target, name)
-        _copy_tables(files, target)
+                    results.put_table(workspace.storage, f"{selection.folder(other, spec)}/{MANIFEST_FILE}", out, name)
+        _copy_tables(files, out)
         workspace.storage.copy(report.path(files), target, results.REPORT_FILE)
         if files.model is not None and files.model.trained:
             for name in workspace.storage.list(files.model.source):
@@ -90,9 +91,9 @@ def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
     work = out.parent / f".{out.name}.winnow"
     own = results.of_score(out, work)
     with own_workspace(work) as workspace:
-        files = JobFiles(workspace, _record(workspace, request, own, scores_only=True))
+        files = JobFiles(workspace, _record(workspace, request, own, on_progress, scores_only=True))
         job = _run(files, device, on_progress)
-        workspace.storage.copy(f"{index.folder(files)}/scores.parquet", Storage(str(out.parent)), out.name)
+        results.put_table(workspace.storage, f"{index.folder(files)}/{SCORES_FILE}", out.parent, out.name)
     shutil.rmtree(work)
     return job
 
@@ -139,7 +140,12 @@ def train(
     with own_workspace(work):
         on_progress("planning", Progress())
         source = None if recipe.source is None else resolve(recipe.source)
-        plan = make_plan(corpus, ignored=own)
+        planning = Planning()
+
+        def waiting() -> None:
+            on_progress("planning", Progress(files_listed=planning.listed, files_planned=planning.looked))
+
+        plan = make_plan(corpus, waiting=waiting, ignored=own, planning=planning)
         weights = None if source is None else fingerprint(source).sha256
         name = digest(plan.digest, recipe.preset, tokens, seed, recipe.optimizer, recipe.gpus, weights)
         place = ModelLoader(device).device()
@@ -269,7 +275,7 @@ def _clear(workspace: Workspace, files: JobFiles, out: Path, on_removed: Callabl
             if results.is_result(out, manifest):
                 if other not in same and is_copy(out / manifest, other, spec):
                     on_removed(manifest)
-                (out / manifest).unlink()
+                results.remove(out / manifest)
         if other.model is not None and other.model.trained:
             for name in workspace.storage.list(other.model.source):
                 if results.is_result(out, results.reference_file(name)):
@@ -281,10 +287,10 @@ def _clear(workspace: Workspace, files: JobFiles, out: Path, on_removed: Callabl
 
 def is_copy(manifest: Path, job: JobFiles, spec: SelectionSpec) -> bool:
     """Whether a manifest is that of this job, and not of another one with a selection of the same name."""
-    if selection.find(job, spec) is None or not manifest.exists():
+    if selection.find(job, spec) is None:
         return False
-    made = job.workspace.storage.local(f"{selection.folder(job, spec)}/manifest.parquet")
-    return made is not None and made.exists() and filecmp.cmp(manifest, made, shallow=False)
+    made = job.workspace.storage.local(f"{selection.folder(job, spec)}/{MANIFEST_FILE}")
+    return made is not None and results.is_same(manifest, made)
 
 
 def _scores(files: JobFiles) -> list[str]:
@@ -294,9 +300,21 @@ def _scores(files: JobFiles) -> list[str]:
     return [] if files.corpus is None else list(scores.paths(files, files.model))
 
 
-def _record(workspace: Workspace, request: JobRequest, ignored: list[str], *, scores_only: bool = False) -> JobRecord:
+def _record(
+    workspace: Workspace,
+    request: JobRequest,
+    ignored: list[str],
+    on_progress: OnProgress,
+    *,
+    scores_only: bool = False,
+) -> JobRecord:
     """The job of this request on these files, as it was asked for before or now."""
-    found = [(file.url, file.size, file.version) for file in find_files(request.corpus, ignored=ignored).files]
+
+    def listed(files: int) -> None:
+        on_progress("planning", Progress(files_listed=files))
+
+    listing = find_files(request.corpus, ignored=ignored, on_listed=listed)
+    found = [(file.url, file.size, file.version) for file in listing.files]
     name = digest(request.model_dump(mode="json"), ignored, found)[:20]
     record = JobRecord(
         id=name,
@@ -309,7 +327,7 @@ def _record(workspace: Workspace, request: JobRequest, ignored: list[str], *, sc
     return workspace.job(name) or record
 
 
-def _copy_tables(files: JobFiles, target: Storage) -> None:
+def _copy_tables(files: JobFiles, out: Path) -> None:
     folder, storage = index.folder(files), files.workspace.storage
-    storage.copy(f"{folder}/rejects.parquet", target, results.REJECTS_FILE)
-    storage.copy(f"{folder}/scores.parquet", target, results.SCORES_FILE)
+    storage.copy(f"{folder}/{REJECTS_FILE}", Storage(str(out)), results.REJECTS_FILE)
+    results.put_scores(storage, f"{folder}/{SCORES_FILE}", out)

@@ -152,7 +152,9 @@ def _help(told: _Helper) -> None:
 class _Silent:
     """No signs of life: the process holds no lease."""
 
-    def __call__(self, documents: int = 0, tokens: int = 0, tokens_total: int = 0) -> None:
+    def __call__(
+        self, documents: int = 0, tokens: int = 0, tokens_total: int = 0, files: int = 0, files_total: int = 0
+    ) -> None:
         """As Beat."""
 
     def allow(self, seconds: float) -> AbstractContextManager[None]:

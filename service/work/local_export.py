@@ -1,12 +1,12 @@
 """`winnow export` without a server: exports a selection of a folder that `winnow prune` filled, resumable."""
 
-import filecmp
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pruner.errors import InputError
 from pruner.export.export_record import ExportRecord
+from pruner.select.score_table import SCORES_FILE
 from service.contract.schemas import Export, ExportOptions
 from service.jobs.exports import show_export
 from service.jobs.lifecycle import Lifecycle
@@ -78,6 +78,4 @@ def _find(
 def _has_scores(files: JobFiles, source: Path) -> bool:
     if index.find(files) is None or not files.selections:
         return False
-    made = files.workspace.storage.local(f"{index.folder(files)}/scores.parquet")
-    copied = source / results.SCORES_FILE
-    return made is not None and copied.exists() and filecmp.cmp(made, copied, shallow=False)
+    return results.has_scores(source, files.workspace.storage, f"{index.folder(files)}/{SCORES_FILE}")

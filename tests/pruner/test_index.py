@@ -1,5 +1,6 @@
 """A preview from the index equals the selection by a plain sort, to the document and the last digit."""
 
+import mmap
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from pruner.errors import InputError
 from pruner.ranks.rank_key import mean_key
-from pruner.select import build_index
+from pruner.select import build_index, key_limits, stored_array
+from pruner.select import index as indexes
 from pruner.select.build_index import build_index as build
 from pruner.select.domains import domain_rows
 from pruner.select.index import Index, array_path, read_index, row_ranks, write_arrays
@@ -143,7 +145,7 @@ def test_an_index_is_read_as_it_was_written(tmp_path: Path, remote: bool) -> Non
     found = read_index(storage, "job")
     for name in {field.name for field in fields(Index)} - {"rank", "inside_rank"}:
         assert np.array_equal(getattr(found, name), getattr(index, name))
-    assert isinstance(found.key, np.memmap)
+    assert isinstance(found.key.base, mmap.mmap) != remote
     for inside, ranks in ((False, index.rank), (True, index.inside_rank)):
         assert ranks is not None
         some = row_ranks(storage, "job", inside=inside)(20, 120)
@@ -154,6 +156,35 @@ def test_an_index_is_read_as_it_was_written(tmp_path: Path, remote: bool) -> Non
     key = dict(zip(made.places.tolist(), (made.nll / made.tokens).tolist(), strict=True))
     assert found.place.tolist() == sorted(key, key=lambda place: (key[place], place))
     assert found.shards.tolist() == [0, 40, 40, 149]
+
+
+def test_previews_of_a_large_remote_index_read_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexes, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(stored_array, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(key_limits, "BLOCK", 7)
+    index = Scores(documents=300, domains=3, seed=1, scores=9).index()
+    storage = Storage("memory://large-index")
+    write_arrays(storage, "job", index, lambda: None)
+    found = read_index(storage, "job")
+    assert isinstance(found.below, stored_array.StoredArray)
+    for criterion in ("low", "medium", "high"):
+        for unit in ("documents", "tokens"):
+            for within in (None, "domain"):
+                for per in (None, "byte"):
+                    spec = SelectionSpec(criterion=criterion, rate=0.3, unit=unit, within=within, per=per)
+                    assert found.preview(spec) == index.preview(spec)
+    assert found.in_domain(1, 3, 9)[0].tolist() == index.in_domain(1, 3, 9)[0].tolist()
+
+
+@given(st.lists(st.floats(-9, 9), min_size=1, max_size=40), st.data())
+def test_limits_of_runs(values: list[float], data: st.DataObject) -> None:
+    key = np.array(values)
+    stop = data.draw(st.integers(1, len(key)))
+    start = data.draw(st.integers(0, stop - 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_limits, "BLOCK", 5)
+        limits = key_limits.block_limits(key)
+        assert key_limits.run_limits(key, limits, start, stop) == (min(values[start:stop]), max(values[start:stop]))
 
 
 def test_an_index_that_is_missing_or_of_another_format_is_an_error(tmp_path: Path) -> None:

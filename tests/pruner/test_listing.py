@@ -7,7 +7,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pruner.corpus.listing import Listing, find_files
+from pruner.corpus import walk
+from pruner.corpus.listing import Listing, find_files, list_files
 from pruner.corpus.paths import Roots
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
@@ -95,6 +96,36 @@ def test_urls_of_memory_and_s3(s3_url: str) -> None:
             listed(f"{root}/data")
         fs.rm_file(f"{path}/data/x.tar")
     assert urls(f"{s3_url}/data/b.jsonl") == [f"{s3_url}/data/b.jsonl"]
+
+
+def test_globs_match_in_a_store_what_they_match_on_a_disk(s3_url: str, tmp_path: Path) -> None:
+    names = ["a.jsonl", "x/a.jsonl", "x/b/c.jsonl", "x/b/.d/e.jsonl", "y/_b/c.jsonl", ".h/a.jsonl", "y/b/f.jsonl"]
+    roots = [str(tmp_path), f"memory://{uuid.uuid4().hex}", s3_url]
+    for root in roots:
+        fs, path = fsspec.core.url_to_fs(root)
+        for name in names:
+            fs.makedirs(f"{path}/{name}".rpartition("/")[0], exist_ok=True)
+            fs.pipe_file(f"{path}/{name}", b"{}")
+    for glob in ("*", "*/*", "*/*.jsonl", "**/*.jsonl", "x/**", "**", "?/b/*", "**/b", "*/_b/*.jsonl", ".h/*", "x*/b"):
+        found = []
+        for root in roots:
+            listing = listed(f"{root}/{glob}")
+            left_out = [(left.reason, left.files) for left in listing.left_out]
+            found.append(([file.relative for file in listing.files], left_out))
+        assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("kind", ["disk", "store"])
+def test_progress_of_a_listing_is_told(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "_TELL_EACH", 2)
+    root = str(tmp_path) if kind == "disk" else f"memory://{uuid.uuid4().hex}"
+    fs, path = fsspec.core.url_to_fs(root)
+    for number in range(5):
+        fs.makedirs(f"{path}/{number // 3}", exist_ok=True)
+        fs.pipe_file(f"{path}/{number // 3}/{number}.jsonl", b"{}")
+    told: list[int] = []
+    list_files(CorpusSpec(paths=[f"{root}/0", f"{root}/1", f"{root}/*/4.jsonl"]), on_listed=told.append)
+    assert told == [2, 5]
 
 
 def test_objects_that_stand_for_folders_are_no_files(s3_url: str) -> None:

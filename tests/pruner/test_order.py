@@ -252,5 +252,5 @@ def test_a_manifest_says_its_order_and_seed(tmp_path: Path, monkeypatch: pytest.
     for spec in (SelectionSpec(criterion="random", seed=4), SelectionSpec(criterion="high", per="byte")):
         make(scored, spec)
         metadata = scored.table(f"made/{spec.id}/manifest.parquet").schema.metadata
-        assert json.loads(metadata[b"winnow"]) == {"selection": spec.model_dump()}
+        assert json.loads(metadata[b"winnow"]) == {"selection": spec.model_dump(), "percentile": "exact"}
         assert SelectionSpec.model_validate(json.loads(metadata[b"winnow"])["selection"]) == spec

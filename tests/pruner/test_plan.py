@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pruner.corpus import plan as plans
-from pruner.corpus.plan import Plan, Shard, check_unchanged, make_plan
+from pruner.corpus.plan import Plan, check_unchanged, make_plan
 from pruner.corpus.plan_file import read_plan, write_plan
+from pruner.corpus.shard import Shard
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
@@ -92,6 +94,23 @@ def test_a_plan_is_deterministic_and_survives_storage(corpus_file: Path, tmp_pat
     assert read_plan(storage, "plan.parquet") == plan
 
 
+def test_a_plan_is_the_same_however_many_files_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02}.jsonl").write_bytes(LINE * (number % 7) * 40)
+    monkeypatch.setattr(plans, "SHARD_BYTES", SMALL * 4)
+    plan = make_plan(spec(tmp_path))
+    assert {shard.files for shard in plan.shards} > {1}
+    monkeypatch.setattr(plans, "_FILES_AHEAD", 3)
+    monkeypatch.setattr(plans, "BATCH_ROWS", 2)
+    assert make_plan(spec(tmp_path)) == plan
+    assert plan.files_of(plan.shards[1])[0] == list(plan.files)[plan.shards[1].file]
+    assert (plan.files[-1], plan.files[3:5], plan.files[::-1][0]) == (
+        list(plan.files)[-1],
+        (plan.files[3], plan.files[4]),
+        plan.files[-1],
+    )
+
+
 def test_a_plan_of_another_format_is_refused(corpus_file: Path, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "workspace"))
     write_plan(storage, "plan.parquet", make_plan(spec(corpus_file)))
@@ -105,13 +124,18 @@ def test_a_plan_of_another_format_is_refused(corpus_file: Path, tmp_path: Path) 
             read_plan(storage, "plan.parquet")
 
 
+def earlier(plan: Plan, **more: bool) -> dict[str, str]:
+    """The metadata of a plan of earlier versions, which held the files."""
+    return {"winnow": json.dumps({"format": 1, "files": [asdict(file) for file in plan.files]} | more)}
+
+
 def test_a_plan_without_shards_of_several_files_is_read(corpus_file: Path, tmp_path: Path) -> None:
     storage, plan = Storage(str(tmp_path / "workspace")), make_plan(spec(corpus_file))
     write_plan(storage, "plan.parquet", plan)
     with storage.open("plan.parquet") as source:
         table = pq.read_table(source).drop_columns("files")
     with storage.create("plan.parquet") as out:
-        pq.write_table(table, out)
+        pq.write_table(table.replace_schema_metadata(earlier(plan, decoded_ranges=True)), out)
     assert read_plan(storage, "plan.parquet") == plan
 
 
@@ -120,12 +144,10 @@ def test_a_plan_whose_compressed_files_are_whole_is_read(corpus_file: Path, tmp_
     write_plan(storage, "plan.parquet", plan)
     with storage.open("plan.parquet") as source:
         table = pq.read_table(source)
-    metadata = json.loads(table.schema.metadata[b"winnow"])
-    del metadata["decoded_ranges"]
     if plan.files[0].compression is not None:  # the range ended with the bytes of the file
         table = table.set_column(4, "stop", pa.array([plan.files[0].size]))
     with storage.create("plan.parquet") as out:
-        pq.write_table(table.replace_schema_metadata({"winnow": json.dumps(metadata)}), out)
+        pq.write_table(table.replace_schema_metadata(earlier(plan)), out)
     assert read_plan(storage, "plan.parquet") == plan
 
 

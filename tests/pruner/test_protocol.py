@@ -8,8 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruner.corpus.batches import make_piece, numbered
-from pruner.corpus.plan import Plan, Shard
-from pruner.corpus.protocol import ReaderFailed, decode_batch, decode_plan, encode_batch, encode_plan
+from pruner.corpus.files import CorpusFile
+from pruner.corpus.listing import LeftOut
+from pruner.corpus.paths import CorpusPath
+from pruner.corpus.plan import Plan
+from pruner.corpus.plan_rows import SHARDS, file_rows, shard_rows
+from pruner.corpus.protocol import (
+    ReaderFailed,
+    decode_batch,
+    decode_plan,
+    decode_rows,
+    encode_batch,
+    encode_left_out,
+    encode_rows,
+)
+from pruner.corpus.shard import Shard
 
 NOT_SHARED = memoryview(b"")
 
@@ -62,8 +75,18 @@ def test_a_damaged_message_is_a_valid_batch_or_refused(changes: list[tuple[float
 
 
 def test_plans_are_the_same_after_they_are_sent() -> None:
-    plan = Plan((), (Shard(0, 0, 1, 1, 2, None, 3, "d"),))
-    assert decode_plan(memoryview(encode_plan(plan))) == plan
-    for wrong in (b"", b"{}", b'{"files": [], "shards": [1]}'):
+    files = [CorpusFile(CorpusPath("s3", f"b/é-{n}.gz"), "jsonl", "gzip", n, "v", "é", None) for n in range(3)]
+    shards = [Shard(0, 0, 2, 0, 0, None, 3, "d"), Shard(1, 2, 1, 4, 5, 6, 7, "e")]
+    plan = Plan(files, shards, (LeftOut("why", 2, "x"),))
+    rows = [file_rows(files[:2]), shard_rows(shards), file_rows(files[2:])]
+    sent = [decode_rows(encode_rows(batch)) for batch in rows]
+    assert decode_plan(sent, memoryview(encode_left_out(plan.left_out))) == plan
+    for wrong in (b"", b"{}", b"[1]"):
         with pytest.raises(ReaderFailed, match="invalid message"):
-            decode_plan(memoryview(wrong))
+            decode_plan(sent, memoryview(wrong))
+    with pytest.raises(ReaderFailed, match="shards of unknown files"):
+        decode_plan(sent[:2], memoryview(b"[]"))
+    nulls = pa.record_batch([pa.nulls(1, field.type) for field in SHARDS], schema=SHARDS)
+    for other in (made("a"), nulls):
+        with pytest.raises(ReaderFailed, match="invalid message"):
+            decode_rows(encode_batch(other, NOT_SHARED))

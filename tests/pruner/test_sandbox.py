@@ -61,7 +61,9 @@ def good(tmp_path: Path) -> Iterator[CorpusSpec]:
 def test_plans_and_batches_equal_those_of_this_process(corpus_file: Path, columns: tuple[str, ...] | None) -> None:
     spec = CorpusSpec(paths=[str(corpus_file)], id_field="id", domain_field="domain")
     plan = make_plan(spec)
-    assert sandbox.make_plan(spec) == plan
+    planning = sandbox.Planning()
+    assert sandbox.make_plan(spec, planning=planning) == plan
+    assert planning == sandbox.Planning(listed=len(plan.files), looked=len(plan.files))
     for shard in plan.shards:
         expected = list(read_shard(plan.files_of(shard), shard, spec, columns=columns))
         assert list(sandbox.read_shard(plan, shard, spec, columns=columns)) == expected

@@ -15,7 +15,7 @@ from pruner.score_tables import ordered, select_tables
 from pruner.score_tables.select_tables import SelectedTables
 from pruner.score_tables.tables import open_tables
 from pruner.spec import SelectionSpec
-from pruner.tables import parquet_parts
+from pruner.tables import parquet_parts, table_files
 from tests.pruner.oracle import select
 
 SPECS = [
@@ -158,9 +158,9 @@ def test_bytes_do_not_depend_on_the_number_of_threads(three: list[str], tmp_path
 def test_a_large_manifest_is_a_folder_with_percentiles_from_counters(
     rows: pa.Table, three: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordered, "EXACT_ROWS", 1_000)
+    monkeypatch.setattr(table_files, "ONE_FILE_ROWS", 1_000)
     monkeypatch.setattr(ordered, "_KEPT_ROWS", 0)
-    monkeypatch.setattr(select_tables, "_FOLDER_PART_ROWS", 500)
+    monkeypatch.setattr(table_files, "PART_FILE_ROWS", 500)
     specs = [SelectionSpec(), SelectionSpec(rate=0.25)]
     for _ in range(2):  # the second time in place of the first
         large, small = make(three, tmp_path, specs)

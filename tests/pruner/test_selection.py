@@ -57,7 +57,10 @@ def test_a_manifest_holds_the_kept_rows_as_they_were_scored(indexed: ScoredCorpu
             ("n_bytes", pa.int64()),
         ]
     )
-    assert json.loads(table.schema.metadata[b"winnow"]) == PROVENANCE | {"selection": spec.model_dump()}
+    assert json.loads(table.schema.metadata[b"winnow"]) == PROVENANCE | {
+        "selection": spec.model_dump(),
+        "percentile": "exact",
+    }
     rows = table.to_pylist()
     scores = {(row["file"], row["row"]): row for row in indexed.rows("job/scores.parquet")}
     places = [(row["file"], row["row"]) for row in rows]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.paths import parse
-from pruner.corpus.plan import Plan, Shard
+from pruner.corpus.plan import Plan
 from pruner.corpus.plan_file import write_plan
+from pruner.corpus.shard import Shard
 from pruner.select.domains import DomainRow
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import IndexCounts

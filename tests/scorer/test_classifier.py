@@ -68,7 +68,7 @@ def test_packs_are_filled_up_for_a_compiled_body(tmp_path: Path, kind: str, monk
     assert packs.compiled_tokens == 40
     classifier.model, classifier.budget = packs, 40
     np.testing.assert_allclose(values(classifier, TEXTS), expected, atol=2e-4, rtol=0)
-    assert len(sizes) > 2
+    assert len(sizes) > 1  # of the trial, and of full packs
     assert set(sizes) == {40}
     monkeypatch.setattr(torch, "compile", lambda body, dynamic: lambda ids, places: body(ids.roll(1), places))
     packs.compile(40)

@@ -13,14 +13,14 @@ _HOP = {"connection", "transfer-encoding", "content-length", "host", "date", "se
 
 
 class FlakyProxy(ThreadingHTTPServer):
-    """Forwards requests to `target`. Each fault of `faults` is done once, to the next request."""
+    """Forwards requests to `target`. Each fault of `faults` is done once, to the next request; None is none."""
 
     daemon_threads = True
 
     def __init__(self, target: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target = target
-        self.faults: list[Fault] = []
+        self.faults: list[Fault | None] = []
         self.seen: list[tuple[str, dict[str, str]]] = []  # method and headers of each request
 
     @property

@@ -9,17 +9,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
+from pruner.tables import table_files
 from scorer.training.names import FILES
 from service.contract.names import Status
-from service.contract.schemas import JobRequest, Progress
+from service.contract.schemas import ExportOptions, JobRequest, Progress
 from service.contract.scorers import STATISTICS
 from service.jobs.jobs import Jobs
 from service.work import local as prune
+from service.work.local_export import export_selection
 from service.work.pool_worker import PoolWorker
 from tests.service.artefacts import manifest_path, table_path
 from tests.service.pool import until, write_corpus
@@ -73,6 +76,53 @@ def test_what_prune_leaves(make_request: MakeRequest, tmp_path: Path) -> None:
     }
     shown = [status for status in dict.fromkeys(seen) if status != "selecting"]  # which may be too short to be seen
     assert shown == ["planning", "training", "scoring"]
+
+
+def test_large_results_are_folders_of_parts(
+    make_request: MakeRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selections = [{"criterion": "medium", "rate": 0.5}, {"criterion": "low", "rate": 0.2}]
+    request = make_request(reference=TRAIN, selections=selections)
+
+    def found(out: Path) -> dict[str, pa.Table]:
+        tables = {path.name: pq.read_table(path) for path in [*out.glob("manifest-*.parquet"), out / "scores"]}
+        return {name: table.replace_schema_metadata(None) for name, table in tables.items()}
+
+    def export(out: Path) -> dict[str, bytes]:
+        target = out.with_name(f"{out.name}-exported")
+        export_selection(out, "medium-0.5", ExportOptions(out=str(target)), lambda _: None)
+        return {path.name: path.read_bytes() for path in target.glob("*.parquet")}
+
+    files, folders = tmp_path / "files", tmp_path / "folders"
+    prune.prune(request, files, "cpu", nothing)
+    whole = found(files)
+    monkeypatch.setattr(table_files, "ONE_FILE_ROWS", 30)
+    for _ in range(2):  # the second time over the results of the first
+        prune.prune(request, folders, "cpu", nothing)
+        assert found(folders).keys() == whole.keys()
+        assert all(found(folders)[name].equals(table) for name, table in whole.items())
+        assert [path.name for path in (folders / "manifest-medium-0.5.parquet").iterdir()] == ["part-00000.parquet"]
+        assert [path.name for path in (folders / "scores").iterdir()] == ["part-00000.parquet"]
+        assert (folders / "manifest-low-0.2.parquet").is_file()
+    assert export(folders) == export(files) != {}
+    prune.prune(make_request(reference=TRAIN, selections=[{"criterion": "high"}]), folders, "cpu", nothing)
+    assert (folders / "manifest-medium-0.5.parquet").is_dir()
+    (folders / "manifest-medium-0.5.parquet" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"manifest-medium-0\.5\.parquet: the command would write here"):
+        prune.prune(request, folders, "cpu", nothing)
+
+
+def test_a_large_score_table_is_a_folder(
+    make_request: MakeRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "scores.parquet"
+    prune.score(make_request(), out, "cpu", nothing)
+    whole = pq.read_table(out)
+    monkeypatch.setattr(table_files, "ONE_FILE_ROWS", 30)
+    for _ in range(2):
+        prune.score(make_request(), out, "cpu", nothing)
+        assert [path.name for path in out.iterdir()] == ["part-00000.parquet"]
+        assert pq.read_table(out).equals(whole)
 
 
 def test_what_was_made_of_other_scores_goes(make_request: MakeRequest, reference: Path, tmp_path: Path) -> None:
