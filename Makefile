@@ -9,16 +9,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
-# The tests BESIDE run in parallel with the others at a lower priority; their output comes last. Torch has one thread in
-# each group. Triton's interpreter is on for all tests of kernels at once, which saves a process for each file.
+# The tests BESIDE, lint and types run in parallel with the other tests at a lower priority; their output comes last. Torch
+# has one thread in each group. Triton's interpreter is on for all tests of kernels at once, which saves a process for each
+# file. `make` and not its variable, by which `make -n test` would run the tests.
 BESIDE := tests/scorer tests/pruner tests/page tests/service/test_ablations.py tests/service/test_scorers.py
-test: $(VENV)/.installed-test lint types browser
+test: $(VENV)/.installed-test browser
 	@mkdir -p build; export OMP_NUM_THREADS=1; \
+	nice -n 10 make lint types >build/checks.txt 2>&1 & checks=$$!; \
 	nice -n 10 $(BIN)/python -m pytest $(BESIDE) >build/beside.txt 2>&1 & beside=$$!; \
-	trap 'kill $$beside; exit 130' INT TERM; \
+	trap 'kill $$checks $$beside; exit 130' INT TERM; \
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels; status=$$?; \
 	$(BIN)/python -m pytest --ignore=tests/kernels $(BESIDE:%=--ignore=%) || status=$$?; \
-	wait $$beside || status=$$?; cat build/beside.txt; exit $$status
+	wait $$beside || status=$$?; wait $$checks || status=$$?; cat build/beside.txt build/checks.txt; exit $$status
 
 # Checks deploy/ with hadolint, Docker Compose, Helm and promtool, which is taken from Debian's `prometheus` if missing.
 test-deploy: $(VENV)/.installed-deploy

@@ -1,15 +1,33 @@
-"""Fixtures of all tests: an S3 server that speaks the real protocol, and the plugin with those of Redis."""
+"""Fixtures of all tests: an S3 server that speaks the real protocol, and a server that processes are forked from."""
 
+import multiprocessing
 import uuid
 from collections.abc import Iterator
 
 import fsspec
 import pytest
+from _pytest import runner
 
 from scorer.process import tune_process
+from tests.forked import CONTEXT, start_server
 
 tune_process()  # as the entry points do, before torch is loaded
-pytest_plugins = ["tests.service.redis_fixtures"]
+# pytest names the test at hand in the environment, so that for each one new reader processes would start, half a second
+# each: a reader is used again only while the environment stays as it was.
+runner._update_current_test_var = lambda *_: None
+pytest_plugins = ["tests.service.redis_fixtures", "tests.service.shell"]
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> None:
+    """The server that processes of `tests.forked` are forked from."""
+    start_server()
+
+
+@pytest.fixture
+def fork_not_spawn(fork_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the code under test starts with `multiprocessing` are forked from that server."""
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _method: CONTEXT)
 
 
 @pytest.fixture(scope="session")

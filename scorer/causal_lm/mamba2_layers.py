@@ -101,6 +101,10 @@ class Backbone(nn.Module):
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
         self.config = config
-        self.embeddings = nn.Embedding(config.vocab_size, config.hidden)
+        # On the meta device the default weights mean nothing, and normal_ imports torch._dynamo, which takes seconds.
+        weight = torch.empty(config.vocab_size, config.hidden)
+        self.embeddings = nn.Embedding(
+            config.vocab_size, config.hidden, _weight=weight if weight.is_meta else nn.init.normal_(weight)
+        )
         self.layers = nn.ModuleList(Layer(config, i in config.attention_layers) for i in range(config.layers))
         self.norm_f = Scale(config.hidden)

@@ -54,8 +54,10 @@ class ModelLoader:
         if self._device is None:
             import torch
 
-            # As many threads on every worker, whatever else runs: sums may depend on how work is divided.
-            torch.set_num_threads(len(os.sched_getaffinity(0)))
+            # As many threads on every worker, whatever else runs: sums may depend on how work is divided. Torch itself
+            # takes the number from OMP_NUM_THREADS.
+            if "OMP_NUM_THREADS" not in os.environ:
+                torch.set_num_threads(len(os.sched_getaffinity(0)))
             there = torch.cuda.is_available()
             if self._wanted == "cuda" and not there:
                 raise BadReference("device cuda was asked for, and torch finds none on this machine: use --device cpu")

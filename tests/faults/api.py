@@ -1,6 +1,4 @@
-"""The API alone, as a process over a Redis and a workspace: `python -m tests.faults.api WORKSPACE REDIS PORT`."""
-
-import sys
+"""The API alone, as a process over a Redis and a workspace."""
 
 import uvicorn
 
@@ -9,6 +7,7 @@ from service.queue.leases import connect
 from service.run.app import create_app
 from service.store.workspace import Workspace
 
-if __name__ == "__main__":
-    workspace, redis, port = sys.argv[1:]
-    uvicorn.run(create_app(Jobs(Workspace(workspace), connect(redis))), port=int(port), log_level="warning")
+
+def main(workspace: str, redis: str, port: int) -> None:
+    """Serves until the process ends."""
+    uvicorn.run(create_app(Jobs(Workspace(workspace), connect(redis))), port=port, log_level="warning")

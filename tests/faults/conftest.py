@@ -16,10 +16,12 @@ import pytest
 
 from service.contract.schemas import JobRequest
 from service.run import subprocesses as child
+from service.run import worker_process
 from service.run.redis_server import RedisServer
 from service.run.settings import Settings
 from service.work.local import prune
 from tests.faults.audit import Figures, downloads
+from tests.forked import Forked, StartWorker, Worker
 from tests.service.pool import train_a_step, write_corpus
 from tests.service.serving import Service
 
@@ -135,15 +137,22 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    """Starts `winnow worker` processes that nobody looks after, by their settings; the test's end kills them."""
-    started: list[subprocess.Popen[bytes]] = []
+def start_worker(fork_server: None, long: bool, tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts worker processes that nobody looks after, by their settings; the test's end kills them.
 
-    def start(name: str, redis: str, env: dict[str, str] | None = None, **settings: Any) -> "subprocess.Popen[bytes]":
+    They are forked in the short form. In the long form, and where their environment takes effect as a program starts,
+    each is a new interpreter.
+    """
+    started: list[Worker] = []
+
+    def start(name: str, redis: str, env: dict[str, str] | None = None, **settings: Any) -> Worker:
         given: dict[str, Any] = {"workspace": str(tmp_path / "workspace"), "device": "cpu", "lease_seconds": 2}
         environment = Settings(redis=redis, **(given | settings)).environment() | (env or {})
-        command = child.python(f"from service.run.worker_process import main; main({name!r})")
-        started.append(child.start(command, death_signal=signal.SIGKILL, env=environment))
+        if long or env:
+            command = child.python(f"from service.run.worker_process import main; main({name!r})")
+            started.append(child.start(command, death_signal=signal.SIGKILL, env=environment))
+        else:
+            started.append(Forked(worker_process.main, name, env=environment))
         return started[-1]
 
     yield start

@@ -29,7 +29,7 @@ def test_workers_killed_while_they_export(
     wanted, files = (50, 40) if long else (2, 8)
     request = make_request(files)
     prune(request, tmp_path / "pruned", "cpu", lambda *_: None)
-    service = serve(workers=2)
+    service = serve(workers=2 if long else 1)
     job = service.ended(service.submit(request))
     url = f"{service.url}/v1/jobs/{job['id']}"
     kills, exports, started = 0, 0, time.monotonic()

@@ -5,8 +5,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,14 +20,15 @@ from service.jobs.jobs import Jobs
 from service.queue.leases import connect
 from service.run.redis_server import RedisServer
 from service.store.workspace import Workspace
+from tests.faults.api import main
 from tests.faults.audit import Figures, audit, private_redis
-from tests.service.pool import until
+from tests.forked import Forked, StartWorker, Worker
+from tests.service.pool import NO_TLS, until
 from tests.service.serving import Service, gone
 
 MakeRequest = Callable[..., JobRequest]
 Undisturbed = Callable[[JobRequest], dict[str, bytes]]
 Serve = Callable[..., Service]
-StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 TRAIN = {"train": {"preset": "tiny", "tokens": 4000, "fraction": 0.2, "seed": 3}}
 ORDER = ("queued", "planning", "training", "scoring", "selecting", "succeeded")
 ENDED = ("succeeded", "failed", "cancelled")
@@ -41,12 +40,12 @@ class Api:
     def __init__(self, workspace: Path, redis: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
-        self._arguments = [str(workspace), redis, str(self._port)]
+        self._given = (str(workspace), redis, self._port)
         self.url = f"http://127.0.0.1:{self._port}"
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.faults.api", *self._arguments])
+        self._process = Forked(main, *self._given, env=os.environ)
         until(self._answers)
 
     def kill(self) -> None:
@@ -54,17 +53,17 @@ class Api:
         self._process.wait()
 
     def job(self, job_id: str) -> Any:
-        return httpx.get(f"{self.url}/v1/jobs/{job_id}").raise_for_status().json()
+        return httpx.get(f"{self.url}/v1/jobs/{job_id}", verify=NO_TLS).raise_for_status().json()
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/healthz").status_code == 200
+            return httpx.get(f"{self.url}/healthz", verify=NO_TLS).status_code == 200
         except httpx.TransportError:
             return False
 
 
 @pytest.fixture
-def api(tmp_path: Path, redis_server: RedisServer) -> Iterator[Api]:
+def api(fork_server: None, tmp_path: Path, redis_server: RedisServer) -> Iterator[Api]:
     made = Api(tmp_path / "workspace", redis_server.url)
     yield made
     made.kill()
@@ -82,7 +81,7 @@ def test_an_api_killed_at_every_status(
     request = make_request(3, **({"reference": TRAIN} if long else {}))
     job_id = httpx.post(f"{api.url}/v1/jobs", json=request.model_dump(mode="json")).json()["id"]
     queue = Jobs(Workspace(str(tmp_path / "workspace")), connect(redis_server.url)).queue
-    worker: subprocess.Popen[bytes] | None = None
+    worker: Worker | None = None
     way: list[tuple[str, tuple[str, ...]]] = [("planning", ("light",)), ("scoring", ("light", "gpu"))]
     if long:
         way = [("queued", ()), ("planning", ("light",)), ("training", ("light", "gpu"))]

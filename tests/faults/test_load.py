@@ -16,7 +16,14 @@ from typing import Any
 
 import httpx
 
+from scorer.engine.model_loader import ModelLoader
+from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
+from service.jobs.jobs import Jobs
+from service.queue.leases import connect
+from service.run.redis_server import RedisServer
+from service.store.workspace import Workspace
+from service.work.pool_worker import PoolWorker
 from tests.faults.audit import Figures, prefix, private_redis
 from tests.faults.load import Load
 from tests.service.pool import until
@@ -108,15 +115,15 @@ def test_users_at_once(
 
 
 def test_many_jobs_in_the_list(
-    serve: Serve, make_request: MakeRequest, figures: Figures, long: bool, tmp_path: Path
+    serve: Serve, redis_server: RedisServer, make_request: MakeRequest, figures: Figures, long: bool, tmp_path: Path
 ) -> None:
     count = 10_000 if long else 100
-    service = serve(workers=1)
     three = [{"criterion": criterion, "rate": 0.5} for criterion in ("low", "medium", "high")]
-    first = service.ended(service.submit(make_request(1, documents=10, selections=three)))
-    service.process.terminate()
-    service.process.wait()
-    copy_job(tmp_path / "workspace" / "jobs", first["id"], count - 1)
+    jobs = Jobs(Workspace(str(tmp_path / "workspace")), connect(redis_server.url))
+    first, _ = jobs.create(make_request(1, documents=10, selections=three))
+    worker = PoolWorker(jobs, ModelLoader("cpu"), RESOURCES, "here")
+    until(lambda: not worker.once())
+    copy_job(tmp_path / "workspace" / "jobs", first.id, count - 1)
     started = time.monotonic()
     service = serve(workers=0)
     figures.say(f"{count:,} ended jobs that Redis does not know: ready in {time.monotonic() - started:.1f} s")

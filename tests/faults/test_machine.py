@@ -3,7 +3,6 @@
 import os
 import signal
 import struct
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from service.queue.leases import connect
 from service.run.redis_server import RedisServer
 from service.store.workspace import Workspace
 from tests.faults.audit import Figures, audit, given_back, leases, private_redis, timed
+from tests.forked import StartWorker
 from tests.service.pool import until
 from tests.service.serving import Service
 
 MakeRequest = Callable[..., JobRequest]
 Undisturbed = Callable[[JobRequest], dict[str, bytes]]
 Serve = Callable[..., Service]
-StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 ENDED = ("succeeded", "failed", "cancelled")
 HOUR = 3600
 LEASE_SECONDS = 2.0

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -19,13 +18,13 @@ from service.queue.leases import connect
 from service.run.redis_server import RedisServer
 from service.store.workspace import Workspace
 from tests.faults.audit import Figures, audit, leases, nothing_left, private_redis, timed
+from tests.forked import StartWorker
 from tests.service.pool import until
 from tests.service.serving import Service
 
 MakeRequest = Callable[..., JobRequest]
 Undisturbed = Callable[[JobRequest], dict[str, bytes]]
 Serve = Callable[..., Service]
-StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 BATCH_SECONDS = 1.0  # the longest batch of the reference of these tests, on a core of its own
 STOP_SECONDS = 3.0
 TRAIN = {"train": {"preset": "tiny", "tokens": 400_000, "fraction": 0.2, "seed": 3}}

@@ -24,6 +24,7 @@ FLAGS = [
     "--disable-dev-shm-usage",
 ]
 SHOTS = Path(os.environ.get("WINNOW_TEST_SHOTS", "build/screenshots"))
+TAKE_SHOTS = "WINNOW_TEST_SHOTS" in os.environ or "WINNOW_TEST_LONG" in os.environ  # they take as long as the tests
 OpenPage = Callable[..., Page]
 
 
@@ -79,9 +80,11 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
 
 @pytest.fixture
 def shot(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Keeps a screenshot as an artefact of the test run."""
+    """Keeps a screenshot as an artefact of the test run: in `make page`, and where WINNOW_TEST_SHOTS names a folder."""
 
     def take(page: Page, name: str, **options: Any) -> None:
+        if not TAKE_SHOTS:
+            return
         SHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SHOTS / f"{name}.png", **({"full_page": True} | options))
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -229,6 +228,6 @@ def test_forms_of_other_sites_are_refused(serving: Serving, scored: dict[str, An
     ]
     before = len(serving.api.get("/v1/jobs?limit=200").json()["data"])
     for url, data in posts:
-        answer = httpx.post(f"{serving.url}{url}", data=data, headers=headers)
+        answer = serving.api.post(url, data=data, headers=headers)
         assert answer.status_code == 403
     assert len(serving.api.get("/v1/jobs?limit=200").json()["data"]) == before

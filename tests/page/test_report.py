@@ -3,9 +3,8 @@
 import json
 import re
 import struct
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,13 @@ from playwright.sync_api import expect
 
 from tests.page.conftest import OpenPage
 from tests.page.serving import Serving
+from tests.service.shell import Ran, Run
 
 
-def winnow(*arguments: Any) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "service.commands.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def in_a_thread(run: Run, *arguments: Any) -> Ran:
+    """Runs a command beside the event loop of the browser, which this thread has."""
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(run, *arguments).result()
 
 
 def check_plots(folder: Path, selections: list[str]) -> None:
@@ -33,11 +34,13 @@ def check_plots(folder: Path, selections: list[str]) -> None:
         assert struct.unpack(">II", head[16:]) == tuple(2 * int(drawing.attrib[side]) for side in ("width", "height"))
 
 
-def test_a_report_from_a_service(serving: Serving, scored: dict[str, Any], open_page: OpenPage, tmp_path: Path) -> None:
+def test_a_report_from_a_service(
+    serving: Serving, scored: dict[str, Any], open_page: OpenPage, run: Run, tmp_path: Path
+) -> None:
     out = tmp_path / "new" / "report.html"
-    ran = winnow("report", scored["id"], "--server", serving.url, "--out", out, "--json")
-    assert ran.returncode == 0, ran.stderr
-    assert {Path(name) for name in json.loads(ran.stdout)} == {out, *(tmp_path / "new" / "report-plots").iterdir()}
+    ran = in_a_thread(run, "report", scored["id"], "--server", serving.url, "--out", out, "--json")
+    assert ran.status == 0, ran.err
+    assert {Path(name) for name in json.loads(ran.out)} == {out, *(tmp_path / "new" / "report-plots").iterdir()}
     check_plots(tmp_path / "new" / "report-plots", [made["id"] for made in scored["selections"]])
     text = out.read_text()
     assert re.findall(r'(?:src|href)="(?!#)', text) == []
@@ -48,12 +51,12 @@ def test_a_report_from_a_service(serving: Serving, scored: dict[str, Any], open_
     assert page.locator("article .text").count() >= 20
 
 
-def test_a_report_from_prune(asked: dict[str, Any], corpus: Path, model: Path, tmp_path: Path) -> None:
+def test_a_report_from_prune(asked: dict[str, Any], corpus: Path, model: Path, run: Run, tmp_path: Path) -> None:
     flags = ["--id-field", "id", "--domain-field", "domain", "--device", "cpu", "--select", "low", "--rate", "0.4"]
     out = tmp_path / "report.html"
     flags += ["--within", "domain"]
-    ran = winnow("prune", corpus, "--reference", model, *flags, "--out", tmp_path / "kept", "--report", out)
-    assert ran.returncode == 0, ran.stderr
+    ran = run("prune", corpus, "--reference", model, *flags, "--out", tmp_path / "kept", "--report", out)
+    assert ran.status == 0, ran.err
     check_plots(tmp_path / "report-plots", ["low-0.4-domain"])
     report = json.loads((tmp_path / "kept" / "report.json").read_text())
     text = out.read_text()
@@ -64,10 +67,10 @@ def test_a_report_from_prune(asked: dict[str, Any], corpus: Path, model: Path, t
         assert tags == ["kept", "kept", "left out", "left out", "left out"]
 
 
-def test_there_is_no_report_of_a_job_without_results(serving: Serving, tmp_path: Path) -> None:
+def test_there_is_no_report_of_a_job_without_results(serving: Serving, run: Run, tmp_path: Path) -> None:
     job = serving.submit({"corpus": {"paths": ["/nowhere/*.parquet"]}})
     serving.ended(job)
-    ran = winnow("report", job, "--server", serving.url, "--out", tmp_path / "report.html")
-    assert ran.returncode == 1
-    assert "failed" in ran.stderr
+    ran = in_a_thread(run, "report", job, "--server", serving.url, "--out", tmp_path / "report.html")
+    assert ran.status == 1
+    assert "failed" in ran.err
     assert list(tmp_path.iterdir()) == []

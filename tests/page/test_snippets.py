@@ -13,6 +13,7 @@ import pytest
 from service.page.snippets import curl, export_commands, python
 from tests.page.serving import Serving
 from tests.service.pool import until
+from tests.service.shell import Run
 
 
 def post(serving: Serving, command: str) -> Any:
@@ -38,16 +39,18 @@ def test_the_python_code_submits_the_same_job_and_saves_its_manifests(
     assert {path.name: pq.read_metadata(path).num_rows for path in tmp_path.iterdir()} == made
 
 
-def test_the_commands_of_an_export_make_the_same(serving: Serving, scored: dict[str, Any], tmp_path: Path) -> None:
+def test_the_commands_of_an_export_make_the_same(
+    serving: Serving, scored: dict[str, Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = f"/v1/jobs/{scored['id']}"
     asked = {"format": "jsonl.zst", "scores": True}
     address = serving.api.post(f"{job}/selections/high-0.25/exports", json=asked).headers["location"]
     assert until(lambda: serving.api.get(address).json()["status"] == "succeeded")
     export = serving.api.get(address).json()
     filling, calling = export_commands(serving.url, scored["id"], export)
-    command = [sys.executable, "-m", "service.commands.cli", *shlex.split(filling)[1:]]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
+    monkeypatch.chdir(tmp_path)
+    ran = run(*shlex.split(filling)[1:])
+    assert ran.status == 0, ran.err
     wanted = {file["path"]: file["sha256"] for file in export["files"]}
     assert wanted == {name: hashlib.sha256((tmp_path / "high-0.25" / name).read_bytes()).hexdigest() for name in wanted}
     assert post(serving, calling) == export

@@ -66,6 +66,12 @@ def corpus_file(request: pytest.FixtureRequest, tmp_path: Path, rows: Rows) -> P
     return path
 
 
+@pytest.fixture(scope="session")
+def bombs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for files that take long to make."""
+    return tmp_path_factory.mktemp("bombs")
+
+
 @pytest.fixture
 def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScoredCorpus:
     """A scored corpus of two files in several shards, with ties and rejects."""

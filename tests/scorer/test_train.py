@@ -403,13 +403,16 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path, trained: Path) -> 
 
 # -- several processes
 @pytest.mark.parametrize("recipe", [SMALL, GPT2], ids=["mamba2", "gpt2"])
-def test_two_processes_have_the_losses_of_one(tmp_path: Path, recipe: Recipe) -> None:
+def test_two_processes_have_the_losses_of_one(tmp_path: Path, recipe: Recipe, request: pytest.FixtureRequest) -> None:
+    if recipe is GPT2:  # the other is a new interpreter, as for users
+        request.getfixturevalue("fork_not_spawn")
     found = [losses_of(run(tmp_path / str(n), recipe, tokens=3_000, processes=n)) for n in (1, 2)]
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], abs=1e-5)
     assert found[0]["heldout_bits_per_byte"] == pytest.approx(found[1]["heldout_bits_per_byte"], abs=1e-5)
     assert [said["processes"] for said in found] == [1, 2]
 
 
+@pytest.mark.usefixtures("fork_not_spawn")
 def test_other_processes_end_with_a_training_that_is_aborted(tmp_path: Path) -> None:
     def die(done: int, _total: int, _loss: float | None, _heldout: float | None) -> None:
         if done:

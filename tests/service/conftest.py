@@ -1,10 +1,7 @@
 """What the service's tests share beside Redis: one small trained reference a session, corpora, and workers."""
 
 import os
-import signal
-import socket
 import subprocess
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,17 +9,18 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
 from scorer.engine.model_loader import ModelLoader
 from service.contract.names import RESOURCES
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
-from service.run import subprocesses as child
-from service.run.app import create_app
+from service.queue.leases import connect
+from service.run import worker_process
 from service.run.settings import Settings
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
+from tests.forked import Forked, StartWorker
+from tests.service.api_server import client, serving
 from tests.service.pool import train_a_step, until, write_corpus
 
 
@@ -91,22 +89,20 @@ def work_off(worker: PoolWorker) -> Callable[[], None]:
 
 
 @pytest.fixture
-def start_worker(redis_url: str, workspace: Workspace) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
-    """Starts real worker processes on this test's workspace; the test's end kills them."""
-    started: list[subprocess.Popen[bytes]] = []
+def start_worker(fork_server: None, redis_url: str, workspace: Workspace) -> Iterator[StartWorker]:
+    """Starts worker processes on this test's workspace; the test's end kills them."""
+    started: list[Forked] = []
 
-    def start(name: str | None = None, **settings: Any) -> "subprocess.Popen[bytes]":
+    def start(name: str | None = None, **settings: Any) -> Forked:
         given = {"workspace": workspace.storage.url, "redis": redis_url, "device": "cpu", "lease_seconds": 2}
         env = Settings(**(given | settings)).environment()
         name = name or f"worker-{uuid.uuid4().hex[:6]}"
-        command = child.python(f"from service.run.worker_process import main; main({name!r})")
-        started.append(child.start(command, death_signal=signal.SIGKILL, env=env))
+        started.append(Forked(worker_process.main, name, env=env))
         return started[-1]
 
     yield start
     for process in started:
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
 
 
@@ -129,26 +125,33 @@ def wait_for(jobs: Jobs) -> Callable[..., Job]:
 @pytest.fixture
 def api(jobs: Jobs) -> Iterator[httpx.Client]:
     """The HTTP API over this test's jobs, by a real server on a real socket."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as the service's own
-    config = uvicorn.Config(create_app(jobs), log_level="critical", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    until(lambda: server.started)
-    with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
-        yield client
-    server.should_exit = True
-    thread.join()
-    listener.close()
+    with serving(jobs) as url, client(url) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def pruned_workspace(
+    tmp_path_factory: pytest.TempPathFactory, redis_url: str, make_request: Callable[..., JobRequest]
+) -> Workspace:
+    """A workspace with one job, which has succeeded."""
+    jobs = Jobs(Workspace(str(tmp_path_factory.mktemp("pruned"))), connect(redis_url))
+    jobs.create(make_request())
+    worker = PoolWorker(jobs, ModelLoader("cpu"), RESOURCES, "before")
+    while worker.once():
+        pass
+    return jobs.workspace
 
 
 @pytest.fixture
-def pruned(api: httpx.Client, make_request: Callable[..., JobRequest], work_off: Callable[[], None]) -> dict[str, Any]:
-    """A job that was submitted over HTTP and has succeeded."""
-    job = api.post("/v1/jobs", json=make_request().model_dump(mode="json")).json()
-    work_off()
-    done: dict[str, Any] = api.get(f"/v1/jobs/{job['id']}").json()
+def pruned(api: httpx.Client, jobs: Jobs, pruned_workspace: Workspace) -> dict[str, Any]:
+    """A job that has succeeded, in a workspace that has the files of `pruned_workspace` and a name of its own."""
+    source = pruned_workspace.storage
+    for file in source.files(""):
+        if file.path != "workspace.json":
+            jobs.workspace.storage.write_bytes(file.path, source.read_bytes(file.path))
+    jobs.recover()
+    (job_id,) = jobs.workspace.jobs()
+    done: dict[str, Any] = api.get(f"/v1/jobs/{job_id}").json()
     assert done["status"] == "succeeded", done["error"]
     return done
 

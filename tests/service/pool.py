@@ -1,5 +1,6 @@
 """Corpora for the service's tests, and waiting for what other processes do."""
 
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import pyarrow.parquet as pq
 
 PROSE = "the of a model reads text where every token counts once and no shard is lost when its worker dies"
 WORDS = PROSE.split()
+# For clients of http:// addresses: httpx reads all certificates for each client else, longer than most calls take.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def sentence(seed: int, words: int) -> str:
@@ -49,8 +52,9 @@ def train_a_step(folder: Path) -> Path:
 
 def until(condition: Callable[[], Any], seconds: float = 240) -> Any:
     """Waits for what other processes do; fails when they do not do it for a long time."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.005
     while not (found := condition()):
         assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(0.05, 1.5 * pause)  # a look takes some of the time of the processes that it waits for
     return found

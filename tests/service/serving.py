@@ -10,7 +10,7 @@ import httpx
 from service.contract.schemas import JobRequest
 from service.run import subprocesses as child
 from service.run.settings import Settings
-from tests.service.pool import until
+from tests.service.pool import NO_TLS, until
 
 
 class Service:
@@ -44,13 +44,13 @@ class Service:
 
     def submit(self, request: JobRequest | dict[str, Any]) -> str:
         body = request.model_dump(mode="json") if isinstance(request, JobRequest) else request
-        answer = httpx.post(f"{self.url}/v1/jobs", json=body)
+        answer = httpx.post(f"{self.url}/v1/jobs", json=body, verify=NO_TLS)
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 
     def job(self, job_id: str) -> Any:
         """The job, or one of no status while the service does not answer as it should."""
-        answer = httpx.get(f"{self.url}/v1/jobs/{job_id}")
+        answer = httpx.get(f"{self.url}/v1/jobs/{job_id}", verify=NO_TLS)
         return answer.json() if answer.status_code == 200 else {"status": None}
 
     def ended(self, job_id: str) -> Any:
@@ -61,7 +61,7 @@ class Service:
         """The scoring workers that it started, by name."""
         found = {}
         for pid in children_of(self.process.pid):
-            name = re.search(r"main\('(serve[\w-]*-\d+)'\)", command_of(pid))
+            name = re.search(r"main\('(serve[\w-]*-\d+)'", command_of(pid))
             if name is not None:
                 found[name.group(1)] = pid
         return found
@@ -76,7 +76,7 @@ def family(parent: int) -> dict[str, int]:
     found = {}
     for pid in children_of(parent):
         command = command_of(pid)
-        worker = re.search(r"main\('serve[\w.-]*-(\w+)'\)", command)
+        worker = re.search(r"main\('serve[\w.-]*-(\w+)'", command)
         if worker is not None:
             found[worker[1]] = pid
         elif "redis" in command:

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from service.contract.ablations import AblationOptions
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.work import local
+from tests.forked import Forked
 from tests.service.pool import WORDS, until
 from tests.service.test_prune import nothing
 
@@ -91,6 +90,7 @@ def result(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.usefixtures("fork_not_spawn")
 def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held = ["--heldout", f"clean={planted / 'held.jsonl'}"]
     assert run(results, "--selection", "low-0.5", *held, *FIVE_SEEDS, "--out", tmp_path) == 0
@@ -124,6 +124,7 @@ def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsy
     assert found["recommendation"]["text"].split(":")[0] in shown.out
 
 
+@pytest.mark.usefixtures("fork_not_spawn")
 def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
     results: Path, planted: Path, tmp_path: Path
 ) -> None:
@@ -139,8 +140,8 @@ def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
     for path in key.glob("runs/*"):
         path.unlink()
     (key / "ablation.json").unlink()
-    command = [sys.executable, "-m", "service.commands.cli", "ablate", *map(str, given), "--device", "cpu"]
-    killed = subprocess.Popen([*command, "--out", str(tmp_path / "again")], start_new_session=True)
+    command = ["ablate", *map(str, given), "--device", "cpu", "--out", str(tmp_path / "again")]
+    killed = Forked(main, command, env=os.environ)
     until(lambda: list(key.glob("runs/*.parquet")) or killed.poll() is not None)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()

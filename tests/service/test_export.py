@@ -4,8 +4,6 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +24,7 @@ from service.contract.permissions import Rules
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.work import local, local_export
+from tests.forked import Forked
 from tests.service.pool import until
 from tests.service.test_prune import nothing
 
@@ -194,16 +193,16 @@ def test_an_export_that_was_removed_is_made_again(results: Path, tmp_path: Path)
     assert content(out) == first
 
 
-def test_a_killed_export_goes_on_and_ends_the_same(results: Path, tmp_path: Path) -> None:
+def test_a_killed_export_goes_on_and_ends_the_same(fork_server: None, results: Path, tmp_path: Path) -> None:
     assert run(results, "--selection", "low-0.5", "--out", tmp_path / "expected") == 0
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "service.commands.cli", "export", str(results), "--selection", "low-0.5"]
+    command = ["export", str(results), "--selection", "low-0.5", "--out", str(out)]
     for wanted in (1, 2):
-        process = subprocess.Popen([*command, "--out", str(out)])
+        process = Forked(main, command, env=os.environ)
         until(lambda: process.poll() is not None or len(content(out)) > wanted)  # the marker, and files  # noqa: B023
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert subprocess.run([*command, "--out", str(out)], stdout=subprocess.DEVNULL).returncode == 0
+    assert main(command) == 0
     assert content(out) == content(tmp_path / "expected")
 
 

@@ -4,8 +4,6 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +19,7 @@ from service.commands.cli import main
 from service.contract.permissions import Rules
 from service.contract.schemas import ExportOptions, JobRequest
 from service.work import local
+from tests.forked import Forked
 from tests.pruner.exports import unzstd
 from tests.service.pool import until
 from tests.service.test_prune import nothing
@@ -168,17 +167,16 @@ def test_selections_stand_side_by_side_and_a_complete_one_stays(
     assert content(tmp_path) == before
 
 
-def test_a_killed_export_goes_on_and_ends_the_same(results: Path, tmp_path: Path) -> None:
+def test_a_killed_export_goes_on_and_ends_the_same(fork_server: None, results: Path, tmp_path: Path) -> None:
     assert run(results, "--selection", "low-0.5", "--out", tmp_path / "expected") == 0
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "service.commands.cli", "export", str(results), "--selection", "low-0.5"]
-    command += ["--format", "dolma", "--out", str(out)]
+    command = ["export", str(results), "--selection", "low-0.5", "--format", "dolma", "--out", str(out)]
     for wanted in (1, 3):
-        process = subprocess.Popen(command)
+        process = Forked(main, command, env=os.environ)
         until(lambda: process.poll() is not None or len(content(out)) > wanted)  # the marker, and files  # noqa: B023
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
+    assert main(command) == 0
     assert content(out) == content(tmp_path / "expected")
 
 

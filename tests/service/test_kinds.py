@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,37 +10,31 @@ import pytest
 from service.contract.schemas import Job, JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds import KINDS
-from service.run import subprocesses
 from service.run.settings import Settings
 from service.store.workspace import Workspace
+from tests.forked import Forked
 from tests.service import toy_kind
 from tests.service.artefacts import files_of, manifest_path
 from tests.service.pool import until
 
 MakeRequest = Callable[..., JobRequest]
-StartToyWorker = Callable[[str], "subprocess.Popen[bytes]"]
+StartToyWorker = Callable[[str], Forked]
 
 
 @pytest.fixture
-def start_toy_worker(redis_url: str, workspace: Workspace) -> Iterator[StartToyWorker]:
+def start_toy_worker(fork_server: None, redis_url: str, workspace: Workspace) -> Iterator[StartToyWorker]:
     """Starts worker processes that know the kind `toy`."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Forked] = []
 
-    def start(name: str) -> "subprocess.Popen[bytes]":
+    def start(name: str) -> Forked:
         settings = Settings(workspace=workspace.storage.url, redis=redis_url, device="cpu", lease_seconds=1)
-        environment = settings.environment() | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), *_python_path()])}
-        command = subprocesses.python(f"from tests.service.toy_kind import main; main({name!r})")
-        started.append(subprocesses.start(command, death_signal=signal.SIGKILL, env=environment))
+        started.append(Forked(toy_kind.main, name, env=settings.environment()))
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
         process.wait()
-
-
-def _python_path() -> list[str]:
-    return [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
 
 
 def test_a_new_kind_runs_on_real_workers_and_its_parts_appear_whole(

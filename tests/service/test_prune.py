@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from service.jobs.jobs import Jobs
 from service.work import local as prune
 from service.work.local_export import export_selection
 from service.work.pool_worker import PoolWorker
+from tests.forked import Forked
 from tests.service.artefacts import manifest_path, table_path
 from tests.service.pool import until, write_corpus
 
@@ -143,16 +142,11 @@ def test_what_was_made_of_other_scores_goes(make_request: MakeRequest, reference
     assert (tmp_path / "manifest-high-0.5.parquet").read_bytes() == first
 
 
-def test_a_killed_prune_goes_on(make_request: MakeRequest, tmp_path: Path) -> None:
+def test_a_killed_prune_goes_on(fork_server: None, make_request: MakeRequest, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", files=3, documents=80, words=300)
     request = make_request(corpus)
-    code = (
-        "import sys; from pathlib import Path; from service.work import local as prune; "
-        "from service.contract.schemas import JobRequest; "
-        "prune.prune(JobRequest.model_validate_json(sys.argv[1]), Path(sys.argv[2]), 'cpu', lambda *_: None)"
-    )
     out = tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-c", code, request.model_dump_json(), str(out)])
+    process = Forked(prune.prune, request, out, "cpu", nothing, env=os.environ)
     until(lambda: list(out.glob(".winnow/scores/*/*.parquet")))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

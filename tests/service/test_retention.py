@@ -1,8 +1,6 @@
 """What goes from a workspace by age and by size, and what stays."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,13 +12,15 @@ import pytest
 from pruner.tables.storage import Storage
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs, UnknownJob
-from service.run import subprocesses as child
+from service.run import retention
 from service.run.retention import clean
 from service.run.settings import RetentionPolicy, Settings
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
+from tests.forked import Forked
 from tests.service.artefacts import files_of, manifest_path
 from tests.service.pool import write_corpus
+from tests.service.shell import Run
 
 MakeRequest = Callable[..., JobRequest]
 WorkOff = Callable[[], None]
@@ -170,38 +170,27 @@ def test_a_workspace_elsewhere(redis: Any, make_request: MakeRequest, tmp_path: 
     assert (jobs.workspace.jobs(), jobs.page().data) == ([], [])
 
 
-def test_the_command(jobs: Jobs, redis_url: str, make_request: MakeRequest, work_off: WorkOff) -> None:
+def test_the_command(jobs: Jobs, redis_url: str, make_request: MakeRequest, work_off: WorkOff, run: Run) -> None:
     job, _ = jobs.create(make_request())
     work_off()
     age(jobs, job.id, 2)
 
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [
-            sys.executable,
-            "-m",
-            "service.commands.cli",
-            "clean",
-            "--workspace",
-            jobs.workspace.storage.url,
-            *arguments,
-        ]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    assert run().returncode == 2
-    assert "no workspace" in run("--keep-days", "1", "--workspace", f"{jobs.workspace.storage.url}/typo").stderr
-    assert run("--keep-days", "3").stdout.startswith("removed 0 jobs and 0 score files")
-    assert run("--keep-days", "1", "--redis", redis_url).stdout.startswith("removed 1 jobs and 3 score files")
+    command = ("clean", "--workspace", jobs.workspace.storage.url)
+    assert run(*command).status == 2
+    assert "no workspace" in run(*command, "--keep-days", "1", "--workspace", f"{command[-1]}/typo").err
+    assert run(*command, "--keep-days", "3").out.startswith("removed 0 jobs and 0 score files")
+    assert run(*command, "--keep-days", "1", "--redis", redis_url).out.startswith("removed 1 jobs and 3 score files")
     assert jobs.page().data == []
 
 
-def test_a_pass_of_a_service(jobs: Jobs, redis_url: str, make_request: MakeRequest, work_off: WorkOff) -> None:
+def test_a_pass_of_a_service(
+    fork_server: None, jobs: Jobs, redis_url: str, make_request: MakeRequest, work_off: WorkOff
+) -> None:
     job, _ = jobs.create(make_request())
     work_off()
     age(jobs, job.id, 2)
     settings = Settings(workspace=jobs.workspace.storage.url, redis=redis_url, keep_days=1)
-    subprocess.run(
-        child.python("from service.run.retention import main; main()"), env=settings.environment(), check=True
-    )
+    assert Forked(retention.main, env=settings.environment()).wait() == 0
     assert (there(jobs), jobs.page().data) == (([], 0), [])
 
 

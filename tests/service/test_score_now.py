@@ -1,5 +1,6 @@
 """A few texts, scored now: over real HTTP by real workers, idle or in the middle of a shard; and from the shell."""
 
+import io
 import json
 import math
 import signal
@@ -22,10 +23,12 @@ from service.http.routes import score as route
 from service.jobs.jobs import Jobs
 from service.work.pool_worker import PoolWorker
 from service.work.score_now import find_reference
+from tests.forked import StartWorker
 from tests.service.api_server import bearer, client, serving
 from tests.service.pool import PROSE, until, write_corpus
+from tests.service.shell import Ran, Run
 from tests.service.test_api import problem
-from tests.service.test_worker import StartWorker, in_flight, long_corpus
+from tests.service.test_worker import BEATS_OFTEN, in_flight, long_corpus
 
 __all__ = ["long_corpus"]
 TEXTS = [PROSE, "a token and no more", ""]
@@ -97,7 +100,7 @@ def test_between_the_batches_of_a_shard(
     start_worker: StartWorker,
     long_corpus: Path,
 ) -> None:
-    start_worker()
+    start_worker(**BEATS_OFTEN)
     job, _ = jobs.create(make_request(long_corpus))
     until(lambda: in_flight(jobs, job.id))
     answer = api.post("/v1/score", json={"texts": TEXTS, "model": str(reference)})
@@ -208,56 +211,53 @@ def test_a_new_worker_is_warm_before_it_takes_a_task(
     assert jobs.queue.stats().leased["gpu"] == 0
 
 
-def shell(reference: Path, text: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [
-        sys.executable,
-        "-m",
-        "service.commands.cli",
-        "score",
-        "-",
-        "--reference",
-        str(reference),
-        "--device",
-        "cpu",
-    ]
-    return subprocess.run([*command, *arguments], input=text, capture_output=True, text=True)
+Shell = Callable[..., Ran]
 
 
-def test_the_shell_scores_what_it_is_given(reference: Path) -> None:
-    ran = shell(reference, PROSE, "--json")
+@pytest.fixture
+def shell(run: Run, reference: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Runs `winnow score -` on a text."""
+
+    def shell(text: str, *arguments: object, model: Path = reference) -> Ran:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        return run("score", "-", "--reference", model, "--device", "cpu", *arguments)
+
+    return shell
+
+
+def test_the_shell_scores_what_it_is_given(shell: Shell, reference: Path) -> None:
+    command = [sys.executable, "-m", "service.commands.cli", "score", "-", "--reference", str(reference)]
+    command += ["--device", "cpu", "--json"]
+    ran = subprocess.run(command, input=PROSE, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     (document,) = json.loads(ran.stdout)["documents"]
     assert document["nll"] == pytest.approx(corpus_scores(reference)[0][0])
-    lines = shell(
-        reference, "".join(json.dumps({"body": text}) + "\n" for text in TEXTS), "--json", "--text-field", "body"
-    )
-    found = json.loads(lines.stdout)["documents"]
+    lines = shell("".join(json.dumps({"body": text}) + "\n" for text in TEXTS), "--json", "--text-field", "body")
+    found = json.loads(lines.out)["documents"]
     assert [document["nll"] is None for document in found] == [False, False, True]
     assert found[0] == document
-    one = shell(reference, json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False) + "\n", "--json", "--tokens")
-    (document,) = json.loads(one.stdout)["documents"]
+    one = shell(json.dumps({"text": "a\u2028b\x85c"}, ensure_ascii=False) + "\n", "--json", "--tokens")
+    (document,) = json.loads(one.out)["documents"]
     assert "".join(token["text"] for token in document["tokens"]).startswith("a")
 
 
-def test_the_shell_shows_tokens_and_a_table(reference: Path) -> None:
-    ran = shell(reference, PROSE, "--tokens")
-    assert ran.returncode == 0, ran.stderr
-    assert "perplexity" in ran.stdout
-    numbers = [
-        float(line.split()[0]) for line in ran.stdout.splitlines() if line[:8].strip().replace(".", "").isdigit()
-    ]
+def test_the_shell_shows_tokens_and_a_table(shell: Shell, reference: Path) -> None:
+    ran = shell(PROSE, "--tokens")
+    assert ran.status == 0, ran.err
+    assert "perplexity" in ran.out
+    numbers = [float(line.split()[0]) for line in ran.out.splitlines() if line[:8].strip().replace(".", "").isdigit()]
     assert np.isclose(sum(numbers), corpus_scores(reference)[0][0], atol=0.01 * len(numbers))
 
 
-def test_the_shell_says_what_is_wrong(reference: Path, tmp_path: Path) -> None:
-    assert shell(reference, "").returncode == 1
-    broken = shell(reference, '{"text": "some words"}\n{"text": 5}\n')
-    assert (broken.returncode, broken.stdout) == (1, "")
-    assert "line 2" in broken.stderr
-    other = shell(reference, '{"content": "A text."}')
-    assert (other.returncode, other.stdout) == (1, "")
-    assert "its fields are content: choose one with --text-field" in other.stderr
-    ran = shell(tmp_path, "a")
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert "no config.json" in ran.stderr
-    assert shell(reference, "a", "--out", str(tmp_path / "x")).returncode == 2
+def test_the_shell_says_what_is_wrong(shell: Shell, tmp_path: Path) -> None:
+    assert shell("").status == 1
+    broken = shell('{"text": "some words"}\n{"text": 5}\n')
+    assert (broken.status, broken.out) == (1, "")
+    assert "line 2" in broken.line
+    other = shell('{"content": "A text."}')
+    assert (other.status, other.out) == (1, "")
+    assert "its fields are content: choose one with --text-field" in other.line
+    ran = shell("a", model=tmp_path)
+    assert (ran.status, ran.out) == (1, "")
+    assert "no config.json" in ran.line
+    assert shell("a", "--out", tmp_path / "x").status == 2

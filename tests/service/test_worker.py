@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,20 +20,27 @@ from service.kinds import documents
 from service.queue.tasks import MAX_ATTEMPTS
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
+from tests.forked import StartWorker
 from tests.service.artefacts import results
 from tests.service.pool import until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]
-StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 WaitFor = Callable[..., Job]
 TRAIN = {"train": {"preset": "tiny", "tokens": 4000, "fraction": 0.3, "seed": 7}}
-LONG = 600  # documents a shard of the long corpus: a shard takes several heartbeats on a fast machine too
+LONG = 300  # documents a shard of the long corpus: a shard takes several heartbeats on a fast machine too
+BEATS_OFTEN = {"lease_seconds": 1}
 
 
 @pytest.fixture(scope="session")
 def long_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two shards that take several batches each."""
     return write_corpus(tmp_path_factory.mktemp("long"), files=2, documents=LONG, words=400)
+
+
+@pytest.fixture(scope="session")
+def one_shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One shard of twice the length."""
+    return write_corpus(tmp_path_factory.mktemp("one-shard"), files=1, documents=2 * LONG, words=400)
 
 
 def in_flight(jobs: Jobs, job_id: str) -> bool:
@@ -45,7 +51,7 @@ def in_flight(jobs: Jobs, job_id: str) -> bool:
 def test_a_worker_killed_in_the_middle_of_a_shard_costs_only_that_shard(
     jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, long_corpus: Path
 ) -> None:
-    victim = start_worker("victim")
+    victim = start_worker("victim", **BEATS_OFTEN)
     job, _ = jobs.create(make_request(long_corpus))
     until(lambda: in_flight(jobs, job.id))
     os.kill(victim.pid, signal.SIGKILL)
@@ -81,11 +87,11 @@ def test_three_workers_give_the_bytes_of_one(
 
 
 def test_a_worker_that_is_told_to_stop_gives_its_shard_back(
-    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, long_corpus: Path
+    jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, one_shard: Path
 ) -> None:
     process = start_worker(lease_seconds=600)
-    job, _ = jobs.create(make_request(long_corpus))
-    until(lambda: in_flight(jobs, job.id))
+    job, _ = jobs.create(make_request(one_shard))
+    until(lambda: jobs.get(job.id).progress.documents_done > 0)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 0
     assert jobs.queue.stats().leased["gpu"] == 0
@@ -99,20 +105,21 @@ def test_a_worker_shows_that_it_lives_in_the_middle_of_a_shard_and_when_idle(
     make_request: MakeRequest,
     start_worker: StartWorker,
     wait_for: WaitFor,
+    one_shard: Path,
     tmp_path: Path,
 ) -> None:
-    corpus = write_corpus(tmp_path / "one-shard", files=1, documents=2_000, words=400)
     alive = tmp_path / "alive"
     jobs.check()  # makes the queue, or the worker may be at it when the job comes
 
-    start_worker("shown", alive_file=str(alive))
+    start_worker("shown", alive_file=str(alive), **BEATS_OFTEN)
     until(alive.exists)
-    job, _ = jobs.create(make_request(corpus))
+    job, _ = jobs.create(make_request(one_shard))
     until(lambda: jobs.get(job.id).progress.documents_done > 0)
     os.utime(alive, (0, 0))
     until(lambda: alive.stat().st_mtime > 0)
     assert jobs.get(job.id).progress.shards_done == 0
-    wait_for(job.id, "succeeded")
+    jobs.cancel(job.id)
+    wait_for(jobs.create(make_request())[0].id, "succeeded")  # the worker has left the shard
     os.utime(alive, (0, 0))
     until(lambda: alive.stat().st_mtime > 0)
 
@@ -120,7 +127,7 @@ def test_a_worker_shows_that_it_lives_in_the_middle_of_a_shard_and_when_idle(
 def test_a_cancelled_job_frees_its_worker(
     jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, long_corpus: Path
 ) -> None:
-    start_worker()
+    start_worker(**BEATS_OFTEN)
     job, _ = jobs.create(make_request(long_corpus))
     until(lambda: in_flight(jobs, job.id))
     jobs.cancel(job.id)
@@ -136,11 +143,11 @@ def test_a_long_shard_is_set_aside_for_a_small_job(
     make_request: MakeRequest,
     start_worker: StartWorker,
     wait_for: WaitFor,
+    one_shard: Path,
     tmp_path: Path,
 ) -> None:
-    corpus = write_corpus(tmp_path / "one-shard", files=1, documents=2_000, words=400)
     start_worker()
-    long, _ = jobs.create(make_request(corpus))
+    long, _ = jobs.create(make_request(one_shard))
     until(lambda: jobs.get(long.id).progress.documents_done > 0)
     small, _ = jobs.create(make_request())
     seen: set[tuple[str, str | None]] = set()
@@ -155,7 +162,7 @@ def test_a_long_shard_is_set_aside_for_a_small_job(
     assert lease.attempts == 1
     together = results(workspace, wait_for(long.id, "succeeded"))
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
-    job, _ = alone.create(make_request(corpus))
+    job, _ = alone.create(make_request(one_shard))
     worker = PoolWorker(alone, ModelLoader("cpu"), RESOURCES, "alone")
     while worker.once():
         pass
@@ -165,11 +172,11 @@ def test_a_long_shard_is_set_aside_for_a_small_job(
 def test_a_hung_worker_loses_its_shard_and_is_refused_when_it_wakes(
     jobs: Jobs, make_request: MakeRequest, start_worker: StartWorker, wait_for: WaitFor, long_corpus: Path
 ) -> None:
-    hung = start_worker("hung", lease_seconds=1)
+    hung = start_worker("hung", **BEATS_OFTEN)
     job, _ = jobs.create(make_request(long_corpus))
     until(lambda: in_flight(jobs, job.id))
     hung.send_signal(signal.SIGSTOP)
-    start_worker("awake", lease_seconds=1)
+    start_worker("awake", **BEATS_OFTEN)
     until(lambda: jobs.get(job.id).progress.shards_done > 0)
     hung.send_signal(signal.SIGCONT)
     ended = wait_for(job.id, "succeeded")
@@ -310,10 +317,11 @@ def test_too_little_memory_halves_the_budget_and_begins_the_shard_again(
     jobs: Jobs,
     make_request: MakeRequest,
     worker: PoolWorker,
-    long_corpus: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    corpus = write_corpus(tmp_path / "corpus", files=2, documents=60, words=400)
     whole = Mamba2.nll
 
     def small(self: Mamba2, ids: torch.Tensor, targets: torch.Tensor, pack: Pack, *more: Any, **named: Any) -> Any:
@@ -322,17 +330,17 @@ def test_too_little_memory_halves_the_budget_and_begins_the_shard_again(
         return whole(self, ids, targets, pack, *more, **named)
 
     monkeypatch.setattr(Mamba2, "nll", small)
-    job, _ = jobs.create(make_request(long_corpus))
+    job, _ = jobs.create(make_request(corpus))
     while worker.once():
         pass
     ended = jobs.get(job.id)
     assert (ended.status, ended.error) == ("succeeded", None)
-    assert ended.progress.documents_done == 2 * LONG
+    assert ended.progress.documents_done == 120
     (scorer,) = ended.provenance["scorers"]  # both shards by one budget
     assert scorer["budget"] == 1024
     assert len([r for r in caplog.records if "too little memory" in r.message]) == 2  # 4,096 to 2,048 to 1,024
     monkeypatch.setattr(Mamba2, "nll", lambda *_args, **_named: small(whole, *[None] * 2, Pack.of([2048], "cpu")))
-    other, _ = jobs.create(make_request(write_corpus(long_corpus.parent / "other", files=1)))
+    other, _ = jobs.create(make_request(write_corpus(tmp_path / "other", files=1)))
     until(lambda: not worker.once() and jobs.get(other.id).status == "failed")
     failed = jobs.get(other.id)
     assert failed.error is not None
