@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from pruner.report import _constant
 from pruner.select import rank_correlation, score_columns
 from pruner.select.kept_scores import count_kept
+from pruner.select.manifest import Chosen
 from pruner.select.score_columns import measure_scores
 from pruner.select.selection_record import SelectionRecord
 from pruner.spec import SelectionSpec
-from pruner.tables.parquet_parts import StoredTable
 from pruner.tables.storage import Storage
+from pruner.tables.stored_table import StoredTable
 
 NAMES = ["a", "b", "whole", "same"]
 DOMAINS = ["x", "y", None]
@@ -142,11 +143,14 @@ def test_what_selections_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         )
         for name, mask in masks.items()
     ]
-    chosen = [lambda start, stop, mask=mask: (mask[start:stop], None) for mask in masks.values()]
+    chosen = [
+        Chosen(int(mask.sum()), lambda start, stop, mask=mask: (mask[start:stop], np.empty(0)))  # type: ignore[misc]
+        for mask in masks.values()
+    ]
     tokens = sum(row["n_tokens"] for row, is_there in zip(rows, there, strict=True) if is_there)
     measured = measure_scores(stored, NAMES, DOMAINS, lambda: None).scores
     eligible = int(there.sum()), tokens
-    found = count_kept(stored, measured, list(zip(records, chosen, strict=True)), eligible, lambda: None)  # type: ignore[arg-type]
+    found = count_kept(stored, measured, list(zip(records, chosen, strict=True)), eligible, lambda: None)
     whole = found.scores[2]
     of = [[row for row, is_there in zip(rows, there, strict=True) if is_there and row["whole"] == n] for n in range(6)]
     assert whole.bin_documents == [len(each) for each in of]
