@@ -11,6 +11,8 @@ from hypothesis import given, settings
 
 from pruner.report import Report, report
 from pruner.select import selection
+from pruner.select.kept_scores import KeptScores
+from pruner.select.score_columns import Correlations
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import read_summary
 from pruner.spec import SelectionSpec
@@ -132,9 +134,11 @@ def test_no_row_group_is_empty(indexed: ScoredCorpus) -> None:
 def test_the_report_has_the_summary_and_the_selections(indexed: ScoredCorpus) -> None:
     made = [write(indexed, SelectionSpec(criterion=criterion)) for criterion in ("low", "high")]
     summary = read_summary(indexed.storage, "job")
-    write_record(indexed.storage, "job/report.json", report(summary, made))
+    kept, correlations = KeptScores([], []), Correlations(method="exact", bins=None, pairs=[])
+    write_record(indexed.storage, "job/report.json", report(summary, made, kept, correlations))
     found = indexed.storage.read_json("job/report.json")
     assert found.pop("selections") == [json.loads(record.flat().model_dump_json()) for record in made]
+    assert [found.pop(name) for name in ("scores", "correlations", "overlaps")] == [[], correlations.model_dump(), []]
     assert found == json.loads(summary.model_dump_json())
     assert found["domains"][0].keys() >= {"domain", "documents", "tokens", "perplexity_median", "tokens_share"}
     assert [selection.id for selection in read_record(indexed.storage, "job/report.json", Report).selections] == [

@@ -1,32 +1,29 @@
 """Two hosts with a cable between them: network namespaces, cut apart in the middle of a job and joined again."""
 
-import ctypes
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scorer.engine.model_loader import ModelLoader
-from service.commands import cli
 from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.queue.leases import Queue, connect
 from service.queue.tasks import HeldLease
 from service.run import subprocesses as child
-from service.run import worker_process
 from service.run.redis_server import find_program
 from service.store.records import TaskNote
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
-from tests.forked import Forked, Worker
 from tests.service.artefacts import manifest_path
 from tests.service.pool import until, write_corpus
 
@@ -51,6 +48,8 @@ _ENVIRONMENT = {
     "WINNOW_SERVER": "http://127.0.0.1:8000",
 }
 
+DOCUMENTS = 400  # of a shard: it takes several heartbeats on a fast machine too
+
 
 class Hosts:
     """Two network namespaces, `a` and `b`, joined by a cable. What runs in them is killed in the end."""
@@ -60,7 +59,7 @@ class Hosts:
         self.names = {"a": f"winnow-a-{name}", "b": f"winnow-b-{name}"}
         self._folder = folder
         self._env = os.environ | _ENVIRONMENT | {"XDG_CACHE_HOME": str(folder / "cache")}
-        self._started: list[Worker] = []
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def make(self) -> None:
         a, b = self.names["a"], self.names["b"]
@@ -83,42 +82,26 @@ class Hosts:
         """`down` cuts it at the first host's end, so that the second one's calls go nowhere; `up` joins it again."""
         _ip("-n", self.names["a"], "link", "set", "cable", state)
 
-    def start(self, host: str, command: list[str], log: str) -> None:
-        """Starts a program on a host; its output goes to a file of the name."""
+    def start(self, host: str, command: list[str], log: str) -> "subprocess.Popen[bytes]":
+        """A process on a host; its output goes to a file of the name."""
         with (self._folder / log).open("wb") as out:
             inside = [_IP, "netns", "exec", self.names[host], *command]
             self._started.append(child.start(inside, death_signal=signal.SIGKILL, env=self._env, stdout=out))
-
-    def fork(self, host: str, log: str, call: Callable[..., object], *given: object) -> Worker:
-        """Calls a function in a process on a host; its output goes to a file of the name."""
-        (output := self._folder / log).touch()
-        self._started.append(Forked(_inside, self.names[host], call, *given, env=self._env, output=output))
         return self._started[-1]
 
-    def worker(self, host: str, name: str) -> Worker:
-        return self.fork(host, name, worker_process.main, name)
+    def worker(self, host: str, name: str) -> "subprocess.Popen[bytes]":
+        return self.start(host, child.python(f"from service.run.worker_process import main; main({name!r})"), name)
 
     def said(self, log: str, words: str) -> bool:
         return words in (self._folder / log).read_text()
 
     def winnow(self, *arguments: str) -> str:
         """What a command prints on the first host."""
-        assert self.fork("a", "command", cli.main, arguments).wait() == 0
-        return (self._folder / "command").read_text()
-
-
-def _inside(namespace: str, call: Callable[..., object], *given: object) -> object:
-    """Calls a function after this process has gone into a network namespace."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    with (Path("/run/netns") / namespace).open() as file:
-        if libc.setns(file.fileno(), _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
-    return call(*given)
+        command = [_IP, "netns", "exec", self.names["a"], sys.executable, "-m", "service.commands.cli", *arguments]
+        return subprocess.run(command, env=self._env, check=True, capture_output=True, text=True).stdout
 
 
 _IP = shutil.which("ip") or "ip"
-DOCUMENTS = 400  # of a shard: it takes several heartbeats on a fast machine too
-_CLONE_NEWNET = 0x40000000  # of Linux's sched.h
 
 
 def _ip(*arguments: str) -> None:
@@ -128,7 +111,7 @@ def _ip(*arguments: str) -> None:
 
 
 @pytest.fixture
-def hosts(fork_server: None, tmp_path: Path) -> Iterator[Hosts]:
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
     hosts = Hosts(tmp_path)
     try:
         hosts.make()
@@ -164,7 +147,7 @@ def test_a_host_cut_off_in_the_middle_of_a_job_and_joined_again_changes_nothing(
     hosts.start("a", [find_program(), *listen, "--dir", str(tmp_path), "--save", ""], "redis")
     hosts.start("a", child.python(_STORE), "store")
     until(lambda: hosts.said("store", "ready") and socket.exists())
-    hosts.fork("a", "serve", cli.main, ["serve", "--workers", "0"])
+    hosts.start("a", [sys.executable, "-m", "service.commands.cli", "serve", "--workers", "0"], "serve")
     hosts.worker("b", "there")
     until(lambda: hosts.said("serve", "ready"))
     queue = Queue(client := connect(f"unix://{socket}"), _workspace_id(client))
