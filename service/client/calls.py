@@ -319,6 +319,8 @@ class Calls:
             raise InputError(f"{target}: is a file, and the table is a folder of parts: move it away")
         target.mkdir(exist_ok=True)
         names = [f"{file.name.removesuffix('.parquet')}.{kind}" for file in files]
+        if wrong := [name for name in names if Path(name).name != name]:
+            raise UnknownAnswer(f"{path}/parts: {wrong[0]!r} is no name of a part")
         for old in target.glob(f"part-*.{kind}"):
             if old.name not in names:
                 old.unlink()
