@@ -17,8 +17,8 @@ from pruner.select.kept_scores import count_kept
 from pruner.select.score_columns import measure_scores
 from pruner.select.selection_record import SelectionRecord
 from pruner.spec import SelectionSpec
-from pruner.tables.parquet_parts import StoredTable
 from pruner.tables.storage import Storage
+from pruner.tables.stored_table import StoredTable
 
 NAMES = ["a", "b", "whole", "same"]
 DOMAINS = ["x", "y", None]
