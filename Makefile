@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test docs browser page faults scale-queue scale-select scale-previews scale-planning ablation-truth test-deploy test-ray test-peers test-s3 lint types fuzz gpu clean
+.PHONY: demo test docs browser page faults scale-queue scale-select scale-previews scale-planning ablation-truth test-deploy test-ray test-peers test-s3 test-install lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -38,6 +38,11 @@ test-peers: $(VENV)/.installed-peers $(VENV)/dolma/.installed
 # The service's tests on a workspace on S3; `make test` runs a part of them.
 test-s3: $(VENV)/.installed-test
 	WORKSPACE=s3 $(BIN)/python -m pytest tests/service --ignore tests/service/test_ray_pool.py
+
+# Builds the source archive and the wheel, and installs the wheel with all that it asks for into a new environment, where
+# the commands must run: some minutes, 2 GB.
+test-install: $(VENV)/.installed-test
+	WINNOW_TEST_LONG=1 $(BIN)/python -m pytest tests/test_install.py
 
 # Half an hour: kills, full disks, clock changes and load at full size. Prints the measurements.
 faults: $(VENV)/.installed-test

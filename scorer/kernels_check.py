@@ -23,6 +23,6 @@ def check_kernels() -> None:
             return
         problem = f"`import kernels` does not find {own}" + (f", but {folders[0]}" if folders else "")
     raise BadInstallation(
-        f"{problem}; Winnow has a package of the same name: install Winnow in an environment without the other one "
-        "(pip uninstall kernels, then install Winnow again)"
+        f"{problem}; Winnow has a package of the same name: install Winnow in an environment of its own (a new venv, "
+        "pipx, uv tool or a container), or remove the other one: pip uninstall kernels, then install Winnow again"
     )

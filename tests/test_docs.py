@@ -78,6 +78,17 @@ def test_the_version_is_the_same_everywhere() -> None:
     ]
     assert found == [service.__version__] * 7
     assert 'version = {attr = "service.__version__"}' in (ROOT / "pyproject.toml").read_text()
+    compose = "".join(path.read_text() for path in (ROOT / "deploy").glob("compose*.yaml"))
+    assert set(re.findall(r"image: (winnow-\S+)", compose)) == {"winnow-api", "winnow-worker"}  # built here, no version
+
+
+def test_the_changelog_has_the_version_with_its_date_after_what_is_not_released() -> None:
+    first, *released = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first == "Unreleased"
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+ - 20\d\d-\d\d-\d\d", title) for title in released)
+    versions = [tuple(map(int, title.partition(" ")[0].split("."))) for title in released]
+    assert versions == sorted(versions, reverse=True)
+    assert released[0].partition(" ")[0] == service.__version__
 
 
 # -- ARCHITECTURE, CONTRIBUTING and the rooms' own pages

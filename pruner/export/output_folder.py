@@ -4,9 +4,12 @@ A marker at its root says which export has begun there, and names its files, so 
 another one. Complete, the folder holds the files, the dataset card and export.json, and no marker.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
+from pruner.corpus.paths import is_below
 from pruner.errors import InputError
 from pruner.export.export_record import CARD_FILE, EXPORT_FILE, ExportRecord
 from pruner.tables.records import Record, read_record
@@ -32,6 +35,21 @@ class OutputFolder:
         """The path of a file of the export in the storage."""
         return self.prefix + name
 
+    def inside(self, name: str) -> str:
+        """The same for a file to be written or removed. Raises InputError if it is not inside, links resolved.
+
+        The name may come from a service or a marker that others control, and others may be able to put links there.
+        """
+        parts = PurePosixPath(name).parts
+        if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+            raise InputError(f"{self.storage.url}: the file name {name!r} leads out of the folder of the export")
+        file, folder = self.storage.local(self.path(name)), self.storage.local(self.prefix)
+        if file is None or folder is None or len(parts) == 1:
+            return self.path(name)
+        if not is_below(os.path.realpath(file.parent), os.path.realpath(folder)):
+            raise InputError(f"{file}: a link in it leads out of the folder of the export; remove the link")
+        return self.path(name)
+
     @property
     def is_complete(self) -> bool:
         """Whether this export has been completed here."""
@@ -49,15 +67,18 @@ class OutputFolder:
     def take(self, names: Sequence[str]) -> None:
         """Begins the export of the files `names`, and removes those of another one that is not complete.
 
-        Raises InputError if the folder holds anything else, such as a complete export with other options.
+        Raises InputError if the folder holds anything else, such as a complete export with other options, and for names
+        that lead out of the folder.
         """
         marker, there = self._marker(), self.storage.list(self.prefix.rstrip("/"))
         if marker is not None:
-            for name in marker.files if marker.key != self.key else ():
-                self.storage.remove(self.path(name))
+            for path in [self.inside(name) for name in marker.files] if marker.key != self.key else ():
+                self.storage.remove(path)
         elif there and not self.is_complete:
             what = "holds another export, which is complete" if EXPORT_FILE in there else f"is not empty: {there[0]}"
             raise InputError(f"{self.storage.url}: {what}; choose another folder, or empty this one")
+        for name in names:
+            self.inside(name)
         about = _Marker(key=self.key, files=tuple(names))
         self.storage.write_bytes(self.path(MARKER_FILE), about.model_dump_json().encode())
         for name in (EXPORT_FILE, CARD_FILE):

@@ -254,7 +254,7 @@ class Calls:
     async def download_export(self, job_id: str, export_id: str, folder: str | Path) -> None:
         """Fills a folder with all files of an export that has succeeded; those that are there already stay.
 
-        Raises also InputError if the folder holds anything else.
+        Raises also InputError if the folder holds anything else, and for names that lead out of it.
         """
         export, out = await self.get_export(job_id, export_id), Path(folder)
         about = await self._get(ExportRecord, job_path(job_id, "exports", export_id, "files", EXPORT_FILE))
@@ -264,7 +264,7 @@ class Calls:
         files = {file.path: file.sha256 for file in export.files}
         place.take([*files, CARD_FILE])
         for name, sha256 in {**files, CARD_FILE: None, EXPORT_FILE: None}.items():  # export.json last
-            target = out / name
+            target = out / place.inside(name)
             if sha256 is None or not target.exists() or hashed(target) != sha256:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 await self.download_export_file(job_id, export_id, name, target)
@@ -319,8 +319,9 @@ class Calls:
             raise InputError(f"{target}: is a file, and the table is a folder of parts: move it away")
         target.mkdir(exist_ok=True)
         names = [f"{file.name.removesuffix('.parquet')}.{kind}" for file in files]
-        if wrong := [name for name in names if Path(name).name != name]:
-            raise UnknownAnswer(f"{path}/parts: {wrong[0]!r} is no name of a part")
+        for name in names:
+            if "/" in name or name.startswith("."):
+                raise UnknownAnswer(f"the service names a part {name!r}, which is not the name of a file")
         for old in target.glob(f"part-*.{kind}"):
             if old.name not in names:
                 old.unlink()

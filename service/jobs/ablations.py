@@ -1,9 +1,6 @@
 """Ablations of a job as its users see them: asked for, listed, shown."""
 
-import os
-from pathlib import Path
-
-from pruner.ablation.tasks import OLMES
+from pruner.ablation.tasks import OLMES, find_task_files
 from pruner.corpus.listing import find_files
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
@@ -17,6 +14,8 @@ from service.kinds.job_files import JobFiles
 from service.queue.tasks import JobState
 from service.store.records import TaskNote, WantedAblation
 from service.store.workspace import digest
+
+_HELDOUT_FILES_MAX = 10_000  # of one name, as the API lists them when it is asked
 
 
 class UnknownAblation(LookupError):
@@ -131,16 +130,15 @@ def _files(files: JobFiles, options: AblationOptions) -> str:
     """A digest of the held-out files and tasks as they are now. Raises InputError for those that may not be read."""
     roots, found = files.record.access.roots, []
     for path in options.heldout.values():
-        spec = CorpusSpec(paths=[path])
-        roots.admit(path)
-        found.append([(file.url, file.size, file.version) for file in find_files(spec, roots).files])
+
+        def on_listed(count: int, path: str = path) -> None:
+            if count > _HELDOUT_FILES_MAX:
+                raise InputError(f"{path}: holds over {_HELDOUT_FILES_MAX:,} files; name the held-out ones alone")
+
+        listed = find_files(CorpusSpec(paths=[path]), roots, on_listed=on_listed)
+        found.append([(file.url, file.size, file.version) for file in listed.files])
     for place in options.tasks:
         if place != OLMES:
-            path = roots.admit(place).path
-            roots.check_real(place, os.path.realpath(path))
-            root = Path(path)
-            if not root.exists():
-                raise InputError(f"{place}: no such file or folder of tasks")
-            there = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+            there = find_task_files(place, roots)
             found.append([(str(path), path.stat().st_size, str(path.stat().st_mtime_ns)) for path in there])
     return digest(found)

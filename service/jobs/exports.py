@@ -13,16 +13,20 @@ class UnknownExport(LookupError):
     """The job has no such selection or export. The message is one line."""
 
 
-def add_export(jobs: Jobs, job_id: str, selection_id: str, options: ExportOptions) -> Export:
+def add_export(
+    jobs: Jobs, job_id: str, selection_id: str, options: ExportOptions, export_roots: tuple[str, ...]
+) -> Export:
     """Asks for an export of a selection, or of ALL documents; one that has failed is tried again.
 
-    An unfinished export of the same job to the same place is given up. Raises UnknownJob, UnknownExport for a selection
-    that the job does not have, and Conflict while the job has not succeeded or the selection is not made.
+    It may be written to the export roots and the workspace. An unfinished export of the same job to the same place is
+    given up. Raises UnknownJob, UnknownExport for a selection that the job does not have, InputError for a place that
+    is not allowed, and Conflict while the job has not succeeded or the selection is not made.
     """
     job, files = jobs.files(job_id)
     if job.status != "succeeded":
         raise not_there(job.status, "documents to export")
-    wanted = WantedExport.of(_selection(files, selection_id), options)
+    wanted = WantedExport.of(_selection(files, selection_id), options, export_roots)
+    export.check_place(files, wanted)
     export.begin(files, wanted)
     jobs.lifecycle.advance(job_id)
     return find_export(jobs, job_id, wanted.id)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pruner.ablation.compare import ALL
-from pruner.ablation.tasks import OLMES, TaskItem, read_tasks
+from pruner.ablation.task_reader import read_tasks
+from pruner.ablation.tasks import OLMES, TaskItem, find_task_files
 from pruner.corpus.sample import training_documents
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
@@ -86,10 +87,11 @@ def measured_texts(job: JobFiles, options: AblationOptions, characters: int, bea
             "the held-out text is a part of the corpus as it is, so that arms gain by resembling it: name text or "
             "tasks that the models are for with --heldout or --tasks"
         )
+    roots = job.record.access.roots
     for place in options.tasks:
         if place != OLMES:
-            refuse_own_files(job.workspace, [job.record.access.roots.admit(place).path])
-        for task, items in read_tasks(place).items():
+            refuse_own_files(job.workspace, map(str, find_task_files(place, roots)))
+        for task, items in read_tasks(place, roots, beat).items():
             if task in found.questions:
                 raise InputError(f"{place}: there are two tasks of the name {task}: rename a file")
             found.questions[task] = items

@@ -6,6 +6,7 @@ export.json. The records of what is done lie in the workspace; the files, there 
 
 from collections.abc import Iterator
 
+from pruner.corpus.paths import parse
 from pruner.errors import InputError
 from pruner.export.dolma import ScoredRows, export_attributes, plan_attributes
 from pruner.export.export_file import export_file, join_parts
@@ -18,7 +19,9 @@ from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection import MANIFEST_FILE
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
+from service.contract.permissions import Rules
 from service.kinds import export_card, index, selection
+from service.kinds.corpus import lies_in
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
 from service.store.records import ALL, WantedExport
@@ -121,6 +124,18 @@ def begin(job: JobFiles, wanted: WantedExport) -> None:
     workspace.want_export(job_id, wanted)
 
 
+def check_place(job: JobFiles, wanted: WantedExport) -> None:
+    """Raises InputError if an export may not be written to its folder, with links as they are now."""
+    if wanted.root is None or wanted.export_roots is None:
+        return
+    Rules(export_roots=wanted.export_roots).check_out(wanted.root)
+    if lies_in(job.workspace, parse(wanted.root).url):
+        raise InputError(
+            f"{wanted.root}: lies in the service's workspace; choose another folder under an export root, or leave out"
+            " `out`"
+        )
+
+
 def find_plan(job: JobFiles, wanted: WantedExport) -> ExportPlan | None:
     """The plan of an export, or None while it is not there."""
     return job.workspace.records.recall(ExportPlan, f"{folder(job, wanted)}/plan.json")
@@ -151,6 +166,7 @@ def _plan(task: Task, wanted: WantedExport) -> Counts:
     else:
         shard_rows = read_shard_rows(storage, index.folder(job))
         plan = plan_export(job.plan, shard_rows, storage, manifest, target, task.beat)
+    check_place(job, wanted)
     with task.beat.allow(_SILENCE_SECONDS):
         output(job, wanted).take([file.path for file in plan.files])
         job.workspace.records.write(task.path, plan)
@@ -163,7 +179,7 @@ def _export_part(task: Task, wanted: WantedExport, plan: ExportPlan) -> Counts:
         return Counts()
     file = plan.files[part.file]
     source, target = job.plan.files[file.source], _output(job, wanted)
-    storage, path = target.storage, target.path(file.path)
+    storage, path = target.storage, target.inside(file.path)
     if file.parts > 1:
         storage, path = task.storage, f"{folder(job, wanted)}/parts/{task.part}.data"
     options, roots, manifest = wanted.options, job.record.access.roots, _manifest(job, wanted)
@@ -194,7 +210,7 @@ def _join_file(task: Task, wanted: WantedExport, plan: ExportPlan) -> Counts:
     number = plan.cut[task.part]
     parts = [_done(job, f"{base}/parts/{n}.json").file for n, part in enumerate(plan.parts) if part.file == number]
     target = _output(job, wanted)
-    joined = join_parts(task.storage, parts, target.storage, target.path(plan.files[number].path), task.beat)
+    joined = join_parts(task.storage, parts, target.storage, target.inside(plan.files[number].path), task.beat)
     job.workspace.records.write(task.path, DoneFile(file=joined))
     return Counts(fresh=True)
 
@@ -252,7 +268,8 @@ def _done(job: JobFiles, path: str) -> DoneFile:
 
 
 def _output(job: JobFiles, wanted: WantedExport) -> OutputFolder:
-    """Where the files go. Raises InputError if the folder is another export's by now."""
+    """Where the files go. Raises InputError if the folder is another export's by now, or a link to elsewhere."""
+    check_place(job, wanted)
     target = output(job, wanted)
     if not target.has_begun:
         raise InputError(f"{wanted.options.out}: was emptied, or taken by another export, meanwhile: export again")

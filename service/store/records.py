@@ -62,12 +62,15 @@ class WantedExport(Record):
     selection: str  # id, or ALL
     spec: SelectionSpec  # its fields
     options: ExportOptions
+    export_roots: tuple[str, ...] | None = None  # that it may be written to, besides the workspace; None: anywhere
 
     @classmethod
-    def of(cls, selection: SelectionSpec | None, options: ExportOptions) -> "WantedExport":
+    def of(
+        cls, selection: SelectionSpec | None, options: ExportOptions, export_roots: tuple[str, ...] | None = None
+    ) -> "WantedExport":
         """The export of a selection, or of all documents with None."""
         name = ALL if selection is None else selection.id
-        return cls(selection=name, spec=selection or EVERY_DOCUMENT, options=options)
+        return cls(selection=name, spec=selection or EVERY_DOCUMENT, options=options, export_roots=export_roots)
 
     @property
     def root(self) -> str | None:

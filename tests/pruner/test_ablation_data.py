@@ -11,7 +11,9 @@ import pytest
 from pruner.ablation.compare import Arm
 from pruner.ablation.overlap import Overlap
 from pruner.ablation.pool import Budget, Pool, Readings, make_arms
-from pruner.ablation.tasks import TaskItem, read_tasks
+from pruner.ablation.task_reader import read_tasks
+from pruner.ablation.tasks import TaskItem
+from pruner.corpus.paths import Roots
 from pruner.errors import InputError
 
 DOCUMENTS = 2_000
@@ -103,6 +105,28 @@ def test_tasks_of_three_layouts(tmp_path: Path) -> None:
 def test_a_line_that_is_no_task_is_named(tmp_path: Path, row: Any) -> None:
     write(tmp_path / "t.jsonl", [row])
     with pytest.raises(InputError, match=r"t\.jsonl: line 1 "):
+        read_tasks(str(tmp_path))
+
+
+def test_a_link_out_of_the_roots_and_a_file_elsewhere_are_no_tasks(tmp_path: Path) -> None:
+    row = {"query": "q", "choices": ["a", "b"], "gold": 1}
+    write(tmp_path / "secret" / "t.jsonl", [row])
+    write(tmp_path / "root" / "t.jsonl", [row])
+    roots = Roots([str(tmp_path / "root")])
+    assert list(read_tasks(str(tmp_path / "root"), roots)) == ["t"]
+    (tmp_path / "root" / "link.jsonl").symlink_to(tmp_path / "secret" / "t.jsonl")
+    with pytest.raises(InputError, match=r"link\.jsonl: a link in it leads out of the corpus roots"):
+        read_tasks(str(tmp_path / "root"), roots)
+    for place in (str(tmp_path / "secret"), f"{tmp_path}/root/../secret", "s3://bucket/tasks"):
+        with pytest.raises(InputError):
+            read_tasks(place, roots)
+    with pytest.raises(InputError, match="local files alone"):
+        read_tasks("s3://bucket/tasks")
+
+
+def test_a_line_that_needs_too_much_memory_fails_the_reader_alone(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(b"[" + b"{}," * 20_000_000 + b"{}]\n", 1))
+    with pytest.raises(InputError, match=r"t\.jsonl\.gz: cannot be read within 1,024 MiB of memory"):
         read_tasks(str(tmp_path))
 
 

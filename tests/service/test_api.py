@@ -8,6 +8,7 @@ import httpx
 import pytest
 from redis import ConnectionError as RedisConnectionError
 
+import service
 from service.contract.schemas import JobRequest
 from service.http.middleware import BODY_MAX
 from service.jobs.jobs import Jobs
@@ -278,6 +279,7 @@ def test_openapi_describes_the_api(api: httpx.Client) -> None:
     assert manual.status_code == 200
     assert all(path in manual.text for path in schema["paths"])
     assert 'src="http' not in manual.text
+    assert schema["info"]["version"] == service.__version__
     assert set(schema["paths"]) >= {
         "/v1/jobs",
         "/v1/jobs/{job_id}",

@@ -2,16 +2,19 @@
 
 import asyncio
 import inspect
+import json
 import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from pruner.errors import InputError
 from service.client import (
     ApiError,
     AsyncClient,
@@ -319,3 +322,52 @@ def test_a_damaged_file_is_refused(client: Client, made: tuple[str, str], jobs: 
     with pytest.raises(DamagedDownload, match="SHA-256 of the download is wrong"):
         client.download_manifest(*made, tmp_path / "manifest.parquet")
     assert list(tmp_path.glob("*manifest*")) == []
+
+
+HOSTILE_NAMES = ["../outside", "/outside", "a/../../outside", "..", ""]
+
+
+@pytest.fixture
+def hostile() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The URL of a service that answers each path with JSON of the test's choice, and these answers."""
+    answers: dict[str, Any] = {}
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(answers[self.path]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """No log."""
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", answers
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_service_cannot_have_files_written_elsewhere(hostile: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    url, answers = hostile
+    export: dict[str, Any] = {"id": "e", "selection": "low-0.5", "format": "jsonl", "scores": False, "out": None}
+    export |= {"status": "succeeded", "progress": {}, "error": None}
+    record: dict[str, Any] = {"key": "k", "selection": {}, "format": "jsonl", "scores": False}
+    record |= {"documents": 1, "tokens": 1, "provenance": {}}
+    with Client(url) as client:
+        for name in HOSTILE_NAMES:
+            files = [{"path": name, "rows": 1, "sha256": "0" * 64, "bytes": 1}]
+            answers["/v1/jobs/j/exports/e"] = export | {"files": files}
+            answers["/v1/jobs/j/exports/e/files/export.json"] = record | {"files": files}
+            with pytest.raises(InputError, match="leads out of the folder"):
+                client.download_export("j", "e", tmp_path / "out")
+        for name in ("../outside.parquet", "/outside.parquet", "a/b.parquet", "..parquet"):
+            part = {"name": name, "bytes": 1, "sha256": "0" * 64, "url": "/v1/x"}
+            answers["/v1/jobs/j/scores/parts"] = {"data": [part]}
+            with pytest.raises(UnknownAnswer, match="not the name of a file"):
+                client.download_scores("j", tmp_path / "scores")
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == set()

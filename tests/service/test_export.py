@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from pruner.errors import InputError
-from pruner.export.output_folder import MARKER_FILE
+from pruner.export.output_folder import MARKER_FILE, OutputFolder
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
 from service.commands.cli import main
@@ -25,6 +25,7 @@ from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.work import local, local_export
 from tests.forked import Forked
+from tests.service.api_server import client, serving
 from tests.service.pool import until
 from tests.service.test_prune import nothing
 
@@ -291,6 +292,42 @@ def test_a_service_writes_exports_under_its_roots_alone(tmp_path: Path) -> None:
             rules.check_out(out)
     with pytest.raises(InputError, match="to its workspace alone"):
         Rules().check_out(str(tmp_path))
+
+
+def test_a_marker_of_others_and_links_lead_no_export_out_of_its_folder(tmp_path: Path) -> None:
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    out.mkdir()
+    precious.write_text("mine")
+    (out / "link").symlink_to(tmp_path)
+    folder = OutputFolder(Storage(str(out)), "mine")
+    for name in ("../precious", str(precious), "a/../../precious", "link/precious"):
+        (out / MARKER_FILE).write_text(json.dumps({"format": 1, "key": "other", "files": [name]}))
+        with pytest.raises(InputError, match="out of the folder of the export"):
+            folder.take([])
+        (out / MARKER_FILE).write_text(json.dumps({"format": 1, "key": "other", "files": []}))
+        with pytest.raises(InputError, match="out of the folder of the export"):
+            folder.take([name])
+    assert precious.read_text() == "mine"
+    assert folder.inside("a/b.jsonl") == "a/b.jsonl"
+
+
+def test_a_service_checks_the_place_of_an_export_when_it_is_asked_and_when_it_writes(
+    jobs: Jobs, pruned: dict[str, Any], work_off: Callable[[], None], tmp_path: Path
+) -> None:
+    root, workspace = tmp_path / "root", jobs.workspace.storage.url
+    root.mkdir()
+    path = f"/v1/jobs/{pruned['id']}"
+    with serving(jobs, Rules(export_roots=(str(root), workspace))) as url, client(url) as api:
+        for out in (f"{workspace}/jobs/forged", workspace, str(tmp_path / "elsewhere")):
+            refused = api.post(f"{path}/selections/medium-0.5/exports", json={"out": out})
+            assert refused.status_code == 422, out
+        asked = api.post(f"{path}/selections/medium-0.5/exports", json={"out": str(root / "new")}).json()
+        (root / "new").symlink_to(tmp_path / "elsewhere")
+        work_off()
+        shown = api.get(f"{path}/exports/{asked['id']}").json()
+    assert shown["status"] == "failed"
+    assert "a link in it leads out of the export roots" in shown["error"]["detail"]
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_an_export_over_http(

@@ -37,7 +37,7 @@ def test_another_package_that_is_found_first_is_refused(stub: Path, tmp_path: Pa
     status, error = winnow("convert", str(tmp_path), "--out", str(tmp_path / "out"), path=[stub, ROOT])
     assert status == 1
     assert f"`import kernels` does not find {ROOT / 'kernels'}, but {stub / 'kernels'}" in error
-    assert "install Winnow in an environment without the other one" in error
+    assert "install Winnow in an environment of its own (a new venv, pipx, uv tool or a container)" in error
 
 
 @pytest.mark.parametrize("first", ["Winnow", "the distribution"])
