@@ -162,12 +162,17 @@ class Calls:
         per: Literal["byte"] | None = None,
         seed: int | None = None,
         score: str | None = None,
+        at_least: float | None = None,
+        at_most: float | None = None,
     ) -> PreviewReport:
-        """What a selection would keep, without making it; with `selection`, the id of one of the job's own."""
+        """What a selection would keep, without making it; with `selection`, the id of one of the job's own.
+
+        With `at_least` or `at_most`, which are thresholds on `score`, they take the place of a criterion.
+        """
         spec: dict[str, Any] = {"selection": selection}
         if selection is None:
             spec = {"criterion": criterion, "rate": rate, "unit": unit, "within": within, "per": per}
-            spec |= {"seed": seed, "score": score}
+            spec |= {"seed": seed, "score": score, "at_least": at_least, "at_most": at_most}
         return await self._get(PreviewReport, job_path(job_id, "preview"), **spec)
 
     async def create_selection(self, job_id: str, spec: SelectionSpec | Fields) -> SelectionResult:
@@ -179,15 +184,15 @@ class Calls:
         answer = await self._connection.send("POST", path, json=_json(spec))
         while answer.status_code == 202:
             selection = spec if isinstance(spec, SelectionSpec) else SelectionSpec.model_validate(dict(spec))
-            await self._wait_for_manifest(job_path(job_id, "selections", selection.id, "manifest"))
+            await self._wait_for_manifest(job_id, selection.id)
             answer = await self._connection.send("POST", path, json=_json(spec))
         return _parsed(SelectionResult, answer.content)
 
-    async def _wait_for_manifest(self, path: str) -> None:
+    async def _wait_for_manifest(self, job_id: str, selection_id: str) -> None:
         """Waits while there is to be a manifest and it is not made."""
         while True:
             try:
-                await self._connection.send("GET", path, headers={"Range": "bytes=0-0"})
+                await self.list_manifest_parts(job_id, selection_id)  # a whole manifest may be refused for its size
                 return
             except ApiError as error:
                 if error.status != 409:

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from pruner.errors import InputError
+from pruner.tables import table_files
 from service.client import (
     ApiError,
     AsyncClient,
@@ -28,6 +29,7 @@ from service.client import (
 from service.client.calls import Calls
 from service.contract.quotas import Quotas
 from service.contract.schemas import Job, JobRequest
+from service.http.routes import selections
 from service.jobs.jobs import Jobs
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
@@ -87,6 +89,17 @@ def working(worker: PoolWorker) -> Iterator[None]:
     yield
     ended.set()
     thread.join()
+
+
+def test_a_selection_that_takes_long_is_waited_for_also_if_its_manifest_has_parts(
+    client: Client, pruned: dict[str, Any], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selections, "_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(table_files, "ONE_FILE_ROWS", 10)
+    request.getfixturevalue("working")
+    made = client.create_selection(pruned["id"], {"criterion": "high", "rate": 0.9})
+    assert made.documents > 10
+    assert made.parts == len(client.list_manifest_parts(pruned["id"], made.id).data)
 
 
 # -- the two clients, and the API's names
