@@ -65,8 +65,20 @@ class Classifier:
         if self.device.startswith("cuda"):
             gc.collect()
             torch.cuda.empty_cache()
-            self.model.compile(self.budget)
+        self.prepare()
         return True
+
+    def prepare(self) -> None:
+        """On a GPU, compiles the model for batches of the whole budget, if the memory is large enough for that."""
+        import torch
+
+        if not self.device.startswith("cuda"):
+            return
+        try:
+            self.model.compile(self.budget)
+        except torch.OutOfMemoryError:  # scoring meets it too, and halves the budget
+            gc.collect()
+            torch.cuda.empty_cache()
 
 
 def inspect(folder: Path) -> ModelFingerprint:
@@ -106,15 +118,7 @@ def load(
         raise OutOfMemory(f"{folder}: the device has too little memory for this model") from None
     check_ids(folder, tokenizer.largest, model.rows)
     parameters = sum(p.numel() for p in model.model.parameters())
-    on_gpu = device.startswith("cuda")
-    budget = token_budget(on_gpu, parameters, recurrent=False)
-    if on_gpu:
-        try:
-            model.compile(budget)
-        except torch.OutOfMemoryError:  # scoring halves the budget
-            gc.collect()
-            torch.cuda.empty_cache()
-    return Classifier(
+    classifier = Classifier(
         folder=folder,
         model=model,
         tokenizer=tokenizer,
@@ -123,8 +127,10 @@ def load(
         parameters=parameters,
         dtype=precision,
         device=device,
-        budget=budget,
+        budget=token_budget(device.startswith("cuda"), parameters, recurrent=False),
     )
+    classifier.prepare()
+    return classifier
 
 
 def _load_model(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.pack import Pack
-from scorer.causal_lm.capabilities import NO_LIMIT, TRIAL_ERRORS, find_context, random_ids
+from scorer.causal_lm.capabilities import NO_LIMIT, TRIAL_ERRORS, CompiledBody, find_context, random_ids
 from scorer.causal_lm.packed_attention import attend_over, positions, use_packed_attention
 from scorer.causal_lm.padding import pad
 
@@ -46,8 +46,7 @@ class ClassifierModel:
         self.context = find_context(model)
         self._padding = padding
         self._packed: PackedWay | None = None
-        self._compiled: Any = None
-        self.compiled_tokens: int | None = None
+        self.compiled: CompiledBody | None = None
         ids = random_ids(model, min(_PROBE, self.context), self.rows)
         self.values(ids, Pack.of([len(ids)], model.device))
         if packs:
@@ -64,7 +63,7 @@ class ClassifierModel:
 
         Such packs run faster, see `fill`. Raises torch.OutOfMemoryError.
         """
-        self.compiled_tokens = None
+        self.compiled = None
         if self._packed is None:
             return
         body, longest = self.model.base_model, min(self.context, tokens)
@@ -72,21 +71,18 @@ class ClassifierModel:
         ids = random_ids(self.model, tokens, self.rows)
         eager = self._pack_hidden(ids, pack, self._packed.padding)
         try:
-            self._compiled = torch.compile(partial(_last_hidden, body), dynamic=False)
-            self.compiled_tokens = tokens
-            same = self._same(self._pack_hidden(ids, pack, self._packed.padding), eager)
+            made = CompiledBody(torch.compile(partial(_last_hidden, body), dynamic=False), tokens)
+            if self._same(self._pack_hidden(ids, pack, self._packed.padding, made), eager):
+                self.compiled = made
         except torch.OutOfMemoryError:
-            self.compiled_tokens = None
             raise
         except Exception:  # the compiler raises anything
-            same = False
-        if not same:
-            self.compiled_tokens = None
+            return
 
     def fill(self, windows: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
         """The windows, and after them some of padding where a full pack is faster than this one."""
-        total, wanted = sum(map(len, windows)), self.compiled_tokens
-        if wanted is None or not _LEAST_FULL * wanted <= total < wanted:
+        total, wanted = sum(map(len, windows)), 0 if self.compiled is None else self.compiled.tokens
+        if not _LEAST_FULL * wanted <= total < wanted:
             return windows
         longest = min(self.context, wanted)
         left = [min(longest, wanted - start) for start in range(total, wanted, longest)]
@@ -102,7 +98,7 @@ class ClassifierModel:
         """The output for each document of a pack: ids [T] int64 -> [S] float32."""
         if self._packed is None:
             return self._padded(ids, pack)
-        hidden = self._pack_hidden(ids, pack, self._packed.padding)
+        hidden = self._pack_hidden(ids, pack, self._packed.padding, self.compiled)
         return self._head(hidden, pack, self._packed)
 
     def _padded(self, ids: Tensor, pack: Pack) -> Tensor:
@@ -112,8 +108,10 @@ class ClassifierModel:
         logits: Tensor = self.model(input_ids=rows, attention_mask=mask).logits
         return logits.float().view(len(pack.lengths))
 
-    def _pack_hidden(self, ids: Tensor, pack: Pack, padding: int | None) -> Tensor:
-        """The body's hidden states of a pack, [T, D]."""
+    def _pack_hidden(
+        self, ids: Tensor, pack: Pack, padding: int | None, compiled: CompiledBody | None = None
+    ) -> Tensor:
+        """The body's hidden states of a pack, [T, D]; by a compiled body if the pack has its size."""
         places = positions(pack)
         if padding is not None:  # as Roberta and its relatives count: tokens of padding have no place
             there = (ids != padding).long()
@@ -121,10 +119,10 @@ class ClassifierModel:
             starts = pack.cu_seqlens[:-1].long().repeat_interleave(pack.cu_seqlens.diff(), output_size=pack.tokens)
             places = ((before - before[starts] + 1) * there + padding)[None]
         with attend_over(pack):
-            if pack.tokens == self.compiled_tokens:
-                hidden: Tensor = self._compiled(ids[None], places)
+            if compiled is not None and compiled.tokens == pack.tokens:
+                hidden: Tensor = compiled.module(ids[None], places)
             else:
-                hidden = self.model.base_model(input_ids=ids[None], position_ids=places).last_hidden_state
+                hidden = _last_hidden(self.model.base_model, ids[None], places)
         return hidden[0]
 
     def _head(self, hidden: Tensor, pack: Pack, way: PackedWay) -> Tensor:

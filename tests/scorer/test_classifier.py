@@ -65,14 +65,15 @@ def test_packs_are_filled_up_for_a_compiled_body(tmp_path: Path, kind: str, monk
 
     monkeypatch.setattr(torch, "compile", compiled)  # which compiler makes it is torch's
     packs.compile(40)
-    assert packs.compiled_tokens == 40
+    assert packs.compiled is not None
+    assert packs.compiled.tokens == 40
     classifier.model, classifier.budget = packs, 40
     np.testing.assert_allclose(values(classifier, TEXTS), expected, atol=2e-4, rtol=0)
     assert len(sizes) > 1  # of the trial, and of full packs
     assert set(sizes) == {40}
     monkeypatch.setattr(torch, "compile", lambda body, dynamic: lambda ids, places: body(ids.roll(1), places))
     packs.compile(40)
-    assert packs.compiled_tokens is None  # its hidden states are not those of the model
+    assert packs.compiled is None  # its hidden states are not those of the model
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "modernbert-mean", "xlm-roberta"])
