@@ -94,6 +94,24 @@ class MeasureRow(NamedTuple):
 Runs = Mapping[RunKey, Run]
 
 
+class _Group(NamedTuple):
+    """The items of a domain or a task, and what their losses and sizes are in its measure."""
+
+    name: str
+    here: np.ndarray  # bool [items]
+    scale: np.ndarray  # float64, by which bits are divided
+    size: np.ndarray  # float64 [items of the group]
+
+    @property
+    def measure(self) -> Measure:
+        """The measure of the group alone."""
+        return Measure(np.zeros(len(self.size), int), self.size)
+
+    def losses(self, run: Run) -> np.ndarray:
+        """What the measure sums up, float64 [items of the group]."""
+        return np.asarray(run.bits[-1][self.here] / self.scale)
+
+
 class Comparison:
     """The arms of an ablation, compared by the runs that there are."""
 
@@ -239,22 +257,25 @@ class Comparison:
     def _differences(self, name: str) -> list[tuple[str, Interval]]:
         """By domain and task, against `all`."""
         seeds = [seed for seed in self.seeds(name) if seed in self.seeds(ALL)]
+        drawn, found = (self._drawn(name), 0.0), []
+        for group, noise in self._groups:
+            arm, other = (
+                np.stack([group.losses(self.runs[RunKey(compared, seed)]) for seed in seeds])
+                for compared in (name, ALL)
+            )
+            found.append((group.name, interval(paired_difference(group.measure, arm, other, noise, drawn))))
+        return found
+
+    @cached_property
+    def _groups(self) -> list[tuple[_Group, RunNoise]]:
+        """The domains and the tasks, with the noise of runs in each."""
         found = []
         for task in (False, True):
-            for each in self._names(task=task):
-                here = self._where(each, task=task)
-                size = np.ones(int(here.sum())) if task else self.items.n_bytes[here]
-                scale = self.items.n_bytes[here] if task else 1.0
-                measure = Measure(np.zeros(len(size), int), size)
-
-                def losses(run: Run, here: np.ndarray = here, scale: np.ndarray | float = scale) -> np.ndarray:
-                    return np.asarray(run.bits[-1][here] / scale)
-
-                arm, other = (
-                    np.stack([losses(self.runs[RunKey(compared, seed)]) for seed in seeds]) for compared in (name, ALL)
-                )
-                noise, drawn = self._noise_of(measure, losses), (self._drawn(name), 0.0)
-                found.append((each, interval(paired_difference(measure, arm, other, noise, drawn))))
+            for name in self._names(task=task):
+                here = self._where(name, task=task)
+                size = self.items.n_bytes[here]
+                group = _Group(name, here, size, np.ones(len(size))) if task else _Group(name, here, np.ones(1), size)
+                found.append((group, self._noise_of(group.measure, group.losses)))
         return found
 
     def _names(self, *, task: bool) -> list[str]:
