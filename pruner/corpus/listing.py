@@ -108,8 +108,11 @@ def list_files(
         on_path(shown(text))
         path = roots.admit(text)
         try:
-            # The function is called while the path is listed, with the number of that time.
-            found = list_path(text, path, roots, lambda files: on_listed(files_before + files))  # noqa: B023
+
+            def tell(files: int, before: int = files_before) -> None:
+                on_listed(before + files)
+
+            found = list_path(text, path, roots, tell)
             listed.append((text, path, found))
             files_before += len(found.entries)
         except OSError as error:

@@ -66,16 +66,17 @@ def _urls(plan: Plan, beat: Callable[[], None]) -> Iterator[str]:
 
 def refuse_own_files(workspace: Workspace, urls: Iterable[str]) -> None:
     """Raises InputError for a corpus with files in the workspace, which holds the results of all owners."""
-    for url in urls:
-        if lies_in(workspace, url):
-            raise InputError(f"{url}: lies in the service's workspace, which no job may read")
+    own = next(lying_in(workspace, urls), None)
+    if own is not None:
+        raise InputError(f"{own}: lies in the service's workspace, which no job may read")
 
 
-def lies_in(workspace: Workspace, url: str) -> bool:
-    """Whether an absolute local path, links resolved, or a URL is the workspace or lies in it."""
+def lying_in(workspace: Workspace, urls: Iterable[str]) -> Iterator[str]:
+    """Of absolute local paths, links resolved, and URLs, those that are the workspace or lie in it."""
     local = workspace.storage.local("")
-    if ("://" in url) != (local is None):
-        return False
-    if local is not None:
-        return is_below(os.path.realpath(url), os.path.realpath(local))
-    return is_below(url.partition("://")[2], workspace.storage.url.partition("://")[2])
+    home = os.path.realpath(local) if local is not None else workspace.storage.url.partition("://")[2]
+    for url in urls:
+        if ("://" in url) == (local is None):
+            real = os.path.realpath(url) if local is not None else url.partition("://")[2]
+            if is_below(real, home):
+                yield url

@@ -21,7 +21,7 @@ from pruner.tables.records import Record
 from pruner.tables.storage import Storage
 from service.contract.permissions import Rules
 from service.kinds import export_card, index, selection
-from service.kinds.corpus import lies_in
+from service.kinds.corpus import lying_in
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
 from service.store.records import ALL, WantedExport
@@ -129,7 +129,7 @@ def check_place(job: JobFiles, wanted: WantedExport) -> None:
     if wanted.root is None or wanted.export_roots is None:
         return
     Rules(export_roots=wanted.export_roots).check_out(wanted.root)
-    if lies_in(job.workspace, parse(wanted.root).url):
+    if any(lying_in(job.workspace, [parse(wanted.root).url])):
         raise InputError(
             f"{wanted.root}: lies in the service's workspace; choose another folder under an export root, or leave out"
             " `out`"
