@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,12 +29,13 @@ from scorer.process import tune_process
 tune_process()  # before torch is imported, as a worker does
 
 # isort: split
-import httpx
 import psutil
 import pyarrow.parquet as pq
 import torch
 
 from scorer.training.train import train
+from service.client import Client
+from service.contract.names import ENDED
 from tests.gpu.references import make_reference
 
 GPUS = torch.cuda.device_count()
@@ -53,21 +53,11 @@ def say(text: str) -> None:
 
 
 class Service(NamedTuple):
-    """A service that runs, and what asks it."""
+    """A service that runs, and its client."""
 
     process: psutil.Process
-    http: httpx.Client
-
-    def get(self, path: str) -> dict[str, Any]:
-        """The JSON of a GET."""
-        return dict(self.http.get(path).raise_for_status().json())
-
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The JSON of a POST."""
-        answer = self.http.post(path, json=body)
-        if answer.is_error:
-            raise SystemExit(answer.text)
-        return dict(answer.json())
+    url: str
+    client: Client
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that score."""
@@ -95,33 +85,24 @@ def service(workers: int, model: Path | None = None) -> Iterator[Service]:
         line = process.stdout.readline() if process.stdout else ""
         if " at " not in line:
             raise SystemExit("the service did not start")
-        with httpx.Client(base_url=line.split(" at ")[1].strip(), timeout=60) as http:
-            yield Service(psutil.Process(process.pid), http)
+        url = line.split(" at ")[1].strip()
+        with Client(url) as client:
+            yield Service(psutil.Process(process.pid), url, client)
     finally:
         process.terminate()
         process.wait(60)
         shutil.rmtree(folder)
 
 
-class Utilisation:
-    """How busy the GPUs are, in the mean over samples, by the driver; None without a GPU."""
+class Sample(NamedTuple):
+    """A moment of a job."""
 
-    def __init__(self) -> None:
-        self.samples: list[list[int]] = []
-        self._ended = threading.Event()
-        if GPUS:
-            threading.Thread(target=self._sample, daemon=True).start()
-
-    def _sample(self) -> None:
-        while not self._ended.wait(POLL_SECONDS):
-            self.samples.append([torch.cuda.utilization(number) for number in range(GPUS)])
-
-    def end(self, first: int) -> str:
-        """The mean of the busiest GPU first, over the samples from `first` on."""
-        self._ended.set()
-        rows = self.samples[first:]
-        means = sorted((sum(row[gpu] for row in rows) / len(rows) for gpu in range(GPUS)), reverse=True) if rows else []
-        return " ".join(f"{mean:.0f}%" for mean in means)
+    seconds: float
+    done: float  # share of the documents
+    tokens: int
+    cpu_seconds: float
+    gibibytes: float
+    gpus: list[int]  # utilisation of each, percent, by the driver
 
 
 class Scored(NamedTuple):
@@ -134,44 +115,42 @@ class Scored(NamedTuple):
 
 def score_job(workers: int, corpus: Path, model: Path, kill: bool) -> Scored:
     """One job on a fresh service."""
-    with service(workers, model) as served:
+    with service(workers, model) as served, tempfile.TemporaryDirectory() as out:
         selections = [{"criterion": name, "rate": 0.5} for name in CRITERIA]
-        corpus_spec = {"paths": [str(corpus)], "id_field": "id"}
-        body = {"corpus": corpus_spec, "reference": {"model": "reference"}, "selections": selections}
-        job = served.post("/v1/jobs", body)["id"]
-        began: tuple[float, int, float, int] | None = None
-        ended: tuple[float, int, float] | None = None
-        killed, busy = False, Utilisation()
-        while True:
-            state = served.get(f"/v1/jobs/{job}")
-            progress = state["progress"]
-            done, now = progress["documents_done"] / (progress["documents_total"] or 1), time.monotonic()
-            if began is None and done > STEADY[0]:
-                began = now, progress["tokens_done"], served.cpu_seconds(), len(busy.samples)
-            if began and done <= STEADY[1]:
-                ended = now, progress["tokens_done"], served.cpu_seconds()
-                memory, use = served.gibibytes(), len(busy.samples)
+        request = {"corpus": {"paths": [str(corpus)], "id_field": "id"}, "selections": selections}
+        job = served.client.create_job(request | {"reference": {"model": "reference"}})
+        samples: list[Sample] = []
+        killed = False
+        while job.status not in ENDED:
+            time.sleep(POLL_SECONDS)
+            job = served.client.get_job(job.id)
+            progress = job.progress
+            done = progress.documents_done / (progress.documents_total or 1)
+            gpus = [torch.cuda.utilization(number) for number in range(GPUS)]
+            now, cpu, memory = time.monotonic(), served.cpu_seconds(), served.gibibytes()
+            samples.append(Sample(now, done, progress.tokens_done, cpu, memory, gpus))
             if kill and not killed and done > KILL_AT:
                 served.workers()[-1].kill()
                 killed = True
-            if state["status"] in ("failed", "cancelled"):
-                raise SystemExit(str(state["error"]))
-            if state["status"] == "succeeded":
-                break
-            time.sleep(POLL_SECONDS)
-        if began is None or ended is None:
-            raise SystemExit("the job was too short to be measured: give more copies")
-        busy.samples = busy.samples[:use]
-        seconds = ended[0] - began[0]
-        rate = (ended[1] - began[1]) / seconds
-        cores = f"{(ended[2] - began[2]) / seconds:4.1f} cores" if not killed else ""
-        row = f"{rate / 1e6:7.3f} M tokens/s over {seconds:5.1f} s   {cores} {memory:5.1f} GiB"
-        row += f"   GPUs {busy.end(began[3])}"
+        served.client.wait_for_job(job.id)  # raises if it has failed
         digests = {}
-        for made in state["selections"]:
-            content = served.http.get(made["manifest_url"]).raise_for_status().content
-            digests[made["id"]] = hashlib.sha256(content).hexdigest()
-        return Scored(rate, digests, row + ("   a worker killed" if killed else ""))
+        for made in job.selections:
+            target = Path(out) / made.id
+            served.client.download_manifest(job.id, made.id, target)
+            digests[made.id] = hashlib.sha256(target.read_bytes()).hexdigest()
+    steady = [sample for sample in samples if STEADY[0] < sample.done <= STEADY[1]]
+    if len(steady) < 2:
+        raise SystemExit("the job was too short to be measured: give more copies")
+    first, last = steady[0], steady[-1]
+    seconds = last.seconds - first.seconds
+    rate = (last.tokens - first.tokens) / seconds
+    cores = (last.cpu_seconds - first.cpu_seconds) / seconds
+    busy = sorted(
+        (sum(of_one) / len(steady) for of_one in zip(*(each.gpus for each in steady), strict=True)), reverse=True
+    )
+    row = f"{rate / 1e6:7.3f} M tokens/s over {seconds:5.1f} s   {last.gibibytes:5.1f} GiB"
+    row += f"   GPUs {' '.join(f'{share:.0f}%' for share in busy)}"
+    return Scored(rate, digests, row + ("   a worker killed" if killed else f"   {cores:4.1f} cores"))
 
 
 def scoring(given: argparse.Namespace) -> None:
@@ -260,12 +239,12 @@ def in_a_service(given: argparse.Namespace) -> None:
         reference = {"train": {"preset": given.preset, "tokens": given.service_tokens, "fraction": 0.7}}
         paths = [str(Path(path).absolute()) for path in given.corpus]
         started = time.monotonic()
-        job = served.post("/v1/jobs", {"corpus": {"paths": paths}, "reference": reference})["id"]
-        wait(served, f"/v1/jobs/{job}")
-        about = served.get(f"/v1/jobs/{job}")["reference"]
+        job = served.client.create_job({"corpus": {"paths": paths}, "reference": reference})
+        about = served.client.wait_for_job(job.id).reference
+        assert about is not None
         say(
-            f"a job on {max(GPUS, given.workers)} workers: trained by {about['processes']} processes to "
-            f"{about['heldout_bits_per_byte']:.4f} bits/byte, ended after {time.monotonic() - started:.0f} s"
+            f"a job on {max(GPUS, given.workers)} workers: trained by {about.processes} processes to "
+            f"{about.heldout_bits_per_byte or 0:.4f} bits/byte, ended after {time.monotonic() - started:.0f} s"
         )
 
 
@@ -278,25 +257,17 @@ def ablation(given: argparse.Namespace) -> None:
         paths = [str(Path(path).absolute()) for path in given.corpus]
         started = time.monotonic()
         body = {"corpus": {"paths": paths} | fields, "reference": reference, "selections": selections}
-        job = served.post("/v1/jobs", body)["id"]
-        wait(served, f"/v1/jobs/{job}")
+        job = served.client.create_job(body)
+        served.client.wait_for_job(job.id)
         say(f"the job: {time.monotonic() - started:.0f} s")
         started = time.monotonic()
         options = ["--preset", given.preset, "--tokens", str(given.tokens), "--seeds", str(given.seeds)]
         for name in CRITERIA:
             options += ["--selection", f"{name}-{given.rate:g}"]
         out = given.out or tempfile.mkdtemp()
-        command = [*COMMAND, "ablate", job, "--server", str(served.http.base_url), "--out", out, *options]
+        command = [*COMMAND, "ablate", job.id, "--server", served.url, "--out", out, *options]
         subprocess.run(command, check=True)
         say(f"the ablation: {time.monotonic() - started:.0f} s")
-
-
-def wait(served: Service, path: str) -> None:
-    """Until a job has succeeded."""
-    while (state := served.get(path))["status"] != "succeeded":
-        if state["status"] in ("failed", "cancelled"):
-            raise SystemExit(str(state["error"]))
-        time.sleep(POLL_SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
