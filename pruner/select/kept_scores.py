@@ -81,12 +81,12 @@ def count_kept(
     eligible: tuple[int, int],
     beat: Callable[[], None],
 ) -> KeptScores:
-    """Counts the rows of a table of scores, a part at a time, for the first SELECTIONS_MAX selections.
+    """Counts the rows of a table of scores, a part at a time, for some selections, SELECTIONS_MAX at most.
 
     Each selection comes with the function that says which rows it keeps. `eligible`: documents and tokens that
     selections choose from. Calls `beat` for each piece. Raises FileNotFoundError.
     """
-    selections, names = selections[:SELECTIONS_MAX], [score.name for score in scores]
+    names = [score.name for score in scores]
     counts = _Counts(scores, len(selections))
     for part, at in enumerate(table.parts):
         rows = table.read(part, [*needed(names), "n_tokens"])

@@ -57,7 +57,7 @@ class ApiError(ClientError):
 
 
 def api_error(answer: httpx.Response) -> ApiError:
-    """The error of an answer that has been read and is none of success."""
+    """The error for an answer, read before, whose status is not a success."""
     try:
         problem = Problem.model_validate_json(answer.content)
     except ValidationError:

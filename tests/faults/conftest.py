@@ -138,7 +138,7 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def start_worker(fork_server: None, long: bool, tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts worker processes that nobody looks after, by their settings; the test's end kills them.
+    """Starts worker processes without a supervisor, by their settings; the test's end kills them.
 
     They are forked in the short form. In the long form, and where their environment takes effect as a program starts,
     each is a new interpreter.
