@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Part = tuple[slice, slice]  # rows and columns of a parameter
+
 _ITERATIONS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end in about [0.7, 1.2]
 _MOMENTUM = 0.95
@@ -35,12 +37,12 @@ def orthogonal(m: Tensor) -> Tensor:
 class Muon:
     """Steps of some matrices. A matrix may be a part of a parameter, such as the queries of a fused projection."""
 
-    def __init__(self, matrices: list[tuple[Tensor, slice]], weight_decay: float) -> None:
-        """`matrices` are parameters [R, C] and the columns of each that are a matrix of their own."""
+    def __init__(self, matrices: list[tuple[Tensor, Part]], weight_decay: float) -> None:
+        """`matrices` are parameters [R, C] and the part of each that is a matrix of its own."""
         self.weight_decay = weight_decay
-        groups: dict[tuple[int, ...], list[tuple[Tensor, slice]]] = {}
-        for parameter, columns in matrices:
-            groups.setdefault(tuple(parameter[:, columns].shape), []).append((parameter, columns))
+        groups: dict[tuple[int, ...], list[tuple[Tensor, Part]]] = {}
+        for parameter, part in matrices:
+            groups.setdefault(tuple(parameter[part].shape), []).append((parameter, part))
         self._groups = list(groups.values())
         self.momenta = [torch.zeros((len(group), *shape), device=group[0][0].device) for shape, group in groups.items()]
 
@@ -48,10 +50,10 @@ class Muon:
     def step(self, rate: float) -> None:
         """One step along the gradients of the parameters."""
         for group, momentum in zip(self._groups, self.momenta, strict=True):
-            gradients = torch.stack([p.grad[:, columns] for p, columns in group if p.grad is not None])
+            gradients = torch.stack([p.grad[part] for p, part in group if p.grad is not None])
             momentum.lerp_(gradients, 1 - _MOMENTUM)
             update = orthogonal(gradients.lerp_(momentum, _MOMENTUM))
-            matrices = [p[:, columns] for p, columns in group]
+            matrices = [p[part] for p, part in group]
             size = _RMS * max(momentum.shape[1:]) ** 0.5
             torch._foreach_mul_(matrices, 1 - rate * self.weight_decay)
             torch._foreach_add_(matrices, list(update.to(momentum.dtype).unbind()), alpha=-rate * size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_config import Mamba2Config
 from scorer.training.batches import Batch
 from scorer.training.gpt2 import Gpt2Hidden
+from scorer.training.muon import Part
 from scorer.training.names import OptimizerName, Preset
 
 _ALL = slice(None)
@@ -27,7 +29,7 @@ class TrainingModel:
     hidden: Callable[[Batch], Tensor]
     head: Tensor  # [V, D]
     config: dict[str, Any]  # what config.json is to say
-    matrices: list[tuple[Tensor, slice]]  # of hidden layers: a parameter, and its columns that are one matrix
+    matrices: list[tuple[Tensor, Part]]  # of hidden layers: a parameter, and the part of it that is one matrix
     compiled: Callable[[Batch], Tensor]  # `hidden` for a GPU; it can be captured in a CUDA graph
 
 
@@ -75,8 +77,15 @@ class Mamba2Shape:
 
 def of_mamba2(model: Mamba2, config: dict[str, Any]) -> TrainingModel:
     """A model to train. The state begins anew at each document of a row."""
-    names = ("in_proj.weight", "out_proj.weight")
-    matrices: list[tuple[Tensor, slice]] = [(p, _ALL) for name, p in model.named_parameters() if name.endswith(names)]
+    c = model.config
+    sizes = (c.inner, c.inner, c.groups * c.state, c.groups * c.state, c.heads)  # gate, x, B, C and dt of in_proj
+    ends = list(itertools.accumulate(sizes))
+    matrices: list[tuple[Tensor, Part]] = []
+    layers: Any = model.backbone.layers
+    for layer in layers:
+        fused = layer.mixer.in_proj.weight
+        matrices += [(fused, (slice(end - size, end), _ALL)) for size, end in zip(sizes, ends, strict=True)]
+        matrices.append((layer.mixer.out_proj.weight, (_ALL, _ALL)))
 
     def hidden(batch: Batch) -> Tensor:
         found: Tensor = model(batch.ids, positions=batch.positions)[0]
@@ -129,11 +138,11 @@ class Gpt2Shape:
 
 def of_gpt2(model: Any, config: dict[str, Any]) -> TrainingModel:
     """A model to train: a `GPT2LMHeadModel` without dropout, and what its config.json is to say."""
-    matrices: list[tuple[Tensor, slice]] = []
+    matrices: list[tuple[Tensor, Part]] = []
     for block in model.transformer.h:
         fused, width = block.attn.c_attn.weight, model.config.n_embd  # queries, keys and values side by side
-        matrices += [(fused, slice(at, at + width)) for at in range(0, 3 * width, width)]
-        matrices += [(part.weight, _ALL) for part in (block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
+        matrices += [(fused, (_ALL, slice(at, at + width))) for at in range(0, 3 * width, width)]
+        matrices += [(part.weight, (_ALL, _ALL)) for part in (block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)]
     hidden = Gpt2Hidden(model)
     return TrainingModel(model, hidden, model.lm_head.weight, config, matrices, hidden.compiled)
 

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -53,9 +52,8 @@ def test_weights_are_the_same_killed_or_not(tmp_path: Path) -> None:
 def test_the_death_of_a_process_ends_the_training(tmp_path: Path) -> None:
     def shoot(done: int, _total: int, _loss: float | None, _heldout: float | None) -> None:
         if done > 30_000:
-            for child in psutil.Process().children():
-                if "spawn_main" in " ".join(child.cmdline()):
-                    child.kill()
+            for child in multiprocessing.active_children():
+                child.kill()
 
     with pytest.raises(ProcessDied):
         run(tmp_path / "model", shoot)

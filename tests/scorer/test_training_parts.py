@@ -14,6 +14,7 @@ from scorer.training.heldout import HeldOut
 from scorer.training.muon import Muon, orthogonal
 from scorer.training.schedule import make_schedule
 
+ALL = slice(None)
 REFERENCE = (16, 20_000_000)
 
 
@@ -121,7 +122,7 @@ def test_singular_values_become_about_one(shape: tuple[int, int, int]) -> None:
 def test_its_steps_are_those_of_torchs_muon() -> None:
     torch.manual_seed(0)
     ours, theirs = (nn.Parameter(p) for p in torch.randn(1, 24, 16).repeat(2, 1, 1))
-    muon = Muon([(ours, slice(None))], weight_decay=0.1)
+    muon = Muon([(ours, (ALL, ALL))], weight_decay=0.1)
     other = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(3):
         ours.grad = torch.randn(24, 16)
@@ -139,6 +140,6 @@ def test_parts_of_a_parameter_are_matrices_of_their_own() -> None:
     first.data.copy_(fused.data[:, :8])
     fused.grad = torch.randn(8, 16)
     first.grad = fused.grad[:, :8].clone()
-    Muon([(fused, slice(0, 8)), (fused, slice(8, 16))], 0.1).step(0.1)
-    Muon([(first, slice(None))], 0.1).step(0.1)
+    Muon([(fused, (ALL, slice(0, 8))), (fused, (ALL, slice(8, 16)))], 0.1).step(0.1)
+    Muon([(first, (ALL, ALL))], 0.1).step(0.1)
     torch.testing.assert_close(fused.data[:, :8], first.data)
