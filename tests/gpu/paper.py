@@ -2,9 +2,8 @@
 
 A job whose reference `4m` is trained on a fifth of the corpus, then ablations of its selections: `124m` at a rate of
 0.5, with one seed; `10m` with three seeds at 0.25, 0.5 and 0.75; `10m` where data repeats, and with five times the
-tokens. Held-out text is a file of the same kind, by domain. Two ablations are under way at a time, so that no GPU waits
-while the data of the next one is prepared. `--out` gets the results of each when it ends, and at `--until` the runs of
-those that have not ended.
+tokens. Held-out text is a file of the same kind, by domain. The data of an ablation is prepared while the last runs of
+the one before go on. `--out` gets the results of each when it ends, and at `--until` the runs of those that have not.
 """
 # ruff: noqa: E402  (tune_process comes before torch)
 
@@ -48,9 +47,9 @@ FRACTION = 0.2  # of the documents, that train the reference
 RATES = (0.25, 0.5, 0.75)
 PASSES = 1.55  # of a 124m run over half of the documents: above 1.5, where `all` gets its A/A partner
 DOMAINS = 20  # held-out files at most
-IN_FLIGHT = 2  # ablations
+RUNS_LEFT = 2  # for each worker: when there are no more, the next ablation begins
 POLL_SECONDS = 1.0
-STARTED = psutil.Process().create_time()
+STARTED: float = psutil.Process().create_time()
 
 
 class Stage(NamedTuple):
@@ -210,17 +209,21 @@ def ablate(
     served: Service, job: Job, stages: Sequence[Stage], given: argparse.Namespace, heldout: dict[str, str], out: Path
 ) -> None:
     """All ablations, until the time given."""
-    waiting, flying = list(stages), list[Flight]()
+    waiting, flying, left = list(stages), list[Flight](), 0
     while (waiting or flying) and now() < given.until:
-        while waiting and len(flying) < IN_FLIGHT:
+        if waiting and left <= RUNS_LEFT * given.workers:
             flying.append(begin(served, job, waiting.pop(0), given, heldout))
+        left = 0
         for flight in list(flying):
             made = served.client.get_ablation(job.id, flight.id)
-            if made.progress.runs_total is not None:
-                flight.times.setdefault("planned", now())
             if made.status not in ("queued", "running"):
                 save(served, job, flight, made, out)
                 flying.remove(flight)
+            elif made.progress.runs_total is None:
+                left = sys.maxsize
+            else:
+                flight.times.setdefault("planned", now())
+                left += made.progress.runs_total - made.progress.runs_done
         time.sleep(POLL_SECONDS)
     save_unfinished(served, out)
 
