@@ -28,7 +28,7 @@ from scorer.training.presets import RECIPES
 from scorer.training.replicas import Replicas
 from scorer.training.schedule import Schedule, make_schedule
 
-_SAVE_SECONDS = 20.0  # between two checkpoints
+_SAVE_SECONDS = 20.0  # between two checkpoints, at least, and 20 times what writing one takes
 _TELL_SECONDS = 0.2  # between two reports of progress
 _EVALUATED_ROWS = 8  # at a time on a CPU
 
@@ -166,15 +166,17 @@ class _Run:
             first = self._restore(self._checkpoint(f"branch-{number - 1}", number - 1)) if number else 0
         if first is None:
             raise FileNotFoundError(f"{self._state}: the state of the run is gone; remove the folder")
-        saved = time.monotonic()
+        saved, took = time.monotonic(), 0.0
         for step in range(first, end):
             if step == leaves:
                 self._store(self._checkpoint(f"branch-{number}", number), step)
             training.step(step, self._schedule.factor(step, end), lambda *_: self._beat())
             self._taken = before + step + 1 - begin
-            if time.monotonic() - saved > _SAVE_SECONDS and step + 1 < end:
+            begun = time.monotonic()
+            if begun - saved > max(_SAVE_SECONDS, 20 * took) and step + 1 < end:
                 self._store(running, step + 1)
                 saved = time.monotonic()
+                took = saved - begun
         training.drain()
 
     def _store(self, checkpoint: Checkpoint, step: int) -> None:

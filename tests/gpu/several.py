@@ -58,6 +58,7 @@ class Service(NamedTuple):
     process: psutil.Process
     url: str
     client: Client
+    workspace: Path
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that score."""
@@ -87,7 +88,7 @@ def service(workers: int, model: Path | None = None) -> Iterator[Service]:
             raise SystemExit("the service did not start")
         url = line.split(" at ")[1].strip()
         with Client(url) as client:
-            yield Service(psutil.Process(process.pid), url, client)
+            yield Service(psutil.Process(process.pid), url, client, Path(folder) / "workspace")
     finally:
         process.terminate()
         process.wait(60)
