@@ -86,18 +86,17 @@ def replace_linear(body: nn.Module) -> int:
     from transformers.pytorch_utils import Conv1D
 
     made: dict[int, Fp8Linear] = {}  # by layer: one may have several places
-    for parent in list(body.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) not in (nn.Linear, Conv1D):  # a class derived from one may do more
-                continue
-            given: Any = layer
-            weight: Tensor = given.weight if type(layer) is nn.Linear else given.weight.T
-            if weight.dtype != torch.bfloat16 or any(size % _MULTIPLE for size in weight.shape):
-                continue
-            if id(layer) not in made:
-                bias = None if given.bias is None else given.bias.detach()
-                made[id(layer)] = Fp8Linear(quantize_rows(weight.detach()), weight.shape[1], bias)
-            setattr(parent, name, made[id(layer)])
+    for path, layer in list(body.named_modules(remove_duplicate=False)):
+        if type(layer) not in (nn.Linear, Conv1D):  # a class derived from one may do more
+            continue
+        given: Any = layer
+        weight: Tensor = given.weight if type(layer) is nn.Linear else given.weight.T
+        if weight.dtype != torch.bfloat16 or any(size % _MULTIPLE for size in weight.shape):
+            continue
+        if id(layer) not in made:
+            bias = None if given.bias is None else given.bias.detach()
+            made[id(layer)] = Fp8Linear(quantize_rows(weight.detach()), weight.shape[1], bias)
+        body.set_submodule(path, made[id(layer)])
     return len(made)
 
 
