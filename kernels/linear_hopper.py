@@ -8,7 +8,6 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from kernels import tiles_hopper
 from kernels.tiles_hopper import (
-    CHANNELS,
     COLUMNS,
     ROWS,
     barrier,
@@ -29,9 +28,27 @@ _STAGES = 4  # 48 KiB each, beside 32 KiB of output tiles
 
 
 @gluon.jit
+def _residual_tiles(tile, residual):
+    """A stage's tile of columns as memory for tiles of the residual, one below the other: [256, 64]."""
+    if tile.dtype == residual.dtype:
+        tiles = tile
+    else:
+        tiles = tile._reinterpret(residual.dtype, [_COLUMNS, _SLIM], residual.layout)
+    return tiles
+
+
+@gluon.jit
+def _scaled(x, column, row_scale, column_scale_ptr, n_scales, layout: gl.constexpr):
+    """x [64, 64] of a product of quantized factors, times the factors of its rows and of its columns."""
+    columns = column + gl.arange(0, _SLIM, gl.SliceLayout(0, layout))
+    column_scale = gl.load(column_scale_ptr + columns, mask=columns < n_scales, other=0.0)
+    return x * row_scale[:, None] * column_scale[None, :]
+
+
+@gluon.jit
 def _produce(rows, columns, slim, residual, ring, sizes, D: gl.constexpr):
     """The producer warp: copies the factors' and the residual's tiles of each task into the ring."""
-    n_blocks, n_parts, _n_rows = sizes
+    n_blocks, n_parts, _n_rows, _n_scales = sizes
     _row_tiles, column_tiles, full, empty = ring
     STAGES: gl.constexpr = column_tiles.shape[0]
     stage = 0
@@ -43,9 +60,10 @@ def _produce(rows, columns, slim, residual, ring, sizes, D: gl.constexpr):
             for half in gl.static_range(2):
                 mbarrier.wait(empty.index(stage), phase ^ 1)
                 mbarrier.expect(full.index(stage), 2 * _GROUPS * residual.block_type.nbytes)
+                tiles = _residual_tiles(column_tiles.index(stage), residual)
                 for i in gl.static_range(2 * _GROUPS):
                     corner = [(block * _GROUPS + i // 2) * _ROWS, part * _COLUMNS + (2 * half + i % 2) * _SLIM]
-                    load(residual, corner, full.index(stage), column_tiles.index(stage).slice(i * _SLIM, _SLIM))
+                    load(residual, corner, full.index(stage), tiles.slice(i * _SLIM, _SLIM))
                 stage, phase = next_stage(stage, phase, STAGES)
         if slim is not None:
             if part == 0:
@@ -69,13 +87,21 @@ def _write(x, out, tile, row, column):
 
 
 @gluon.jit
-def _consume(group: gl.constexpr, ring, out, slim, residual, out_tiles, scale_ptr, squares_ptr, sizes, D: gl.constexpr):
+def _consume(
+    group: gl.constexpr, ring, out, slim, residual, out_tiles, scales, squares_ptr, sizes, D: gl.constexpr
+):  # fmt: skip
     """One group of four warps: the products of its 64 rows of each task, and what is done with them."""
-    n_blocks, n_parts, n_rows = sizes
+    n_blocks, n_parts, n_rows, n_scales = sizes
+    scale_ptr, column_scale_ptr = scales
     _row_tiles, column_tiles, full, empty = ring
     STAGES: gl.constexpr = column_tiles.shape[0]
-    wide: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, _COLUMNS, 16])
-    narrow: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, _SLIM, 16])
+    STEP: gl.constexpr = 256 // column_tiles.dtype.primitive_bitwidth  # channels of an instruction
+    wide: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, _COLUMNS, STEP]
+    )
+    narrow: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, _SLIM, STEP]
+    )
     x = gl.zeros([_ROWS, _COLUMNS], gl.float32, wide)
     stage = 0
     phase = 0
@@ -84,8 +110,9 @@ def _consume(group: gl.constexpr, ring, out, slim, residual, out_tiles, scale_pt
         block, part = place(task, n_blocks, n_parts, _TOGETHER)
         first = (block * _GROUPS + group) * _ROWS
         rows = first + gl.arange(0, _ROWS, gl.SliceLayout(1, narrow))
-        if residual is not None:
+        if scale_ptr is not None:
             scale = gl.load(scale_ptr + rows, mask=rows < n_rows, other=0.0)
+        if residual is not None:
             squares = gl.zeros([_ROWS], gl.float32, gl.SliceLayout(1, narrow))
         x, stage, phase = multiply(x, group, ring, stage, phase, D)
         left, right = _halves(x)
@@ -97,14 +124,20 @@ def _consume(group: gl.constexpr, ring, out, slim, residual, out_tiles, scale_pt
             quarters = (one, other)
             for i in gl.static_range(2):
                 quarter = gl.convert_layout(quarters[i], narrow)
+                column = part * _COLUMNS + (2 * half + i) * _SLIM
+                if column_scale_ptr is not None:
+                    quarter = _scaled(quarter, column, scale, column_scale_ptr, n_scales, narrow)
                 if residual is not None:
-                    before = column_tiles.index(stage).slice((2 * group + i) * _SLIM, _SLIM).load(narrow)
-                    quarter = before.to(gl.float32) + quarter * scale[:, None]
+                    tiles = _residual_tiles(column_tiles.index(stage), residual)
+                    before = tiles.slice((2 * group + i) * _SLIM, _SLIM).load(narrow).to(gl.float32)
+                    if column_scale_ptr is not None:
+                        quarter = before + quarter
+                    else:
+                        quarter = before + quarter * scale[:, None]
                 rounded = quarter.to(out.dtype)
                 if residual is not None:
                     quarter = rounded.to(gl.float32)
                     squares += gl.sum(quarter * quarter, axis=1)
-                column = part * _COLUMNS + (2 * half + i) * _SLIM
                 _write(rounded, out, out_tiles.index(group * 2 + (turn ^ i)), first, column)
             if residual is not None:
                 mbarrier.arrive(empty.index(stage))
@@ -115,6 +148,8 @@ def _consume(group: gl.constexpr, ring, out, slim, residual, out_tiles, scale_pt
             if part == 0:
                 y = gl.zeros([_ROWS, _SLIM], gl.float32, narrow)
                 y, stage, phase = multiply(y, group, ring, stage, phase, D)
+                if column_scale_ptr is not None:
+                    y = _scaled(y, n_parts * _COLUMNS, scale, column_scale_ptr, n_scales, narrow)
                 _write(y.to(out.dtype), out, out_tiles.index(group * 2 + turn), first, n_parts * _COLUMNS)
                 turn ^= 1
     tma.store_wait(0)
@@ -122,16 +157,17 @@ def _consume(group: gl.constexpr, ring, out, slim, residual, out_tiles, scale_pt
 
 @gluon.jit(do_not_specialize=["n_rows", "n_blocks"])
 def _linear_kernel(
-    rows, columns, slim, out, residual, scale_ptr, squares_ptr, n_rows, n_blocks, n_parts,
+    rows, columns, slim, out, residual, scale_ptr, column_scale_ptr, squares_ptr, n_rows, n_blocks, n_parts, n_scales,
     D: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     ring = make_ring(rows, columns, STAGES)
     out_tiles = gl.allocate_shared_memory(out.dtype, [_GROUPS * 2, _ROWS, _SLIM], out.layout)
-    sizes = (n_blocks, n_parts, n_rows)
+    sizes = (n_blocks, n_parts, n_rows, n_scales)
+    scales = (scale_ptr, column_scale_ptr)
     gl.warp_specialize(
         [
-            (_consume, (0, ring, out, slim, residual, out_tiles, scale_ptr, squares_ptr, sizes, D)),
-            (_consume, (1, ring, out, slim, residual, out_tiles, scale_ptr, squares_ptr, sizes, D)),
+            (_consume, (0, ring, out, slim, residual, out_tiles, scales, squares_ptr, sizes, D)),
+            (_consume, (1, ring, out, slim, residual, out_tiles, scales, squares_ptr, sizes, D)),
             (_produce, (rows, columns, slim, residual, ring, sizes, D)),
         ],
         [4, 1],
@@ -140,26 +176,33 @@ def _linear_kernel(
 
 
 def linear(
-    x: Tensor, weight: Tensor, out: Tensor, residual: Tensor | None = None, scale: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    out: Tensor,
+    residual: Tensor | None = None,
+    scale: Tensor | None = None,
+    weight_scale: Tensor | None = None,
 ) -> Tensor:
     """x @ weight.T into `out`, or residual + scale · (x @ weight.T) with the sums of its squares.
 
     For matrices that `tiles_hopper.supports`. Columns of `out` beyond the rows of `weight` become zeros. The squares
-    are [parts, N] float32, each part the sum over 256 columns.
+    are [parts, N] float32, each part the sum over 256 columns. With `weight_scale`, of matrices that
+    `tiles_hopper.supports8`, `scale` and it are the factors of the rows of both; `out` and `residual` have 16 bits.
     """
     n_rows, width = x.shape
+    channels = tiles_hopper.channels(x)
     work = tiles_hopper.divide(x, len(weight), COLUMNS)
     parts = work.parts
     slim = None
     if residual is None and 0 < len(weight) % COLUMNS <= SLIM and parts > 1:
         # The last few columns: a product of 64 takes less time than one of 256.
-        parts, slim = parts - 1, tiles_hopper.tiles(weight, [SLIM, CHANNELS])
+        parts, slim = parts - 1, tiles_hopper.tiles(weight, [SLIM, channels])
     squares = torch.empty((parts, n_rows) if residual is not None else (0,), dtype=torch.float32, device=x.device)
     _linear_kernel[(min(work.programs, work.blocks * parts),)](
-        tiles_hopper.tiles(x, [ROWS, CHANNELS]), tiles_hopper.tiles(weight, [COLUMNS, CHANNELS]), slim,
+        tiles_hopper.tiles(x, [ROWS, channels]), tiles_hopper.tiles(weight, [COLUMNS, channels]), slim,
         tiles_hopper.tiles(out, [ROWS, SLIM]),
-        None if residual is None else tiles_hopper.tiles(residual, [ROWS, SLIM]), scale, squares,
-        n_rows, work.blocks, parts, width, _STAGES,
+        None if residual is None else tiles_hopper.tiles(residual, [ROWS, SLIM]), scale, weight_scale, squares,
+        n_rows, work.blocks, parts, len(weight), width, _STAGES,
         num_warps=4, maxnreg=tiles_hopper.LAUNCH_REGISTERS,
     )  # fmt: skip
     return squares

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.e4m3 import E4M3
 from kernels.pack import IGNORED, LOG2_E
 
 PART = 1024  # vocabulary entries that share a maximum and a sum
@@ -37,19 +38,22 @@ class Tile(NamedTuple):
 _SMALL = Tile(rows=128, vocabulary=128, channels=32, warps=8, stages=4)  # 64 KiB of shared memory: any GPU since sm_80
 _LARGE = Tile(rows=128, vocabulary=128, channels=64, warps=8, stages=4)
 _FLOAT32 = Tile(rows=64, vocabulary=64, channels=16, warps=8, stages=3)
+_EIGHT = Tile(rows=128, vocabulary=128, channels=128, warps=8, stages=3)
 _TILES = {9: _LARGE, 10: _LARGE}  # of 16-bit inputs, by major compute capability
 
 
 def _tile(hidden: Tensor) -> Tile:
     if hidden.dtype == torch.float32:
         return _FLOAT32
+    if hidden.dtype == E4M3:
+        return _EIGHT
     tile = _TILES.get(torch.cuda.get_device_capability(hidden.device)[0], _SMALL) if hidden.is_cuda else _SMALL
     # The largest power of two that divides D, at most the tile's.
     return tile._replace(channels=min(tile.channels, hidden.shape[1] & -hidden.shape[1]))
 
 
 @triton.jit
-def _logit2(product, bias, scale, softcap, HAS_SOFTCAP: tl.constexpr):
+def to_logit2(product, bias, scale, softcap, HAS_SOFTCAP: tl.constexpr):
     """The logit in base 2 of a product of hidden and weight."""
     x = (product + bias) * scale
     if HAS_SOFTCAP:  # tanh(z) = 1 - 2 / (e^2z + 1)
@@ -59,9 +63,9 @@ def _logit2(product, bias, scale, softcap, HAS_SOFTCAP: tl.constexpr):
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _partial_sums(
-    hidden, weight, bias, tops, sums,
+    hidden, weight, bias, row_scale, entry_scale, tops, sums,
     n_rows, n_vocabulary, hidden_stride, weight_stride, scale, softcap,
-    D: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+    D: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SCALES: tl.constexpr,
     ROWS: tl.constexpr, VOCABULARY: tl.constexpr, CHANNELS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -69,6 +73,8 @@ def _partial_sums(
     # Rows past the end repeat the last one and are not stored; entries past the end repeat the last and are masked.
     row_pointers = hidden + tl.minimum(rows, n_rows - 1).to(tl.int64)[:, None] * hidden_stride
     channels = tl.arange(0, CHANNELS)
+    if HAS_SCALES:
+        row_factor = tl.load(row_scale + rows, mask=rows < n_rows, other=0.0)
     top = tl.full([ROWS], _LOWEST, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     for first in range(part * _PART, tl.minimum(part * _PART + _PART, n_vocabulary), VOCABULARY):
@@ -79,10 +85,13 @@ def _partial_sums(
             left = tl.load(row_pointers + channel + channels[None, :])
             right = tl.load(entry_pointers + channel + channels[:, None])
             product = tl.dot(left, right, product, input_precision="ieee")
+        if HAS_SCALES:
+            factor = tl.load(entry_scale + entries, mask=entries < n_vocabulary, other=0.0)
+            product = product * row_factor[:, None] * factor[None, :]
         offset = 0.0
         if HAS_BIAS:
             offset = tl.load(bias + entries, mask=entries < n_vocabulary, other=0.0)[None, :]
-        x = _logit2(product, offset, scale, softcap, HAS_SOFTCAP)
+        x = to_logit2(product, offset, scale, softcap, HAS_SOFTCAP)
         x = tl.where(entries[None, :] < n_vocabulary, x, -float("inf"))
         before = top
         top = tl.maximum(before, tl.max(x, axis=1))
@@ -112,7 +121,7 @@ def _finish(
     offset = 0.0
     if HAS_BIAS:
         offset = tl.load(bias + target, mask=valid, other=0.0)
-    logit2 = _logit2(tl.sum(products, axis=1), offset, scale, softcap, HAS_SOFTCAP)
+    logit2 = to_logit2(tl.sum(products, axis=1), offset, scale, softcap, HAS_SOFTCAP)
     top = tl.full([ROWS], _LOWEST, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     for _part in range(n_parts):
@@ -129,20 +138,27 @@ def _finish(
 
 
 def partial_sums(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    row_scales: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Maximum m and Σ 2^(x - m) of each part's logits in base 2, [parts, N] float32 each, in plain Triton.
 
     hidden [N, D] and weight [V, D] of one dtype, float32, float16 or bfloat16, D a multiple of 16, contiguous in D;
-    bias [V]. float32 is multiplied in full precision.
+    bias [V]. float32 is multiplied in full precision. Or both e4m3 with `row_scales`, the factors of their rows, [N]
+    and [V] float32, and D a multiple of 128.
     """
     (n_rows, D), n_vocabulary = hidden.shape, len(weight)
     tile = _tile(hidden)
-    tops, sums = hidden.new_empty((2, triton.cdiv(n_vocabulary, PART), n_rows), dtype=torch.float32)
+    tops, sums = torch.empty((2, triton.cdiv(n_vocabulary, PART), n_rows), dtype=torch.float32, device=hidden.device)
+    of_rows, of_entries = row_scales or (tops, tops)
     _partial_sums[triton.cdiv(n_rows, tile.rows), len(tops)](
-        hidden, weight, bias, tops, sums,
+        hidden, weight, bias, of_rows, of_entries, tops, sums,
         n_rows, n_vocabulary, hidden.stride(0), weight.stride(0), scale, softcap or 1.0,
-        D, bias is not None, softcap is not None,
+        D, bias is not None, softcap is not None, row_scales is not None,
         tile.rows, tile.vocabulary, tile.channels, tile.stages, num_warps=tile.warps,
     )  # fmt: skip
     return tops, sums

@@ -85,7 +85,7 @@ def add_rows(x: Tensor | None, rows: Tensor, scale: Tensor | None) -> tuple[Tens
     total = rows if x is None else torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     strides = 0 if x is None else x.stride(0), rows.stride(0)
     align = math.gcd(8, *strides)
-    block, warps = _block(width)
+    block, warps = row_block(width)
     _add_rows_kernel[(len(rows),)](
         x, rows, scale, total, squares, *(s // align for s in strides), width,
         ALIGN=align, BLOCK=block, HAS_X=x is not None, num_warps=warps,
@@ -110,7 +110,7 @@ def add_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> 
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     total = x if residual is None else torch.empty(residual.shape, dtype=residual.dtype, device=x.device)
     width = x.shape[-1]
-    block, warps = _block(width)
+    block, warps = row_block(width)
     strides = rows.stride(0), 0 if added is None else added.stride(0)
     align = math.gcd(8, *strides)
     _add_norm_kernel[(len(rows),)](
@@ -125,7 +125,7 @@ def gated_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, group_size: 
     rows, gates = _rows(x), _rows(gate)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     groups = x.shape[-1] // group_size
-    block, warps = _block(group_size)
+    block, warps = row_block(group_size)
     align = math.gcd(8, rows.stride(0), gates.stride(0))
     _gated_norm_kernel[(len(rows) * groups,)](
         rows, gates, weight.contiguous(), out, rows.stride(0) // align, gates.stride(0) // align, group_size, groups,
@@ -140,7 +140,7 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _block(width: int) -> tuple[int, int]:
+def row_block(width: int) -> tuple[int, int]:
     """The numbers of a program, a power of two, and its warps: fixed, so that a row always gives the same bits."""
     if width > WIDEST:
         raise ValueError(f"rows of {width:,} numbers are too wide for the kernel; it takes {WIDEST:,} at most")

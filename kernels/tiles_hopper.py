@@ -1,5 +1,7 @@
 """The matrix product of Hopper's kernels (compute capability 9.x) in Gluon: rows @ columns.T, tile after tile.
 
+Factors are bfloat16, float16 or e4m3 (`kernels.fp8`), of which a step takes twice as many channels.
+
 A producer warp copies tiles of both factors into a ring of shared memory by TMA, without a pause between tiles; two
 groups of four warps each multiply 64 rows by the ring's 256 columns and keep the product in registers. Each group
 continues when its own product is done, so that its epilogue overlaps with the other group's next product.
@@ -24,10 +26,11 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 ROWS = 64  # of a group
 GROUPS = 2
 COLUMNS = 256  # of a tile
-CHANNELS = 64  # of a step
+CHANNELS = 64  # of a step, of 16-bit numbers
+CHANNELS8 = 128  # of 8-bit numbers: as many bytes
 REGISTERS = (240, 24)  # of a thread of a group, of a thread of the producer
 LAUNCH_REGISTERS = 168
-DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
+DTYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16, torch.float8_e4m3fn: gl.float8e4nv}
 _ROWS, _GROUPS, _COLUMNS = (gl.constexpr(v) for v in (ROWS, GROUPS, COLUMNS))
 # The second name is that before Triton 3.7.
 barrier = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -111,16 +114,29 @@ def multiply(x, group: gl.constexpr, ring, stage, phase, D: gl.constexpr):
 
 def supports(*factors: Tensor) -> bool:
     """Whether `tiles` supports these [*, D]: 16-bit floats on Hopper, D a multiple of 64, rows that TMA can copy."""
-    return all(
+    return all(x.element_size() == 2 and _copied(x, CHANNELS) for x in factors)
+
+
+def supports8(*factors: Tensor) -> bool:
+    """As `supports`, of e4m3 with D a multiple of 128."""
+    return all(x.element_size() == 1 and _copied(x, CHANNELS8) for x in factors)
+
+
+def _copied(x: Tensor, channels: int) -> bool:
+    return (
         x.dtype in DTYPES
         and x.is_cuda
         and device(x.device.index).major == 9
-        and x.shape[1] % CHANNELS == 0
+        and x.shape[1] % channels == 0
         and x.stride(1) == 1
         and x.data_ptr() % 16 == 0
         and x.stride(0) * x.element_size() % 16 == 0
-        for x in factors
     )
+
+
+def channels(x: Tensor) -> int:
+    """The channels of a step of a product."""
+    return CHANNELS8 if x.element_size() == 1 else CHANNELS
 
 
 @functools.cache  # needed at every launch, and slow to query

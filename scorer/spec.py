@@ -46,6 +46,8 @@ class ScoringSpec(RequestModel):
     stride: int | None = Field(
         None, ge=1, description="New tokens a window, for references with a context limit; by default no overlap."
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of the matrix products; auto is bfloat16 on a GPU and float32 on a CPU."
+    dtype: Literal["auto", "float32", "bfloat16", "fp8"] = Field(
+        "auto",
+        description="Of the matrix products; auto is bfloat16 on a GPU and float32 on a CPU. fp8 is for Hopper GPUs:"
+        " the job fails elsewhere, and where the reference would put documents in another order than in bfloat16.",
     )

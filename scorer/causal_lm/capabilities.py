@@ -32,7 +32,7 @@ _LIMITS = (
     "max_target_positions",
 )
 _SPANS = ("sliding_window", "attention_chunk_size", "attention_window_size")  # tokens that some attention looks back
-_PROBE = 24  # tokens that a trial reads
+PROBE = 24  # tokens that a trial reads
 # What a trial raises with a model that is built in another way.
 TRIAL_ERRORS = (RuntimeError, TypeError, AttributeError, ValueError, IndexError, KeyError)
 
@@ -86,7 +86,7 @@ def try_forward(model: Any) -> Capabilities:
     if context < 2:
         raise BadReference(f"the model reads {context} token at a time, too few to predict one")
     rows = int(model.get_input_embeddings().num_embeddings)
-    ids = random_ids(model, min(_PROBE, context), rows)[None]
+    ids = random_ids(model, min(PROBE, context), rows)[None]
     whole = whole_logits(model, ids)
     exact = whole.dtype == torch.float32 and model.dtype == torch.float32
     found = Capabilities(
@@ -103,7 +103,7 @@ def try_forward(model: Any) -> Capabilities:
 
 def try_body_and_head(model: Any, known: Capabilities) -> tuple[Body, Head] | None:
     """The body, and the quickest head, that together give the model's own logits; None if they cannot be separated."""
-    ids = random_ids(model, min(_PROBE, known.context), int(model.get_input_embeddings().num_embeddings))[None]
+    ids = random_ids(model, min(PROBE, known.context), int(model.get_input_embeddings().num_embeddings))[None]
     whole = whole_logits(model, ids)
     for module in (model.base_model, model.get_decoder()):
         if module is model or module is None:
@@ -130,7 +130,7 @@ def try_packed_attention(model: Any, known: Capabilities) -> bool:
         return False
     config = model.config.get_text_config()
     spans = [span for name in _SPANS if isinstance(span := getattr(config, name, None), int)]
-    longest = min(known.context, NO_LIMIT, max([*spans, 0]) + _PROBE)
+    longest = min(known.context, NO_LIMIT, max([*spans, 0]) + PROBE)
     lengths = [min(known.context, 2), 1, longest, min(known.context, 7)]
     pack = Pack.of(lengths, model.device)
     ids, others = (random_ids(model, pack.tokens, known.vocab_size, seed) for seed in (0, 1))
@@ -162,7 +162,7 @@ def try_compiled(model: Any, known: Capabilities, tokens: int) -> CompiledBody |
         return None
     lengths = [min(known.context, tokens - start) for start in range(0, tokens, known.context)]
     ids, pack = random_ids(model, tokens, known.vocab_size), Pack.of(lengths, model.device)
-    some = torch.arange(0, tokens, max(1, tokens // (8 * _PROBE)), device=model.device)
+    some = torch.arange(0, tokens, max(1, tokens // (8 * PROBE)), device=model.device)
     eager = head_logits(model, body, pack_hidden(body.module, ids, pack)[some][None])
     try:
         compiled = torch.compile(body.module, dynamic=False)

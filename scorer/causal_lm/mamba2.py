@@ -7,14 +7,18 @@ state-spaces checkpoint differs in one name only. Knows no tokenizer.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kernels.e4m3 import Fp8Head
 from kernels.nll import token_nll
+from kernels.nll_fp8 import quantize_head, token_nll8
 from kernels.norm import rms_norm
 from kernels.pack import Pack
 from scorer.causal_lm.checkpoint import check_tensors, read_config, read_weights
+from scorer.causal_lm.fp8 import replace_projection
 from scorer.causal_lm.mamba2_config import Mamba2Config, parse_config
 from scorer.causal_lm.mamba2_layers import Backbone
 from scorer.causal_lm.mamba2_packed import fold, packed_hidden, takes_packs
@@ -42,6 +46,7 @@ class Mamba2(nn.Module):
         self.config = config
         self.context: int | None = ATTENTION_WINDOW if config.attention_layers else None
         self.vocab_size = config.vocab_size
+        self._head8: Fp8Head | None = None  # of a model that was quantized
         self._packs: dict[tuple[int, int, torch.device], Pack] = {}  # of batches, as CUDA graphs need them in place
         self.backbone = Backbone(config)
         self.lm_head = None if config.tied else nn.Linear(config.hidden, config.vocab_size, bias=False)
@@ -97,9 +102,29 @@ class Mamba2(nn.Module):
         """
         if self.packed:
             hidden, state = packed_hidden(self.backbone, ids, pack, state, keep_state)
-            return token_nll(hidden.to(self.head.dtype), self.head, targets), state
+            hidden = hidden.to(self.head.dtype)
+            if self._head8 is not None:
+                return token_nll8(hidden, self._head8, targets), state
+            return token_nll(hidden, self.head, targets), state
         hidden, state = self(pad(ids, pack), state, keep_state)
         return token_nll(unpad(hidden, pack), self.head, targets), state
+
+    @torch.no_grad()
+    def quantize(self) -> None:
+        """Makes the products of a bfloat16 model those of 8-bit factors. Raises BadReference if it reads no packs."""
+        if not self.packed:
+            raise BadReference(
+                "dtype fp8 needs a Mamba-2 model that the GPU kernels support: no attention layers, heads of 64 or 128"
+                " and states of 16 to 256; choose auto"
+            )
+        layers: Any = self.backbone.layers
+        for layer in layers:
+            replace_projection(layer.mixer, "in_proj")
+            replace_projection(layer.mixer, "out_proj")
+            if self.config.mlp:
+                replace_projection(layer.mlp, "fc1")
+                replace_projection(layer.mlp, "fc2")
+        self._head8 = quantize_head(self.head.detach())
 
 
 def load_mamba2(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Mamba2:

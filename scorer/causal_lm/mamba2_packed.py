@@ -3,6 +3,8 @@
 When the model is loaded, a norm's weight is folded into the matrix after it. The rest of the norm is one factor for
 each row. The kernel before the norm gives the row's sum of squares, and the kernel after it applies the factor to the
 row that it reads anyway, so no norm reads or writes rows itself. The residual stream has the products' dtype.
+
+With 8-bit products the rows before one are rounded to e4m3, and the factor of the norm is applied then.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.conv import WIDEST, packed_conv1d
+from kernels.e4m3 import Fp8Rows
+from kernels.fp8 import add_linear8, linear8, quantize_normed
 from kernels.linear import add_linear, linear
 from kernels.norm import add_rms_norm, gated_rms_norm, row_scale, row_squares
 from kernels.pack import Pack
@@ -79,10 +83,14 @@ def _layer(
     c: Mamba2Config = mixer.config
     y, y_squares, conv, ssd = _mix(mixer, stream, row_scale(squares, c.hidden, c.eps), pack, conv, ssd, keep_state)
     if y_squares is None:
-        stream = stream + F.linear(y, mixer.out_proj.weight, mixer.out_proj.bias)
+        stream = stream + mixer.out_proj(y)
         squares = row_squares(stream)
     else:
-        stream, squares = add_linear(y, mixer.out_proj.weight, stream, row_scale(y_squares, c.inner, c.eps))
+        weight, scale = mixer.out_proj.weight, row_scale(y_squares, c.inner, c.eps)
+        if isinstance(weight, Fp8Rows):
+            stream, squares = add_linear8(quantize_normed(y, scale), weight, stream)
+        else:
+            stream, squares = add_linear(y, weight, stream, scale)
     if c.mlp:
         stream = stream + layer.mlp(add_rms_norm(stream, None, layer.norm2.weight, c.eps)[0])
         squares = row_squares(stream)
@@ -105,11 +113,13 @@ def _mix(
     c: Mamba2Config = mixer.config
     width = c.groups * c.state
     plain = c.proj_bias or c.groups > 1  # a bias must not be scaled, and each group has its own factor
+    weight, scale_after = mixer.in_proj.weight, None
     if plain:
-        x = (stream * scale[:, None]).to(stream.dtype)
-        projected, scale_after = F.linear(x, mixer.in_proj.weight, mixer.in_proj.bias), None
+        projected = mixer.in_proj((stream * scale[:, None]).to(stream.dtype))
+    elif isinstance(weight, Fp8Rows):
+        projected = linear8(quantize_normed(stream, scale), weight)
     else:
-        projected, scale_after = linear(stream, mixer.in_proj.weight), scale
+        projected, scale_after = linear(stream, weight), scale
     gate, xbc, dt = projected.split((c.inner, c.inner + 2 * width, c.heads), dim=1)
     xbc, conv = packed_conv1d(
         xbc, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, pack, conv, keep_state, scale=scale_after

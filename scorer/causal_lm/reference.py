@@ -21,11 +21,14 @@ from scorer.fingerprint import ModelFingerprint, fingerprint
 from scorer.tokenizer.tokenizer import Tokenizer, check_vocabulary, read_fast
 
 if TYPE_CHECKING:
+    import torch
+
+    from scorer.causal_lm.fp8_trial import Fp8Trial
     from scorer.causal_lm.mamba2 import Mamba2
     from scorer.causal_lm.transformer import Transformer
 
 log = logging.getLogger("winnow.reference")
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "fp8"]
 
 # Files of a hub repository to fetch: weights in safetensors, never pickles, never code.
 _FETCHED = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model"]
@@ -205,11 +208,13 @@ def load(
 ) -> Reference:
     """Loads a reference on `cpu` or `cuda`. `auto` is bfloat16 on a GPU and float32 on a CPU.
 
-    Raises BadReference, also if the files are not the `expected` ones, and OutOfMemory if the device has no room for
-    the model or for a batch of any size. The weights are read for their fingerprint once, before they are loaded.
+    Raises BadReference, also if the files are not the `expected` ones, or if fp8 would change the order of documents,
+    and OutOfMemory if the device has no room for the model or for a batch of any size. The weights are read for their
+    fingerprint once, before they are loaded.
     """
     import torch
 
+    from scorer.causal_lm.fp8 import check_device
     from scorer.causal_lm.mamba2 import load_mamba2
     from scorer.causal_lm.transformer import load_transformer
 
@@ -217,9 +222,11 @@ def load(
     check_unchanged(folder, found, expected)
     config = read_config(folder)
     precision = chosen_dtype(dtype, device)
+    if precision == "fp8":
+        check_device(device)
     loader = load_mamba2 if is_mamba(config) else load_transformer
     try:
-        model: Mamba2 | Transformer = loader(folder, getattr(torch, precision), device)
+        model: Mamba2 | Transformer = loader(folder, _stored_dtype(precision), device)
     except torch.OutOfMemoryError:
         raise OutOfMemory(f"{folder}: the device has too little memory for this model") from None
     tokenizer = Tokenizer(folder)
@@ -236,8 +243,12 @@ def load(
         device=device,
         budget=token_budget(device.startswith("cuda"), parameters, model.context is None),
     )
+    trial = _quantized(reference) if precision == "fp8" else None
     if not _fits(reference) and not reference.halve():
         raise OutOfMemory(f"{folder}: the device has too little memory to score with this model")
+    if trial is not None:
+        with memory_errors(reference):
+            trial.check(folder, reference.budget)
     return reference
 
 
@@ -250,6 +261,27 @@ def check_unchanged(folder: Path, found: ModelFingerprint, expected: ModelFinger
 def chosen_dtype(dtype: Dtype, device: str) -> str:
     """The data type of products; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     return dtype if dtype != "auto" else "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def _quantized(reference: Reference) -> Fp8Trial:
+    """Makes a reference's products those of 8-bit factors; the trial knows how it scored before. Raises OutOfMemory."""
+    from scorer.causal_lm.fp8_trial import Fp8Trial
+
+    with memory_errors(reference):
+        trial = Fp8Trial(reference.model, reference.tokenizer, reference.device)
+        try:
+            reference.model.quantize()
+        except BadReference as error:
+            raise BadReference(f"{reference.folder}: {error}") from None
+    return trial
+
+
+def _stored_dtype(precision: str) -> torch.dtype:
+    """The data type in which weights are loaded."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, "bfloat16" if precision == "fp8" else precision)
+    return dtype
 
 
 def check_ids(folder: Path, largest: int, rows: int) -> None:

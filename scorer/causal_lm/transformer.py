@@ -14,12 +14,15 @@ from torch import Tensor
 from kernels.pack import Pack
 from scorer.causal_lm.capabilities import (
     NO_LIMIT,
+    PROBE,
     TRIAL_ERRORS,
     find_capabilities,
+    random_ids,
     replace_absurd_limits,
     try_compiled,
 )
 from scorer.causal_lm.forward import Body, documents_hidden, pack_hidden, whole_logits
+from scorer.causal_lm.fp8 import quantized_head, replace_linear
 from scorer.causal_lm.head import cross_entropy
 from scorer.causal_lm.recurrent_state import State
 from scorer.errors import BadReference, one_line
@@ -39,6 +42,8 @@ _RUN: dict[str, Any] = {
     "transformers_weights": None,  # the files that checkpoint.py finds
     "use_cache": False,
 }
+# Between logits of 8-bit products that differ by rounding only: a number near the middle of two may go to either.
+_TOLERANCE8 = 0.25
 # Buffers that old checkpoints hold, and that are not part of the model.
 _STALE = re.compile(r"(\.(attn|attention|self_attn)\.(bias|masked_bias)|inv_freq|position_ids)$")
 
@@ -78,6 +83,29 @@ class Transformer:
         """Compiles the body for packs of exactly `tokens` tokens, if that works. Raises torch.OutOfMemoryError."""
         self.capabilities = replace(self.capabilities, compiled=None)
         self.capabilities = replace(self.capabilities, compiled=try_compiled(self.model, self.capabilities, tokens))
+
+    @torch.no_grad()
+    def quantize(self) -> None:
+        """Makes the products of a bfloat16 model's linear layers those of 8-bit factors.
+
+        Raises BadReference for a model whose layers cannot be replaced.
+        """
+        body, head = self.capabilities.body, self.capabilities.head
+        if body is None or head is None:
+            raise BadReference("dtype fp8 needs a model whose body and head can be run apart; choose auto")
+        layers = replace_linear(body.module)
+        if layers == 0:
+            raise BadReference(
+                "dtype fp8 needs linear layers whose inputs and outputs are multiples of 16, and this model has none"
+                " that can be replaced; choose auto"
+            )
+        log.info("%d linear layers with 8-bit products", layers)
+        length = min(PROBE, self.context)
+        try:
+            self._hidden(body, random_ids(self.model, length, self.vocab_size), Pack.of([length], self.model.device))
+        except TRIAL_ERRORS as error:
+            raise BadReference(f"the model does not run with 8-bit linear layers ({one_line(error)})") from None
+        self.capabilities = replace(self.capabilities, head=quantized_head(head), compiled=None, tolerance=_TOLERANCE8)
 
     @torch.inference_mode()
     def nll(

@@ -103,7 +103,8 @@ def load(
 ) -> Classifier:
     """Loads a classifier on `cpu` or `cuda`. `auto` is bfloat16 on a GPU and float32 on a CPU.
 
-    Raises BadReference, also if the files are not the `expected` ones, and OutOfMemory.
+    `fp8` is for references: a classifier beside one runs in bfloat16. Raises BadReference, also if the files are not
+    the `expected` ones, and OutOfMemory.
     """
     import torch
 
@@ -111,7 +112,7 @@ def load(
 
     found = inspect(folder)
     check_unchanged(folder, found, expected)
-    precision = chosen_dtype(dtype, device)
+    precision = chosen_dtype("bfloat16" if dtype == "fp8" else dtype, device)
     try:
         model, tokenizer = _load_model(folder, getattr(torch, precision), device, WindowTokenizer)
     except torch.OutOfMemoryError:

@@ -158,9 +158,9 @@ def add_scoring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", "fp8"),
         default="auto",
-        help="data type of matrix products (default: %(default)s)",
+        help="data type of matrix products; fp8 needs a Hopper GPU (default: %(default)s)",
     )
 
 

@@ -80,8 +80,11 @@ def _train(task: Task, spec: TrainSpec) -> None:
             return
         with task.beat.allow(_SILENCE_SECONDS):
             device = task.models.device()
+            from scorer.causal_lm.fp8 import check_device
             from scorer.training.train import most_processes, train
 
+            if job.record.request.scoring.dtype == "fp8":
+                check_device(device)  # before a long training whose reference could not score
         done, total = 0, spec.tokens
 
         def texts() -> Iterator[str]:

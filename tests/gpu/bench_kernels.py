@@ -113,6 +113,63 @@ def ours_head(hidden: Tensor, weight: Tensor, targets: Tensor) -> peers.Call:
     return lambda: token_nll(hidden, weight, targets)
 
 
+def ours_head8(hidden: Tensor, weight: Tensor, targets: Tensor) -> peers.Call:
+    from kernels.nll_fp8 import quantize_head, token_nll8
+
+    head = quantize_head(weight)
+    return lambda: token_nll8(hidden, head, targets)
+
+
+def ours_model8(model: Mamba2, ids: Tensor, targets: Tensor, pack: Pack) -> peers.Call:
+    model = deepcopy(model)
+    model.packed = True
+    model.quantize()
+    return lambda: model.nll(ids, targets, pack)[0]
+
+
+def ours_linear(x: Tensor, weight: Tensor) -> peers.Call:
+    from kernels.linear import linear
+
+    return lambda: linear(x, weight)
+
+
+def torch_linear(x: Tensor, weight: Tensor) -> peers.Call:
+    return lambda: F.linear(x, weight)
+
+
+def ours_linear8(x: Tensor, weight: Tensor) -> peers.Call:
+    from kernels.fp8 import linear8, quantize_normed, quantize_weight
+
+    columns, scale = quantize_weight(weight), torch.ones(len(x), device=x.device)
+    return lambda: linear8(quantize_normed(x, scale), columns)
+
+
+def product8(x: Tensor, weight: Tensor, kind: str) -> peers.Call:
+    """Of rows that are quantized before: by our kernel, or by torch's."""
+    from kernels import fp8
+
+    rows, columns = fp8.quantize_rows(x, columns=128), fp8.quantize_weight(weight)
+    if kind == "ours":
+        return lambda: fp8.linear8(rows, columns)
+
+    def call() -> Tensor:
+        fp8.FAST = kind == "fast"
+        return fp8.scaled_product(rows, columns)[:, : len(weight)]
+
+    return call
+
+
+def ours_added(x: Tensor, weight: Tensor, residual: Tensor, eight: bool) -> peers.Call:
+    from kernels.fp8 import add_linear8, quantize_normed, quantize_weight
+    from kernels.linear import add_linear
+
+    scale = torch.ones(len(x), device=x.device)
+    if not eight:
+        return lambda: add_linear(x, weight, residual, scale)[0]
+    columns = quantize_weight(weight)
+    return lambda: add_linear8(quantize_normed(x, scale), columns, residual)[0]
+
+
 def ours_attention(q: Tensor, k: Tensor, v: Tensor, pack: Pack) -> peers.Call:
     from kernels.attention import packed_attention
 
@@ -181,15 +238,16 @@ class Table:
         centred: bool = False,
         whole: bool = False,
         beside: dict[str, float] | None = None,
+        limit: float | None = None,
     ) -> dict[str, float]:
         """A line for each entry whose result is near enough to what is expected, or why not; returns ns a token.
 
         `whole` marks a whole model, with its rate, its memory beyond weights and inputs, and a wider limit; `beside`
-        holds the ns a token of another set.
+        holds the ns a token of another set; `limit` is that of 8-bit products.
         """
         floor = sum(max(f / self.flops, b / self.bandwidth) for f, b in work) * 1e3
         flops, moved = (sum(kind) for kind in zip(*work, strict=True))
-        limit = 0.1 if whole else 0.02
+        limit = limit or (0.1 if whole else 0.02)
         speed = {}
         for who, build in entries.items():
             torch.cuda.empty_cache()
@@ -253,6 +311,32 @@ def layer_rows(table: Table, others: bool) -> None:
         table.rows(f"layer {name}", tokens, [layer_work(tokens)], expected, entries)
 
 
+def linear_rows(table: Table, _others: bool) -> None:
+    tokens, some = sum(EQUAL), slice(0, 2048)
+    for name, inner, outer in (("in_proj", SHAPE.hidden, WIDTH), ("MLP", SHAPE.hidden, 4 * SHAPE.hidden)):
+        x, weight = normal(tokens, inner), normal(outer, inner, seed=1) * 0.05
+        expected = [(some, x[some].float() @ weight.float().T)]
+        entries: dict[str, Build] = {
+            "ours": partial(ours_linear, x, weight),
+            "torch": partial(torch_linear, x, weight),
+            "ours, fp8": partial(ours_linear8, x, weight),
+            "ours, fp8, product alone": partial(product8, x, weight, "ours"),
+            "torch, fp8, product alone": partial(product8, x, weight, "fast"),
+            "torch, fp8, float32 sums": partial(product8, x, weight, "exact"),
+        }
+        work = 2.0 * tokens * inner * outer, 2.0 * tokens * (inner + outer)
+        table.rows(f"{name} 65,536", tokens, [work], expected, entries, limit=0.06)
+    x, residual = normal(tokens, SHAPE.inner), normal(tokens, SHAPE.hidden, seed=2)
+    weight = normal(SHAPE.hidden, SHAPE.inner, seed=1) * 0.05
+    expected = [(some, residual[some].float() + x[some].float() @ weight.float().T)]
+    sums: dict[str, Build] = {
+        "ours": partial(ours_added, x, weight, residual, False),
+        "ours, fp8": partial(ours_added, x, weight, residual, True),
+    }
+    work = 2.0 * tokens * SHAPE.inner * SHAPE.hidden, 2.0 * tokens * (SHAPE.inner + 2 * SHAPE.hidden)
+    table.rows("out_proj 65,536", tokens, [work], expected, sums, limit=0.06)
+
+
 def head_rows(table: Table, others: bool) -> None:
     hidden, weight = normal(HEAD_TOKENS, SHAPE.hidden), normal(VOCABULARY, SHAPE.hidden, seed=1) * 0.05
     targets = torch.randint(VOCABULARY, (HEAD_TOKENS,), device="cuda")
@@ -264,6 +348,8 @@ def head_rows(table: Table, others: bool) -> None:
         entries["cut-cross-entropy"] = partial(peers.cut_cross_entropy, hidden, weight, targets)
         entries["Liger, Triton"] = partial(peers.liger_head, hidden, weight, targets)
     table.rows("head 32,768", HEAD_TOKENS, [head_work(HEAD_TOKENS)], expected, entries, centred=True)
+    eight: dict[str, Build] = {"ours, fp8": partial(ours_head8, hidden, weight, targets)}
+    table.rows("head 32,768", HEAD_TOKENS, [head_work(HEAD_TOKENS)], expected, eight, centred=True, limit=0.06)
     logits = [(some[0], F.linear(hidden[some[0]].float(), weight.float()))]
     product: dict[str, Build] = {"matrix product alone": lambda: lambda: F.linear(hidden, weight)}
     table.rows("head 32,768", HEAD_TOKENS, [head_work(HEAD_TOKENS)], logits, product)
@@ -283,6 +369,8 @@ def model_rows(table: Table, others: bool) -> None:
         if others:
             entries["mamba_ssm, fla, logits, CE"] = partial(peers.mamba_model, model, ids, targets, lengths)
         table.rows(f"model {name}", tokens, model_work(tokens), expected, entries, centred=True, whole=True)
+        eight: dict[str, Build] = {"ours, fp8": partial(ours_model8, folded, ids, targets, pack)}
+        table.rows(f"model {name}", tokens, model_work(tokens), expected, eight, centred=True, whole=True, limit=0.2)
 
 
 def attention_rows(table: Table, others: bool) -> None:
@@ -302,7 +390,14 @@ def attention_rows(table: Table, others: bool) -> None:
         table.rows(f"attention {name}", tokens, [attention_work(lengths)], expected, entries)
 
 
-ROWS = {"ssd": ssd_rows, "layer": layer_rows, "head": head_rows, "model": model_rows, "attention": attention_rows}
+ROWS = {
+    "linear": linear_rows,
+    "ssd": ssd_rows,
+    "layer": layer_rows,
+    "head": head_rows,
+    "model": model_rows,
+    "attention": attention_rows,
+}
 
 
 @torch.no_grad()

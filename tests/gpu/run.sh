@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # tests/gpu/run.sh [PART] [ARGUMENT ...]: correctness on a CUDA device, then the tables of speed. PART is `tests`,
 # `kernels`, `backward`, `throughput`, `classifiers` or `training`, each under 8 minutes; without it all of them run.
-# `learning` trains references for half an hour, and runs only when it is named; `--references` takes a part of them.
+# `learning` trains references for half an hour, and `fp8` two of them for some minutes to see what 8-bit products do to
+# the order of documents: they run only when they are named; `--references` takes a part of them.
 # ARGUMENTs, such as `--corpus FILE...`, go to the part's program. PEERS=DIR runs the public kernels beside ours
 # (tests/gpu/peers.py says what DIR holds). Needs torch, triton, transformers and pytest; no network.
 set -euo pipefail
@@ -11,7 +12,7 @@ export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} CUBLAS_WORKSPACE_CONFIG=:4096:8 H
 "$python" -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "tests/gpu/run.sh: torch finds no CUDA device")'
 date -u +"date: %F"
 part=all
-case ${1:-} in tests | kernels | backward | throughput | classifiers | training | learning) part=$1 && shift ;; esac
+case ${1:-} in tests | kernels | backward | throughput | classifiers | training | learning | fp8) part=$1 && shift ;; esac
 failed=0
 if [ "$part" = all ] || [ "$part" = tests ]; then
 
@@ -43,6 +44,9 @@ for preset in tiny mamba2 gpt2; do
     start "cuda, $preset" check tests/gpu/test_cuda.py -k "$preset"
 done
 start "cuda, others" check tests/gpu/test_cuda.py -k "not tiny and not mamba2 and not gpt2"
+for chosen in rows product head 'trained or ruins' compiled; do
+    start "fp8, $chosen" check tests/gpu/test_fp8.py -k "$chosen"
+done
 for name in attention classifier conv_and_norm document_attention linear proxy several trained training; do
     start "$name" check "tests/gpu/test_$name.py"
 done
@@ -87,5 +91,7 @@ elif [ "$part" = training ]; then
     "$python" tests/gpu/bench_training.py "$@"
 elif [ "$part" = learning ]; then
     "$python" tests/gpu/bench_learning.py "$@"
+elif [ "$part" = fp8 ]; then
+    "$python" tests/gpu/bench_fp8.py "$@"
 fi
 exit "$failed"

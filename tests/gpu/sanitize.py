@@ -10,14 +10,12 @@ import torch
 
 from kernels import ssd_hopper, ssd_triton, tiles_hopper
 from kernels.attention import packed_attention
-from kernels.nll import token_nll
 from kernels.norm import add_rms_norm, gated_rms_norm
 from kernels.pack import Pack
 from kernels.ssd import NO_LIMIT
 from kernels.ssd_tables import Cut
 from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_config import Mamba2Config
-from scorer.causal_lm.mamba2_packed import packed_hidden
 from scorer.causal_lm.mamba2_training import training_hidden
 from scorer.training.presets import initialise
 
@@ -45,17 +43,20 @@ def long_documents(pack: Pack) -> None:
     assert all(m.isfinite().all() for m in (outputs.y, outputs.squares, outputs.final_state) if m is not None)
 
 
-def whole_model(pack: Pack) -> None:
+def whole_model(pack: Pack, eight: bool = False) -> None:
     """A Mamba-2 of two layers to the NLL of each token, twice, going on: convolution, products, norms, SSD, head."""
     model = Mamba2(Mamba2Config(vocab_size=500, hidden=256, layers=2, heads=8, head_dim=64, state=128))
     initialise(model)
     for p in model.parameters():
         p.data = p.data.cuda().to(torch.bfloat16 if p.dim() == 2 else torch.float32)
     ids = torch.randint(500, (pack.tokens,), device="cuda")
+    model.requires_grad_(False).packed = True
+    if eight:
+        model.quantize()
     state = None
     for _ in range(2):
-        hidden, state = packed_hidden(model.backbone, ids, pack, state, keep_state=True)
-        assert token_nll(hidden, model.head, ids).isfinite().all()
+        nll, state = model.nll(ids, ids, pack, state, keep_state=True)
+        assert nll.isfinite().all()
 
 
 def gradients(pack: Pack) -> None:
@@ -73,11 +74,14 @@ def gradients(pack: Pack) -> None:
 def main() -> None:
     torch.manual_seed(0)
     pack = Pack.of(LENGTHS, "cuda")
-    supports = tiles_hopper.supports
-    for way in (lambda *_: False,) if "portable" in sys.argv else (supports, lambda *_: False):
-        tiles_hopper.supports = way  # the SSD asks it too
+    on_hopper = torch.cuda.get_device_capability()[0] == 9
+    chosen, portable = (tiles_hopper.supports, tiles_hopper.supports8), (lambda *_: False, lambda *_: False)
+    for way in (portable,) if "portable" in sys.argv else (chosen, portable):
+        tiles_hopper.supports, tiles_hopper.supports8 = way  # the SSD asks it too
         long_documents(pack)
         whole_model(pack)
+        if on_hopper:
+            whole_model(pack, eight=True)
         gradients(pack)
     x, weight = draw(pack.tokens, 256), torch.rand(256, device="cuda")
     add_rms_norm(x, x, weight, 1e-5)

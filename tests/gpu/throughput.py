@@ -2,7 +2,7 @@
 
 Prints a table. `--corpus` names files of real text (by default Python's own sources are read), `--tokenizer` a
 tokenizer.json (by default a small one is made), `--megabytes` how much text is read; the slow peers read a part of it.
-Weights are random: they change no speed.
+Weights are random: they change no speed. With `--dtype fp8` what the trial at loading says of them is not heard.
 """
 # ruff: noqa: E402  (tune_process comes before torch)
 
@@ -36,6 +36,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pruner.corpus.plan import make_plan
 from pruner.corpus.shard_reader import read_shard
 from pruner.spec import CorpusSpec
+from scorer.causal_lm import fp8_trial
 from scorer.causal_lm.reference import Reference, load
 from scorer.engine.scoring import Scoring, score
 from tests.gpu.references import make_reference, sources
@@ -178,6 +179,7 @@ def seconds_to_load(folder: Path, dtype: str) -> float:
     code = (
         "from scorer.process import tune_process; tune_process();"
         "from pathlib import Path; from scorer.causal_lm.reference import load; "
+        "from scorer.causal_lm import fp8_trial; fp8_trial.LEAST_CORRELATION = -2; "
         f"load(Path({str(folder)!r}), 'cuda', {dtype!r});"
         "import time; print(time.monotonic())"
     )
@@ -277,7 +279,9 @@ def measure(preset: str, folder: Path, blocks: Blocks, given: argparse.Namespace
         return  # transformers' own Mamba-2 takes minutes without its optional kernels
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.eos_token
-    dtype = torch.bfloat16 if given.dtype == "bfloat16" or (ON_GPU and given.dtype == "auto") else torch.float32
+    dtype = (
+        torch.bfloat16 if given.dtype in ("bfloat16", "fp8") or (ON_GPU and given.dtype == "auto") else torch.float32
+    )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(DEVICE).eval()
     for rows, share in ((ROWS, 1.0), (1, 0.1)):
         part = some(blocks, given.peer_megabytes * share)
@@ -301,9 +305,10 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=100.0)
     parser.add_argument("--peer-megabytes", type=float, default=4.0)
     parser.add_argument("--presets", nargs="*", default=["gpt2-124m", "mamba2-130m"])
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "fp8"))
     parser.add_argument("--budget", type=int, help="tokens of a pack")
     given = parser.parse_args()
+    fp8_trial.LEAST_CORRELATION = -2.0
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # as the workers do
     blocks = corpus(given.corpus, given.text_field, given.megabytes)
     name = torch.cuda.get_device_name() if ON_GPU else "cpu"

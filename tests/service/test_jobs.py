@@ -253,6 +253,21 @@ def test_what_the_user_got_wrong_fails_the_job_at_once(
     assert not worker.once()
 
 
+@pytest.mark.parametrize("changes", [{}, {"reference": {"train": {"preset": "tiny", "tokens": 1000}}}])
+def test_fp8_without_a_hopper_gpu_fails_the_job_before_any_training(
+    jobs: Jobs, make_request: MakeRequest, work_off: WorkOff, changes: dict[str, Any]
+) -> None:
+    job, _ = jobs.create(make_request(scoring={"dtype": "fp8"}, **changes))
+    work_off()
+    failed = jobs.get(job.id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert "dtype fp8 needs a Hopper GPU" in failed.error.detail
+    assert failed.error.status == 422
+    assert failed.progress.training_tokens_done == 0
+    assert failed.progress.documents_done == 0
+
+
 def test_a_bad_folder_does_not_stop_the_recovery(jobs: Jobs, make_request: MakeRequest, work_off: WorkOff) -> None:
     jobs.workspace.storage.write_bytes("jobs/broken/job.json", b"{")
     jobs.workspace.storage.write_bytes("jobs/empty/notes.txt", b"")
