@@ -16,7 +16,7 @@ def test_kernel_is_the_reference(width: int, dtype: torch.dtype, close: float, i
     torch.manual_seed(0)
     rows = torch.randn(37, 5, 80).to(dtype)
     angles = rotary_angles(torch.arange(37) * 1001, width, 10_000.0)
-    expected = rows.float()
+    expected = rows.clone().float()
     rotate_reference(expected[:, :3], *angles, interleaved)
     found = rows.clone()
     rotate_rows(found[:, :3], *angles, interleaved)
