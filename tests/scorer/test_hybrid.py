@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,13 +14,15 @@ from torch import Tensor
 from kernels import attention, conv
 from kernels.pack import Pack
 from kernels.ssd import ssd_recurrent
-from scorer.causal_lm import mamba2_config
+from scorer.causal_lm import budget, mamba2_config
 from scorer.causal_lm.convert import convert
 from scorer.causal_lm.mamba2 import Mamba2, load_mamba2
 from scorer.causal_lm.mamba2_config import parse_config
-from scorer.causal_lm.reference import load
+from scorer.causal_lm.mamba2_packed import fold
+from scorer.causal_lm.reference import Reference, load
 from scorer.engine.scoring import score
 from scorer.errors import BadReference
+from scorer.training.initial import initial
 from tests.scorer.mamba2_folders import native_config, random_weights
 from tests.scorer.model_folders import PROSE, byte_level
 
@@ -187,6 +190,28 @@ def test_a_hybrid_reads_documents_of_any_length(tmp_path: Path, kind: str) -> No
         assert found == pytest.approx(float(alone.sum()), rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["both", "short context"])
+def test_packs_of_long_and_short_documents_score_as_rows(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four long documents side by side, in parts, and the others in packs, through the whole engine."""
+    hybrid(tmp_path, kind)
+    texts = [PROSE[i:] + PROSE * (i % 5) * 9 + PROSE[: 3 * i] for i in range(18)]
+
+    def nll(reference: Reference) -> np.ndarray:
+        ((_, found, n_tokens, *_),) = score(reference, [(texts, None)], on_progress=lambda *_: None)
+        assert (n_tokens > 256).sum() > 8
+        return np.asarray(found / n_tokens)
+
+    rows, packs = load(tmp_path), load(tmp_path)
+    weights = dict(packs.model.state_dict())
+    fold(weights, packs.model.config.layers)
+    packs.model.load_state_dict(weights)
+    packs.model.packed, packs.budget = True, 512
+    monkeypatch.setattr(budget, "_PART", 128)
+    np.testing.assert_allclose(nll(packs), nll(rows), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["mlp", "both", "short context"])
 def test_a_document_goes_on_from_its_state(tmp_path: Path, kind: str) -> None:
     hybrid(tmp_path, kind)
@@ -200,6 +225,12 @@ def test_a_document_goes_on_from_its_state(tmp_path: Path, kind: str) -> None:
         parts.append(nll)
         at += size
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-5)
+
+
+def test_a_hybrid_cannot_be_trained_on(tmp_path: Path) -> None:
+    hybrid(tmp_path, "mlp")
+    with pytest.raises(BadReference, match="a hybrid of Mamba-2 cannot be trained on"):
+        initial(tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
