@@ -24,6 +24,7 @@ def packed_attention(
     window: int | None = None,
     *,
     causal: bool = True,
+    keys: Pack | None = None,
 ) -> Tensor:
     """softmax(scale · q kᵀ) v over the tokens up to each token in its own document, or with `causal` False over all.
 
@@ -31,19 +32,20 @@ def packed_attention(
     `pack`; the last axis contiguous, the others of any stride, as in slices of a fused projection. H is a multiple of
     K: neighbouring H/K heads share keys. D is at most 256. `scale` is positive, 1/sqrt(D) by default. `softcap` bounds
     the scores: softcap · tanh(score / softcap). `window` is the number of the last tokens that a token sees, itself
-    included, and if not causal, also of the next ones; all by default.
+    included, and if not causal, also of the next ones; all by default. `keys`, causal only, is the layout of k and v
+    where documents go on: the last tokens of each are those of `pack`, the tokens before them were read earlier.
 
     Returns [T, H, D] in q's dtype, contiguous. Scores, softmax and sums are float32, and products of float32 inputs
     have full precision. A document's result has the same bits wherever it lies in a pack. Forward only. Raises
     ValueError for unsupported arguments.
     """
-    _check(q, k, v, pack, scale, softcap, window)
+    _check(q, k, v, pack, scale, softcap, window, causal, keys)
     scale = 1 / math.sqrt(q.shape[2]) if scale is None else scale
     if not q.is_cuda:
-        return attention_reference(q, k, v, pack, scale, softcap, window, causal=causal)
+        return attention_reference(q, k, v, pack, scale, softcap, window, causal=causal, keys=keys)
     from kernels.attention_triton import attention, fixed_tile
 
-    return attention(q, k, v, pack, scale, softcap, window, fixed_tile(q), causal=causal)
+    return attention(q, k, v, pack, scale, softcap, window, fixed_tile(q), causal=causal, keys=keys)
 
 
 @torch.no_grad()
@@ -57,21 +59,25 @@ def attention_reference(
     window: int | None,
     *,
     causal: bool = True,
+    keys: Pack | None = None,
 ) -> Tensor:
     """The specification: `packed_attention` in torch, document by document, in float32, or float64 if q is."""
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
     shared = q.shape[1] // k.shape[1]
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    start = 0
-    for length in pack.lengths.tolist():
-        document = slice(start, start + length)
-        keys, values = (m[document].to(wide).repeat_interleave(shared, dim=1).transpose(0, 1) for m in (k, v))
-        for first in range(0, length, _ROWS):
-            last = min(first + _ROWS, length)
+    end, keys_end = 0, 0
+    for length, total in zip(pack.lengths.tolist(), (keys or pack).lengths.tolist(), strict=True):
+        end, keys_end = end + length, keys_end + total
+        document = slice(keys_end - total, keys_end)
+        document_keys, values = (m[document].to(wide).repeat_interleave(shared, dim=1).transpose(0, 1) for m in (k, v))
+        # Rows and keys are counted from the document's first key.
+        for first in range(total - length, total, _ROWS):
+            last = min(first + _ROWS, total)
             low = 0 if window is None else max(0, first - window + 1)
-            high = last if causal else length if window is None else min(length, last + window - 1)
-            rows = q[start + first : start + last].to(wide).transpose(0, 1)
-            scores = rows @ keys[:, low:high].mT * scale  # [H, R, D] @ [H, D, L] -> [H, R, L]
+            high = last if causal else total if window is None else min(total, last + window - 1)
+            place = slice(end - total + first, end - total + last)
+            rows = q[place].to(wide).transpose(0, 1)
+            scores = rows @ document_keys[:, low:high].mT * scale  # [H, R, D] @ [H, D, L] -> [H, R, L]
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
             back = torch.arange(first, last, device=q.device)[:, None] - torch.arange(low, high, device=q.device)
@@ -79,26 +85,38 @@ def attention_reference(
             if window is not None:
                 unseen = unseen | (back.abs() >= window)
             weights = scores.masked_fill(unseen, float("-inf")).softmax(dim=2)
-            out[start + first : start + last] = (weights @ values[:, low:high]).transpose(0, 1).to(q.dtype)
-        start += length
+            out[place] = (weights @ values[:, low:high]).transpose(0, 1).to(q.dtype)
     return out
 
 
 def _check(
-    q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float | None, softcap: float | None, window: int | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pack: Pack,
+    scale: float | None,
+    softcap: float | None,
+    window: int | None,
+    causal: bool,
+    keys: Pack | None,
 ) -> None:
     if q.dim() != 3 or k.dim() != 3 or v.shape != k.shape:
         raise ValueError(f"q must be [T, H, D], k and v [T, K, D]; got {[*q.shape]}, {[*k.shape]}, {[*v.shape]}")
     tokens, heads, width = q.shape
-    if tokens != pack.tokens or k.shape[0] != tokens:
-        raise ValueError(f"the pack has {pack.tokens} tokens, q has {tokens}, k and v have {k.shape[0]}")
+    if keys is not None and (
+        not causal or keys.lengths.shape != pack.lengths.shape or (keys.lengths < pack.lengths).any()
+    ):
+        raise ValueError("keys must have the documents of the pack, each at least as long, and attention be causal")
+    if tokens != pack.tokens or k.shape[0] != (keys or pack).tokens:
+        wanted = f"{pack.tokens} tokens and {(keys or pack).tokens} keys"
+        raise ValueError(f"the pack has {wanted}, q has {tokens}, k and v have {k.shape[0]}")
     if k.shape[2] != width or not 1 <= width <= WIDEST:
         raise ValueError(f"heads of q and k are {width} and {k.shape[2]} wide; they must agree, {WIDEST} at most")
     if k.shape[1] == 0 or heads % k.shape[1] or heads == 0:
         raise ValueError(f"{heads} heads of q cannot share {k.shape[1]} heads of k: give a multiple")
     if q.dtype not in _DTYPES or k.dtype != q.dtype or v.dtype != q.dtype:
         raise ValueError(f"q, k and v must be float32, float16 or bfloat16 alike; got {q.dtype}, {k.dtype}, {v.dtype}")
-    if not q.device == k.device == v.device == pack.device:
+    if not q.device == k.device == v.device == pack.device == (keys or pack).device:
         raise ValueError(f"q, k, v and the pack lie on {q.device}, {k.device}, {v.device}, {pack.device}: use one")
     if any(m.stride(2) != 1 and width > 1 for m in (q, k, v)):
         raise ValueError("the last axis of q, k and v must be contiguous")

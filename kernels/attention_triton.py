@@ -5,7 +5,8 @@ document's start, so a document's result does not depend on its place in the pac
 keys in order: with a window first over those at its edge, which are masked, then over those that all its queries see,
 and last over those around the diagonal, masked again. If it is not causal, over the keys in whole blocks and then over
 those of the last block, masked; with a window over those that some query sees, all masked. Exponentials are in base 2,
-with scale and log2(e) in one factor.
+with scale and log2(e) in one factor. Where documents go on, rows and keys are counted from a document's first key, of
+which there are `before` in front of its first query.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.blocks import blocks_of
-from kernels.pack import Pack
+from kernels.pack import Pack, Table
 
 
 class Tile(NamedTuple):
@@ -114,10 +117,10 @@ def _attend(
 
 @triton.jit(do_not_specialize=["window"])
 def _attention_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, blocks_ptr, heads, shared,
+    q_ptr, k_ptr, v_ptr, out_ptr, blocks_ptr, keys_ptr, heads, shared,
     q_stride, q_head, k_stride, k_head, v_stride, v_head, window, inner, outer,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr,
+    PRECISION: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, CAUSAL: tl.constexpr, GOES_ON: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0) // heads
     head = tl.program_id(0) % heads
@@ -128,9 +131,16 @@ def _attention_kernel(
     in_block = tl.arange(0, BLOCK_M)
     channels = tl.arange(0, PADDED)
     inside = (first + in_block[:, None] < length) & (channels[None, :] < WIDTH)
-    rows = tl.minimum(first + in_block, length - 1)  # rows past the end repeat the last one and are not stored
     q_start = q_ptr + (document + first) * q_stride + tl.cast(head, tl.int64) * q_head
     q = tl.load(q_start + in_block[:, None] * q_stride + channels[None, :], mask=inside, other=0.0)
+    out_start = out_ptr + ((document + first) * heads + head) * WIDTH
+    if GOES_ON:
+        number = tl.load(blocks_ptr + block * 4 + 3)
+        document = tl.load(keys_ptr + number * 2).to(tl.int64)
+        before = tl.load(keys_ptr + number * 2 + 1)
+        first += before
+        length += before
+    rows = tl.minimum(first + in_block, length - 1)  # rows past the end repeat the last one and are not stored
     k_ptr += document * k_stride + tl.cast(head // shared, tl.int64) * k_head
     v_ptr += document * v_stride + tl.cast(head // shared, tl.int64) * v_head
 
@@ -171,7 +181,6 @@ def _attention_kernel(
     )  # fmt: skip
 
     out = (acc / total[:, None]).to(out_ptr.dtype.element_ty)
-    out_start = out_ptr + ((document + first) * heads + head) * WIDTH
     tl.store(out_start + in_block[:, None] * (heads * WIDTH) + channels[None, :], out, mask=inside)
 
 
@@ -186,6 +195,7 @@ def attention(
     tile: Tile,
     *,
     causal: bool = True,
+    keys: Pack | None = None,
 ) -> Tensor:
     """`kernels.attention.packed_attention` for checked arguments, in programs of `tile`."""
     _, heads, width = q.shape
@@ -193,18 +203,27 @@ def attention(
     blocks = blocks_of(pack, tile.queries)
     log2e = math.log2(math.e)
     _attention_kernel[(len(blocks) * heads,)](
-        q, k, v, out, blocks, heads, heads // k.shape[1],
+        q, k, v, out, blocks, None if keys is None else _keys_of(keys, pack), heads, heads // k.shape[1],
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
-        0 if window is None else min(window, pack.tokens),
+        0 if window is None else min(window, (keys or pack).tokens),
         scale if softcap is None else scale / softcap,
         scale * log2e if softcap is None else softcap * log2e,
         WIDTH=width, PADDED=_padded(width), BLOCK_M=tile.queries, BLOCK_N=tile.keys,
         # Three TF32 products make one float32 product, on the matrix units and with few registers.
         PRECISION="tf32x3" if q.dtype == torch.float32 else "tf32",
-        WINDOWED=window is not None, CAPPED=softcap is not None, CAUSAL=causal,
+        WINDOWED=window is not None, CAPPED=softcap is not None, CAUSAL=causal, GOES_ON=keys is not None,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
+
+
+def _keys_of(keys: Pack, pack: Pack) -> Tensor:
+    """Of each document its first key and the keys before its first token, [S, 2] int32; made once for the pair."""
+
+    def make(lengths: NDArray[np.int64]) -> Table:
+        return np.stack((np.cumsum(lengths) - lengths, lengths - pack.lengths), axis=1).astype(np.int32)
+
+    return keys.table("first keys", make)
 
 
 def _padded(width: int) -> int:

@@ -1,4 +1,4 @@
-"""Causal depthwise convolution with SiLU, the short filter in front of the SSD in a Mamba-2 mixer."""
+"""Causal depthwise convolution, the short filter in a Mamba-2 mixer (with SiLU) and in a hybrid's attention."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def causal_conv1d(
     bias: Tensor | None = None,
     initial_state: Tensor | None = None,
     positions: Tensor | None = None,
+    silu: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Filter every channel over time with the inputs before it, then SiLU.
+    """Filter every channel over time with the inputs before it, then SiLU unless `silu` is False.
 
     y[t, c] = silu(bias[c] + sum_k weight[c, k] · x[t - (K-1) + k, c]), where inputs before the start are zero or
     come from `initial_state` (the convolution of Mamba, Gu and Dao, https://arxiv.org/abs/2312.00752, section 3.4).
@@ -45,7 +46,7 @@ def causal_conv1d(
             y = y.index_put_((row, at), -padded[row, at + k] * taps[k], accumulate=True)
     if bias is not None:
         y = y + bias.to(x.dtype)
-    return F.silu(y), padded[:, length:]
+    return F.silu(y) if silu else y, padded[:, length:]
 
 
 def packed_conv1d(
@@ -57,6 +58,7 @@ def packed_conv1d(
     keep_state: bool = False,
     scale: Tensor | None = None,
     positions: Tensor | None = None,
+    silu: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
     """`causal_conv1d` over each document of a pack, of x or of scale · x.
 
@@ -73,8 +75,8 @@ def packed_conv1d(
     if x.is_cuda:
         from kernels.conv_triton import conv1d
 
-        return conv1d(x, weight, bias, pack, initial_state, keep_state, scale, positions)
-    y, states = packed_conv1d_reference(x, weight, bias, pack, initial_state, scale, positions)
+        return conv1d(x, weight, bias, pack, initial_state, keep_state, scale, positions, silu)
+    y, states = packed_conv1d_reference(x, weight, bias, pack, initial_state, scale, positions, silu)
     return y, states if keep_state else None
 
 
@@ -134,6 +136,7 @@ def packed_conv1d_reference(
     initial_state: Tensor | None,
     scale: Tensor | None = None,
     positions: Tensor | None = None,
+    silu: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The specification: y and the states in torch, document by document, in float32, or float64 if x is."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -147,7 +150,7 @@ def packed_conv1d_reference(
         if scale is not None:
             inputs = inputs * scale[document, None]
         within = None if positions is None else positions[None, document]
-        y, after = causal_conv1d(inputs[None], weight, bias, before, within)
+        y, after = causal_conv1d(inputs[None], weight, bias, before, within, silu)
         out[document], states[i] = y[0].to(x.dtype), after[0].to(x.dtype)
         start += length
     return out, states

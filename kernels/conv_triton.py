@@ -29,7 +29,7 @@ def _conv1d_kernel(
     x_ptr, weight_ptr, bias_ptr, initial_ptr, scale_ptr, positions_ptr, out_ptr, final_ptr, blocks_ptr,
     x_stride, channels, column_blocks, has_initial, has_final,
     ALIGN: tl.constexpr, TAPS: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_POSITIONS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_POSITIONS: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0) // column_blocks
     start = tl.load(blocks_ptr + block * 4).to(tl.int64)
@@ -69,7 +69,9 @@ def _conv1d_kernel(
                     total += rows[i + k] * tl.where(reach >= TAPS - 1 - k, weights[k], 0.0)
                 else:
                     total += rows[i + k] * weights[k]
-            y = total / (1.0 + tl.exp(-total))
+            y = total
+            if SILU:
+                y = total / (1.0 + tl.exp(-total))
             out = out_ptr + (start + low + i) * channels + c
             tl.store(out, y.to(out_ptr.dtype.element_ty), mask=there & (low + i < length))
 
@@ -88,7 +90,7 @@ def _conv1d_kernel(
 
 def conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, pack: Pack, initial_state: Tensor | None, keep_state: bool,
-    scale: Tensor | None, positions: Tensor | None = None,
+    scale: Tensor | None, positions: Tensor | None = None, silu: bool = True,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """`kernels.conv.packed_conv1d` for checked arguments."""
     channels, taps = weight.shape
@@ -103,7 +105,7 @@ def conv1d(
         x, weight.contiguous(), bias, before, scale, positions, out, out if after is None else after, blocks,
         x.stride(0) // align, channels, column_blocks, int(initial_state is not None), int(keep_state),
         ALIGN=align, TAPS=taps, TOKENS=_TOKENS, ROWS=_ROWS, BLOCK_C=_CHANNELS,
-        HAS_BIAS=bias is not None, HAS_SCALE=scale is not None, HAS_POSITIONS=positions is not None,
+        HAS_BIAS=bias is not None, HAS_SCALE=scale is not None, HAS_POSITIONS=positions is not None, SILU=silu,
         num_warps=_WARPS,
     )  # fmt: skip
     return out, after

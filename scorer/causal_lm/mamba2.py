@@ -6,6 +6,7 @@ state-spaces checkpoint differs in one name only. Knows no tokenizer.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +24,28 @@ from scorer.causal_lm.mamba2_config import Mamba2Config, parse_config
 from scorer.causal_lm.mamba2_layers import Backbone
 from scorer.causal_lm.mamba2_packed import fold, packed_hidden, takes_packs
 from scorer.causal_lm.mamba2_training import training_hidden, trains_packs
+from scorer.causal_lm.mamba2_trial import packs_as_alone
 from scorer.causal_lm.padding import pad, unpad
 from scorer.causal_lm.recurrent_state import State
 from scorer.errors import BadReference
 
-# Positions that a model with attention reads at a time: published configurations have no limit.
-ATTENTION_WINDOW = 8192
+log = logging.getLogger("winnow.reference")
 
 
 class Mamba2(nn.Module):
     """A Mamba-2 language model, or a hybrid. Has torch's default weights until `load_mamba2` or a training sets them.
 
-    It reads a document of any length, in parts, with a recurrent state from part to part. A hybrid with attention has
-    no such state and reads windows of `context` positions.
+    It reads a document of any length, in parts, with a recurrent state from part to part; to this attention adds the
+    keys and values of the last positions.
     """
 
+    context: int | None = None  # documents of any length
     packed = False  # whether it reads packs as they are; a model loaded on a GPU does if its shape fits the kernels
     full_packs = False  # packs need not be filled up
 
     def __init__(self, config: Mamba2Config) -> None:
         super().__init__()
         self.config = config
-        self.context: int | None = ATTENTION_WINDOW if config.attention_layers else None
         self.vocab_size = config.vocab_size
         self._head8: Fp8Head | None = None  # of a model that was quantized
         self._packs: dict[tuple[int, int, torch.device], Pack] = {}  # of batches, as CUDA graphs need them in place
@@ -62,23 +63,25 @@ class Mamba2(nn.Module):
         """ids [B, T] int64 -> hidden states [B, T, hidden] before the head, and with `keep_state` the state after them.
 
         positions [B, T]: of each token in its document, where a row has several; None if a row is one document. On a
-        GPU without states these are the kernels for a training, and the dtype is that of the products. Raises
-        ValueError for a model with attention if a state is given or asked for, or positions.
+        GPU without states these are the kernels for a training, and the dtype is that of the products. A model with
+        attention has no gradients, and raises ValueError for positions.
         """
         if state is None and not keep_state and ids.is_cuda and trains_packs(self.config):
             within = None if positions is None else positions.flatten()
             hidden = training_hidden(self.backbone, ids.flatten(), self._rows(ids), within)
             return hidden.unflatten(0, ids.shape), None
         stream = self.backbone.embeddings(ids).float()
-        if self.context is not None and (state is not None or keep_state or positions is not None):
-            raise ValueError("a model with attention has no recurrent state, and a row is one document")
-        after = State([], [])
+        if self.config.attention is not None and positions is not None:
+            raise ValueError("a row of a model with attention is one document")
+        lengths = [ids.shape[1]] * len(ids)
+        span = self.backbone.span(Pack.of(lengths, ids.device), state, keep_state)
+        after = State.after(state, lengths)
         for i, layer in enumerate(self.backbone.layers):
-            conv, ssd = (None, None) if state is None else (state.conv[i], state.ssd[i])
-            stream, conv, ssd = layer(stream, conv, ssd, positions)
+            conv, mixer = (None, None) if state is None else (state.conv[i], state.mixer[i])
+            stream, conv, mixer = layer(stream, conv, mixer, positions, span)
             if keep_state:
                 after.conv.append(conv.clone())  # a view would keep the whole layer's input in memory
-                after.ssd.append(ssd)
+                after.mixer.append(mixer)
         hidden = rms_norm(stream, self.backbone.norm_f.weight, self.config.eps).to(self.head.dtype)
         return hidden, after if keep_state else None
 
@@ -97,8 +100,8 @@ class Mamba2(nn.Module):
 
         The documents of `pack` are independent. A target of -100 is not scored and has NLL 0. `state` is the state
         before the documents, and is emptied; with `keep_state` the state after them is returned. A state takes layers x
-        heads x head_dim x state x 4 bytes a document (19 MB for a model of 130M). A model that is not `packed` has
-        states only for packs of one document.
+        heads x head_dim x state x 4 bytes a document (19 MB for a model of 130M), and of an attention layer the keys
+        and values of the context. A model that is not `packed` has states only for packs of one document.
         """
         if self.packed:
             hidden, state = packed_hidden(self.backbone, ids, pack, state, keep_state)
@@ -114,8 +117,8 @@ class Mamba2(nn.Module):
         """Makes the products of a bfloat16 model those of 8-bit factors. Raises BadReference if it reads no packs."""
         if not self.packed:
             raise BadReference(
-                "dtype fp8 needs a Mamba-2 model that the GPU kernels support: no attention layers, heads of 64 or 128"
-                " and states of 16 to 256; choose auto"
+                "dtype fp8 needs a Mamba-2 model that the GPU kernels support: heads of 64 or 128 and states of 16 to"
+                " 256; choose auto"
             )
         layers: Any = self.backbone.layers
         for layer in layers:
@@ -144,8 +147,12 @@ def load_mamba2(folder: Path, dtype: torch.dtype, device: torch.device | str) ->
         product = tensor.dim() == 2 or name.endswith("proj.bias")
         tensors[name] = tensor.to(device=device, dtype=dtype if product else torch.float32)
     model.load_state_dict(tensors, assign=True)
+    model.requires_grad_(False).eval()
+    if packed and config.hybrid and not packs_as_alone(model.backbone, lambda ids: model(ids)[0]):
+        log.warning("%s: the model scores otherwise in packs than alone; it reads rows, which is slower", folder)
+        packed = False
     model.packed = packed
-    return model.requires_grad_(False).eval()
+    return model
 
 
 def rename_tensors(source: Path, tensors: dict[str, Tensor], config: Mamba2Config) -> dict[str, Tensor]:

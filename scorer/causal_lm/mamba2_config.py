@@ -33,6 +33,10 @@ _ATTENTION: dict[str, Any] = {"num_heads_kv": None, "head_dim": None, "qkv_proj_
     "rotary_emb_interleaved": False,
 }
 _ATTENTION_FIXED: dict[str, tuple[Any, Any]] = {"causal": (True, False), "mlp_dim": (0, 0)}  # required, default
+ATTENTION_CONTEXT = 8192  # positions that attention sees where config.json names no limit; published ones do not
+_LARGEST_CONTEXT = 1 << 20  # a larger limit counts as none
+# Sizes that the kernels of attention take: a head's width, taps of its convolution (0 for none).
+WIDEST_HEAD, TAPS = 256, (0, 2, 3, 4, 5, 6, 7, 8)
 _MLP_MULTIPLE = 128  # state-spaces rounds the hidden features of an MLP up to a multiple of this
 
 
@@ -59,7 +63,8 @@ class AttentionConfig:
 class Mamba2Config:
     """Sizes of a model. `vocab_size` counts the rows of the embedding, padding included.
 
-    A hybrid has attention in `attention_layers`, or an MLP of `mlp` hidden features in each layer, or both.
+    A hybrid has attention in `attention_layers`, or an MLP of `mlp` hidden features in each layer, or both. A token's
+    attention sees the last `attention_context` positions of its document, itself included.
     """
 
     vocab_size: int
@@ -78,6 +83,7 @@ class Mamba2Config:
     mlp: int = 0
     attention: AttentionConfig | None = None
     attention_layers: tuple[int, ...] = ()
+    attention_context: int = ATTENTION_CONTEXT
 
     @property
     def hybrid(self) -> bool:
@@ -198,6 +204,7 @@ def _native(source: Path, raw: dict[str, Any]) -> Mamba2Config:
         mlp=-(-int(raw.get("d_intermediate") or 0) // _MLP_MULTIPLE) * _MLP_MULTIPLE,
         attention=_attention(source, hidden, raw.get("attn_cfg") or {}) if raw.get("attn_layer_idx") else None,
         attention_layers=tuple(sorted({int(layer) for layer in raw.get("attn_layer_idx") or ()})),
+        attention_context=_attention_context(source, raw.get("max_position_embeddings")),
         **shape,
     )
 
@@ -225,7 +232,28 @@ def _attention(source: Path, hidden: int, raw: dict[str, Any]) -> AttentionConfi
     wrong = min(config.heads, config.kv_heads, config.head_dim) < 1 or config.heads % max(1, config.kv_heads)
     if wrong or config.rotary % 2 or not 0 <= config.rotary <= config.head_dim:
         raise BadReference(f"{source}: attn_cfg has sizes that are not possible for attention")
+    if config.head_dim > WIDEST_HEAD:
+        raise BadReference(
+            f"{source}: attn_cfg: heads of {config.head_dim} are not supported; {WIDEST_HEAD} at most are"
+        )
+    if config.conv_kernel not in TAPS:
+        raise BadReference(
+            f"{source}: attn_cfg.d_conv = {config.conv_kernel} is not supported; 0 and 2 to {TAPS[-1]} are"
+        )
+    if config.scale is not None and not config.scale > 0:
+        raise BadReference(f"{source}: attn_cfg.softmax_scale = {config.scale} is not supported; positive ones are")
     return config
+
+
+def _attention_context(source: Path, limit: Any) -> int:
+    """The positions that a token's attention sees; a limit may be named as in models of transformers."""
+    if limit is None or int(limit) > _LARGEST_CONTEXT:
+        return ATTENTION_CONTEXT
+    if int(limit) < 2:
+        raise BadReference(
+            f"{source}: max_position_embeddings = {limit!r} leaves attention no position to look back at"
+        )
+    return int(limit)
 
 
 def _float(value: Any) -> float:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from kernels.conv import causal_conv1d
 from kernels.norm import gated_rms_norm, rms_norm
+from kernels.pack import Pack
 from kernels.ssd import ssd_chunked
-from scorer.causal_lm.hybrid import Attention, Mlp
+from scorer.causal_lm.hybrid import Attention, Mlp, Span
 from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.causal_lm.recurrent_state import State
 
 
 class Scale(nn.Module):
@@ -68,7 +70,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: Mamba2Config, attention: bool) -> None:
         super().__init__()
-        self.eps = config.eps
+        self.config = config
         self.norm = Scale(config.hidden)
         self.mixer: Mixer | Attention
         if attention and config.attention is not None:
@@ -80,19 +82,28 @@ class Layer(nn.Module):
             self.mlp = Mlp(config.hidden, config.mlp)
 
     def forward(
-        self, stream: Tensor, conv: Tensor | None, ssd: Tensor | None, positions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """stream [B, T, hidden] float32 -> the same shape, and the two states after it (empty after attention)."""
-        dtype = self.mixer.in_proj.weight.dtype
-        x = rms_norm(stream, self.norm.weight, self.eps).to(dtype)
+        self,
+        stream: Tensor,
+        conv: Tensor | None,
+        state: Tensor | None,
+        positions: Tensor | None = None,
+        span: Span | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """stream [B, T, hidden] float32 -> the same shape, and the two states after it.
+
+        `span` is that of the rows, for attention, which gives states only if it says so.
+        """
+        eps, dtype = self.config.eps, self.mixer.in_proj.weight.dtype
+        x = rms_norm(stream, self.norm.weight, eps).to(dtype)
         if isinstance(self.mixer, Mixer):
-            x, conv, ssd = self.mixer(x, conv, ssd, positions)
+            x, conv, state = self.mixer(x, conv, state, positions)
         else:
-            x, conv, ssd = self.mixer(x), x.new_empty(0), x.new_empty(0)
+            y, conv, state = self.mixer(x.flatten(0, 1), span, conv, state)
+            x = self.mixer.out_proj(y).view(x.shape)
         stream = stream + x
-        if hasattr(self, "mlp"):
-            stream = stream + self.mlp(rms_norm(stream, self.norm2.weight, self.eps).to(dtype))
-        return stream, conv, ssd
+        if self.config.mlp:
+            stream = stream + self.mlp(rms_norm(stream, self.norm2.weight, eps).to(dtype))
+        return stream, conv, state
 
 
 class Backbone(nn.Module):
@@ -108,3 +119,11 @@ class Backbone(nn.Module):
         )
         self.layers = nn.ModuleList(Layer(config, i in config.attention_layers) for i in range(config.layers))
         self.norm_f = Scale(config.hidden)
+
+    def span(self, pack: Pack, state: State | None, keep_state: bool) -> Span | None:
+        """What attention layers know of the documents of `pack`, which go on from `state`; None without attention."""
+        c = self.config
+        if c.attention is None:
+            return None
+        read = [0] * len(pack.lengths) if state is None else state.read
+        return Span.of(pack, read, keep_state, c.attention, c.attention_context)

@@ -22,15 +22,16 @@ from kernels.linear import add_linear, linear
 from kernels.norm import add_rms_norm, gated_rms_norm, row_scale, row_squares
 from kernels.pack import Pack
 from kernels.ssd import packed_ssd
+from scorer.causal_lm.hybrid import Attention, Span
 from scorer.causal_lm.mamba2_config import Mamba2Config
 from scorer.causal_lm.mamba2_layers import Backbone, Layer
 from scorer.causal_lm.recurrent_state import State
 
 
 def takes_packs(config: Mamba2Config) -> bool:
-    """Whether the kernels support a model of this shape: no attention; their sizes of heads, states and filters."""
+    """Whether the kernels support a model of this shape: their sizes of heads, states and filters of the SSD."""
     sizes = config.head_dim in (64, 128) and config.state in (16, 32, 64, 128, 256)
-    return sizes and 2 <= config.conv_kernel <= WIDEST and not config.attention_layers
+    return sizes and 2 <= config.conv_kernel <= WIDEST
 
 
 @torch.no_grad()
@@ -42,6 +43,8 @@ def fold(tensors: dict[str, Tensor], layers: int) -> None:
     for i in range(layers):
         layer = f"backbone.layers.{i}"
         for scale, matrix in (("norm", "mixer.in_proj"), ("mixer.norm", "mixer.out_proj")):
+            if f"{layer}.{scale}.weight" not in tensors:  # attention has no norm before out_proj
+                continue
             weight, factor = tensors[f"{layer}.{matrix}.weight"], tensors[f"{layer}.{scale}.weight"]
             tensors[f"{layer}.{matrix}.weight"] = weight.float() * factor.float()
             tensors[f"{layer}.{scale}.weight"] = torch.ones_like(factor)
@@ -57,14 +60,15 @@ def packed_hidden(
     """
     stream = F.embedding(ids, backbone.embeddings.weight)
     squares = row_squares(stream)
-    after = State([], [])
+    span = backbone.span(pack, state, keep_state)
+    after = State.after(state, pack.lengths.tolist())
     layers: Any = backbone.layers
     for layer in layers:
-        conv, ssd = (None, None) if state is None else (state.conv.pop(0), state.ssd.pop(0))
-        stream, squares, conv, ssd = _layer(layer, stream, squares, pack, conv, ssd, keep_state)
+        conv, ssd = (None, None) if state is None else (state.conv.pop(0), state.mixer.pop(0))
+        stream, squares, conv, ssd = _layer(layer, stream, squares, pack, span, conv, ssd, keep_state)
         if keep_state and conv is not None and ssd is not None:
             after.conv.append(conv)
-            after.ssd.append(ssd)
+            after.mixer.append(ssd)
     hidden, _ = add_rms_norm(stream, None, backbone.norm_f.weight, backbone.config.eps)
     return hidden, after if keep_state else None
 
@@ -74,14 +78,20 @@ def _layer(
     stream: Tensor,
     squares: Tensor,
     pack: Pack,
+    span: Span | None,
     conv: Tensor | None,
     ssd: Tensor | None,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """stream [T, hidden] and its rows' sums of squares -> both after the layer, and the layer's states."""
     mixer: Any = layer.mixer
-    c: Mamba2Config = mixer.config
-    y, y_squares, conv, ssd = _mix(mixer, stream, row_scale(squares, c.hidden, c.eps), pack, conv, ssd, keep_state)
+    c = layer.config
+    scale = row_scale(squares, c.hidden, c.eps)
+    if isinstance(mixer, Attention):
+        y, conv, ssd = mixer((stream * scale[:, None]).to(stream.dtype), span, conv, ssd)
+        y_squares = None
+    else:
+        y, y_squares, conv, ssd = _mix(mixer, stream, scale, pack, conv, ssd, keep_state)
     if y_squares is None:
         stream = stream + mixer.out_proj(y)
         squares = row_squares(stream)

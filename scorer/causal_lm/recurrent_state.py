@@ -11,10 +11,21 @@ from torch import Tensor
 
 @dataclass
 class State:
-    """For B documents and each layer: the convolution's last inputs [B, K-1, C] and the SSD's state [B, H, P, N]."""
+    """For B documents the positions read so far, and by layer the convolution's last inputs and the mixer's state.
 
+    The inputs are [B, K-1, C]. The mixer's state is that of the SSD [B, H, P, N], or what attention carries, the keys
+    and values of the last positions (`hybrid.Span`).
+    """
+
+    read: list[int]
     conv: list[Tensor]
-    ssd: list[Tensor]
+    mixer: list[Tensor]
+
+    @staticmethod
+    def after(before: State | None, lengths: Sequence[int]) -> State:
+        """That of documents with so many positions more than `before`, still without layers."""
+        read = [0] * len(lengths) if before is None else before.read
+        return State([sum(counts) for counts in zip(read, lengths, strict=True)], [], [])
 
     @staticmethod
     def gather(rows: Sequence[tuple[State, int] | None]) -> State | None:
@@ -23,7 +34,7 @@ class State:
         if not carried:
             return None
         first, _ = carried[0]
-        if len(carried) == len(rows) == len(first.ssd[0]) and all(
+        if len(carried) == len(rows) == len(first.read) and all(
             state is first and row == i for i, (state, row) in enumerate(carried)
         ):
             return first  # the same rows in the same order: nothing to copy
@@ -34,4 +45,5 @@ class State:
                 for i, layer in enumerate(layers_of(first))
             ]
 
-        return State(stack(lambda state: state.conv), stack(lambda state: state.ssd))
+        read = [0 if r is None else r[0].read[r[1]] for r in rows]
+        return State(read, stack(lambda state: state.conv), stack(lambda state: state.mixer))

@@ -34,6 +34,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "fp8"]
 _FETCHED = ["*.json", "*.safetensors", "merges.txt", "vocab.txt", "*.model"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HUB_SECONDS = 5.0
+_FAR = 1 << 21  # positions of a document after which attention carries all that it ever does
 
 
 @dataclass
@@ -107,15 +108,17 @@ class Reference:
         ids = torch.zeros(self.budget, dtype=torch.int64, device=self.device)
         longest = self.budget if self.model.packed else 1024
         sizes = {min(self.context or longest, longest)}
-        if self.recurrent and self.model.packed:
-            sizes.add(self.budget // long_documents_per_pack(self.budget))
+        if self.recurrent:  # a model that is not packed carries the state of one document alone
+            sizes.add(self.budget // long_documents_per_pack(self.budget) if self.model.packed else self.budget)
         with memory_errors(self):
             if isinstance(self.model, Transformer):
                 self.model.compile(self.budget)
             for size in sizes:
                 pack = Pack.of([min(size, self.budget - at) for at in range(0, self.budget, size)], self.device)
-                _, state = self.model.nll(ids, ids, pack, keep_state=self.recurrent)
-                if self.recurrent:  # also as in the middle of documents
+                carried = self.recurrent and (self.model.packed or len(pack.lengths) == 1)
+                _, state = self.model.nll(ids, ids, pack, keep_state=carried)
+                if state is not None:  # also as in the middle of documents, far from their beginning
+                    state.read = [_FAR] * len(state.read)
                     self.model.nll(ids, ids, pack, state, keep_state=True)
             torch.cuda.synchronize(self.device)
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from scorer.causal_lm.checkpoint import read_config
 from scorer.causal_lm.mamba2 import load_mamba2
-from scorer.causal_lm.mamba2_config import is_mamba
+from scorer.causal_lm.mamba2_config import is_mamba, parse_config
 from scorer.errors import BadReference
 from scorer.tokenizer.tokenizer import Tokenizer
 from scorer.training.names import Preset
@@ -71,6 +71,8 @@ def initial(folder: Path) -> Initial:
     kind = config.get("model_type")
     if not is_mamba(config) and kind != "gpt2":
         raise BadReference(f"{folder}: a model of type {kind!r} cannot be trained on; name a GPT-2 or Mamba-2 model")
+    if is_mamba(config) and parse_config(folder, config).hybrid:
+        raise BadReference(f"{folder}: a hybrid of Mamba-2 cannot be trained on; name a GPT-2 or Mamba-2 model")
     if not (folder / "tokenizer.json").is_file():
         raise BadReference(f"{folder}: no tokenizer.json; a training needs one")
     tokenizer, rows = Tokenizer(folder), int(config["vocab_size"])

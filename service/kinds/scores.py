@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scorer.tokenizer.backends import Encoded
 
 log = logging.getLogger("winnow.scores")
-ENGINE = 10  # version of this kind: raised when a change of the code changes scores or their files
+ENGINE = 11  # version of this kind: raised when a change of the code changes scores or their files
 _LOAD_SECONDS = 600.0  # in which a model must load and compile
 
 

@@ -5,6 +5,7 @@ hands work to a kernel's groups of warps, written and read around named barriers
 """
 
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -15,12 +16,15 @@ from kernels.pack import Pack
 from kernels.ssd import NO_LIMIT
 from kernels.ssd_tables import Cut
 from scorer.causal_lm.mamba2 import Mamba2
-from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.causal_lm.mamba2_config import AttentionConfig, Mamba2Config
 from scorer.causal_lm.mamba2_training import training_hidden
 from scorer.training.presets import initialise
 
 LENGTHS = [1, 65, 2, 300, 64, 127]
 CUT = Cut(segment=128, pieces=2)  # so that a document of 300 is cut
+SHAPE = Mamba2Config(vocab_size=500, hidden=256, layers=2, heads=8, head_dim=64, state=128)
+ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_dim=64, conv_kernel=4, rotary=32, qkv_bias=False, out_bias=False)
+HYBRID = replace(SHAPE, mlp=256, attention=ATTENTION, attention_layers=(1,), attention_context=100)
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -43,9 +47,9 @@ def long_documents(pack: Pack) -> None:
     assert all(m.isfinite().all() for m in (outputs.y, outputs.squares, outputs.final_state) if m is not None)
 
 
-def whole_model(pack: Pack, eight: bool = False) -> None:
-    """A Mamba-2 of two layers to the NLL of each token, twice, going on: convolution, products, norms, SSD, head."""
-    model = Mamba2(Mamba2Config(vocab_size=500, hidden=256, layers=2, heads=8, head_dim=64, state=128))
+def whole_model(config: Mamba2Config, pack: Pack, eight: bool = False) -> None:
+    """A model of two layers to the NLL of each token, twice, going on: convolution, products, norms, SSD, head."""
+    model = Mamba2(config)
     initialise(model)
     for p in model.parameters():
         p.data = p.data.cuda().to(torch.bfloat16 if p.dim() == 2 else torch.float32)
@@ -79,9 +83,11 @@ def main() -> None:
     for way in (portable,) if "portable" in sys.argv else (chosen, portable):
         tiles_hopper.supports, tiles_hopper.supports8 = way  # the SSD asks it too
         long_documents(pack)
-        whole_model(pack)
+        whole_model(SHAPE, pack)
+        whole_model(HYBRID, pack)
         if on_hopper:
-            whole_model(pack, eight=True)
+            whole_model(SHAPE, pack, eight=True)
+            whole_model(HYBRID, pack, eight=True)
         gradients(pack)
     x, weight = draw(pack.tokens, 256), torch.rand(256, device="cuda")
     add_rms_norm(x, x, weight, 1e-5)

@@ -59,6 +59,22 @@ def test_both_directions(window: int | None, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 1, 50, 8192])
+def test_documents_go_on_from_earlier_keys(window: int | None, dtype: torch.dtype) -> None:
+    lengths, carried = SHORT, [8191, 0, 63, 64, 5000, 1, 300]
+    pack, keys = Pack.of(lengths, "cuda"), Pack.of([a + b for a, b in zip(lengths, carried, strict=True)], "cuda")
+    q, _, _ = attention_inputs(lengths, heads=6, shared=3, width=64, dtype=dtype, device="cuda")
+    _, k, v = attention_inputs(keys.lengths.tolist(), heads=6, shared=3, width=64, dtype=dtype, device="cuda")
+    with poisoned():
+        out = packed_attention(q, k, v, pack, window=window, keys=keys)
+    wide = (m.double() for m in (q, k, v))
+    expected = attention_reference(*wide, pack, 64**-0.5, None, window, keys=keys)
+    close = 1e-4 if dtype == torch.float32 else 5e-3
+    for got, right in zip(out.split(lengths), expected.split(lengths), strict=True):
+        assert (got.double() - right).norm() < close * right.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_same_bits_alone_and_anywhere_in_a_pack(dtype: torch.dtype) -> None:
     q, k, v = attention_inputs(LENGTHS, heads=4, shared=2, width=64, dtype=dtype, device="cuda")
     out = packed_attention(q, k, v, Pack.of(LENGTHS, "cuda"))

@@ -41,6 +41,8 @@ def test_conv(channels: int, start: int, whole: int, dtype: torch.dtype, close: 
     assert torch.equal(after, packed_conv1d_reference(x, weight, bias, pack, state)[1])
     for got, expected in zip(y.split(LENGTHS), wide.split(LENGTHS), strict=True):
         assert relative(got, expected) < close
+    plain, _ = packed_conv1d(x, weight, bias, pack, state, silu=False)
+    assert relative(plain, packed_conv1d_reference(x.double(), weight, bias, pack, state, silu=False)[0]) < close
 
 
 def test_conv_has_the_same_bits_alone_in_a_pack_and_in_two_parts() -> None:

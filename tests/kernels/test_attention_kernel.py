@@ -49,6 +49,25 @@ def test_kernel_in_both_directions_is_the_reference(
     assert relative(kernel(q, k, v, pack, None, window, causal=False), expected) < close
 
 
+@pytest.mark.parametrize(
+    ("dtype", "width", "close", "window"),
+    [(torch.float32, 16, 1e-5, None), (torch.float32, 16, 1e-5, 1), (torch.float16, 64, 2e-3, 90)],
+)
+def test_kernel_goes_on_from_earlier_keys(dtype: torch.dtype, width: int, close: float, window: int | None) -> None:
+    lengths, carried = [65, 1, 64], [39, 0, 130]
+    pack = Pack.of(lengths, "cpu")
+    keys = Pack.of([a + b for a, b in zip(lengths, carried, strict=True)], "cpu")
+    q, _, _ = attention_inputs(lengths, heads=4, shared=2, width=width, dtype=dtype)
+    _, k, v = attention_inputs(keys.lengths.tolist(), heads=4, shared=2, width=width, dtype=dtype)
+    expected = packed_attention(q.float(), k.float(), v.float(), pack, window=window, keys=keys)
+    found = attention(q, k, v, pack, width**-0.5, None, window, Tile(64, 32, 4, 2), keys=keys)
+    assert relative(found, expected) < close
+    k[:104] = k[105:] = 100.0  # all but the second document
+    v[:104] = v[105:] = float("nan")
+    again = attention(q, k, v, pack, width**-0.5, None, window, Tile(64, 32, 4, 2), keys=keys)
+    assert torch.equal(again[65:66], found[65:66])
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_kernel_reads_no_other_document(causal: bool) -> None:
     """Bit for bit alone as between others, though their keys are loud and their values no numbers."""

@@ -40,6 +40,14 @@ def test_conv(channels: int, taps: int, bias: bool, dtype: torch.dtype, close: f
     assert torch.equal(conv1d(x, weight, shift, pack, state, False, scale)[0], y)
 
 
+def test_conv_without_silu() -> None:
+    torch.manual_seed(0)
+    x, weight, shift, state = torch.randn(8, 20), torch.randn(20, 4), torch.randn(20), torch.randn(2, 3, 20)
+    pack = Pack.of([3, 5], "cpu")
+    y, _ = conv1d(x, weight, shift, pack, state, False, None, silu=False)
+    torch.testing.assert_close(y, packed_conv1d_reference(x, weight, shift, pack, state, silu=False)[0])
+
+
 def test_conv_reads_no_other_document() -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(sum(LENGTHS), 20), torch.randn(20, 4)

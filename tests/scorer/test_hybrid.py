@@ -5,19 +5,24 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kernels import attention, conv
 from kernels.pack import Pack
 from kernels.ssd import ssd_recurrent
+from scorer.causal_lm import budget, mamba2_config
 from scorer.causal_lm.convert import convert
-from scorer.causal_lm.hybrid import rotate
 from scorer.causal_lm.mamba2 import Mamba2, load_mamba2
 from scorer.causal_lm.mamba2_config import parse_config
-from scorer.causal_lm.reference import load
+from scorer.causal_lm.mamba2_packed import fold
+from scorer.causal_lm.reference import Reference, load
 from scorer.engine.scoring import score
+from scorer.errors import BadReference
+from scorer.training.initial import initial
 from tests.scorer.mamba2_folders import native_config, random_weights
 from tests.scorer.model_folders import PROSE, byte_level
 
@@ -43,6 +48,12 @@ KINDS: dict[str, dict[str, Any]] = {
         },
     },
     "few settings": {"attn_layer_idx": [2], "attn_cfg": {"causal": True, "num_heads": 2}},
+    "short context": {
+        "d_intermediate": 40,
+        "attn_layer_idx": [0, 1],
+        "attn_cfg": ATTENTION | {"d_conv": 4},
+        "max_position_embeddings": 7,
+    },
 }
 
 
@@ -131,8 +142,9 @@ class ByHand:
             for h in range(heads):
                 g = h // (heads // kv_heads)
                 query = self.rotated(q[t, h], t)
-                scores = torch.stack([query @ self.rotated(k[s, g], s) for s in range(t + 1)])
-                out[t, h] = (scores * cfg.get("softmax_scale", width**-0.5)).softmax(0) @ v[: t + 1, g]
+                low = max(0, t + 1 - self.raw.get("max_position_embeddings", 8192))
+                scores = torch.stack([query @ self.rotated(k[s, g], s) for s in range(low, t + 1)])
+                out[t, h] = (scores * cfg.get("softmax_scale", width**-0.5)).softmax(0) @ v[low : t + 1, g]
         return self.linear(out.flatten(1), f"{name}.out_proj")
 
     def nll(self, ids: Tensor) -> Tensor:
@@ -162,28 +174,63 @@ def test_scores_are_those_of_the_model_written_out(tmp_path: Path, kind: str) ->
     torch.testing.assert_close(nll.double(), wanted, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "attention"])
-def test_a_hybrid_is_a_reference(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["attention", "short context"])
+def test_a_hybrid_reads_documents_of_any_length(tmp_path: Path, kind: str) -> None:
+    """In parts of the budget, and scores them as in one piece."""
     hybrid(tmp_path, kind)
     reference = load(tmp_path)
-    assert reference.context == (None if kind == "mlp" else 8192)
-    text = PROSE * 400
-    ((_, nll, n_tokens, *_),) = score(reference, [([text, "a"], None)], on_progress=lambda *_: None)
-    assert n_tokens[0] > 8192 > n_tokens[1]
-    assert (nll / n_tokens > 0).all()
+    assert reference.context is None
+    reference.budget = 256
+    texts = [PROSE * 50, "a", PROSE[:200], PROSE * 20]
+    ((_, nll, n_tokens, _, tokens),) = score(reference, [(texts, None)], on_progress=lambda *_: None)
+    assert n_tokens[0] > 4 * 256
+    for found, ids in zip(nll, tokens, strict=True):
+        stream = torch.tensor([reference.bos, *ids])
+        alone, _ = reference.model.nll(stream[:-1], stream[1:], Pack.of([len(ids)], "cpu"))
+        assert found == pytest.approx(float(alone.sum()), rel=1e-6)
 
 
-def test_an_mlp_hybrid_carries_its_state_and_an_attention_hybrid_says_that_it_cannot(tmp_path: Path) -> None:
-    hybrid(tmp_path / "mlp", "mlp")
-    model = load_mamba2(tmp_path / "mlp", torch.float32, "cpu")
+@pytest.mark.parametrize("kind", ["both", "short context"])
+def test_packs_of_long_and_short_documents_score_as_rows(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four long documents side by side, in parts, and the others in packs, through the whole engine."""
+    hybrid(tmp_path, kind)
+    texts = [PROSE[i:] + PROSE * (i % 5) * 9 + PROSE[: 3 * i] for i in range(18)]
+
+    def nll(reference: Reference) -> np.ndarray:
+        ((_, found, n_tokens, *_),) = score(reference, [(texts, None)], on_progress=lambda *_: None)
+        assert (n_tokens > 256).sum() > 8
+        return np.asarray(found / n_tokens)
+
+    rows, packs = load(tmp_path), load(tmp_path)
+    weights = dict(packs.model.state_dict())
+    fold(weights, packs.model.config.layers)
+    packs.model.load_state_dict(weights)
+    packs.model.packed, packs.budget = True, 512
+    monkeypatch.setattr(budget, "_PART", 128)
+    np.testing.assert_allclose(nll(packs), nll(rows), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "both", "short context"])
+def test_a_document_goes_on_from_its_state(tmp_path: Path, kind: str) -> None:
+    hybrid(tmp_path, kind)
+    model = load_mamba2(tmp_path, torch.float32, "cpu")
     ids = torch.randint(0, 320, (201,), generator=torch.Generator().manual_seed(0))
     whole, _ = model.nll(ids[:-1], ids[1:], Pack.of([200], "cpu"))
-    first, state = model.nll(ids[:90], ids[1:91], Pack.of([90], "cpu"), keep_state=True)
-    rest, _ = model.nll(ids[90:-1], ids[91:], Pack.of([110], "cpu"), state)
-    torch.testing.assert_close(torch.cat((first, rest)), whole, rtol=0, atol=1e-5)
-    hybrid(tmp_path / "attention", "attention")
-    with pytest.raises(ValueError, match="no recurrent state"):
-        load_mamba2(tmp_path / "attention", torch.float32, "cpu").nll(ids, ids, Pack.of([201], "cpu"), keep_state=True)
+    state, parts, at = None, [], 0
+    for size in (1, 3, 86, 110):
+        part = slice(at, at + size)
+        nll, state = model.nll(ids[part], ids[1:][part], Pack.of([size], "cpu"), state, keep_state=True)
+        parts.append(nll)
+        at += size
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-5)
+
+
+def test_a_hybrid_cannot_be_trained_on(tmp_path: Path) -> None:
+    hybrid(tmp_path, "mlp")
+    with pytest.raises(BadReference, match="a hybrid of Mamba-2 cannot be trained on"):
+        initial(tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -230,12 +277,23 @@ def test_configs_as_state_spaces_publishes_them() -> None:
     assert shapes["backbone.layers.10.mixer.in_proj.weight"] == (2 * 5120 + 2 * 128 + 80, 2560)
 
 
-def test_rotation_keeps_lengths_and_sees_distances_alone() -> None:
-    q, k = torch.randn(2, 1, 16, generator=torch.Generator().manual_seed(0)).expand(2, 9, 16)
-    for interleaved in (False, True):
-        a, b = (rotate(m, 8, 100.0, interleaved) for m in (q, k))
-        torch.testing.assert_close(a.norm(dim=-1), q.norm(dim=-1))
-        scores = a @ b.T
-        for distance in range(9):
-            along = scores.diagonal(-distance)
-            torch.testing.assert_close(along, along[:1].expand_as(along))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attn_cfg": ATTENTION | {"d_conv": 9}}, "d_conv = 9 is not supported; 0 and 2 to 8 are"),
+        ({"attn_cfg": ATTENTION | {"head_dim": 320}}, "heads of 320 are not supported; 256 at most are"),
+        ({"attn_cfg": ATTENTION | {"softmax_scale": 0.0}}, r"softmax_scale = 0.0 is not supported"),
+        ({"attn_cfg": ATTENTION, "max_position_embeddings": 1}, "max_position_embeddings = 1 leaves attention"),
+    ],
+)
+def test_what_attention_does_not_support_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadReference, match=f"some/model: .*{message}"):
+        parse_config(Path("some/model"), native_config(attn_layer_idx=[1], **change))
+
+
+def test_limits_of_attention() -> None:
+    for limit, context in ((None, 8192), (2048, 2048), (1 << 30, 8192)):
+        raw = native_config(attn_layer_idx=[1], attn_cfg=ATTENTION, max_position_embeddings=limit)
+        assert parse_config(Path("m"), raw).attention_context == context
+    assert mamba2_config.WIDEST_HEAD == attention.WIDEST  # written again there, where torch is not imported
+    assert max(mamba2_config.TAPS) == conv.WIDEST

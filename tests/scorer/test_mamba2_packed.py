@@ -1,12 +1,15 @@
 """The packed forward pass of Mamba-2 says what the plain one says of each document alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from kernels.pack import Pack
 from scorer.causal_lm.mamba2 import Mamba2
-from scorer.causal_lm.mamba2_config import Mamba2Config
+from scorer.causal_lm.mamba2_config import AttentionConfig, Mamba2Config
 from scorer.causal_lm.mamba2_packed import fold, packed_hidden
+from scorer.causal_lm.mamba2_trial import packs_as_alone
 from scorer.causal_lm.recurrent_state import State
 from scorer.training.presets import initialise
 
@@ -27,11 +30,22 @@ def models(config: Mamba2Config) -> tuple[Mamba2, Mamba2]:
     return plain.requires_grad_(False), folded.requires_grad_(False)
 
 
-@pytest.mark.parametrize(("groups", "bias", "mlp"), [(1, False, 0), (2, False, 0), (1, True, 0), (1, False, 96)])
-def test_a_pack_is_its_documents_alone(groups: int, bias: bool, mlp: int) -> None:
-    config = Mamba2Config(
-        vocab_size=50, hidden=64, layers=3, heads=4, head_dim=64, state=16, groups=groups, proj_bias=bias, mlp=mlp
-    )
+SHAPE = Mamba2Config(vocab_size=50, hidden=64, layers=3, heads=4, head_dim=64, state=16)
+ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_dim=16, conv_kernel=4, rotary=8, out_bias=False)
+HYBRID = replace(SHAPE, attention=ATTENTION, attention_layers=(1,), attention_context=50)
+BOTH = replace(HYBRID, mlp=96, attention=replace(ATTENTION, conv_kernel=0, rotary=0), attention_layers=(0, 2))
+CONFIGS = {
+    "mamba2": SHAPE,
+    "groups": replace(SHAPE, groups=2),
+    "bias": replace(SHAPE, proj_bias=True),
+    "mlp": replace(SHAPE, mlp=96),
+    "attention": HYBRID,
+    "both": BOTH,
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_pack_is_its_documents_alone(config: Mamba2Config) -> None:
     plain, folded = models(config)
     ids = torch.randint(50, (sum(LENGTHS),))
     hidden, _ = packed_hidden(folded.backbone, ids, Pack.of(LENGTHS, "cpu"))
@@ -39,8 +53,8 @@ def test_a_pack_is_its_documents_alone(groups: int, bias: bool, mlp: int) -> Non
     torch.testing.assert_close(hidden, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_a_document_goes_on_from_its_state() -> None:
-    config = Mamba2Config(vocab_size=50, hidden=64, layers=2, heads=4, head_dim=64, state=16)
+@pytest.mark.parametrize("config", [SHAPE, HYBRID, BOTH], ids=["mamba2", "attention", "both"])
+def test_a_document_goes_on_from_its_state(config: Mamba2Config) -> None:
     plain, folded = models(config)
     ids = torch.randint(50, (150,))
     state, parts = None, []
@@ -50,8 +64,8 @@ def test_a_document_goes_on_from_its_state() -> None:
     torch.testing.assert_close(torch.cat(parts), plain(ids[None])[0][0], rtol=1e-4, atol=1e-4)
 
 
-def test_documents_go_on_beside_others_that_begin_and_end() -> None:
-    config = Mamba2Config(vocab_size=50, hidden=64, layers=2, heads=4, head_dim=64, state=16)
+@pytest.mark.parametrize("config", [SHAPE, HYBRID, BOTH], ids=["mamba2", "attention", "both"])
+def test_documents_go_on_beside_others_that_begin_and_end(config: Mamba2Config) -> None:
     plain, folded = models(config)
     documents = [torch.randint(50, (length,)) for length in (150, 70, 40)]
     found: list[list[torch.Tensor]] = [[], [], []]
@@ -67,3 +81,11 @@ def test_documents_go_on_beside_others_that_begin_and_end() -> None:
             places[d] = (after, row)
     for ids, parts in zip(documents, found, strict=True):
         torch.testing.assert_close(torch.cat(parts), plain(ids[None])[0][0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config", [HYBRID, BOTH], ids=["attention", "both"])
+def test_the_trial_finds_whether_packs_score_as_alone(config: Mamba2Config) -> None:
+    plain, folded = models(config)
+    assert packs_as_alone(folded.backbone, lambda ids: plain(ids)[0])
+    assert packs_as_alone(folded.backbone, lambda ids: folded(ids)[0])
+    assert not packs_as_alone(plain.backbone, lambda ids: plain(ids)[0])  # what is not folded, packs lose
