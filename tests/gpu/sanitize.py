@@ -5,28 +5,27 @@ hands work to a kernel's groups of warps, written and read around named barriers
 """
 
 import sys
-from dataclasses import replace
 
 import torch
 
 from kernels import ssd_hopper, ssd_triton, tiles_hopper
 from kernels.attention import packed_attention
+from kernels.gate import gated
 from kernels.nll import token_nll
 from kernels.norm import add_rms_norm, gated_rms_norm
 from kernels.pack import Pack
 from kernels.ssd import NO_LIMIT
 from kernels.ssd_tables import Cut
+from scorer.causal_lm import mamba2_config
+from scorer.causal_lm.hybrid import Attention, Span
 from scorer.causal_lm.mamba2 import Mamba2
-from scorer.causal_lm.mamba2_config import AttentionConfig, Mamba2Config
+from scorer.causal_lm.mamba2_config import Mamba2Config
 from scorer.causal_lm.mamba2_packed import packed_hidden
 from scorer.causal_lm.mamba2_training import training_hidden
 from scorer.training.presets import initialise
 
 LENGTHS = [1, 65, 2, 300, 64, 127]
 CUT = Cut(segment=128, pieces=2)  # so that a document of 300 is cut
-SHAPE = Mamba2Config(vocab_size=500, hidden=256, layers=2, heads=8, head_dim=64, state=128)
-ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_dim=64, conv_kernel=4, rotary=32, qkv_bias=False, out_bias=False)
-HYBRID = replace(SHAPE, mlp=256, attention=ATTENTION, attention_layers=(1,), attention_context=100)
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -49,9 +48,9 @@ def long_documents(pack: Pack) -> None:
     assert all(m.isfinite().all() for m in (outputs.y, outputs.squares, outputs.final_state) if m is not None)
 
 
-def whole_model(config: Mamba2Config, pack: Pack) -> None:
-    """A model of two layers to the NLL of each token, twice, going on: convolution, products, norms, SSD, head."""
-    model = Mamba2(config)
+def whole_model(pack: Pack) -> None:
+    """A Mamba-2 of two layers to the NLL of each token, twice, going on: convolution, products, norms, SSD, head."""
+    model = Mamba2(Mamba2Config(vocab_size=500, hidden=256, layers=2, heads=8, head_dim=64, state=128))
     initialise(model)
     for p in model.parameters():
         p.data = p.data.cuda().to(torch.bfloat16 if p.dim() == 2 else torch.float32)
@@ -73,6 +72,19 @@ def gradients(pack: Pack) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def hybrid(pack: Pack) -> None:
+    """A hybrid's attention, in a document's beginning and going on, with rotary positions; the gate of its MLP."""
+    config = mamba2_config.AttentionConfig(heads=4, kv_heads=2, head_dim=64, conv_kernel=4, rotary=32)
+    layer = Attention(256, config).cuda().to(torch.bfloat16)
+    layer.conv1d.float()
+    conv = past = None
+    for read in (0, 90):
+        span = Span.of(pack, [read] * len(LENGTHS), True, config, 100)
+        y, conv, past = layer(draw(pack.tokens, 256), span, conv, past)
+        assert y.isfinite().all()
+    assert gated(draw(pack.tokens, 300)).isfinite().all()
+
+
 @torch.no_grad()
 def main() -> None:
     torch.manual_seed(0)
@@ -81,14 +93,14 @@ def main() -> None:
     for way in (lambda *_: False,) if "portable" in sys.argv else (supports, lambda *_: False):
         tiles_hopper.supports = way  # the SSD asks it too
         long_documents(pack)
-        whole_model(SHAPE, pack)
-        whole_model(HYBRID, pack)
+        whole_model(pack)
         gradients(pack)
     x, weight = draw(pack.tokens, 256), torch.rand(256, device="cuda")
     add_rms_norm(x, x, weight, 1e-5)
     gated_rms_norm(x, x, weight, 1e-5, 64)
     q, k, v = draw(pack.tokens, 3, 4, 64).unbind(1)
     assert packed_attention(q, k, v, pack).isfinite().all()
+    hybrid(pack)
     torch.cuda.synchronize()
 
 
