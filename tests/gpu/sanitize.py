@@ -10,14 +10,13 @@ import torch
 
 from kernels import ssd_hopper, ssd_triton, tiles_hopper
 from kernels.attention import packed_attention
-from kernels.gate import gated
 from kernels.nll import token_nll
 from kernels.norm import add_rms_norm, gated_rms_norm
 from kernels.pack import Pack
 from kernels.ssd import NO_LIMIT
 from kernels.ssd_tables import Cut
 from scorer.causal_lm import mamba2_config
-from scorer.causal_lm.hybrid import Attention, Span
+from scorer.causal_lm.hybrid import Attention, Mlp, Span
 from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_config import Mamba2Config
 from scorer.causal_lm.mamba2_packed import packed_hidden
@@ -73,7 +72,7 @@ def gradients(pack: Pack) -> None:
 
 
 def hybrid(pack: Pack) -> None:
-    """A hybrid's attention, in a document's beginning and going on, with rotary positions; the gate of its MLP."""
+    """A hybrid's attention, in a document's beginning and going on, with rotary positions; its MLP."""
     config = mamba2_config.AttentionConfig(heads=4, kv_heads=2, head_dim=64, conv_kernel=4, rotary=32)
     layer = Attention(256, config).cuda().to(torch.bfloat16)
     layer.conv1d.float()
@@ -82,7 +81,7 @@ def hybrid(pack: Pack) -> None:
         span = Span.of(pack, [read] * len(LENGTHS), True, config, 100)
         y, conv, past = layer(draw(pack.tokens, 256), span, conv, past)
         assert y.isfinite().all()
-    assert gated(draw(pack.tokens, 300)).isfinite().all()
+    assert Mlp(256, 150).cuda().to(torch.bfloat16)(draw(pack.tokens, 256)).isfinite().all()
 
 
 @torch.no_grad()
