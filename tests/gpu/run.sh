@@ -47,8 +47,11 @@ start "cuda, others" check tests/gpu/test_cuda.py -k "not tiny and not mamba2 an
 for chosen in rows product head 'trained or ruins' compiled; do
     start "fp8, $chosen" check tests/gpu/test_fp8.py -k "$chosen"
 done
-for name in attention classifier conv_and_norm document_attention hybrid linear proxy several trained training; do
+for name in attention classifier conv_and_norm document_attention linear proxy several trained training; do
     start "$name" check "tests/gpu/test_$name.py"
+done
+for chosen in attention mlp both 'rotary or gate'; do
+    start "hybrid, $chosen" check tests/gpu/test_hybrid.py -k "$chosen"
 done
 # Races in our kernels; in nvjet, the matrix products of cuBLAS, it finds one at times.
 races() {

@@ -5,7 +5,6 @@ hands work to a kernel's groups of warps, written and read around named barriers
 """
 
 import sys
-from dataclasses import replace
 
 import torch
 
@@ -15,16 +14,15 @@ from kernels.norm import add_rms_norm, gated_rms_norm
 from kernels.pack import Pack
 from kernels.ssd import NO_LIMIT
 from kernels.ssd_tables import Cut
+from scorer.causal_lm import mamba2_config
+from scorer.causal_lm.hybrid import Attention, Mlp, Span
 from scorer.causal_lm.mamba2 import Mamba2
-from scorer.causal_lm.mamba2_config import AttentionConfig, Mamba2Config
+from scorer.causal_lm.mamba2_config import Mamba2Config
 from scorer.causal_lm.mamba2_training import training_hidden
 from scorer.training.presets import initialise
 
 LENGTHS = [1, 65, 2, 300, 64, 127]
 CUT = Cut(segment=128, pieces=2)  # so that a document of 300 is cut
-SHAPE = Mamba2Config(vocab_size=500, hidden=256, layers=2, heads=8, head_dim=64, state=128)
-ATTENTION = AttentionConfig(heads=4, kv_heads=2, head_dim=64, conv_kernel=4, rotary=32, qkv_bias=False, out_bias=False)
-HYBRID = replace(SHAPE, mlp=256, attention=ATTENTION, attention_layers=(1,), attention_context=100)
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -47,9 +45,9 @@ def long_documents(pack: Pack) -> None:
     assert all(m.isfinite().all() for m in (outputs.y, outputs.squares, outputs.final_state) if m is not None)
 
 
-def whole_model(config: Mamba2Config, pack: Pack, eight: bool = False) -> None:
-    """A model of two layers to the NLL of each token, twice, going on: convolution, products, norms, SSD, head."""
-    model = Mamba2(config)
+def whole_model(pack: Pack, eight: bool = False) -> None:
+    """A Mamba-2 of two layers to the NLL of each token, twice, going on: convolution, products, norms, SSD, head."""
+    model = Mamba2(Mamba2Config(vocab_size=500, hidden=256, layers=2, heads=8, head_dim=64, state=128))
     initialise(model)
     for p in model.parameters():
         p.data = p.data.cuda().to(torch.bfloat16 if p.dim() == 2 else torch.float32)
@@ -74,6 +72,19 @@ def gradients(pack: Pack) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def hybrid(pack: Pack) -> None:
+    """A hybrid's attention, in a document's beginning and going on, with rotary positions; its MLP."""
+    config = mamba2_config.AttentionConfig(heads=4, kv_heads=2, head_dim=64, conv_kernel=4, rotary=32)
+    layer = Attention(256, config).cuda().to(torch.bfloat16)
+    layer.conv1d.float()
+    conv = past = None
+    for read in (0, 90):
+        span = Span.of(pack, [read] * len(LENGTHS), True, config, 100)
+        y, conv, past = layer(draw(pack.tokens, 256), span, conv, past)
+        assert y.isfinite().all()
+    assert Mlp(256, 150).cuda().to(torch.bfloat16)(draw(pack.tokens, 256)).isfinite().all()
+
+
 @torch.no_grad()
 def main() -> None:
     torch.manual_seed(0)
@@ -83,17 +94,16 @@ def main() -> None:
     for way in (portable,) if "portable" in sys.argv else (chosen, portable):
         tiles_hopper.supports, tiles_hopper.supports8 = way  # the SSD asks it too
         long_documents(pack)
-        whole_model(SHAPE, pack)
-        whole_model(HYBRID, pack)
+        whole_model(pack)
         if on_hopper:
-            whole_model(SHAPE, pack, eight=True)
-            whole_model(HYBRID, pack, eight=True)
+            whole_model(pack, eight=True)
         gradients(pack)
     x, weight = draw(pack.tokens, 256), torch.rand(256, device="cuda")
     add_rms_norm(x, x, weight, 1e-5)
     gated_rms_norm(x, x, weight, 1e-5, 64)
     q, k, v = draw(pack.tokens, 3, 4, 64).unbind(1)
     assert packed_attention(q, k, v, pack).isfinite().all()
+    hybrid(pack)
     torch.cuda.synchronize()
 
 
