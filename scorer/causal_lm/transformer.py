@@ -88,7 +88,7 @@ class Transformer:
     def quantize(self) -> None:
         """Makes the products of a bfloat16 model's linear layers those of 8-bit factors.
 
-        Raises BadReference for a model whose layers cannot be replaced.
+        Raises BadReference for a model whose layers cannot be replaced, and torch.OutOfMemoryError.
         """
         body, head = self.capabilities.body, self.capabilities.head
         if body is None or head is None:
@@ -103,6 +103,8 @@ class Transformer:
         length = min(PROBE, self.context)
         try:
             self._hidden(body, random_ids(self.model, length, self.vocab_size), Pack.of([length], self.model.device))
+        except torch.OutOfMemoryError:
+            raise
         except TRIAL_ERRORS as error:
             raise BadReference(f"the model does not run with 8-bit linear layers ({one_line(error)})") from None
         self.capabilities = replace(self.capabilities, head=quantized_head(head), compiled=None, tolerance=_TOLERANCE8)

@@ -142,7 +142,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A reference that has learnt a little."""
     preset: Preset = request.param
     folder = tmp_path_factory.mktemp("trained")
-    train(lambda: sources(20_000_000), preset, 2_000_000, 0, folder / "out", folder / "work", "cuda", lambda *_: None)
+    train(lambda: sources(20_000_000), preset, 4_000_000, 0, folder / "out", folder / "work", "cuda", lambda *_: None)
     return folder / "out"
 
 
