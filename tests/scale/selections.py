@@ -1,0 +1,103 @@
+"""`make scale-selections`: one more selection of a job of 10^8 documents, from the request until its manifest is there.
+
+The job's shards are scored already: `winnow serve` and two workers index it and make its first selections. Then each
+further selection is asked for over HTTP. `python -m tests.scale.selections 1e7` measures another number. Status 1 if a
+target is missed.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from pruner.tables.stored_table import StoredTable
+from service.contract.schemas import JobRequest
+from service.kinds import index
+from service.store.workspace import Workspace
+from tests.scale.figures import Figure, table
+from tests.scale.memory import peak_mib
+from tests.scale.scored_job import make_scored_job
+from tests.service.artefacts import files_of, manifest_path
+from tests.service.pool import until
+from tests.service.serving import Service
+
+JOB = "scored"
+SECONDS, MEMORY_MIB = 60.0, 2_048.0
+WAIT_SECONDS = 7_200.0
+REQUEST: dict[str, Any] = {
+    "corpus": {"paths": ["/corpus"], "domain_field": "domain", "id_field": "id"},
+    "reference": {"model": "/model"},
+    "selections": [{"criterion": "medium", "rate": 0.3}, {"criterion": "high", "rate": 0.1}],
+}
+MORE: dict[str, dict[str, Any]] = {
+    "medium 0.5": {"criterion": "medium", "rate": 0.5},
+    "high 0.3, by tokens": {"criterion": "high", "rate": 0.3, "unit": "tokens"},
+    "low 0.3, within domains": {"criterion": "low", "rate": 0.3, "within": "domain"},
+    "medium 0.3, per byte, which ranks all documents anew": {"criterion": "medium", "rate": 0.3, "per": "byte"},
+    "medium 0.5, per byte, once they are ranked": {"criterion": "medium", "rate": 0.5, "per": "byte"},
+}
+
+
+def measure(folder: Path, rows: int) -> list[Figure]:
+    """All figures."""
+    workspace = make_scored_job(folder / "workspace", JOB, JobRequest.model_validate(REQUEST), rows)
+    # A light worker, and another one that takes light tasks too.
+    service = Service(folder / "workspace", folder / "serve.log", workers=1, lease_seconds=15)
+    try:
+        service.ready()
+        begun = time.perf_counter()
+        indexed = until(lambda: index.find(files_of(workspace, JOB)), WAIT_SECONDS)
+        figures = [Figure("index", "s", time.perf_counter() - begun)]
+        begun = time.perf_counter()
+        until(lambda: service.job(JOB)["status"] == "succeeded", WAIT_SECONDS)
+        figures.append(Figure("comparison, two selections, report", "s", time.perf_counter() - begun))
+        with httpx.Client(base_url=service.url, timeout=60) as client:
+            for name, asked in MORE.items():
+                begun = time.perf_counter()
+                made = one_more(client, asked)
+                figures.append(Figure(name, "s", time.perf_counter() - begun, SECONDS))
+                check(workspace, made, indexed.counts.eligible)
+        peak = max(peak_mib(pid) for pid in service.workers().values())
+        return [*figures, Figure("memory of a worker at most", "MiB", peak, MEMORY_MIB)]
+    finally:
+        service.process.terminate()
+        service.process.wait()
+
+
+def one_more(client: httpx.Client, asked: dict[str, Any]) -> Any:
+    """Asks for a selection and waits until the job shows it."""
+    answer = client.post(f"/v1/jobs/{JOB}/selections", json=asked)
+    assert answer.status_code in (201, 202), answer.text
+    if answer.status_code == 201:
+        return answer.json()
+
+    def shown() -> Any:
+        job = client.get(f"/v1/jobs/{JOB}").json()
+        assert job["status"] == "succeeded", job["error"]
+        return next((made for made in job["selections"] if asked.items() <= made.items()), None)
+
+    return until(shown, WAIT_SECONDS)
+
+
+def check(workspace: Workspace, made: Any, eligible: int) -> None:
+    """Whether the manifest has as many rows as the selection keeps, and these are its share of the eligible ones."""
+    rows = StoredTable(workspace.storage, manifest_path(workspace, JOB, made["id"])).rows
+    assert rows == made["documents"], made
+    if made["unit"] == "documents":
+        assert abs(rows - made["rate"] * eligible) <= (0.5 if made["within"] is None else 500), made
+
+
+def main() -> int:
+    """Prints a table; returns the exit status."""
+    rows = int(float(sys.argv[1])) if len(sys.argv) > 1 else 10**8
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        figures = measure(Path(name), rows)
+    sys.stdout.write(table({f"{rows:,} documents": figures}) + "\n")
+    return int(any(figure.missed for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
