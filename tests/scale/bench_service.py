@@ -91,4 +91,3 @@ def _get(client: httpx.Client, job_id: str, requests: int) -> list[float]:
         times.append((time.perf_counter() - begun) * 1000)
         assert answer.status_code == 200, answer.text
     return times
-

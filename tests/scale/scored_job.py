@@ -42,7 +42,8 @@ def _write_shard(folder: Path, job_id: str, number: int) -> None:
     """Writes the documents, the scores and the priors of a shard."""
     storage, job = Workspace(str(folder)).storage, files_of(Workspace(str(folder)), job_id)
     shard, draw = job.plan.shards[number], np.random.default_rng(number)
-    assert job.model is not None and shard.rows is not None
+    assert job.model is not None
+    assert shard.rows is not None
     with (
         DocumentsWriter(storage, documents.paths(job)[number]) as document_rows,
         ScoresWriter(storage, scores.paths(job, job.model)[number], {"context": 1024}) as score_rows,
