@@ -72,8 +72,7 @@ class _Counts:
             if not size:
                 continue
             column = np.ascontiguousarray(values[:, at])
-            found = np.searchsorted(edges[1:-1], column, side="right")
-            found[np.isnan(column)] = size
+            found = _bin(column, edges)
             documents = np.bincount(found, minlength=size + 1)[:size]
             self.documents[at] += documents
             # Sums of floats are exact up to 2^53.
@@ -163,6 +162,15 @@ def _overlap(
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+def _bin(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The bin of each value, int64 [R]; for NaN, the number of bins. The first and the last bin hold all beyond."""
+    found = np.zeros(len(values), dtype=np.uint8)
+    for edge in edges[1:-1]:  # a few dozen: faster than a binary search for each value
+        found += (values >= edge).view(np.uint8)
+    found[np.isnan(values)] = _bins(edges)
+    return found.astype(np.int64)
 
 
 def _bins(edges: np.ndarray) -> int:
