@@ -15,7 +15,7 @@ from service.work.pool_worker import PoolWorker
 from tests.scale.bench_queue import NOTE, OVERHEAD_MS, WORKERS
 from tests.scale.fake_workspace import DONE, SCORING, make_workspace
 from tests.scale.figures import Figure, percentile
-from tests.scale.memory import resident_mib
+from tests.scale.processes import resident_mib
 from tests.service.serving import Service
 
 TASKS_MAX = 2_000  # that the worker runs

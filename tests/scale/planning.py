@@ -20,7 +20,7 @@ from pruner.corpus.plan_file import read_plan, write_plan
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
 from tests.scale.figures import Figure, table
-from tests.scale.memory import peak_mib
+from tests.scale.processes import peak_mib
 
 FOLDER_FILES, LINKS = 1_000, 50_000  # in a folder, and to one file
 PAGE_KEYS = 1_000

@@ -20,7 +20,7 @@ from pruner.tables.storage import Storage
 from service.contract.schemas import JobRequest
 from service.work.local import prune
 from tests.scale.figures import Figure, percentile, table
-from tests.scale.memory import resident_mib
+from tests.scale.processes import resident_mib
 from tests.service.pool import train_a_step, write_corpus
 from tests.service.serving import Service
 
