@@ -58,8 +58,8 @@ DOCUMENTS := 5e7
 scale-select: $(VENV)/.installed-peers
 	$(BIN)/python -m tests.scale.select_tables $(DOCUMENTS) $(if $(filter 5e7,$(DOCUMENTS)),,--alone)
 
-# One more selection of a job of 10^8 documents over HTTP, with two workers: HOW LONG, 25 GB of disk space. Fails if one
-# takes over a minute.
+# One more selection of a job of 10^8 documents over HTTP, with two workers: half an hour, 30 GB of disk space. Fails if
+# one takes over a minute, or three where all documents are ranked anew for it.
 scale-selections: $(VENV)/.installed-test
 	$(BIN)/python -m tests.scale.selections
 
