@@ -55,16 +55,18 @@ class SortedRuns:
         workers: Workers,
         *,
         mask: Callable[[RankedRows, int], np.ndarray] | None = None,
+        by_key: "SortedRuns | None" = None,
         inside: bool = True,
         columns: Sequence[type[np.generic]] = (),
         values: Callable[[RankedRows, int], Sequence[np.ndarray]] = lambda _rows, _part: (),
     ) -> None:
         """Reads the ranking once. `mask` gives bool [R] of the rows of a part; `inside` sorts by group first.
 
-        `values` gives the columns of the rows of a part, [R] each. Takes 12 bytes of `folder` a row, 4 for groups, and
-        the columns.
+        `by_key` are the same rows sorted without groups, if they were: their keys are not sorted again. `values` gives
+        the columns of the rows of a part, [R] each. Takes 12 bytes of `folder` a row, 4 for groups, and the columns.
         """
         self._ranking, self._mask, self._inside, self._values = ranking, mask, inside, values
+        self._by_key = by_key
         self._key, self._group = ScratchArray(folder, np.uint64), ScratchArray(folder, np.uint32)
         self._number = ScratchArray(folder, np.uint32)
         self._columns = [ScratchArray(folder, dtype) for dtype in columns]
@@ -118,24 +120,35 @@ class SortedRuns:
 
     def _write(self, part: int) -> _Run:
         rows = self._ranking.read(part)
-        number = np.arange(len(rows.row)) if self._mask is None else np.flatnonzero(self._mask(rows, part))
-        key, group = rows.key[number], rows.group[number] if self._inside and rows.group is not None else None
-        order = np.argsort(key, kind="stable") if group is None else np.lexsort((key, group))
-        key, number = key[order], number[order]
+        number = self._ordered(rows, part)
+        key = rows.key[number]
         at = self._key.append(key)
         self._number.write(at, number)
         for array, values in zip(self._columns, self._values(rows, part), strict=True):
             array.write(at, values[number])
+        group = rows.group[number] if self._inside and rows.group is not None else None
         if group is not None:
-            group = group[order]
             self._group.write(at, group)
         return _Run(at, len(key), None if group is None else group[::_STEP].copy(), key[::_STEP].copy())
 
+    def _ordered(self, rows: RankedRows, part: int) -> np.ndarray:
+        """The numbers of the rows of a part in their order, int64."""
+        if self._by_key is not None:
+            _, number = self._by_key.run(part)
+        else:
+            number = np.arange(len(rows.row)) if self._mask is None else np.flatnonzero(self._mask(rows, part))
+            number = number[np.argsort(rows.key[number], kind="stable")]
+        if not self._inside or rows.group is None:
+            return number
+        return np.asarray(number[_by_group(rows.group[number])])
+
     def _order(self, slices: list[Slice]) -> np.ndarray:
         key = np.concatenate([self._key.read(*one) for one in slices])
-        if not self._has_groups:
-            return np.argsort(key, kind="stable")  # fast, as it is made of sorted runs
-        return np.lexsort((key, np.concatenate([self._group.read(*one) for one in slices])))
+        order = np.argsort(key, kind="stable")  # fast, as it is made of sorted runs
+        if self._has_groups:
+            group = np.concatenate([self._group.read(*one) for one in slices])
+            order = order[_by_group(group[order])]
+        return order
 
     @property
     def _has_groups(self) -> bool:
@@ -185,3 +198,9 @@ class SortedRuns:
                 within, last = (int(np.searchsorted(groups, group, side=end)) for end in ("left", "right"))
             found.append(first + within + int(np.searchsorted(keys[within:last], key, side=side)))
         return found[0], found[1]
+
+
+def _by_group(group: np.ndarray) -> np.ndarray:
+    """Sorts rows by group; those of one group stay in their order. int64 [R]."""
+    few = np.max(group, initial=0) < 1 << 16
+    return np.argsort(group.astype(np.uint16) if few else group, kind="stable")  # of 16 bits it is a radix sort

@@ -57,8 +57,9 @@ def build_index(
         sorter = _Sorter(table, stack.enter_context(closing(KeptRanking(source, folder))), rank_key, folder, workers)
         with closing(sorter.sorted(inside=False)) as runs:
             whole = _whole(runs, sorter, scratch, len(names))
-        with closing(sorter.sorted(inside=True)) as runs:
-            inside = _inside(runs, sorter, scratch)
+            runs_inside = sorter.sorted(inside=True, by_key=runs)
+        with closing(runs_inside):
+            inside = _inside(runs_inside, sorter, scratch)
     return Index(
         below=whole.below,
         key=whole.key,
@@ -88,13 +89,17 @@ class _Sorter:
         self._table, self._ranking, self._rank_key = table, ranking, rank_key
         self._folder, self.workers = folder, workers
 
-    def sorted(self, *, inside: bool) -> SortedRuns:
-        """The documents, inside their domains or not, with their places, ln(perplexity), tokens and domains."""
+    def sorted(self, *, inside: bool, by_key: SortedRuns | None = None) -> SortedRuns:
+        """The documents, inside their domains or not, with their places, ln(perplexity), tokens and domains.
+
+        `by_key` are those not inside their domains, if they were sorted.
+        """
         return SortedRuns(
             self._ranking,
             self._folder,
             self.workers,
             inside=inside,
+            by_key=by_key,
             columns=(np.int64, np.float64, np.int32, np.int32),
             values=self._values,
         )

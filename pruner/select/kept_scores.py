@@ -1,5 +1,6 @@
 """What selections keep of each score's distribution, and what each two of them have in common, counted by rows."""
 
+import os
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel
 
+from pruner.ranks.parts import Workers
 from pruner.select.manifest import Chosen
 from pruner.select.score_columns import ScoreColumn, needed, read_values
 from pruner.select.selection_record import SelectionRecord
@@ -14,6 +16,9 @@ from pruner.tables.stored_table import StoredTable
 
 SELECTIONS_MAX = 20  # that are compared: the first ones
 _ROWS = 1 << 16  # counted at a time
+_THREADS_MAX = 4  # each needs some 100 MB
+_MASK_BITS = 8  # selections whose rows are counted together
+_BITS = (np.arange(1 << _MASK_BITS)[:, np.newaxis] >> np.arange(_MASK_BITS)) & 1  # int64 [masks, selections]
 
 
 class ScoreReport(ScoreColumn):
@@ -50,28 +55,43 @@ class KeptScores(NamedTuple):
 class _Counts:
     """Sums over rows: documents and tokens by bin of each score, kept documents by bin, and common rows."""
 
-    def __init__(self, scores: Sequence[ScoreColumn], selections: int) -> None:
-        self._edges = [np.array(score.edges) for score in scores]
-        self.documents = [np.zeros(_bins(edges), dtype=np.int64) for edges in self._edges]
-        self.tokens = [np.zeros(_bins(edges), dtype=np.int64) for edges in self._edges]
-        self.kept = [np.zeros((selections, _bins(edges)), dtype=np.int64) for edges in self._edges]
+    def __init__(self, edges: Sequence[np.ndarray], selections: int) -> None:
+        """`edges` are those of the bins of each score."""
+        self._edges = edges
+        self.documents = [np.zeros(_bins(each), dtype=np.int64) for each in edges]
+        self.tokens = [np.zeros(_bins(each), dtype=np.int64) for each in edges]
+        self.kept = [np.zeros((selections, _bins(each)), dtype=np.int64) for each in edges]
         self.common = np.zeros((2, selections, selections), dtype=np.int64)  # documents, tokens
 
     def add(self, values: np.ndarray, tokens: np.ndarray, kept: np.ndarray) -> None:
         """Adds rows: values float64 [R, S], tokens int64 [R], kept bool [selections, R]."""
+        # Rows that the same of some selections keep are counted together: a bit for each selection.
+        masks = np.packbits(kept, axis=0, bitorder="little").astype(np.int64)
         for at, edges in enumerate(self._edges):
-            there = ~np.isnan(values[:, at])
-            if not len(edges) or not there.any():
-                continue
             size = _bins(edges)
-            found = np.clip(np.searchsorted(edges, values[there, at], side="right") - 1, 0, size - 1)
-            self.documents[at] += np.bincount(found, minlength=size)
-            np.add.at(self.tokens[at], found, tokens[there])
-            for number, chosen in enumerate(kept):
-                self.kept[at][number] += np.bincount(found[chosen[there]], minlength=size)
-        of = kept.astype(np.float64)  # sums of products are exact up to 2^53
+            if not size:
+                continue
+            column = np.ascontiguousarray(values[:, at])
+            found = _bin(column, edges)
+            documents = np.bincount(found, minlength=size + 1)[:size]
+            self.documents[at] += documents
+            # Sums of floats are exact up to 2^53.
+            self.tokens[at] += np.bincount(found, tokens, minlength=size + 1)[:size].astype(np.int64)
+            found <<= _MASK_BITS
+            for group, mask in enumerate(masks):
+                of_masks = np.bincount(found | mask, minlength=(size + 1) << _MASK_BITS).reshape(size + 1, -1)[:size]
+                some = self.kept[at][group * _MASK_BITS : (group + 1) * _MASK_BITS]
+                some += (of_masks @ _BITS[:, : len(some)]).T
+        of = kept.astype(np.float64)
         self.common[0] += (of @ of.T).astype(np.int64)
         self.common[1] += ((of * tokens) @ of.T).astype(np.int64)
+
+    def merge(self, more: "_Counts") -> None:
+        """Adds the sums over other rows."""
+        for mine, others in ((self.documents, more.documents), (self.tokens, more.tokens), (self.kept, more.kept)):
+            for sums, added in zip(mine, others, strict=True):
+                sums += added
+        self.common += more.common
 
 
 def count_kept(
@@ -81,14 +101,16 @@ def count_kept(
     eligible: tuple[int, int],
     beat: Callable[[], None],
 ) -> KeptScores:
-    """Counts the rows of a table of scores, a part at a time, for some selections, SELECTIONS_MAX at most.
+    """Counts the rows of a table of scores, on all cores, for some selections, SELECTIONS_MAX at most.
 
-    Each selection comes with the function that says which rows it keeps. `eligible`: documents and tokens that
-    selections choose from. Calls `beat` for each piece. Raises FileNotFoundError.
+    Each selection comes with the function that says which rows it keeps; several threads call it. `eligible`: documents
+    and tokens that selections choose from. Calls `beat` for each part of the table. Raises FileNotFoundError.
     """
     names = [score.name for score in scores]
-    counts = _Counts(scores, len(selections))
-    for part, at in enumerate(table.parts):
+    edges = [np.array(score.edges) for score in scores]
+
+    def counted(part: int) -> _Counts:
+        some, at = _Counts(edges, len(selections)), table.parts[part]
         rows = table.read(part, [*needed(names), "n_tokens"])
         for start in range(0, at.rows, _ROWS):
             piece = rows.slice(start, _ROWS)
@@ -97,8 +119,13 @@ def count_kept(
             for number, (_, chosen) in enumerate(selections):
                 kept[number] = chosen.rows(first, first + len(piece))[0]
             tokens = np.nan_to_num(piece["n_tokens"].to_numpy().astype(np.float64)).astype(np.int64)
-            counts.add(read_values(piece, names), tokens, kept)
-            beat()
+            some.add(read_values(piece, names), tokens, kept)
+        return some
+
+    counts, workers = _Counts(edges, len(selections)), Workers(min(len(os.sched_getaffinity(0)), _THREADS_MAX))
+    for some in workers.run(counted, len(table.parts)):
+        counts.merge(some)
+        beat()
     records = [record for record, _ in selections]
     return KeptScores(
         [
@@ -135,6 +162,15 @@ def _overlap(
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
+
+
+def _bin(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The bin of each value, int64 [R]; for NaN, the number of bins. The first and the last bin hold all beyond."""
+    found = np.zeros(len(values), dtype=np.uint8)
+    for edge in edges[1:-1]:  # a few dozen: faster than a binary search for each value
+        found += (values >= edge).view(np.uint8)
+    found[np.isnan(values)] = _bins(edges)
+    return found.astype(np.int64)
 
 
 def _bins(edges: np.ndarray) -> int:

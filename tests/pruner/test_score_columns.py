@@ -159,8 +159,8 @@ def test_what_selections_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         name: [len(each) if n in kept else 0 for n, each in enumerate(of)] for name, kept in KEPT.items()
     }
     assert found.scores[0].lacking == sum(row["a"] is None for row, is_ in zip(rows, there, strict=True) if is_) > 0
-    low, other, nothing = found.overlaps
-    assert low.selections == ("low", "high")
+    overlaps = {overlap.selections: overlap for overlap in found.overlaps}
+    low, other, nothing = (overlaps[pair] for pair in (("low", "high"), ("low", "nothing"), ("high", "nothing")))
     common = masks["low"] & masks["high"]
     assert low.documents == common.sum() > 0
     assert low.tokens == sum(row["n_tokens"] for row, is_ in zip(rows, common, strict=True) if is_)
@@ -172,4 +172,9 @@ def test_what_selections_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert _constant(found.scores[:3]) == []
 
 
-KEPT: dict[str, set[int]] = {"low": {0, 1, 2}, "high": {2, 3}, "nothing": set()}
+KEPT: dict[str, set[int]] = {
+    "low": {0, 1, 2},
+    "high": {2, 3},
+    "nothing": set(),
+    **{f"only-{n}": {n} for n in range(6)},  # more than are counted together
+}

@@ -15,6 +15,7 @@ from service.work.pool_worker import PoolWorker
 from tests.scale.bench_queue import NOTE, OVERHEAD_MS, WORKERS
 from tests.scale.fake_workspace import DONE, SCORING, make_workspace
 from tests.scale.figures import Figure, percentile
+from tests.scale.processes import resident_mib
 from tests.service.serving import Service
 
 TASKS_MAX = 2_000  # that the worker runs
@@ -50,9 +51,9 @@ def measure(redis: Any, url: str, folder: Path, shards: int) -> list[Figure]:
         with httpx.Client(base_url=service.url, timeout=60) as client:
             _get(client, SCORING, 100)
             _get(client, DONE, 100)
-            before = _resident_mib(service.process.pid)
+            before = resident_mib(service.process.pid)
             scoring, done = _get(client, SCORING, REQUESTS), _get(client, DONE, REQUESTS)
-            growth = _resident_mib(service.process.pid) - before
+            growth = resident_mib(service.process.pid) - before
     finally:
         service.process.terminate()
         service.process.wait()
@@ -90,8 +91,3 @@ def _get(client: httpx.Client, job_id: str, requests: int) -> list[float]:
         times.append((time.perf_counter() - begun) * 1000)
         assert answer.status_code == 200, answer.text
     return times
-
-
-def _resident_mib(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024

@@ -25,14 +25,16 @@ _FILES = 100
 def make_workspace(folder: Path, shards: int) -> Workspace:
     """Writes both jobs, over one plan of so many shards."""
     workspace = Workspace(str(folder))
-    plan = _plan(folder / "corpus", shards)
+    plan = make_plan(folder / "corpus", shards, _DOCUMENTS, text_bytes=32 << 20)
+    request = JobRequest.model_validate({"corpus": {"paths": ["/corpus"]}, "reference": {"model": "/model"}})
     for job_id in (SCORING, DONE):
-        _planned_job(workspace, job_id, plan)
+        planned_job(workspace, job_id, plan, request)
     _finish(workspace, DONE, shards)
     return workspace
 
 
-def _plan(corpus: Path, shards: int) -> Plan:
+def make_plan(corpus: Path, shards: int, rows: int, text_bytes: int) -> Plan:
+    """A plan of shards with so many rows and bytes of text each, of files that are not there."""
     files = tuple(
         CorpusFile(
             parse(f"{corpus}/part-{number:05}.parquet"),
@@ -45,13 +47,13 @@ def _plan(corpus: Path, shards: int) -> Plan:
         )
         for number in range(min(_FILES, shards))
     )
-    cut = (Shard(n, n * len(files) // shards, 1, n, n + 1, _DOCUMENTS, 32 << 20, f"{n:064x}") for n in range(shards))
+    cut = (Shard(n, n * len(files) // shards, 1, n, n + 1, rows, text_bytes, f"{n:064x}") for n in range(shards))
     return Plan(files, tuple(cut))
 
 
-def _planned_job(workspace: Workspace, job_id: str, plan: Plan) -> None:
+def planned_job(workspace: Workspace, job_id: str, plan: Plan, request: JobRequest) -> None:
+    """Writes a job whose corpus is planned and whose reference and token counts are known."""
     now = datetime.now(timezone.utc)
-    request = JobRequest.model_validate({"corpus": {"paths": ["/corpus"]}, "reference": {"model": "/model"}})
     workspace.create_job(JobRecord(id=job_id, created_at=now, request=request))
     path = f"corpus/{plan.digest}/plan.parquet"
     if not workspace.storage.exists(path):

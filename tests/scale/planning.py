@@ -20,6 +20,7 @@ from pruner.corpus.plan_file import read_plan, write_plan
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
 from tests.scale.figures import Figure, table
+from tests.scale.processes import peak_mib
 
 FOLDER_FILES, LINKS = 1_000, 50_000  # in a folder, and to one file
 PAGE_KEYS = 1_000
@@ -41,11 +42,6 @@ def make_corpus(folder: Path, files: int) -> None:
             parent = folder / f"{number // FOLDER_FILES:05}"
             parent.mkdir(parents=True)
         os.link(source, parent / f"part-{number:09}.jsonl")
-
-
-def peak_mib(pid: int) -> float:
-    """The most memory that a process had at a time."""
-    return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def measure_planning(folder: Path, files: int) -> list[Figure]:

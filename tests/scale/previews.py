@@ -20,6 +20,7 @@ from pruner.tables.storage import Storage
 from service.contract.schemas import JobRequest
 from service.work.local import prune
 from tests.scale.figures import Figure, percentile, table
+from tests.scale.processes import resident_mib
 from tests.service.pool import train_a_step, write_corpus
 from tests.service.serving import Service
 
@@ -84,11 +85,6 @@ def write_ranks(storage: Storage, folder: str, documents: int, ordered: bool) ->
     write_arrays(storage, folder, index, lambda: None)
 
 
-def memory_mib(pid: int) -> float:
-    """Resident memory, mapped pages of files included."""
-    return int(Path(f"/proc/{pid}/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
-
-
 def measure(folder: Path, documents: int) -> list[Figure]:
     """All figures."""
     request = JobRequest.model_validate(
@@ -110,7 +106,7 @@ def measure(folder: Path, documents: int) -> list[Figure]:
         figures = []
         with httpx.Client(base_url=service.url, timeout=60) as client:
             assert client.get(f"/v1/jobs/{job.id}").json()["status"] == "succeeded"
-            figures.append(Figure("memory of the API before", "MiB", memory_mib(service.process.pid)))
+            figures.append(Figure("memory of the API before", "MiB", resident_mib(service.process.pid)))
             for name, asked in PREVIEWS.items():
                 times = []
                 target = None if asked.get("within") and asked.get("unit") else PREVIEW_MS  # searches in each domain
@@ -123,7 +119,7 @@ def measure(folder: Path, documents: int) -> list[Figure]:
                     assert answer.status_code == 200, answer.text
                 figures.append(Figure(f"preview {name}, first", "ms", times[0]))
                 figures.append(Figure(f"preview {name}, median", "ms", percentile(times, 50), target))
-        figures.append(Figure("memory of the API after", "MiB", memory_mib(service.process.pid), MEMORY_MIB))
+        figures.append(Figure("memory of the API after", "MiB", resident_mib(service.process.pid), MEMORY_MIB))
         return figures
     finally:
         service.process.terminate()
