@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pruner.corpus.globs import matches_any
+from pruner.corpus.globs import matches_any, matches_file
 from pruner.corpus.names import KNOWN, left_out_reason, unreadable_reason
 from pruner.corpus.paths import LOCAL, UNRESTRICTED, CorpusPath, Roots, is_below
 from pruner.corpus.walk import Entry, Listed, list_path
@@ -47,11 +47,11 @@ class FoundFile(NamedTuple):
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files that are no part of a corpus for the same reason."""
+    """Files that are no part of a corpus for the same reason; or, of no file, a pattern that does nothing."""
 
     reason: str
     files: int
-    example: str  # the path of one of them
+    example: str  # the path of one of them, or the pattern
 
 
 @dataclass
@@ -66,6 +66,11 @@ class Listing:
         """Counts a file that is left out."""
         known = self._left_out.get(why)
         self._left_out[why] = LeftOut(why, known.files + 1, known.example) if known else LeftOut(why, 1, shown(path))
+
+    def note_idle(self, rule: str, glob: str) -> None:
+        """Notes a pattern of `include` or `exclude` that matches no file."""
+        reason = f"no file matches the pattern {glob} of {rule}"
+        self._left_out[reason] = LeftOut(reason, 0, glob)
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -120,11 +125,14 @@ def list_files(
             raise InputError(f"{shown(where)}: cannot be read ({reason(error)})") from None
     common = _common_roots((path.scheme, found.root) for _, path, found in listed)
     listing, seen = Listing(), dict[str, dict[str, str]]()
+    idle = {name: set(getattr(spec, name)) for name in ("include", "exclude")}  # patterns that have matched no file
     for text, path, found in listed:
         some, files = False, list[FoundFile]()
         is_empty, seen_here = not found.entries, seen.setdefault(path.store, {})
         for entry in _originals_first(path.scheme, found):
             file = FoundFile(path.scheme, entry.path, entry.size, entry.version, common[path.scheme], entry.named)
+            for globs in idle.values():
+                globs -= {glob for glob in globs if matches_file(file.relative, glob)}
             known = seen_here.get(entry.real)
             if known is not None:
                 some = True
@@ -146,6 +154,9 @@ def list_files(
         listing.files += files
         if not some:
             raise InputError(_nothing(text, is_empty, spec, listing))
+    for name, globs in idle.items():
+        for glob in sorted(globs):
+            listing.note_idle(name, glob)
     return listing
 
 

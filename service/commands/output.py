@@ -201,9 +201,10 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
 
 
 def left_out(corpus: JobCorpus | None) -> Iterator[str]:
-    """A line for each reason why files of a corpus are left out."""
+    """A line for each reason why files of a corpus are left out, and for each pattern that matches none."""
     for left in corpus.left_out if corpus is not None else ():
-        yield f"left out: {_files(left.files)} ({left.reason}), such as {left.example}"
+        files = f"left out: {_files(left.files)} ({left.reason}), such as {left.example}"
+        yield files if left.files else f"warning: {left.reason}"
 
 
 def files_left_out(corpus: JobCorpus | None) -> str:

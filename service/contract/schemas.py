@@ -281,11 +281,11 @@ class Problem(BaseModel):
 
 
 class LeftOutFiles(BaseModel):
-    """Files that are no part of a corpus for the same reason."""
+    """Files that are no part of a corpus for the same reason, or a pattern that matches no file."""
 
     reason: str
-    files: int = Field(description="How many.")
-    example: str = Field(description="The path of one of them.")
+    files: int = Field(description="How many; 0 for a pattern of `include` or `exclude` that matches none.")
+    example: str = Field(description="The path of one of them, or the pattern.")
 
 
 class JobCorpus(BaseModel):

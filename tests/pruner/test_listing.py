@@ -171,6 +171,17 @@ def test_a_file_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     ]
 
 
+def test_patterns_that_match_no_file_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "en/a.jsonl", "en/b.jsonl")
+    found = listed(tmp_path, include=["en/*", "de/*"], exclude=["b.*", "a.jsonl.gz"])
+    assert [file.relative for file in found.files] == ["en/a.jsonl"]
+    assert [(left.reason, left.files, left.example) for left in found.left_out] == [
+        ("excluded", 1, f"{tmp_path}/en/b.jsonl"),
+        ("no file matches the pattern a.jsonl.gz of exclude", 0, "a.jsonl.gz"),
+        ("no file matches the pattern de/* of include", 0, "de/*"),
+    ]
+
+
 # -- left out
 def test_what_is_no_corpus_file_is_counted_and_named(tmp_path: Path) -> None:
     names = ["README.md", "LICENSE", ".gitattributes", "_SUCCESS", "dataset_info.json", "a.jsonl.sha256", ".x/b.jsonl"]
