@@ -88,6 +88,11 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="field of the domain, a key of folder names, @folder or @file; url is reduced to its host",
     )
+    add_filters(parser)
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Adds which files of the paths are read."""
     parser.add_argument(
         "--include",
         action="append",
@@ -187,7 +192,12 @@ def add_job_selections(parser: argparse.ArgumentParser) -> None:
 def _add_criteria(parser: argparse.ArgumentParser, choices: tuple[str, ...], about: str) -> None:
     parser.add_argument("--select", action="append", choices=choices, help=about, dest="criteria", metavar="CRITERION")
     parser.add_argument(
-        "--rate", action="append", type=float, help="share to keep, repeatable (default: 0.5)", dest="rates"
+        "--rate",
+        action="append",
+        type=float,
+        help="share to keep, repeatable (default: 0.5)",
+        dest="rates",
+        metavar="RATE",
     )
     parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
     parser.add_argument("--within", choices=("domain",), help="select inside each domain")
