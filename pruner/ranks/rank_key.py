@@ -31,6 +31,7 @@ class RankKey(NamedTuple):
     columns: tuple[str, ...]
     of: Callable[[pa.Table, TablePart], Keys]
     value: Callable[[int], float | None] = lambda _key: None  # the number that a key was made of; None of a hash
+    by_token: bool = False  # whether keys are nll / n_tokens
 
 
 def column_key(name: str, kind: pa.DataType) -> RankKey:
@@ -66,7 +67,7 @@ def mean_key(divisor: str) -> RankKey:
         key[~((by > 0) & np.isfinite(nll))] = np.nan
         return _of_floats(key, f"rows without nll or {divisor}")
 
-    return RankKey(" / ".join(columns), columns, of, _float)
+    return RankKey(" / ".join(columns), columns, of, _float, by_token=divisor == "n_tokens")
 
 
 def no_key() -> RankKey:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pruner.errors import InputError
@@ -83,6 +83,9 @@ def make(scored: ScoredCorpus, spec: SelectionSpec) -> Rows:
     rows = scored.rows(f"made/{spec.id}/manifest.parquet")
     assert (record.documents, record.tokens) == (len(rows), sum(row["n_tokens"] for row in rows))
     assert sum(domain.documents for domain in record.domains) == len(rows)
+    kept = [row["perplexity"] for row in rows]
+    ends = (min(kept), max(kept)) if kept else (None, None)
+    assert (record.perplexity_min, record.perplexity_max) == ends
     return rows
 
 
@@ -162,6 +165,7 @@ COMPOSITES = st.one_of(
 
 
 @given(fields=COMPOSITES)
+@example(fields={"stages": [{"criterion": "medium", "rate": 0.5}]})
 @settings(max_examples=60, deadline=None)
 def test_a_selection_keeps_what_a_plain_computation_keeps(scored: ScoredCorpus, fields: dict[str, Any]) -> None:
     spec = SelectionSpec.model_validate(fields)
