@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from kernels.pack import Pack
 from scorer.classifier.classifier import Classifier, inspect, load
@@ -118,6 +119,29 @@ def test_long_texts_are_tokenized_as_whole_ones(folder: Path) -> None:
     texts = [PROSE * 200, "a" * 5000 + " b", "ab " * 4000, "1" * 530 + " " + "x" * 5000, " " * 9000 + "end"]
     own = tf.AutoTokenizer.from_pretrained(folder)
     found = WindowTokenizer(folder, CONTEXT).encode(texts, all_windows=False)
+    assert [ids.tolist() for ids in found.ids] == own(texts, truncation=True)["input_ids"]
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_tokens_that_depend_on_text_far_behind_them(tmp_path: Path, split: bool, side: str) -> None:
+    """A special token that takes away the white space before it, and pieces that go over spaces."""
+    pieces = ["<s>", "<unk>", "<mask>", "\n", "▁", "▁a", "a", "b", "▁b", "a▁b", "b▁a"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(len(piece) % 3)) for piece in pieces], unk_id=1))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=split)
+    tf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        mask_token=AddedToken("<mask>", lstrip=True),
+        model_max_length=7,
+        truncation_side=side,
+    ).save_pretrained(tmp_path)
+    texts = [
+        f"a{space * size}<mask> b{end}" for space in " \n" for size in (5, 546, 2000) for end in ("", " a b" * 300)
+    ]
+    texts += ["a b " * 400 + "x", " " * 554 + "a b" * 10, "ab" * 900]
+    own = tf.AutoTokenizer.from_pretrained(tmp_path)
+    found = WindowTokenizer(tmp_path, 10**9).encode(texts, all_windows=False)
     assert [ids.tolist() for ids in found.ids] == own(texts, truncation=True)["input_ids"]
 
 
