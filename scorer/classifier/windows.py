@@ -34,7 +34,10 @@ class WindowTokenizer:
     def __init__(self, folder: Path, context: int) -> None:
         """`context` is the most positions that the model reads. Raises BadReference."""
         self._auto = _load(folder)
-        self.limit = int(min(self._auto.model_max_length, context))
+        length = self._auto.model_max_length
+        if not isinstance(length, (int, float)) or length != length:
+            raise BadReference(f"{folder}: model_max_length in tokenizer_config.json is {length!r}; set it to a number")
+        self.limit = int(min(length, context))
         self.pad: int = self._auto.pad_token_id if self._auto.pad_token_id is not None else 0
         special = self._auto.num_special_tokens_to_add(pair=False)
         if self.limit <= special:

@@ -17,7 +17,7 @@ from scorer.classifier.forward import ClassifierModel
 from scorer.classifier.scoring import classify
 from scorer.classifier.windows import WindowTokenizer
 from scorer.errors import BadReference
-from tests.scorer.classifier_folders import CONFIGS, CONTEXT, make_classifier, own_values
+from tests.scorer.classifier_folders import CHANGED_BY_PADDING, CONFIGS, CONTEXT, make_classifier, own_values
 from tests.scorer.model_folders import PROSE, change_json
 
 TEXTS = [PROSE, "x", PROSE * 9, "the [SEP] of", "é漢字🙂 \0 nul", "a b", PROSE[7:60], "12 " * 40, "  \n "]
@@ -50,6 +50,12 @@ def test_values_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
     assert packs.packed == (kind != "deberta-v2")
     classifier.model = packs
     np.testing.assert_allclose(values(classifier, TEXTS), expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", CHANGED_BY_PADDING)
+def test_a_model_that_padding_changes_reads_one_document_at_a_time(tmp_path: Path, kind: str) -> None:
+    make_classifier(tmp_path, kind)
+    np.testing.assert_allclose(values(load(tmp_path), TEXTS), own_values(tmp_path, TEXTS), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
@@ -150,6 +156,10 @@ def test_the_tokenizers_length_counts_where_it_is_smaller(tmp_path: Path) -> Non
     np.testing.assert_allclose(values(load(tmp_path), TEXTS), own_values(tmp_path, TEXTS), atol=2e-4, rtol=0)
     make_classifier(tmp_path, length=10**30)
     assert load(tmp_path).tokenizer.limit == CONTEXT
+    for wrong in ("7", float("nan")):
+        change_json(tmp_path / "tokenizer_config.json", model_max_length=wrong)
+        with pytest.raises(BadReference, match=r"model_max_length in tokenizer_config\.json is .*; set it to a number"):
+            load(tmp_path)
 
 
 def test_what_reading_raises_is_raised_and_reading_ends(folder: Path) -> None:
