@@ -292,6 +292,10 @@ def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
     named += [name for name in dict.fromkeys(args.criteria or ()) if name in NAMED_SELECTIONS]
     criteria = [name for name in args.criteria or () if name not in NAMED_SELECTIONS]
     if named and not criteria and args.rates is None:
+        given = {"--unit": args.unit != "documents", "--within": args.within is not None, "--per": args.per is not None}
+        given["--random-seed"] = args.random_seed is not None
+        for flag in (flag for flag, is_given in given.items() if is_given):
+            parser.error(f"{flag} is for --select low, medium, high or random: a named selection or a file has its own")
         return named
     criteria = criteria or ["medium"]
     if args.per is not None and set(criteria) == {"random"}:
