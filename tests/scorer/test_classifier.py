@@ -18,7 +18,7 @@ from scorer.classifier.scoring import classify
 from scorer.classifier.windows import WindowTokenizer
 from scorer.errors import BadReference
 from tests.scorer.classifier_folders import CHANGED_BY_PADDING, CONFIGS, CONTEXT, make_classifier, own_values
-from tests.scorer.model_folders import PROSE, change_json
+from tests.scorer.model_folders import PROSE, change_json, wrong
 
 TEXTS = [PROSE, "x", PROSE * 9, "the [SEP] of", "é漢字🙂 \0 nul", "a b", PROSE[7:60], "12 " * 40, "  \n "]
 
@@ -196,6 +196,11 @@ def test_other_folders_are_refused(tmp_path: Path, changes: dict[str, object], m
     with pytest.raises(BadReference, match=message) as refused:
         load(tmp_path)
     assert str(refused.value).startswith(str(tmp_path))
+
+
+def test_a_classifier_is_no_reference(folder: Path) -> None:
+    message = wrong(folder)
+    assert "is a classifier (BertForSequenceClassification), no language model; give it as a classifier" in message
 
 
 def test_a_changed_folder_is_refused(tmp_path: Path) -> None:
