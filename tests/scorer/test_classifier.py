@@ -156,8 +156,8 @@ def test_the_tokenizers_length_counts_where_it_is_smaller(tmp_path: Path) -> Non
     np.testing.assert_allclose(values(load(tmp_path), TEXTS), own_values(tmp_path, TEXTS), atol=2e-4, rtol=0)
     make_classifier(tmp_path, length=10**30)
     assert load(tmp_path).tokenizer.limit == CONTEXT
-    for wrong in ("7", float("nan")):
-        change_json(tmp_path / "tokenizer_config.json", model_max_length=wrong)
+    for length in ("7", float("nan")):
+        change_json(tmp_path / "tokenizer_config.json", model_max_length=length)
         with pytest.raises(BadReference, match=r"model_max_length in tokenizer_config\.json is .*; set it to a number"):
             load(tmp_path)
 
