@@ -21,7 +21,7 @@ def report(
     summary: Summary, selections: Sequence[SelectionRecord], kept: KeptScores, correlations: Correlations
 ) -> Report:
     """The report of a summary and of selections, in the given order."""
-    warnings = [*summary.warnings, *_constant(kept.scores)]
+    warnings = [*summary.warnings, *_constant(kept.scores), *_absent(kept.scores)]
     return Report(
         **dict(summary) | {"warnings": warnings},
         selections=[selection.flat() for selection in selections],
@@ -29,6 +29,12 @@ def report(
         correlations=correlations,
         overlaps=kept.overlaps,
     )
+
+
+def _absent(scores: Sequence[ScoreReport]) -> list[str]:
+    """A warning that names the scores that no document has, if there are any."""
+    names = [score.name for score in scores if not score.documents]
+    return [f"no document has the score {', '.join(names)}; a selection by it keeps nothing"] if names else []
 
 
 def _constant(scores: Sequence[ScoreReport]) -> list[str]:

@@ -1,6 +1,6 @@
 """Validation errors of pydantic in plain English, the same for records, the API and the command line."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # By pydantic's error type. Each is completed from the error's `ctx`; all other types keep their own message.
@@ -26,6 +26,8 @@ _MESSAGES = {
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
     "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be an object",
     "too_short": "must not be empty",
     "too_long": "must have at most {max_length} items",
     "model_type": "must be an object",
@@ -33,9 +35,24 @@ _MESSAGES = {
 }
 
 
+_PATTERNS = {
+    r"^[A-Za-z][A-Za-z0-9_-]*$": "must start with a letter, and have only letters, digits, '_' and '-'",
+    r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$": "must have only letters, digits, '.', '_' and '-', and not start with '.'",
+}
+
+
+def relevant(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The errors of a ValidationError without the follow-ups: wrong items also make a list too short for pydantic."""
+    return [
+        error for error in errors if error["type"] != "too_short" or len(error["input"]) < error["ctx"]["min_length"]
+    ]
+
+
 def explain(error: Mapping[str, Any], name: str) -> str:
     """One of the errors of a ValidationError as a sentence about the field `name`, such as `rate must be at most 1`."""
-    message = _MESSAGES.get(error["type"])
+    if error["type"] == "missing" and error["loc"] and isinstance(error["loc"][-1], int):
+        return f"{name} must have more than {error['loc'][-1]} items".replace("1 items", "1 item")
+    message = _PATTERNS.get(error.get("ctx", {}).get("pattern", "")) or _MESSAGES.get(error["type"])
     if message is not None:
         limits = {
             key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in error.get("ctx", {}).items()

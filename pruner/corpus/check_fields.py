@@ -9,21 +9,21 @@ from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 
 _NAMES_SHOWN = 20
+_TEXT = "corpus.text_field"
 
 
 class FieldCheck:
     """What must be known of the files of a corpus, which are added one by one, to check its fields."""
 
-    def __init__(self, spec: CorpusSpec) -> None:
-        self._fields = {
-            name: field
-            for name, field in (
-                ("text_field", spec.text_field),
-                ("id_field", spec.id_field),
-                ("domain_field", spec.domain_field),
-            )
-            if field is not None
-        }
+    def __init__(self, spec: CorpusSpec, numbers: Sequence[str] = ()) -> None:
+        """`numbers` are fields that give scores."""
+        named = (
+            (_TEXT, spec.text_field),
+            ("corpus.id_field", spec.id_field),
+            ("corpus.domain_field", spec.domain_field),
+        )
+        self._fields = [(what, field) for what, field in named if field is not None]
+        self._fields += [("a scorer", field) for field in dict.fromkeys(numbers)]
         self._files = self._filled = 0
         self._first = ""  # of the files with rows
         self._any_text = False
@@ -41,10 +41,10 @@ class FieldCheck:
         self._any_text |= made.units is None
         if len(self._names) <= _NAMES_SHOWN:
             self._names |= dict.fromkeys(made.fields)
-        for name, field in self._fields.items():
+        for what, field in self._fields:
             if field not in made.has:
-                self._lacking[name] += 1
-                if name == "text_field" and self._first_lacking is None:
+                self._lacking[what, field] += 1
+                if what == _TEXT and self._first_lacking is None:
                     self._first_lacking = made
 
     def check(self, left_out: Sequence[LeftOut]) -> None:
@@ -52,15 +52,15 @@ class FieldCheck:
         if not self._files:
             left = "; ".join(f"{found.files:,} {found.reason}, such as {found.example}" for found in left_out)
             raise InputError(f"there is no corpus file; a corpus has {KNOWN} files (left out: {left})")
-        for name, field in self._fields.items() if self._filled else ():
-            lacking, first = self._lacking[name], self._first_lacking
+        for what, field in self._fields if self._filled else ():
+            lacking, first = self._lacking[what, field], self._first_lacking
             if lacking == self._filled:
                 where = self._first + (f" and {self._filled - 1:,} other files" if self._filled > 1 else "")
                 rows = f" in the first {LOOK_ROWS:,} rows" if self._any_text else ""
                 raise InputError(
-                    f"{where}: no field {field!r} for corpus.{name}{rows}; there are {_listed(list(self._names))}"
+                    f"{where}: no field {field!r} for {what}{rows}; there are {_listed(list(self._names))}"
                 )
-            if name == "text_field" and first is not None:
+            if what == _TEXT and first is not None:
                 others = f" (and {lacking - 1:,} more files)" if lacking > 1 else ""
                 raise InputError(
                     f"{first.file.url}{others}: no field {field!r} for corpus.text_field, which other files have; it"

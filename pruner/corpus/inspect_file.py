@@ -6,7 +6,7 @@ Reads the footer of a Parquet file, the message headers of an Arrow file, and of
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -67,8 +67,12 @@ class NoCorpusFile(Exception):
     """The file is no corpus file, and is left out. The message is the reason, for files of its kind."""
 
 
-def inspect_file(found: FoundFile, spec: CorpusSpec, roots: Roots) -> Inspected:
-    """Looks into a file. Raises NoCorpusFile, and InputError naming the file if it is damaged or of an unknown kind."""
+def inspect_file(found: FoundFile, spec: CorpusSpec, roots: Roots, numbers: Sequence[str] = ()) -> Inspected:
+    """Looks into a file, also for the fields `numbers`.
+
+    Raises NoCorpusFile, and InputError naming the file if it is damaged or of an unknown kind.
+    """
+    fields = list(dict.fromkeys([*named_fields(spec), *numbers]))
     name = found.path.path.rpartition("/")[2]
     with open_path(found.path, roots) as source:
         try:
@@ -76,10 +80,10 @@ def inspect_file(found: FoundFile, spec: CorpusSpec, roots: Roots) -> Inspected:
             kind, codec, head = _recognise(found, name, head, source)
             file = CorpusFile(found.path, kind, codec, found.size, found.version, found.relative)
             if kind == "parquet":
-                return _inspect_parquet(file, source, spec)
+                return _inspect_parquet(file, source, spec, fields)
             if kind == "arrow":
-                return _inspect_arrow(file, source, spec)
-            return _inspect_text(file, source, head, spec)
+                return _inspect_arrow(file, source, spec, fields)
+            return _inspect_text(file, source, head, spec, fields)
         except MemoryError:  # Arrow's MemoryError is an ArrowException too
             raise
         except (*DECODE_ERRORS, ValueError) as error:
@@ -129,11 +133,11 @@ def _read_head(source: BinaryIO, codec: Codec, found: FoundFile) -> bytes:
 
 
 # -- Parquet and Arrow
-def _inspect_parquet(file: CorpusFile, source: BinaryIO, spec: CorpusSpec) -> Inspected:
+def _inspect_parquet(file: CorpusFile, source: BinaryIO, spec: CorpusSpec, fields: list[str]) -> Inspected:
     digest = footer_digest(file.url, source)
     parquet = read_footer(file.url, file.size, source)
     metadata, schema = parquet.metadata, parquet.schema_arrow
-    places = _places(file, schema, spec)
+    places = _places(file, schema, spec, fields)
     text = places[spec.text_field]
     leaves = [
         i for i in range(metadata.num_columns) if text and is_below_path(metadata.schema.column(i).path, [text.path])
@@ -145,18 +149,18 @@ def _inspect_parquet(file: CorpusFile, source: BinaryIO, spec: CorpusSpec) -> In
     return Inspected(replace(file, footer=digest), units, file.size, names, has, metadata.num_rows == 0)
 
 
-def _inspect_arrow(file: CorpusFile, source: BinaryIO, spec: CorpusSpec) -> Inspected:
+def _inspect_arrow(file: CorpusFile, source: BinaryIO, spec: CorpusSpec, fields: list[str]) -> Inspected:
     messages = read_messages(source)
     schema = arrow_schema(source, messages)
     units = [(message.rows, message.stop - message.start) for message in record_batches(messages)]
-    places = _places(file, schema, spec)
+    places = _places(file, schema, spec, fields)
     has = _has(file, spec, places, lambda _json: arrow_batches(source, messages, 0, 1, 0))
     return Inspected(file, units, file.size, schema_fields(schema, _NAMES_MAX), has, not sum(r for r, _ in units))
 
 
-def _places(file: CorpusFile, schema: pa.Schema, spec: CorpusSpec) -> dict[str, ArrowField | None]:
+def _places(file: CorpusFile, schema: pa.Schema, spec: CorpusSpec, fields: list[str]) -> dict[str, ArrowField | None]:
     """Where the fields lie. Raises InputError for a text field of another type, and for equal column names."""
-    places = {name: find_field(schema, name) for name in named_fields(spec)}
+    places = {name: find_field(schema, name) for name in fields}
     for name, place in places.items():
         if place is not None and schema.names.count(place.column) > 1:
             raise InputError(f"{file.url}: has several columns {place.column!r}; {name!r} must name a unique one")
@@ -197,12 +201,12 @@ def _by_path(file: CorpusFile, spec: CorpusSpec) -> set[str]:
 
 
 # -- text
-def _inspect_text(file: CorpusFile, source: BinaryIO, head: bytes, spec: CorpusSpec) -> Inspected:
+def _inspect_text(file: CorpusFile, source: BinaryIO, head: bytes, spec: CorpusSpec, fields: list[str]) -> Inspected:
     if file.format == "jsonl" and _spans_lines(head):
         raise InputError(f"{file.url}: {_ONE_VALUE}")
     end = content_end(source, file.size) if file.compression is None else _decoded_bytes(file, source)
     has = _by_path(file, spec)
-    waiting = [name for name in named_fields(spec) if name not in has]
+    waiting = [name for name in fields if name not in has]
     names: dict[str, str] = {}
     objects = rows = 0
     source.seek(0)

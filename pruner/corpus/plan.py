@@ -97,13 +97,14 @@ def make_plan(
     on_path: Callable[[str], None] = lambda _path: None,
     on_file: Callable[[str], None] = lambda _url: None,
     ignored: Sequence[str] = (),
+    numbers: Sequence[str] = (),
 ) -> Plan:
     """Finds the files of a corpus and cuts them by a fixed rule: the same files always give the same shards.
 
     Arguments and errors as of `plan_corpus`.
     """
     batches: list[pa.RecordBatch] = []
-    left_out = plan_corpus(spec, batches.append, roots, at_once, on_path, ignore_listed, on_file, ignored)
+    left_out = plan_corpus(spec, batches.append, roots, at_once, on_path, ignore_listed, on_file, ignored, numbers)
     return Plan.of(batches, left_out)
 
 
@@ -116,20 +117,21 @@ def plan_corpus(
     on_listed: OnListed = ignore_listed,
     on_file: Callable[[str], None] = lambda _url: None,
     ignored: Sequence[str] = (),
+    numbers: Sequence[str] = (),
 ) -> tuple[LeftOut, ...]:
     """Gives the files and shards of a corpus to `write` as they are found, some thousand rows at a time.
 
     `at_once` files are looked into concurrently. `on_path` is called before a path of the corpus is listed, `on_listed`
     as `list_files` says, `on_file` (from several threads) before a file is looked at. `ignored` is no part of the
-    corpus, as `list_files` says. Returns what is left out. Raises InputError for paths that are wrong or not under a
-    root, files that are damaged or of an unknown kind, fields that are missing or have an unsupported type, and an
-    empty corpus.
+    corpus, as `list_files` says; `numbers` are fields that give scores. Returns what is left out. Raises InputError for
+    paths that are wrong or not under a root, files that are damaged or of an unknown kind, fields that are missing or
+    have an unsupported type, and an empty corpus.
     """
     listing = find_files(spec, roots, on_path, ignored, on_listed)
-    fields = FieldCheck(spec)
+    fields = FieldCheck(spec, numbers)
     with ThreadPoolExecutor(at_once) as pool:
         planner = _Planner(spec, fields, write)
-        planner.add(_inspected(listing, spec, roots, pool, on_file))
+        planner.add(_inspected(listing, spec, roots, pool, on_file, numbers))
     fields.check(listing.left_out)
     if not planner.shards:
         others = " and the other files" if planner.files > 1 else ""
@@ -138,14 +140,19 @@ def plan_corpus(
 
 
 def _inspected(
-    listing: Listing, spec: CorpusSpec, roots: Roots, pool: ThreadPoolExecutor, on_file: Callable[[str], None]
+    listing: Listing,
+    spec: CorpusSpec,
+    roots: Roots,
+    pool: ThreadPoolExecutor,
+    on_file: Callable[[str], None],
+    numbers: Sequence[str],
 ) -> Iterator[Inspected]:
     """The files of a listing that belong to the corpus, in their order; the others are left out."""
 
     def inspect(found: FoundFile) -> Inspected | NoCorpusFile:
         on_file(found.url)
         try:
-            return inspect_file(found, spec, roots)
+            return inspect_file(found, spec, roots, numbers)
         except NoCorpusFile as left:
             return left
 

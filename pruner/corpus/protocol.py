@@ -86,6 +86,7 @@ class Request(BaseModel):
     roots: tuple[str, ...] | None
     careful: bool  # slower, with less memory: one file or row at a time
     ignored: tuple[str, ...] = ()  # of a plan: what is no part of the corpus, see `list_files`
+    numbers: tuple[str, ...] = ()  # of a plan: fields that give scores
     read: ReadRequest | None = None
     check: bool = False
 

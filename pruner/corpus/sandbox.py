@@ -58,6 +58,7 @@ def make_plan(
     waiting: Callable[[], None] = lambda: None,
     ignored: Sequence[str] = (),
     planning: Planning | None = None,
+    numbers: Sequence[str] = (),
 ) -> Plan:
     """Plans a corpus as `pruner.corpus.plan.make_plan` does.
 
@@ -65,7 +66,7 @@ def make_plan(
     kept up to date meanwhile. Raises InputError and OSError.
     """
     told = planning or Planning()
-    request = Request(spec=spec, roots=roots.given, careful=False, ignored=tuple(ignored))
+    request = Request(spec=spec, roots=roots.given, careful=False, ignored=tuple(ignored), numbers=tuple(numbers))
 
     def read(messages: Messages) -> Plan:
         rows: list[pa.RecordBatch] = []

@@ -195,6 +195,7 @@ def _look(request: Request, roots: Roots, out: Output) -> None:
         on_listed=on_listed,
         on_file=on_file,
         ignored=request.ignored,
+        numbers=request.numbers,
     )
     out.send(PLAN, encode_left_out(left_out))
 

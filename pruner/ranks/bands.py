@@ -43,6 +43,8 @@ def _tokens_band(below: np.ndarray, criterion: str, rate: Fraction) -> tuple[int
 
     `low` and `random` grow from the bottom, `high` from the top.
     """
+    if len(below) == 1:
+        return 0, 0
     bottom, top = int(below[0]), int(below[-1])
     budget = rate.numerator * (top - bottom) // rate.denominator
     if criterion in ("low", "random"):

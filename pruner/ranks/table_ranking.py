@@ -13,6 +13,7 @@ from pruner.ranks.parts import RankedRows
 from pruner.ranks.rank_key import RankKey
 from pruner.tables.parquet_parts import PartedTable
 
+_NAN = "NaN", 0  # equal to no other domain
 _OWN = ("nll", "n_tokens", "training", "reject")  # the columns by which Winnow's tables of scores are known
 
 
@@ -88,7 +89,8 @@ class TableRanking:
         encoded = domain.take(pa.array(row)).combine_chunks().dictionary_encode(null_encoding="encode")
         names = encoded.dictionary.to_pylist()
         with self._lock:
-            codes = [self._codes.setdefault(name, len(self._codes)) for name in names]
+            # NaN is no equal of itself, and one domain all the same.
+            codes = [self._codes.setdefault(name if name == name else _NAN, len(self._codes)) for name in names]
         return np.asarray(np.array(codes, dtype=np.int64)[encoded.indices.to_numpy()])
 
 

@@ -63,15 +63,23 @@ class Tables:
         """Some columns of a part. Raises InputError naming the table."""
         at = self.parts[part]
         with self._opened(at.table) as parquet:
-            return parquet.read_row_groups(range(at.start, at.stop), list(columns), use_threads=False)
+            rows = parquet.read_row_groups(range(at.start, at.stop), list(columns), use_threads=False)
+            return self._cast(rows, columns)
 
-    def batches(self, part: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, part: int) -> Iterator[pa.Table]:
         """All rows of a part, with the columns of a manifest, some at a time. Raises InputError naming the table."""
         at = self.parts[part]
         rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES * at.rows // max(1, at.size)))
         with self._opened(at.table) as parquet:
-            groups = range(at.start, at.stop)
-            yield from parquet.iter_batches(rows, groups, self.copied.names, use_threads=False)
+            names = self.copied.names
+            for batch in parquet.iter_batches(rows, range(at.start, at.stop), names, use_threads=False):
+                yield self._cast(pa.Table.from_batches([batch]), names)
+
+    def _cast(self, rows: pa.Table, columns: Sequence[str]) -> pa.Table:
+        """The columns with the types that all tables have."""
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        rows = rows.select(list(columns))
+        return rows if rows.schema.equals(schema) else rows.cast(schema)
 
     @contextmanager
     def _opened(self, number: int) -> Iterator[pq.ParquetFile]:
@@ -93,13 +101,18 @@ def _metadata(table: Table) -> pq.FileMetaData:
         return pq.read_metadata(source)
 
 
-def open_tables(paths: list[str]) -> Tables:
+def open_tables(
+    paths: list[str], include: Sequence[str] = (), exclude: Sequence[str] = (), ignored: Sequence[str] = ()
+) -> Tables:
     """Finds tables and reads their footers; of a folder or glob the tables are sorted by name.
+
+    `include`, `exclude` and `ignored` are as of a corpus. A file that several paths name is read once, at the first
+    place.
 
     Raises InputError for a path without tables, a file that is no Parquet, and tables whose columns differ.
     """
     tables, parts, schema = list[Table](), list[TablePart](), None
-    listing = find_files(CorpusSpec(paths=paths))
+    listing = find_files(CorpusSpec(paths=paths, include=list(include), exclude=list(exclude)), ignored=ignored)
     for found in listing.files:
         url = found.url
         with open_path(found.path, UNRESTRICTED) as source:
@@ -108,8 +121,7 @@ def open_tables(paths: list[str]) -> Tables:
             digest = footer_digest(url, source)
             parquet = read_footer(url, found.size, source)
             columns = _columns(url, parquet.schema_arrow)
-            schema = columns if schema is None else schema
-            _check_same(tables[0].path.url if tables else url, schema, url, columns)
+            schema = columns if schema is None else _joined(tables[0].path.url, schema, url, columns)
             tables.append(Table(found.path, found.size, parquet.metadata.num_rows, digest))
             parts += row_group_parts(len(tables) - 1, parquet.metadata)
     if schema is None or not parts:
@@ -122,13 +134,26 @@ def _columns(url: str, schema: pa.Schema) -> pa.Schema:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{url}: has two columns named {twice!r}; name them differently")
-    return pa.schema([pa.field(field.name, field.type) for field in schema])
+    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
 
 
-def _check_same(first: str, schema: pa.Schema, url: str, columns: pa.Schema) -> None:
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type, without the layouts of texts that Arrow cannot filter; Parquet stores them alike."""
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}.get(kind, kind)
+
+
+def _joined(first: str, schema: pa.Schema, url: str, columns: pa.Schema) -> pa.Schema:
+    """The columns of two tables. One without any value, whose type is null, has the type of the other's.
+
+    Raises InputError where columns are missing or differ.
+    """
     for name in dict.fromkeys([*schema.names, *columns.names]):
-        kinds = [f"of type {some.field(name).type}" if name in some.names else "missing" for some in (schema, columns)]
-        if kinds[0] != kinds[1]:
-            raise InputError(
-                f"{url}: the column {name!r} is {kinds[1]}, but {kinds[0]} in {first}; give tables of the same columns"
-            )
+        kinds = [some.field(name).type if name in some.names else None for some in (schema, columns)]
+        if kinds[0] == kinds[1] or (None not in kinds and pa.null() in kinds):
+            continue
+        said = ["missing" if kind is None else f"of type {kind}" for kind in kinds]
+        raise InputError(
+            f"{url}: the column {name!r} is {said[1]}, but {said[0]} in {first}; give tables of the same columns"
+        )
+    pairs = ((field, columns.field(field.name)) for field in schema)
+    return pa.schema([other if pa.types.is_null(field.type) else field for field, other in pairs])

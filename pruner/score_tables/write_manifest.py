@@ -114,7 +114,7 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def write_kept(batches: Iterator[pa.RecordBatch], writers: list[TableWriter], percentiles: list[np.ndarray]) -> None:
+def write_kept(batches: Iterator[pa.Table], writers: list[TableWriter], percentiles: list[np.ndarray]) -> None:
     """Writes the rows of a part that selections keep: a writer of each, and its percentiles of all rows of the part.
 
     A row without a percentile is not kept.
@@ -125,6 +125,6 @@ def write_kept(batches: Iterator[pa.RecordBatch], writers: list[TableWriter], pe
             some = percentile[first : first + len(batch)]
             kept = ~np.isnan(some)
             if kept.any():
-                rows = pa.Table.from_batches([batch]).filter(pa.array(kept))
+                rows = batch.filter(pa.array(kept))
                 writer.add(rows.append_column(PERCENTILE, pa.array(some[kept])))
         first += len(batch)

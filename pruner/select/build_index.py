@@ -51,9 +51,7 @@ def build_index(
             return stack.enter_context(closing(ScratchArray(folder, dtype)))
 
         # Without a reference documents have no tokens, and are ranked all the same.
-        source = TableRanking(
-            table, rank_key, tokens=False, within=True, domains=names
-        )  # a job without a reference has none
+        source = TableRanking(table, rank_key, tokens=False, within=True, domains=names)
         sorter = _Sorter(table, stack.enter_context(closing(KeptRanking(source, folder))), rank_key, folder, workers)
         with closing(sorter.sorted(inside=False)) as runs:
             whole = _whole(runs, sorter, scratch, len(names))
@@ -116,7 +114,7 @@ class _Sorter:
         if rows.tokens is None or rows.group is None:
             raise ValueError("the documents of an index have tokens and domains")
         place = rows.row + self._table.parts[part].first_row
-        if self._rank_key.columns == ("nll", "n_tokens"):
+        if self._rank_key.by_token:
             key = float_of(rows.key)
         else:
             with np.errstate(invalid="ignore"):  # of a job without a reference

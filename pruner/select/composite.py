@@ -8,7 +8,6 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from pruner.errors import InputError
 from pruner.ranks.bands import band
 from pruner.ranks.rank_key import Keys, RankKey, floats
 from pruner.ranks.sort_keys import ordered_bits
@@ -80,8 +79,7 @@ def write_stages(scores: Scores, folder: str, stages: Sequence[StageSpec]) -> in
     """Writes the index of the documents that have all scores, those that the stages leave first, into `folder`.
 
     Returns their number. Beside the arrays of an index stands PERCENTILE: the percentile of each document that is left,
-    in the last stage that ranks, NaN if none does. Needs 10 bytes of memory a document. Raises InputError if no
-    document has all scores.
+    in the last stage that ranks, NaN if none does. Needs 10 bytes of memory a document.
     """
     keys = [_score_key(scores, stage.score) for stage in stages if stage.score is not None]
     if any(stage.criterion is not None and stage.score is None for stage in stages if stage.criterion != "random"):
@@ -96,8 +94,6 @@ def write_stages(scores: Scores, folder: str, stages: Sequence[StageSpec]) -> in
         index = scores.ranked(_only(scores.rank_key(stage.order), keys, kept))
         kept, percentile = _chosen(index, rule)
     index = scores.ranked(_first(kept, keys))
-    if not index.documents:
-        raise InputError("no document that may be selected has all scores of the stages: select by other scores")
     kept &= _ranks(index) >= 0  # not those that trained the reference
     percentile[~kept] = np.nan
     write_array(scores.storage, folder, PERCENTILE, percentile, scores.beat)

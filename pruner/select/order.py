@@ -30,14 +30,11 @@ def write_order(storage: Storage, index_folder: str, folder: str, rank_key: Rank
 def rank_documents(storage: Storage, index_folder: str, rank_key: RankKey, beat: Callable[[], None]) -> Index:
     """The documents of the index in `index_folder` by another key, in temporary files. Calls `beat` for each part.
 
-    Raises FileNotFoundError if the index is missing, and InputError if no document has a rank.
+    Of documents without a key none has a rank. Raises FileNotFoundError if the index is missing.
     """
     shard_rows = np.diff(read_shard_rows(storage, index_folder)).tolist()
     names = read_domain_names(storage, index_folder)
-    index = build_index(storage, f"{index_folder}/{SCORES_FILE}", rank_key, names, shard_rows, beat)
-    if not index.documents:
-        raise InputError(f"no document that may be selected has a value of {rank_key.name!r}: select by another score")
-    return index
+    return build_index(storage, f"{index_folder}/{SCORES_FILE}", rank_key, names, shard_rows, beat)
 
 
 def by_byte() -> RankKey:

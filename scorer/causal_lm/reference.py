@@ -194,6 +194,9 @@ def _snapshot(model: str, kind: str) -> Path:
 def inspect(folder: Path) -> ModelFingerprint:
     """Checks by its files, without torch, that the folder can be a reference. Raises BadReference."""
     config = read_config(folder)
+    for name in config.get("architectures") or []:
+        if str(name).endswith("ForSequenceClassification"):
+            raise BadReference(f"{folder}: is a classifier ({name}), no language model; give it as a classifier")
     if is_mamba(config):
         parse_config(folder, config)
     elif not isinstance(config.get("model_type"), str):

@@ -1,7 +1,8 @@
-"""Forward passes of a classifier of transformers: over padded rows, or over packs where a trial shows that this works.
+"""Forward passes of a classifier of transformers, in batches where a trial shows that these change no value.
 
-Over a pack the body reads all documents at once, each of which sees itself alone, and the model's own head gets the
-hidden states of each document as its body would have given them.
+It reads packs, else padded rows, else one document at a time. Over a pack the body reads all documents at once, each of
+which sees itself alone, and the model's own head gets the hidden states of each document as its body would have given
+them.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ class ClassifierModel:
         self.context = find_context(model)
         self._padding = padding
         self._packed: PackedWay | None = None
+        self._pads = True  # whether padding changes no value
         self.compiled: CompiledBody | None = None
         ids = random_ids(model, min(_PROBE, self.context), self.rows)
         self.values(ids, Pack.of([len(ids)], model.device))
+        self._pads = self._allows_padding()
         if packs:
             self._packed = self._find_packed_way()
 
@@ -102,6 +105,10 @@ class ClassifierModel:
         return self._head(hidden, pack, self._packed)
 
     def _padded(self, ids: Tensor, pack: Pack) -> Tensor:
+        lengths: list[int] = pack.lengths.tolist()
+        if len(lengths) > 1 and not self._pads:
+            alone = zip(ids.split(lengths), lengths, strict=True)
+            return torch.cat([self._padded(part, Pack.of([length], part.device)) for part, length in alone])
         mask = pad(torch.ones_like(ids), pack)
         rows = pad(ids, pack)
         rows = torch.where(mask > 0, rows, self._padding)
@@ -143,6 +150,20 @@ class ClassifierModel:
             del body.forward
         return logits.float().view(len(pack.lengths))
 
+    def _allows_padding(self) -> bool:
+        """Whether documents in padded rows come out as alone. Raises as a model does that cannot read one alone."""
+        lengths = [min(self.context, length) for length in (7, _PROBE, 2)]
+        pack = Pack.of(lengths, self.model.device)
+        ids = random_ids(self.model, pack.tokens, self.rows)
+        alone = [self.values(part, Pack.of([len(part)], self.model.device)) for part in ids.split(lengths)]
+        close = self._close()
+        try:
+            return torch.allclose(self.values(ids, pack), torch.cat(alone), rtol=close, atol=close)
+        except torch.OutOfMemoryError:
+            raise
+        except TRIAL_ERRORS:
+            return False
+
     @torch.inference_mode()
     def _find_packed_way(self) -> PackedWay | None:
         """Switches the model to attention over packs, if documents in a pack then come out as alone; None if not."""
@@ -179,8 +200,10 @@ class ClassifierModel:
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
         """Whether values differ by rounding only, relative to their norm."""
-        close = 1e-4 if self.model.dtype == torch.float32 else 3e-2
-        return a.shape == b.shape and bool((a.float() - b.float()).norm() <= close * b.float().norm())
+        return a.shape == b.shape and bool((a.float() - b.float()).norm() <= self._close() * b.float().norm())
+
+    def _close(self) -> float:
+        return 1e-4 if self.model.dtype == torch.float32 else 3e-2
 
 
 def _last_hidden(body: Any, ids: Tensor, places: Tensor) -> Tensor:

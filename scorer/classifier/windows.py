@@ -34,7 +34,10 @@ class WindowTokenizer:
     def __init__(self, folder: Path, context: int) -> None:
         """`context` is the most positions that the model reads. Raises BadReference."""
         self._auto = _load(folder)
-        self.limit = int(min(self._auto.model_max_length, context))
+        length = self._auto.model_max_length
+        if not isinstance(length, (int, float)) or length != length:
+            raise BadReference(f"{folder}: model_max_length in tokenizer_config.json is {length!r}; set it to a number")
+        self.limit = int(min(length, context))
         self.pad: int = self._auto.pad_token_id if self._auto.pad_token_id is not None else 0
         special = self._auto.num_special_tokens_to_add(pair=False)
         if self.limit <= special:
@@ -49,7 +52,7 @@ class WindowTokenizer:
             side = self._auto.truncation_side
             self._fast.enable_truncation(self.limit, stride=0, strategy="longest_first", direction=side)
             self._fast.no_padding()
-            self._cut = side == "right"
+            self._spaces = _word_ends(self._fast) if side == "right" else ""
 
     @property
     def largest(self) -> int:
@@ -80,13 +83,13 @@ class WindowTokenizer:
         if all_windows:
             return [[made.ids, *(more.ids for more in made.overflowing)] for made in encode(texts)]
         longest = _CHARACTERS_A_TOKEN * self.limit + _MORE
-        if not self._cut:
+        if not self._spaces:
             return [[made.ids] for made in encode(texts)]
         encoded = encode([text[:longest] for text in texts])
         again = [
             number
             for number, (text, made) in enumerate(zip(texts, encoded, strict=True))
-            if len(text) > longest and not _is_settled(text[:longest], made)
+            if len(text) > longest and not _is_settled(text[:longest], self._spaces, made)
         ]
         for number, made in zip(again, encode([texts[number] for number in again]), strict=True):
             encoded[number] = made
@@ -103,13 +106,26 @@ class WindowTokenizer:
         return [build(ids[start : start + size]) for start in range(0, max(1, len(ids)), size)]
 
 
-def _is_settled(cut: str, made: Any) -> bool:
+def _word_ends(tokenizer: Any) -> str:
+    """The white space at which a tokenizer always cuts texts, so that no token depends on the text beyond it."""
+    normalizer, pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    if pre_tokenizer is None:
+        return ""
+
+    def pieces(text: str) -> int:
+        return len(pre_tokenizer.pre_tokenize_str(text if normalizer is None else normalizer.normalize_str(text)))
+
+    return "".join(space for space in " \n\t" if pieces(f"a{space}b{space}c") >= pieces("a") + 2)
+
+
+def _is_settled(cut: str, spaces: str, made: Any) -> bool:
     """Whether no text after a cut could change the first window: the last word of the cut ends in a later one.
 
-    Tokenizers cut texts at white space first, so a token never depends on the text beyond it.
+    The white space before and after the word counts as part of it: a special token may take it away.
     """
-    word = len(cut) - max((cut.rfind(space, 0, -1) for space in " \n\t"), default=-1)
-    return sum(map(len, made.overflowing)) > _MOST_TOKENS * word
+    word = cut.rstrip()
+    word = word[: max(map(word.rfind, spaces)) + 1].rstrip()
+    return sum(map(len, made.overflowing)) > _MOST_TOKENS * (len(cut) - len(word))
 
 
 def _load(folder: Path) -> Any:

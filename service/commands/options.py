@@ -88,6 +88,11 @@ def add_corpus(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="field of the domain, a key of folder names, @folder or @file; url is reduced to its host",
     )
+    add_filters(parser)
+
+
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """Adds which files of the paths are read."""
     parser.add_argument(
         "--include",
         action="append",
@@ -187,7 +192,12 @@ def add_job_selections(parser: argparse.ArgumentParser) -> None:
 def _add_criteria(parser: argparse.ArgumentParser, choices: tuple[str, ...], about: str) -> None:
     parser.add_argument("--select", action="append", choices=choices, help=about, dest="criteria", metavar="CRITERION")
     parser.add_argument(
-        "--rate", action="append", type=float, help="share to keep, repeatable (default: 0.5)", dest="rates"
+        "--rate",
+        action="append",
+        type=float,
+        help="share to keep, repeatable (default: 0.5)",
+        dest="rates",
+        metavar="RATE",
     )
     parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
     parser.add_argument("--within", choices=("domain",), help="select inside each domain")
@@ -282,6 +292,10 @@ def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
     named += [name for name in dict.fromkeys(args.criteria or ()) if name in NAMED_SELECTIONS]
     criteria = [name for name in args.criteria or () if name not in NAMED_SELECTIONS]
     if named and not criteria and args.rates is None:
+        given = {"--unit": args.unit != "documents", "--within": args.within is not None, "--per": args.per is not None}
+        given["--random-seed"] = args.random_seed is not None
+        for flag in (flag for flag, is_given in given.items() if is_given):
+            parser.error(f"{flag} is for --select low, medium, high or random: a named selection or a file has its own")
         return named
     criteria = criteria or ["medium"]
     if args.per is not None and set(criteria) == {"random"}:

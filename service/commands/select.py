@@ -34,8 +34,13 @@ _LINE_SECONDS = 5.0  # between lines of progress without a terminal
 def add_select(parser: Parser) -> None:
     """`winnow select`."""
     parser.add_argument(
-        "tables", nargs="+", metavar="TABLE", help="score tables: Parquet files, folders, globs or URLs"
+        "tables",
+        nargs="+",
+        type=options.corpus_path,
+        metavar="TABLE",
+        help="score tables: Parquet files, folders, globs or URLs",
     )
+    options.add_filters(parser)
     parser.add_argument(
         "--key", metavar="COLUMN", help="numeric column to order by, small values first (default: nll / n_tokens)"
     )
@@ -50,7 +55,9 @@ def select(parser: Parser, args: argparse.Namespace) -> int:
     if args.key is not None and args.per is not None:
         parser.error("--per is for the order by nll; with --key the column is the order")
     started = time.monotonic()
-    tables = open_tables(args.tables)
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"{args.out}: is a file; name a folder for the manifests")
+    tables = open_tables(args.tables, args.include, args.exclude, _earlier(args.out, args.tables))
     args.out.mkdir(parents=True, exist_ok=True)
 
     def path_of(spec: SelectionSpec) -> Path:
@@ -78,20 +85,29 @@ def select(parser: Parser, args: argparse.Namespace) -> int:
     return 0
 
 
+def _earlier(out: Path, paths: list[str]) -> list[str]:
+    """The real paths of manifests of earlier runs in `out`, which are no tables unless they are named as such."""
+    named = {os.path.realpath(path) for path in paths}
+    found = (path for path in out.glob("manifest-*.parquet") if os.path.realpath(path) not in named)
+    return [os.path.realpath(path) + "/" * path.is_dir() for path in found if _is_manifest(path)]
+
+
 def _refuse(path: Path, tables: Tables) -> None:
     """Raises InputError if a manifest would replace a table that is read, or what is no manifest."""
     real = os.path.realpath(path)
     if any(os.path.realpath(table.path.url) in (real, f"{real}/{table.name}") for table in tables.tables):
         raise InputError(f"{path}: is one of the tables, and would be replaced: choose another --out")
-    first = min(path.glob("*.parquet"), default=path) if path.is_dir() else path
-    if not path.exists():
-        return
-    try:
-        known = b"winnow" in (pq.read_metadata(first).metadata or {})
-    except (OSError, pa.ArrowException):
-        known = False
-    if not known:
+    if path.exists() and not _is_manifest(path):
         raise InputError(f"{path}: is there, and no manifest of Winnow's: remove it, or choose another --out")
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a file, or the first part of a folder, is a manifest of Winnow's."""
+    first = min(path.glob("*.parquet"), default=path) if path.is_dir() else path
+    try:
+        return b"winnow" in (pq.read_metadata(first).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def _fields(one: SelectedTables) -> dict[str, object]:

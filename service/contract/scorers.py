@@ -15,7 +15,8 @@ SCORERS_MAX = 16
 
 STATISTICS = ("surprisal_sq", "surprisal_max", "share_8", "prior_mean", "prior_std")  # columns of the main pass
 _COLUMNS = ("file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", "percentile", "training")
-RESERVED = frozenset({*_COLUMNS, "reject", "reason", "kept", "all", "random", *STATISTICS})
+_EXPORTED = ("winnow_nll", "winnow_n_tokens", "winnow_n_bytes", "winnow_percentile")  # columns of exports with scores
+RESERVED = frozenset({*_COLUMNS, *_EXPORTED, "reject", "reason", "kept", "all", "random", *STATISTICS})
 
 
 class ScorerSpec(RequestModel):
@@ -73,7 +74,8 @@ def check_names(scores: dict[str, ScorerSpec]) -> dict[str, ScorerSpec]:
     for name, spec in scores.items():
         for column in spec.columns(name):
             if column in RESERVED:
-                raise ValueError(f"{name!r} is reserved: give the scorer another name")
+                reserved = repr(name) if column == name else f"{column!r}, which {name!r} would have as a column,"
+                raise ValueError(f"{reserved} is reserved: give the scorer another name")
             if column in owners:
                 raise ValueError(f"{name!r} and {owners[column]!r} would both have a column {column!r}: rename one")
             owners[column] = name
@@ -95,7 +97,8 @@ def check_selection(spec: SelectionSpec, scores: Mapping[str, ScorerSpec], *, ha
     there = score_names(scores, has_reference=has_reference)
     for used in spec.scores:
         if used is not None and used not in there:
-            raise ValueError(f"score {used!r} is none of the job's: it has {', '.join(there)}")
+            add = f"; a classifier {used[:-4]!r} would give it" if used.endswith("_int") else ""
+            raise ValueError(f"score {used!r} is none of the job's: it has {', '.join(there)}{add}")
     references = [name for name, scorer in scores.items() if scorer.kind == "reference"]
     references += [PERPLEXITY] if has_reference else []
     for used in spec.difference or ():

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from pruner.errors import InputError
-from pruner.validation import explain
+from pruner.validation import explain, relevant
 from service.contract.quotas import RETRY_SECONDS, QuotaExceeded
 from service.contract.schemas import Problem
 from service.jobs.ablations import UnknownAblation
@@ -108,7 +108,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def validation(request: Request, error: RequestValidationError) -> ProblemResponse:
-        found = error.errors()
+        found = relevant(error.errors())
         errors = [_describe(each) for each in found]
         messages = [_message(each, made["field"]) for each, made in zip(found, errors, strict=True)]
         not_json = any(each["type"] == "json_invalid" for each in found)

@@ -10,6 +10,7 @@ from pruner.corpus.plan_file import write_plan
 from pruner.corpus.plan_rows import column
 from pruner.corpus.sandbox import Planning, make_plan
 from pruner.errors import InputError
+from service.kinds import field
 from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, Node, Task
 from service.store.records import CorpusRecord
@@ -32,7 +33,8 @@ def run(task: Task) -> Counts:
     def waiting() -> None:
         task.beat(files=planning.looked, files_total=planning.listed)
 
-    plan = make_plan(record.request.corpus, record.access.roots, waiting, record.ignored, planning)
+    numbers = list(field.fields(task.job).values())
+    plan = make_plan(record.request.corpus, record.access.roots, waiting, record.ignored, planning, numbers)
     refuse_own_files(task.job.workspace, _urls(plan, waiting))
     refusal = record.quotas.too_large(len(plan.shards), plan.text_bytes)
     if refusal is not None:

@@ -17,7 +17,7 @@ from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
 from service.store.workspace import digest
 
-VERSION = 2
+VERSION = 3
 _SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pruner.ranks.bands import band
 from pruner.spec import SelectionSpec
 from tests.pruner.oracle import select
 
@@ -48,6 +49,12 @@ def plain(ranks: list[int], tokens: list[int], criterion: str, unit: str, rate: 
         if band is None:
             return start, stop
         start, stop = band
+
+
+@pytest.mark.parametrize("criterion", ["low", "medium", "high", "random"])
+@pytest.mark.parametrize("unit", ["documents", "tokens"])
+def test_of_no_documents_none_are_kept(criterion: Any, unit: Any) -> None:
+    assert band(np.array([5]), SelectionSpec(criterion=criterion, unit=unit)) == (0, 0)
 
 
 @given(DOCUMENTS, CRITERIA, RATES, st.sampled_from(["documents", "tokens"]), st.sampled_from([None, "domain"]))

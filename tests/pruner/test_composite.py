@@ -7,10 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pruner.errors import InputError
 from pruner.ranks.rank_key import RankKey, mean_key
 from pruner.select.composite import Scores, difference_key, rank_sum_key, write_stages
 from pruner.select.order import by_hash, by_score, write_order
@@ -18,7 +17,6 @@ from pruner.select.score_table import SCORES_FILE
 from pruner.spec import BY_TOKEN, Order, SelectionSpec
 from pruner.tables import parquet_parts
 from pruner.tables.storage import Storage
-from pruner.tables.table_writer import TableWriter
 from tests.pruner.conftest import jsonl
 from tests.pruner.oracle import select
 from tests.pruner.scored import SPLIT, ScoredCorpus, corpus_spec, write_selection
@@ -47,6 +45,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoredCorpus]:
         "edu": pa.array(edu.astype(np.float32), mask=draw.random(len(table)) < 0.1),
         "edu_int": pa.array(np.round(np.clip(edu, 0, 5)).astype(np.int64), mask=draw.random(len(table)) < 0.1),
         "quality": pa.array(draw.integers(0, 4, len(table)) - 0.0, mask=draw.random(len(table)) < 0.2),
+        "none": pa.nulls(len(table), pa.float64()),
+        "ab": pa.array(draw.random(len(table)), mask=np.array([name == "c" for name in table["domain"].to_pylist()])),
         "big_nll": pa.array(draw.integers(1, 9, len(table)) * 1.5, mask=draw.random(len(table)) < 0.1),
         "big_n_tokens": pa.array(draw.integers(1, 5, len(table))),
     }
@@ -74,6 +74,9 @@ def make(scored: ScoredCorpus, spec: SelectionSpec) -> Rows:
     folder = f"order/{order.name}"
     if order.by == "stages":
         write_stages(scores, folder, order.stages)
+    elif order.by == "score":
+        key = by_score(scored.storage, "job", order.column)
+        write_order(scored.storage, "job", folder, key, lambda: None)
     elif order.by == "rank_sum":
         write_order(scored.storage, "job", folder, rank_sum_key(scores, order.terms, within=order.within), lambda: None)
     else:
@@ -83,6 +86,9 @@ def make(scored: ScoredCorpus, spec: SelectionSpec) -> Rows:
     rows = scored.rows(f"made/{spec.id}/manifest.parquet")
     assert (record.documents, record.tokens) == (len(rows), sum(row["n_tokens"] for row in rows))
     assert sum(domain.documents for domain in record.domains) == len(rows)
+    kept = [row["perplexity"] for row in rows]
+    ends = (min(kept), max(kept)) if kept else (None, None)
+    assert (record.perplexity_min, record.perplexity_max) == ends
     return rows
 
 
@@ -119,6 +125,8 @@ def plain(scored: ScoredCorpus, spec: SelectionSpec) -> list[tuple[str, int, flo
                 key = [row["nll"] / row["n_tokens"] if stage.score is None else row[stage.score] for row in rows]
             rows, found = chosen(rows, key, stage.rule)
             percentile = list(found)
+    if spec.score is not None:
+        rows, percentile = chosen(rows, [row[spec.score] for row in rows], spec)  # type: ignore[assignment]
     if spec.difference is not None:
         key = [row["nll"] / row["n_tokens"] - row["big_nll"] / row["big_n_tokens"] for row in rows]
         rows, percentile = chosen(rows, key, spec)  # type: ignore[assignment]
@@ -162,6 +170,7 @@ COMPOSITES = st.one_of(
 
 
 @given(fields=COMPOSITES)
+@example(fields={"stages": [{"criterion": "medium", "rate": 0.5}]})
 @settings(max_examples=60, deadline=None)
 def test_a_selection_keeps_what_a_plain_computation_keeps(scored: ScoredCorpus, fields: dict[str, Any]) -> None:
     spec = SelectionSpec.model_validate(fields)
@@ -169,19 +178,29 @@ def test_a_selection_keeps_what_a_plain_computation_keeps(scored: ScoredCorpus, 
     assert found == plain(scored, spec)
 
 
-def test_a_score_that_no_document_has_is_named(scored: ScoredCorpus) -> None:
-    table = scored.table(f"job/{SCORES_FILE}")
-    empty = table.append_column("none", pa.nulls(len(table), pa.float64()))
-    with scored.storage.create(f"empty/{SCORES_FILE}") as file, TableWriter(file, empty.schema) as writer:
-        writer.add(empty)
-    for name in ("ranks.json", "shards.npy"):
-        scored.storage.copy(f"job/ranks/{name}", scored.storage, f"empty/ranks/{name}")
-    scores = Scores(
-        scored.storage, "empty", lambda order: by_score(scored.storage, "empty", order.column), lambda: None
-    )
-    spec = SelectionSpec.model_validate({"stages": [{"score": "none", "at_least": 1}]})
-    with pytest.raises(InputError, match="no document that may be selected has all scores"):
-        write_stages(scores, "nothing", spec.order.stages)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"score": "none"},
+        {"score": "none", "unit": "tokens", "within": "domain"},
+        {"rank_sum": [["none", 1], ["edu", 1]], "unit": "tokens"},
+        {"stages": [{"score": "none", "at_least": 1}]},
+        {"stages": [{"criterion": "low"}, {"score": "none", "criterion": "high"}]},
+    ],
+)
+def test_a_selection_by_a_score_that_no_document_has_keeps_nothing(
+    scored: ScoredCorpus, fields: dict[str, Any]
+) -> None:
+    assert make(scored, SelectionSpec.model_validate(fields)) == []
+
+
+def test_a_domain_without_a_score_takes_no_part(scored: ScoredCorpus) -> None:
+    for criterion in ("low", "medium", "high"):
+        fields = {"score": "ab", "criterion": criterion, "unit": "tokens", "within": "domain"}
+        spec = SelectionSpec.model_validate(fields)
+        found = make(scored, spec)
+        assert {row["domain"] for row in found} == {"a", "b"}
+        assert [(row["file"], row["row"], row["percentile"]) for row in found] == plain(scored, spec)
 
 
 @pytest.mark.parametrize(

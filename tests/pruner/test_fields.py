@@ -162,3 +162,12 @@ def test_a_file_without_the_text_that_others_have_is_named(tmp_path: Path) -> No
     ):
         make_plan(CorpusSpec(paths=[str(tmp_path)]))
     assert len(make_plan(CorpusSpec(paths=[str(tmp_path)], exclude=["signals*"])).files) == 2
+
+
+def test_a_field_that_scores_and_that_no_file_has_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl([{"text": "a", "meta": {"score": 1}}, {"text": "b"}]))
+    (tmp_path / "b.jsonl").write_bytes(jsonl([{"text": "c"}]))
+    spec = CorpusSpec(paths=[str(tmp_path)])
+    assert make_plan(spec, numbers=["meta.score"]) == make_plan(spec)
+    with pytest.raises(InputError, match=r"a\.jsonl and 1 other files: no field 'scroe' for a scorer .*text, meta"):
+        make_plan(spec, numbers=["meta.score", "scroe"])

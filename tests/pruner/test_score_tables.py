@@ -1,6 +1,7 @@
 """Selections over score tables are those of a plain sort over all rows of all tables, in the order given."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,66 @@ def test_what_cannot_be_selected_from_is_named(rows: pa.Table, three: list[str],
         make([str(tmp_path / "nulls.parquet")], tmp_path, [SelectionSpec()], "score")
     with pytest.raises(InputError, match="has no column 'nll'; --key can be score"):
         make([str(tmp_path / "nulls.parquet")], tmp_path, [SelectionSpec()])
+
+
+DECIMALS = ["100000000000000.01", "-3.45", None, "100000000000000.02", "0.00"]
+
+
+@pytest.mark.parametrize(
+    ("column", "order"),
+    [
+        (pa.array([2**64 - 1, 5, None, 2**64 - 2, 2**63], pa.uint64()), [1, 4, 3, 0]),
+        (pa.array([text and Decimal(text) for text in DECIMALS], pa.decimal128(38, 2)), [1, 4, 0, 3]),
+        (pa.array([text and Decimal(text) for text in DECIMALS], pa.decimal256(50, 2)), [1, 4, 0, 3]),
+        (pa.array([1.5, -0.0, None, 0.0, -np.inf], pa.float32()), [4, 1, 3, 0]),
+        (pa.array([np.nan, 0.1, None, 5e-324, np.inf]), [3, 1, 4]),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_numbers_of_any_type_are_compared_exactly(column: pa.Array, order: list[int], tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": column, "row": range(5)}), tmp_path / "t.parquet", row_group_size=2)
+    (made,) = make([str(tmp_path / "t.parquet")], tmp_path, [SelectionSpec(rate=1)], "key")
+    manifest = pq.read_table(made.manifest).to_pylist()
+    assert [row["row"] for row in sorted(manifest, key=lambda row: row["percentile"])] == order
+    ends = [column[place].as_py() for place in (order[0], order[-1])]
+    assert [made.lowest, made.highest] == [float(end) if isinstance(end, Decimal) else end for end in ends]
+
+
+def test_decimals_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    column = pa.array([Decimal(10**30), Decimal(10**30 + 1)], pa.decimal128(38, 0))
+    pq.write_table(pa.table({"key": column}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"'key' has decimals of more than 18 digits.*write it as float64"):
+        make([str(tmp_path / "t.parquet")], tmp_path, [SelectionSpec()], "key")
+
+
+def test_an_infinite_nll_is_no_score(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"nll": [3.0, np.inf, 1.0], "n_tokens": [2, 1, 1]}), tmp_path / "t.parquet")
+    (made,) = make([str(tmp_path / "t.parquet")], tmp_path, [SelectionSpec(rate=1)])
+    assert (made.ranked, made.left_out) == (2, {"rows without nll or n_tokens": 1})
+
+
+def test_domains_that_are_nan_are_one_domain(tmp_path: Path) -> None:
+    domains = [np.nan, 1.0, np.nan, None, np.nan, np.nan]
+    table = pa.table({"key": range(6), "domain": pa.array(domains, pa.float64(), from_pandas=False)})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=1)
+    (made,) = make([str(tmp_path / "t.parquet")], tmp_path, [SelectionSpec(criterion="low", within="domain")], "key")
+    assert pq.read_table(made.manifest)["key"].to_pylist() == [0, 1, 2, 3]
+
+
+def test_tables_of_one_kind_of_column_that_are_stored_in_several_ways(tmp_path: Path) -> None:
+    """A column without any value, another order of the columns, and a layout of texts that Arrow cannot filter."""
+    rows = [("a", 3, "x"), ("b", 1, None), ("c", 2, None)]
+    id_, key, domain = (list(column) for column in zip(*rows, strict=True))
+    first = pa.table({"id": pa.array(id_[1:2], pa.string_view()), "key": key[1:2], "domain": pa.nulls(1)})
+    pq.write_table(first, tmp_path / "a.parquet")
+    more = pa.table({"domain": pa.array(domain[:1], pa.string_view()), "key": key[:1], "id": id_[:1]})
+    pq.write_table(more, tmp_path / "b.parquet")
+    pq.write_table(pa.table({"id": id_[2:], "key": key[2:], "domain": pa.nulls(1)}), tmp_path / "c.parquet")
+    paths = [str(tmp_path / f"{name}.parquet") for name in "abc"]
+    (made,) = make(paths, tmp_path, [SelectionSpec(criterion="high", rate=0.5, within="domain")], "key")
+    manifest = pq.read_table(made.manifest)
+    assert manifest.schema.types == [pa.string(), pa.int64(), pa.string(), pa.float64()]
+    assert manifest.drop_columns("percentile").to_pylist() == [
+        {"id": "a", "key": 3, "domain": "x"},
+        {"id": "c", "key": 2, "domain": None},
+    ]

@@ -33,6 +33,11 @@ CONFIGS: dict[str, Any] = {
     "deberta-v2": lambda: tf.DebertaV2Config(**_SHAPE, **_DEBERTA),
 }
 
+# Models whose outputs depend on the padding beside a text.
+CHANGED_BY_PADDING: dict[str, Any] = {
+    "fnet": lambda: tf.FNetConfig(**{name: value for name, value in _SHAPE.items() if name != "num_attention_heads"}),
+}
+
 
 def word_pieces() -> Tokenizer:
     """A WordPiece tokenizer as BERT's."""
@@ -50,7 +55,7 @@ def word_pieces() -> Tokenizer:
 def make_classifier(folder: Path, kind: str = "bert", *, length: int = CONTEXT, center: float = 2.5) -> Any:
     """Saves such a model and a tokenizer that cuts texts to `length` ids. Its outputs lie around `center`."""
     torch.manual_seed(0)
-    model = tf.AutoModelForSequenceClassification.from_config(CONFIGS[kind]()).eval().float()
+    model = tf.AutoModelForSequenceClassification.from_config((CONFIGS | CHANGED_BY_PADDING)[kind]()).eval().float()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

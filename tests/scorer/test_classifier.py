@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from kernels.pack import Pack
 from scorer.classifier.classifier import Classifier, inspect, load
@@ -16,8 +17,8 @@ from scorer.classifier.forward import ClassifierModel
 from scorer.classifier.scoring import classify
 from scorer.classifier.windows import WindowTokenizer
 from scorer.errors import BadReference
-from tests.scorer.classifier_folders import CONFIGS, CONTEXT, make_classifier, own_values
-from tests.scorer.model_folders import PROSE, change_json
+from tests.scorer.classifier_folders import CHANGED_BY_PADDING, CONFIGS, CONTEXT, make_classifier, own_values
+from tests.scorer.model_folders import PROSE, change_json, wrong
 
 TEXTS = [PROSE, "x", PROSE * 9, "the [SEP] of", "é漢字🙂 \0 nul", "a b", PROSE[7:60], "12 " * 40, "  \n "]
 
@@ -49,6 +50,12 @@ def test_values_are_those_of_transformers(tmp_path: Path, kind: str) -> None:
     assert packs.packed == (kind != "deberta-v2")
     classifier.model = packs
     np.testing.assert_allclose(values(classifier, TEXTS), expected, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", CHANGED_BY_PADDING)
+def test_a_model_that_padding_changes_reads_one_document_at_a_time(tmp_path: Path, kind: str) -> None:
+    make_classifier(tmp_path, kind)
+    np.testing.assert_allclose(values(load(tmp_path), TEXTS), own_values(tmp_path, TEXTS), atol=2e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
@@ -121,11 +128,38 @@ def test_long_texts_are_tokenized_as_whole_ones(folder: Path) -> None:
     assert [ids.tolist() for ids in found.ids] == own(texts, truncation=True)["input_ids"]
 
 
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_tokens_that_depend_on_text_far_behind_them(tmp_path: Path, split: bool, side: str) -> None:
+    """A special token that takes away the white space before it, and pieces that go over spaces."""
+    pieces = ["<s>", "<unk>", "<mask>", "\n", "▁", "▁a", "a", "b", "▁b", "a▁b", "b▁a"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(len(piece) % 3)) for piece in pieces], unk_id=1))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=split)
+    tf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        mask_token=AddedToken("<mask>", lstrip=True),
+        model_max_length=7,
+        truncation_side=side,
+    ).save_pretrained(tmp_path)
+    texts = [
+        f"a{space * size}<mask> b{end}" for space in " \n" for size in (5, 546, 2000) for end in ("", " a b" * 300)
+    ]
+    texts += ["a b " * 400 + "x", " " * 554 + "a b" * 10, "ab" * 900]
+    own = tf.AutoTokenizer.from_pretrained(tmp_path)
+    found = WindowTokenizer(tmp_path, 10**9).encode(texts, all_windows=False)
+    assert [ids.tolist() for ids in found.ids] == own(texts, truncation=True)["input_ids"]
+
+
 def test_the_tokenizers_length_counts_where_it_is_smaller(tmp_path: Path) -> None:
     make_classifier(tmp_path, length=7)
     np.testing.assert_allclose(values(load(tmp_path), TEXTS), own_values(tmp_path, TEXTS), atol=2e-4, rtol=0)
     make_classifier(tmp_path, length=10**30)
     assert load(tmp_path).tokenizer.limit == CONTEXT
+    for length in ("7", float("nan")):
+        change_json(tmp_path / "tokenizer_config.json", model_max_length=length)
+        with pytest.raises(BadReference, match=r"model_max_length in tokenizer_config\.json is .*; set it to a number"):
+            load(tmp_path)
 
 
 def test_what_reading_raises_is_raised_and_reading_ends(folder: Path) -> None:
@@ -162,6 +196,11 @@ def test_other_folders_are_refused(tmp_path: Path, changes: dict[str, object], m
     with pytest.raises(BadReference, match=message) as refused:
         load(tmp_path)
     assert str(refused.value).startswith(str(tmp_path))
+
+
+def test_a_classifier_is_no_reference(folder: Path) -> None:
+    message = wrong(folder)
+    assert "is a classifier (BertForSequenceClassification), no language model; give it as a classifier" in message
 
 
 def test_a_changed_folder_is_refused(tmp_path: Path) -> None:

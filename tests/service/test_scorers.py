@@ -225,7 +225,10 @@ def test_the_commands_write_the_columns(body: dict[str, Any], tmp_path: Path) ->
         ({"all": {"field": "a"}}, "scores", "'all' is reserved"),
         ({"n_bytes": {"field": "a"}}, "scores", "'n_bytes' is reserved"),
         ({"edu": {"classifier": "a"}, "edu_int": {"field": "b"}}, "scores", "would both have a column 'edu_int'"),
-        ({"1st": {"field": "a"}}, "scores.1st", "must match"),
+        ({"winnow_nll": {"field": "a"}}, "scores", "'winnow_nll' is reserved"),
+        ({"winnow": {"reference": "a"}}, "scores", "'winnow_nll', which 'winnow' would have as a column, is"),
+        ({"1st": {"field": "a"}}, "scores.1st", "1st must start with a letter, and have only letters, digits"),
+        ([{"field": "a"}], "scores", "scores must be an object"),
     ],
 )
 def test_wrong_scorers_are_named(
@@ -393,8 +396,31 @@ def test_a_job_without_a_reference(api: httpx.Client, work_off: WorkOff, body: d
 
 
 @pytest.mark.parametrize(
+    ("selection", "field", "message"),
+    [
+        ({"stages": [{"at_least": 1}]}, "stages.0", "thresholds are on a score: give 'score'"),
+        ({"stages": [{"score": "edu", "at_least": "3"}]}, "stages.0.at_least", "at_least must be a number"),
+        ({"stages": []}, "stages", "stages must not be empty"),
+        ({"difference": ["perplexity"]}, "difference.1", "difference must have more than 1 item"),
+        ({"difference": "big"}, "difference", "difference must be a list"),
+        ({"rank_sum": [["edu", 1.5]]}, "rank_sum.0.1", "rank_sum must be a whole number"),
+        ({"name": "a/b"}, "name", "name must have only letters, digits, '.', '_' and '-'"),
+    ],
+)
+def test_wrong_selections_are_named_once(
+    api: httpx.Client, body: dict[str, Any], selection: dict[str, Any], field: str, message: str
+) -> None:
+    answer = api.post("/v1/jobs", json=body | {"selections": [selection]})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["field"] == f"selections.0.{field}"
+    assert message in error["message"]
+
+
+@pytest.mark.parametrize(
     ("selection", "message"),
     [
+        ({"score": "big_int"}, "a classifier 'big' would give it"),
         ({"score": "nothing"}, "score 'nothing' is none of the job's: it has perplexity, edu, edu_int, big, quality,"),
         ({"score": "edu", "per": "byte"}, "leave out 'per' or 'score'"),
         ({"criterion": "random", "score": "edu"}, "leave out 'score'"),
@@ -438,6 +464,11 @@ def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path) -> N
     (tmp_path / "selection.json").write_text(json.dumps({"criterion": "low", "rate": 0.5, "score": "quality"}))
     out = tmp_path / "pruned"
     named = ["--selection", str(tmp_path / "selection.json")]
+    for unused in (["--unit", "tokens"], ["--within", "domain"], ["--per", "byte"], ["--random-seed", "0"]):
+        with pytest.raises(SystemExit) as refused:
+            main(["prune", paths, *options, *named, *unused, "--out", str(out)])
+        assert refused.value.code == 2
+    assert main(["score", paths, "--score", "q=field:scroe", "--out", str(tmp_path / "none.parquet")]) == 1
     assert main(["prune", paths, *options, *named, "--out", str(out)]) == 0
     manifest = pq.read_table(out / "manifest-low-0.5-quality.parquet")
     assert len(manifest) == 17

@@ -90,6 +90,27 @@ def test_tables_and_files_of_others_are_never_replaced(
     status, line = refused(capsys, table, "--key", "quality", "--out", out)
     assert (status, manifest.read_text()) == (1, "mine")
     assert "no manifest of Winnow's" in line
+    status, line = refused(capsys, table, "--key", "quality", "--out", table)
+    assert (status, "is a file; name a folder" in line) == (1, True)
+
+
+def test_manifests_of_earlier_runs_are_no_tables(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.csv").write_text("quality\n1\n")
+    flags = ["--key", "quality", "--exclude", "*.csv", "--out", str(tmp_path), "--json"]
+    for criterion, left_out in (("low", ["excluded"]), ("high", ["excluded", "output of this command"])):
+        assert main(["select", str(tmp_path), "--select", criterion, *flags]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer["rows"] == 6
+        assert [left["reason"] for left in answer["left_out"]] == left_out
+
+
+def test_tables_are_found_by_any_path(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (table.parent / "inner").mkdir()
+    monkeypatch.chdir(table.parent / "inner")
+    assert main(["select", "../scores.parquet", "--key", "quality", "--out", "../out"]) == 0
+    assert (table.parent / "out" / "manifest-medium-0.5.parquet").exists()
 
 
 def test_scores_of_a_job_give_its_manifests_again(
