@@ -86,6 +86,8 @@ def _amount(found: Difference) -> str:
 def _nothing(comparison: Comparison, conditions: Conditions) -> str:
     noise = comparison.noise()
     seeds = len(comparison.seeds(ALL))
+    if noise.detectable is None and seeds > 1:
+        return "No recommendation: one held-out document or question gives no interval. Give more of them."
     if noise.detectable is None:
         return "No recommendation: one seed gives no interval. Ablate with three seeds or more."
     arms = comparison.ranked()

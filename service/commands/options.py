@@ -33,7 +33,10 @@ class Parser(argparse.ArgumentParser):
 def whole_number(text: str) -> int:
     """Parses a whole number, such as 2000000, 2_000_000 or 2e6."""
     try:
-        return int(float(text)) if "e" in text.lower() else int(text)
+        number = float(text) if "e" in text.lower() else int(text)
+        if number != int(number):
+            raise ValueError
+        return int(number)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from service.commands.cli import main
 from service.contract.ablations import AblationOptions
@@ -227,3 +228,19 @@ def test_options_are_read_as_they_are_written_in_json() -> None:
     )
     assert options.heldout == {"a": "/x=y.jsonl"}
     assert options.aim == 100 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"heldout": ["a=x", "a=y"]}, "two held-out files have the name 'a'"),
+        ({"heldout": ["=x"]}, "NAME=PATH"),
+        ({"heldout": ["a="]}, "NAME=PATH"),
+        ({"repetitions": 3}, "for the regime constrained"),
+        ({"repetitions": 3, "regime": "constrained", "target_tokens": 10**9}, "either a target or repetitions"),
+        ({"budget": float("nan")}, "budget"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        AblationOptions.model_validate({"selection": ["low-0.5"], **given})
