@@ -14,6 +14,9 @@ from service.contract.schemas import Problem
 Regime = Literal["chinchilla", "overtrained", "constrained"]
 REPETITIONS = 2.0  # of all documents, in the regime `constrained`
 TOKENS_PER_PARAMETER: Mapping[Regime, int] = {"chinchilla": 20, "overtrained": 100, "constrained": 20}
+NO_HELD_OUT = (
+    "there is no held-out text, as the reference was not trained here: name documents with --heldout NAME=PATH"
+)
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Place = Annotated[str, Field(min_length=1, max_length=4096)]
 Count = Annotated[int, Field(ge=1_000, le=10**15, strict=False)]  # 1e9 is a whole number too

@@ -4,7 +4,7 @@ from pruner.ablation.tasks import OLMES, find_task_files
 from pruner.corpus.listing import find_files
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
-from service.contract.ablations import Ablation, AblationOptions, AblationProgress
+from service.contract.ablations import NO_HELD_OUT, Ablation, AblationOptions, AblationProgress
 from service.contract.schemas import Problem
 from service.jobs.jobs import Conflict, Jobs, not_there
 from service.kinds import ablation, selection
@@ -51,9 +51,7 @@ def want(files: JobFiles, options: AblationOptions) -> WantedAblation:
         if name not in specs:
             raise UnknownAblation(f"job {files.record.id} has no selection {name}: it has {', '.join(specs)}")
     if files.record.request.train is None and not options.heldout:
-        raise NoHeldOut(
-            "there is no held-out text: the reference was not trained here, so name a file of documents with --heldout"
-        )
+        raise NoHeldOut(NO_HELD_OUT)
     return WantedAblation(
         specs=tuple(specs[name] for name in options.selection), options=options, files=_files(files, options)
     )

@@ -97,7 +97,7 @@ def measured_texts(job: JobFiles, options: AblationOptions, characters: int, bea
             if task in found.questions:
                 raise InputError(f"{place}: there are two tasks of the name {task}: rename a file")
             if len(items) < _FEWEST:
-                found.warnings.append(f"the task {task} has only {len(items)} questions")
+                found.warnings.append(f"only {len(items)} questions in the task {task}")
             found.questions[task] = items
             for item in items:
                 found.add_question(task, item)

@@ -178,6 +178,7 @@ def test_the_service_makes_ablations_beside_the_job(
     make_request: MakeRequest,
     planted: Path,
     api: httpx.Client,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job, _ = jobs.create(make_request(planted / "corpus.jsonl", corpus={"paths": [str(planted / "corpus.jsonl")]}))
@@ -187,6 +188,20 @@ def test_the_service_makes_ablations_beside_the_job(
     refused = api.post(path, json=body)
     assert refused.status_code == 422
     assert "--heldout" in refused.json()["detail"]
+    command = [
+        "ablate",
+        job.id,
+        "--server",
+        str(api.base_url),
+        "--selection",
+        "medium-0.5",
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert api.get(f"{path}/nothing").status_code == 404
     assert api.post(path, json=body | {"selection": ["low-0.9"]}).status_code == 404
     body["heldout"] = {"clean": str(planted / "held.jsonl")}
     made = api.post(path, json=body)
