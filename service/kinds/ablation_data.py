@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pruner.ablation.compare import ALL, Arm
 from pruner.ablation.overlap import Overlap
-from pruner.ablation.pool import Budget, Pool, Readings, make_arms, read_pool
+from pruner.ablation.pool import Budget, Pool, Readings, check_kept, make_arms, read_pool
 from pruner.corpus.sandbox import read_shard
 from pruner.errors import InputError
 from pruner.select.index import read_shard_rows
@@ -57,6 +57,7 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
 
     everything = pool_of(EVERY_DOCUMENT)
     kept = {spec.id: everything.has(pool_of(spec)) for spec in wanted.specs}
+    check_kept(kept)
     share, warnings = _share(wanted, tokens, everything)
     counts = {spec.id: int(kept[spec.id].sum()) for spec in wanted.specs}
     rates = {  # what stages keep has no rate of its own

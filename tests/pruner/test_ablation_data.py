@@ -10,7 +10,7 @@ import pytest
 
 from pruner.ablation.compare import Arm
 from pruner.ablation.overlap import Overlap
-from pruner.ablation.pool import Budget, Pool, Readings, make_arms
+from pruner.ablation.pool import Budget, Pool, Readings, check_kept, make_arms
 from pruner.ablation.task_reader import read_tasks
 from pruner.ablation.tasks import TaskItem
 from pruner.ablation.tasks import read_tasks as read_task_files
@@ -65,6 +65,15 @@ def test_a_selection_that_is_its_own_random_arm_is_no_candidate() -> None:
         ("low-0.5", "selection", "random-0.5"),
         ("high-0.5", "selection", "random-0.5-999"),
     ]
+
+
+def test_selections_that_are_copies_of_another_arm_are_refused() -> None:
+    half, everything = np.arange(6) % 2 == 0, np.ones(6, bool)
+    check_kept({"low-0.5": half, "high-0.5": ~half})
+    with pytest.raises(InputError, match="low-1 keeps all documents"):
+        check_kept({"low-0.5": half, "low-1": everything})
+    with pytest.raises(InputError, match=r"low-0\.5 and mine keep the same documents"):
+        check_kept({"low-0.5": half, "mine": half.copy()})
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
