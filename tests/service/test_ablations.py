@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from pruner.ablation.pool import Pool
 from service.commands.cli import main
 from service.contract.ablations import AblationOptions
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
+from service.kinds.ablation_data import sub_pool_share
 from service.work import local
 from tests.forked import Forked
 from tests.service.pool import WORDS, until
@@ -243,6 +246,29 @@ def test_options_are_read_as_they_are_written_in_json() -> None:
     )
     assert options.heldout == {"a": "/x=y.jsonl"}
     assert options.aim == 100 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens", "share", "warning"),
+    [
+        ({}, 50_000, 1, ""),
+        ({}, 1_000_000, 1, "10.0 times"),
+        ({"regime": "constrained"}, 50_000, 0.25, ""),  # 50,000 tokens are two repetitions of 25,000
+        ({"regime": "constrained", "repetitions": 0.25}, 50_000, 1, "0.5 times, not 0.25"),
+        ({"target_tokens": 500_000}, 50_000, 0.1, ""),
+        ({"target_tokens": 20_000}, 50_000, 1, "less often"),
+        ({"target_parameters": 5_000, "regime": "overtrained"}, 50_000, 0.1, ""),
+    ],
+)
+def test_the_sub_pool_gives_proxies_the_passes_of_the_target(
+    given: dict[str, Any], tokens: int, share: float, warning: str
+) -> None:
+    rows = np.arange(1_000)
+    corpus = Pool(rows * 0, rows, np.full(1_000, 400), tokens=100_000)
+    found, warnings = sub_pool_share(AblationOptions.model_validate({"selection": ["a"], **given}), tokens, corpus)
+    assert found == pytest.approx(share)
+    assert len(warnings) == bool(warning)
+    assert warning in "".join(warnings)
 
 
 @pytest.mark.parametrize(
