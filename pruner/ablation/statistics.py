@@ -80,7 +80,7 @@ class Difference:
 
 
 class RunNoise(NamedTuple):
-    """The variance of a run that draws its documents, beside what its arm and its seed explain."""
+    """The residual variance of a run that draws its documents, after the effects of arm and seed."""
 
     variance: float
     freedom: int  # degrees of freedom

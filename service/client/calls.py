@@ -1,4 +1,4 @@
-"""The calls of the API as coroutines, under the names of its operations, and the waits that are made of them."""
+"""The calls of the API as coroutines, named as its operations, and waits for jobs, exports and ablations."""
 
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
@@ -353,7 +353,7 @@ class Calls:
 
 @contextmanager
 def _saving(target: Path) -> Iterator[None]:
-    """Raises NotSaved for what keeps a download from being written."""
+    """Raises NotSaved for an error of writing inside the block."""
     try:
         yield
     except InputError as error:

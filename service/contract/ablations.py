@@ -1,4 +1,4 @@
-"""The JSON of ablations: what they are asked for with, and how far they are."""
+"""The JSON of ablations: options, progress and results."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""Ablations of a job as its users see them: asked for, listed, shown."""
+"""Ablations of a job: requested, listed, shown."""
 
 from pruner.ablation.tasks import OLMES, find_task_files
 from pruner.corpus.listing import find_files
@@ -45,7 +45,7 @@ def add_ablation(jobs: Jobs, job_id: str, options: AblationOptions) -> Ablation:
 
 
 def want(files: JobFiles, options: AblationOptions) -> WantedAblation:
-    """The ablation that a job is asked for. Raises UnknownAblation, InputError and NoHeldOut."""
+    """The record of a requested ablation. Raises UnknownAblation, InputError and NoHeldOut."""
     specs = {spec.id: spec for spec in files.selections}
     for name in options.selection:
         if name not in specs:
@@ -91,7 +91,7 @@ def find_wanted(files: JobFiles, ablation_id: str) -> WantedAblation:
 
 
 def show_ablation(files: JobFiles, wanted: WantedAblation, state: JobState | None, problem: Problem | None) -> Ablation:
-    """An ablation as returned; `state` is what the queue knows of its job."""
+    """An ablation as the API returns it; `state`: tasks and counters of its job in the queue."""
     made = ablation.find(files, wanted) if problem is None else None
     plan = find_plan(files, wanted)
     prefix = ablation.node_name(wanted)
@@ -125,7 +125,7 @@ def _progress(
 
 
 def _files(files: JobFiles, options: AblationOptions) -> str:
-    """A digest of the held-out files and tasks as they are now. Raises InputError for those that may not be read."""
+    """A digest of names, sizes and times of the held-out files and tasks. Raises InputError for those not allowed."""
     roots, found = files.record.access.roots, []
     for path in options.heldout.values():
 

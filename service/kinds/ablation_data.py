@@ -1,4 +1,4 @@
-"""Prepares the data of an ablation once for all its runs: tokens of documents, what each run reads, and texts."""
+"""Prepares the data that all runs of an ablation share: tokens, the documents of each run, and texts to measure."""
 
 import io
 import tempfile

@@ -1,4 +1,4 @@
-"""The end of an ablation: which runs a budget still has place for, and the comparison of all."""
+"""The end of an ablation: decides on further runs within a budget, and compares all runs."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq

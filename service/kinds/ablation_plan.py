@@ -72,7 +72,7 @@ def folder(job: JobFiles, wanted: WantedAblation) -> str:
 
 
 def key_of(job: JobFiles, wanted: WantedAblation) -> str:
-    """A name of what the ablation depends on."""
+    """The digest of all inputs and options of an ablation."""
     inputs = [selection.folder(job, spec) for spec in wanted.needed]
     corpus = job.record.request.corpus.model_dump()
     return digest("ablation", VERSION, inputs, corpus, wanted.options.model_dump(), wanted.files)

@@ -1,4 +1,4 @@
-"""What the proxies of an ablation are measured on: held-out documents, and the questions of tasks."""
+"""The texts that the proxies of an ablation are measured on: held-out documents, and questions of tasks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _FEWEST = 20  # documents, or there is a warning
 
 
 class Question(NamedTuple):
-    """A text whose loss is measured: after `context`, which is empty for documents."""
+    """A text to measure: a document with an empty `context`, or an answer after its question."""
 
     item: int
     context: str
