@@ -190,7 +190,12 @@ def add_job_selections(parser: argparse.ArgumentParser) -> None:
 def _add_criteria(parser: argparse.ArgumentParser, choices: tuple[str, ...], about: str) -> None:
     parser.add_argument("--select", action="append", choices=choices, help=about, dest="criteria", metavar="CRITERION")
     parser.add_argument(
-        "--rate", action="append", type=float, help="share to keep, repeatable (default: 0.5)", dest="rates"
+        "--rate",
+        action="append",
+        type=float,
+        metavar="R",
+        help="share to keep, repeatable (default: 0.5)",
+        dest="rates",
     )
     parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
     parser.add_argument("--within", choices=("domain",), help="select inside each domain")
