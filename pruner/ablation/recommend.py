@@ -70,7 +70,8 @@ def _sentence(comparison: Comparison, arm: Arm, conditions: Conditions, holds: b
         if not between.is_better():
             rival = f"; {equal[0]} is not clearly worse"
     return (
-        f"{arm.name}: {_amount(found)} bits per byte of {_measure(comparison)} better than all documents{speed}, and "
+        f"{arm.name} is recommended: {_amount(found)} bits per byte of {_measure(comparison)} better than all "
+        f"documents{speed}, and "
         f"{_amount(against)} better than as many random ones ({len(seeds)} paired seeds){rival}; measured with "
         f"{conditions.proxies} on {conditions.tokens:,} tokens, for up to {max(passes, 1):.1f} passes over the kept "
         f"documents{conditions.target}"

@@ -179,15 +179,15 @@ class Calls:
             spec |= {"seed": seed, "score": score, "at_least": at_least, "at_most": at_most}
         return await self._get(PreviewReport, _job_path(job_id, "preview"), **spec)
 
-    async def create_selection(self, job_id: str, spec: SelectionSpec | Fields) -> SelectionResult:
-        """Makes one more selection of a scored job, without scoring again, and waits for it.
+    async def create_selection(self, job_id: str, spec: SelectionSpec | Fields | str) -> SelectionResult:
+        """Makes one more selection of a scored job, without scoring again, and waits for it. `spec` may be a named one.
 
         Raises ApiError with the status 404 if it cannot be made.
         """
         path = _job_path(job_id, "selections")
         answer = await self._connection.send("POST", path, json=_json(spec))
         while answer.status_code == 202:
-            selection = spec if isinstance(spec, SelectionSpec) else SelectionSpec.model_validate(dict(spec))
+            selection = SelectionSpec.model_validate(_json(spec))
             await self._wait_for_manifest(job_id, selection.id)
             answer = await self._connection.send("POST", path, json=_json(spec))
         return _parsed(SelectionResult, answer.content)
@@ -370,7 +370,7 @@ def _job_path(job_id: str, *more: str) -> str:
     return network.job_path(job_id, *more)
 
 
-def _json(body: BaseModel | Fields | None) -> Any:
+def _json(body: BaseModel | Fields | str | None) -> Any:
     """A request as JSON values, paths and dates as text. Raises NotSent for other objects."""
     try:
         return to_jsonable_python(body)

@@ -98,6 +98,7 @@ def test_a_selection_that_takes_long_is_waited_for_also_if_its_manifest_has_part
     monkeypatch.setattr(selections, "_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(table_files, "ONE_FILE_ROWS", 10)
     request.getfixturevalue("working")
+    assert client.create_selection(pruned["id"], "paper-pile").id == "paper-pile"
     made = client.create_selection(pruned["id"], {"criterion": "high", "rate": 0.9})
     assert made.documents > 10
     assert made.parts == len(client.list_manifest_parts(pruned["id"], made.id).data)
