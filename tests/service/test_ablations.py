@@ -137,7 +137,10 @@ def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
     found = result(tmp_path / "whole")
     assert found["measure"] == "tasks"
     assert found["recommendation"]["selection"] is None
+    assert found["settings"]["questions"] == 30
+    assert found["settings"]["heldout_documents"] > 0
     task = found["arms"][0]["tasks"]["next"]
+
     assert task["chance"] == 0.5
     assert task["overlap"] > 0  # of 19 words, which the corpus has in the same order here and there
     (key,) = [path for path in (results / ".winnow" / "ablation").iterdir() if path.name == found["key"]]
