@@ -153,9 +153,9 @@ def sub_pool_share(options: AblationOptions, tokens: int, everything: Pool) -> t
     there = float(everything.n_bytes.sum()) / everything.bytes_per_token
     passes = tokens / there if there else 0.0
     if options.regime == "constrained":
-        few = f"each run reads all documents {passes:.1f} times, not {options.repetitions:g}: lower --tokens"
+        few = f"each run reads all documents about {passes:.1f} times, not {options.repetitions:g}: lower --tokens"
         return min(1.0, passes / options.repetitions), [few] if passes > options.repetitions else []
-    often = f"each run reads all documents {passes:.1f} times: lower --tokens, or give --target-tokens"
+    often = f"each run reads all documents about {passes:.1f} times: lower --tokens, or give --target-tokens"
     return 1.0, [often] if passes > _PASSES_MAX else []
 
 

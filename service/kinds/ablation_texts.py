@@ -82,11 +82,11 @@ def measured_texts(job: JobFiles, options: AblationOptions, characters: int, bea
         raise InputError("the split of the reference has no document that trained nothing: name a file with --heldout")
     measured = len(found.name) - split or split  # files that the user names are the measure
     if measured < _FEWEST and not options.tasks:
-        found.warnings.append(f"only {measured} held-out documents: name a larger file of them with --heldout")
+        found.warnings.append(f"few held-out documents ({measured}): name a larger file of them with --heldout")
     if split == len(found.name) and not options.tasks:
         found.warnings.append(
-            "the held-out text is a part of the corpus as it is, so that arms gain by resembling it: name text or "
-            "tasks that the models are for with --heldout or --tasks"
+            "the held-out text is an unpruned part of the corpus, so an arm gains by resembling the corpus, noise "
+            "included: give text or tasks that the models are for with --heldout or --tasks"
         )
     roots, domains = job.record.access.roots, {ALL, *found.name}
     for place in options.tasks:
@@ -97,7 +97,7 @@ def measured_texts(job: JobFiles, options: AblationOptions, characters: int, bea
             if task in found.questions:
                 raise InputError(f"{place}: there are two tasks of the name {task}: rename a file")
             if len(items) < _FEWEST:
-                found.warnings.append(f"only {len(items)} questions in the task {task}")
+                found.warnings.append(f"few questions in the task {task} ({len(items)}): its results may be chance")
             found.questions[task] = items
             for item in items:
                 found.add_question(task, item)
