@@ -63,7 +63,7 @@ def find_task_files(place: str, roots: Roots = UNRESTRICTED) -> list[Path]:
     if root.is_file():
         return [root]
     files = []
-    for path in _below(root, place):
+    for path in _below(root, place, roots):
         if path.name.lower().endswith(_SUFFIXES):
             roots.check_real(shown(str(path)), os.path.realpath(path))
             files.append(path)
@@ -72,11 +72,12 @@ def find_task_files(place: str, roots: Roots = UNRESTRICTED) -> list[Path]:
     return sorted(files)
 
 
-def _below(root: Path, place: str) -> Iterator[Path]:
-    """The files below a folder; linked folders are followed, each once."""
+def _below(root: Path, place: str, roots: Roots) -> Iterator[Path]:
+    """The files below a folder; follows linked folders, each once. Raises InputError for links out of the roots."""
     entries, seen = 0, set[str]()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
+        roots.check_real(shown(folder), real)
         if real in seen:
             folders.clear()
             continue

@@ -169,6 +169,10 @@ def test_a_link_out_of_the_roots_and_a_file_elsewhere_are_no_tasks(tmp_path: Pat
     (tmp_path / "root" / "link.jsonl").symlink_to(tmp_path / "secret" / "t.jsonl")
     with pytest.raises(InputError, match=r"link\.jsonl: a link in it leads out of the corpus roots"):
         read_tasks(str(tmp_path / "root"), roots)
+    (tmp_path / "root" / "link.jsonl").unlink()
+    (tmp_path / "root" / "folder").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"folder: a link in it leads out of the corpus roots"):
+        read_tasks(str(tmp_path / "root"), roots)
     for place in (str(tmp_path / "secret"), f"{tmp_path}/root/../secret", "s3://bucket/tasks"):
         with pytest.raises(InputError):
             read_tasks(place, roots)
