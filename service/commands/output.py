@@ -162,7 +162,7 @@ def estimated(found: AblationEstimate) -> str:
 def ablation_table(result: AblationResult, seconds: float) -> list[Table | str]:
     """The result of an ablation, to print on a `console`."""
     measure = "the right answers of tasks" if result.measure == "tasks" else "held-out text"
-    title = f"Bits per byte of {measure}, and differences with 95 % intervals: below zero is better"
+    title = f"Bits per byte of {measure}, with 95 % intervals"
     table = Table(title=title, title_justify="left")
     for name in ("arm", "documents", "passes", "value", "minus all", "minus random", "faster"):
         table.add_column(name, justify="left" if name == "arm" else "right")
