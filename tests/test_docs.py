@@ -1,5 +1,6 @@
 """The documents cannot drift: what users and developers rely on is in them, and what they name is there."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import service
 from pruner.select.manifest import MANIFEST
 from service.commands.cli import COMMANDS
+from service.commands.options import Parser
 from service.http.routes import ablations, corpora, events, explore, exports, files, health, jobs, score, selections
 from service.kinds import KINDS
 from service.run.settings import Settings
@@ -45,6 +47,14 @@ def test_the_readme_is_short_and_leads_to_each_page() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_is_explained(command: str) -> None:
     assert f"`winnow {command}" in MANUAL or f"`{command}`" in MANUAL
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_option_is_explained(command: str) -> None:
+    parser = Parser()
+    getattr(importlib.import_module(f"service.commands.{COMMANDS[command].module}"), f"add_{command}")(parser)
+    options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    assert {option for option in options - {"--help"} if not re.search(rf"{option}\b", MANUAL)} == set()
 
 
 @pytest.mark.parametrize("path", ROUTES)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pruner.ablation.result import ArmResult, CurvePoint, Interval, MeasureName, Noise, RateCheck, TaskScore
 from pruner.ablation.statistics import (
+    NO_NOISE,
     Difference,
     Measure,
     RunNoise,
@@ -132,10 +133,11 @@ class Comparison:
         return self.items.losses(bits, self.which)[:, self.inside]
 
     def difference(self, name: str, other: str) -> Difference:
-        """An arm minus another, over the seeds that both have."""
+        """An arm minus another, over the seeds that both have; minus itself it is 0, without noise."""
         seeds = [seed for seed in self.seeds(name) if seed in self.seeds(other)]
         arm, against = self.losses(name, seeds), self.losses(other, seeds)
-        return paired_difference(self.measure, arm, against, self._noise, [self._drawn(name), self._drawn(other)])
+        noise = self._noise if name != other else NO_NOISE
+        return paired_difference(self.measure, arm, against, noise, [self._drawn(name), self._drawn(other)])
 
     def value(self, name: str, share: int = -1) -> float:
         """The measure of an arm, mean over its seeds."""
@@ -263,7 +265,8 @@ class Comparison:
                 np.stack([group.losses(self.runs[RunKey(compared, seed)]) for seed in seeds])
                 for compared in (name, ALL)
             )
-            found.append((group.name, interval(paired_difference(group.measure, arm, other, noise, drawn))))
+            between = noise if name != ALL else NO_NOISE
+            found.append((group.name, interval(paired_difference(group.measure, arm, other, between, drawn))))
         return found
 
     @cached_property

@@ -122,6 +122,20 @@ class Readings:
         return Reading(found[: int(np.searchsorted(size, self._wanted)) + 1], int(size[-1]))
 
 
+def check_kept(kept: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError for selections that keep all documents, or the same: their runs would be copies of others.
+
+    `kept` [documents] bool by selection. Copies would count as runs without noise.
+    """
+    seen: dict[bytes, str] = {}
+    for name, mask in kept.items():
+        if mask.all():
+            raise InputError(f"the selection {name} keeps all documents, as the arm `{ALL}` does: leave it out")
+        other = seen.setdefault(np.packbits(mask).tobytes(), name)
+        if other != name:
+            raise InputError(f"the selections {other} and {name} keep the same documents: leave one out")
+
+
 def make_arms(pool: Pool, selections: Mapping[str, tuple[float, int]]) -> list[Arm]:
     """`all`, the selections, and a random arm for each of their rates and numbers of documents.
 

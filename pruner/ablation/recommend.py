@@ -70,7 +70,8 @@ def _sentence(comparison: Comparison, arm: Arm, conditions: Conditions, holds: b
         if not between.is_better():
             rival = f"; {equal[0]} is not clearly worse"
     return (
-        f"{arm.name}: {_amount(found)} bits per byte of {_measure(comparison)} better than all documents{speed}, and "
+        f"{arm.name} is recommended: {_amount(found)} bits per byte of {_measure(comparison)} better than all "
+        f"documents{speed}, and "
         f"{_amount(against)} better than as many random ones ({len(seeds)} paired seeds){rival}; measured with "
         f"{conditions.proxies} on {conditions.tokens:,} tokens, for up to {max(passes, 1):.1f} passes over the kept "
         f"documents{conditions.target}"
@@ -86,6 +87,8 @@ def _amount(found: Difference) -> str:
 def _nothing(comparison: Comparison, conditions: Conditions) -> str:
     noise = comparison.noise()
     seeds = len(comparison.seeds(ALL))
+    if noise.detectable is None and seeds > 1:
+        return "No recommendation: one held-out document or question gives no interval. Give more of them."
     if noise.detectable is None:
         return "No recommendation: one seed gives no interval. Ablate with three seeds or more."
     arms = comparison.ranked()

@@ -52,7 +52,7 @@ class ArmResult(BaseModel):
 
 
 class Noise(BaseModel):
-    """What differs where nothing does: an arm of the same distribution as `all`, against `all`."""
+    """The noise floor: the difference of `all` and an arm of the same distribution."""
 
     arm: str
     difference: Interval

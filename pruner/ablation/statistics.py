@@ -54,7 +54,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Difference:
-    """An arm minus another in a measure: negative is better. With one seed there is no interval."""
+    """An arm minus another in a measure: negative is better. With one seed, or one item, there is no interval."""
 
     value: float
     seed_variance: float  # of the value
@@ -67,10 +67,10 @@ class Difference:
 
         Each variance has a half-width of its own, by Student's t; they add up as squares, as they are independent.
         """
-        if not self.freedom:
+        if not self.freedom or self.items < 2:
             return None
         of_seeds = quantile(confidence, self.freedom) ** 2 * self.seed_variance
-        of_items = quantile(confidence, self.items - 1) ** 2 * self.item_variance if self.items > 1 else 0.0
+        of_items = quantile(confidence, self.items - 1) ** 2 * self.item_variance
         return math.sqrt(of_seeds + of_items)
 
     def is_better(self, confidence: float = CONFIDENCE) -> bool:
@@ -80,10 +80,13 @@ class Difference:
 
 
 class RunNoise(NamedTuple):
-    """The variance of a run that draws its documents, beside what its arm and its seed explain."""
+    """The residual variance of a run that draws its documents, after the effects of arm and seed."""
 
     variance: float
     freedom: int  # degrees of freedom
+
+
+NO_NOISE = RunNoise(0.0, 1)  # between an arm and itself
 
 
 def run_noise(values: Mapping[tuple[str, int], float], drawn: Mapping[str, float]) -> RunNoise:

@@ -1,4 +1,4 @@
-"""Reads tasks in a reader process with a memory limit, as pruner.corpus.sandbox describes: what other rooms call."""
+"""Reads tasks in a reader process with a memory limit (see pruner.corpus.sandbox); other rooms call this module."""
 
 from collections.abc import Callable
 

@@ -28,6 +28,10 @@ _ITEMS_MAX = 1_000  # of a task: as many as FineWeb's ablations take
 _BYTES_MAX = 1 << 30  # of a decoded file
 _ENTRIES_MAX = 10_000  # files and folders below a folder of tasks
 _SUFFIXES = (".jsonl", ".jsonl.gz")
+_DATA = (  # files that hold tasks in another form, and would be missed
+    *(f".jsonl.{codec}" for codec in ("zst", "zstd", "bz2", "xz")),
+    *(".ndjson", ".ndjson.gz", ".parquet", ".arrow", ".csv", ".tsv"),
+)
 _WRONG = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # of rows in no known layout
 
 
@@ -59,13 +63,29 @@ def find_task_files(place: str, roots: Roots = UNRESTRICTED) -> list[Path]:
     if root.is_file():
         return [root]
     files = []
-    for number, path in enumerate(root.rglob("*")):
-        if number == _ENTRIES_MAX:
-            raise InputError(f"{place}: holds over {_ENTRIES_MAX:,} files and folders; give the folder of the tasks")
-        if path.name.endswith(_SUFFIXES) and path.is_file():
+    for path in _below(root, place, roots):
+        if path.name.lower().endswith(_SUFFIXES):
             roots.check_real(shown(str(path)), os.path.realpath(path))
             files.append(path)
+        elif path.name.lower().endswith(_DATA):
+            raise InputError(f"{shown(str(path))}: tasks are .jsonl or .jsonl.gz: convert the file, or move it away")
     return sorted(files)
+
+
+def _below(root: Path, place: str, roots: Roots) -> Iterator[Path]:
+    """The files below a folder; follows linked folders, each once. Raises InputError for links out of the roots."""
+    entries, seen = 0, set[str]()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        roots.check_real(shown(folder), real)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        entries += len(folders) + len(names)
+        if entries > _ENTRIES_MAX:
+            raise InputError(f"{place}: holds over {_ENTRIES_MAX:,} files and folders; give the folder of the tasks")
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def read_tasks(
@@ -90,8 +110,9 @@ def read_tasks(
         items = list(_items(path, roots, on_line))
         if len(items) > _ITEMS_MAX:
             items = random.Random(0).sample(items, _ITEMS_MAX)  # noqa: S311 (no secret)
-        if items:
-            yield shown(_task_name(path, root)), items
+        if not items:
+            raise InputError(f"{shown(str(path))}: has no questions: move the file away")
+        yield shown(_task_name(path, root)), items
 
 
 def _olmes_folder() -> Path:
@@ -103,10 +124,8 @@ def _olmes_folder() -> Path:
 
 
 def _task_name(path: Path, root: Path) -> str:
-    if path == root:
-        return re.sub(r"\.jsonl(\.gz)?$", "", path.name)
-    name = re.sub(r"\.jsonl(\.gz)?$", "", path.relative_to(root).as_posix())
-    return name.removesuffix("/requests")
+    name = path.name if path == root else path.relative_to(root).as_posix()
+    return re.sub(r"\.jsonl(\.gz)?$", "", name, flags=re.IGNORECASE).removesuffix("/requests")
 
 
 def _items(path: Path, roots: Roots, on_line: Callable[[], None]) -> Iterator[TaskItem]:
@@ -122,15 +141,21 @@ def _items(path: Path, roots: Roots, on_line: Callable[[], None]) -> Iterator[Ta
             else:
                 yield _of_foundry(row)
         except _WRONG as error:
-            raise InputError(
-                f"{path}: line {number:,} is no task of a known layout ({type(error).__name__}: {error}); see "
-                "`--tasks` in the manual"
-            ) from None
+            raise InputError(f"{path}: line {number:,} {_cause(error)}") from None
     for rows in grouped.values():
         try:
-            yield _of_olmo(sorted(rows, key=lambda row: int(row["idx"])))
+            yield _of_olmo(rows)
         except _WRONG as error:
-            raise InputError(f"{path}: doc_id {rows[0]['doc_id']} has no right answer ({error})") from None
+            raise InputError(f"{path}: the question of doc_id {rows[0]['doc_id']} {_cause(error)}") from None
+
+
+def _cause(error: Exception) -> str:
+    """Why a row is no question, as the rest of a sentence."""
+    if isinstance(error, KeyError):
+        return f"has no field {error.args[0]!r}, which its layout needs: see `--tasks` in the manual"
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"has none of the layouts of tasks ({error}): see `--tasks` in the manual"
 
 
 def _rows(path: Path, roots: Roots) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -163,19 +188,28 @@ def _lines(path: Path, roots: Roots) -> Iterator[bytes]:
 
 def _of_olmo(rows: list[dict[str, Any]]) -> TaskItem:
     """The rows of one question: a choice each, or the right answer alone."""
+    rows = sorted(rows, key=lambda row: _index(row["idx"], "idx"))
     pairs = [(row["request"]["context"], row["request"]["continuation"]) for row in rows]
+    doc = rows[0].get("doc") or {}
+    choices = doc.get("choices")
+    expected = len(choices) if isinstance(choices, list) and len(rows) > 1 else len(rows)
+    if [row["idx"] for row in rows] != list(range(expected)):
+        raise ValueError(f"has {len(rows)} lines of {expected} choices, each of which needs one, with idx from 0")
     if len(rows) == 1:
         return _item(pairs, 0)
-    gold = rows[0].get("doc", {}).get("gold", rows[0].get("label"))
-    return _item(pairs, int(gold[0] if isinstance(gold, list) else gold))
+    gold = rows[0].get("label") if doc.get("gold") is None else doc["gold"]
+    return _item(pairs, _index(gold[0] if isinstance(gold, list) and gold else gold, "gold"))
 
 
 def _of_foundry(row: dict[str, Any]) -> TaskItem:
     """A line of llm-foundry's in-context learning sets."""
     if "choices" in row:
-        return _item([(row["query"], choice) for choice in row["choices"]], int(row["gold"]))
+        return _item([(row["query"], choice) for choice in _list(row["choices"])], _index(row["gold"], "gold"))
     if "context_options" in row:
-        return _item([(context, row["continuation"]) for context in row["context_options"]], int(row["gold"]))
+        options = _list(row["context_options"])
+        return _item([(context, row["continuation"]) for context in options], _index(row["gold"], "gold"))
+    if "context" not in row:
+        raise TypeError("no field context, choices, context_options, request or arguments")
     return _item([(row["context"], row["continuation"] if "continuation" in row else row["answer"])], 0)
 
 
@@ -184,15 +218,35 @@ def _of_lm_eval(row: dict[str, Any]) -> TaskItem:
     given = row["arguments"]
     if isinstance(given, dict):
         given = [[arguments["arg_0"], arguments["arg_1"]] for arguments in given.values()]
+    if any(len(pair) < 2 or not isinstance(pair[1], str) for pair in given):
+        raise ValueError("is of a task that generates text or scores documents, which has no answers to measure")
     pairs = [(context, continuation) for context, continuation, *_ in given]
     if any(context for context, _ in pairs):
         pairs = [pair for pair in pairs if pair[0]]
     if len(pairs) == 1:
         return _item(pairs, 0)
-    target = row["target"]
-    answers = [continuation.strip() for _, continuation in pairs]
-    is_index = isinstance(target, int) or (str(target).isdecimal() and str(target) not in answers)
-    return _item(pairs, int(target) if is_index else answers.index(str(target).strip()))
+    target, answers = row["target"], [continuation.strip() for _, continuation in pairs]
+    text = str(target).strip()
+    if text in answers and not isinstance(target, int):
+        return _item(pairs, answers.index(text))
+    return _item(pairs, _index(target, "target"))
+
+
+def _index(given: object, name: str) -> int:
+    """The number of a choice, as a whole number or its digits. Raises ValueError."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    if isinstance(given, float) and given.is_integer():
+        return int(given)
+    if isinstance(given, str) and given.strip().isdecimal():
+        return int(given)
+    raise ValueError(f"says {name}: {json.dumps(given)}, which must be the number of a choice, from 0")
+
+
+def _list(given: object) -> list[Any]:
+    if not isinstance(given, list):
+        raise TypeError("its choices are not a list")
+    return given
 
 
 def _item(pairs: list[tuple[str, str]], gold: int) -> TaskItem:
@@ -200,7 +254,7 @@ def _item(pairs: list[tuple[str, str]], gold: int) -> TaskItem:
     contexts, continuations = [], []
     for context, continuation in pairs:
         if not isinstance(context, str) or not isinstance(continuation, str) or not continuation.strip():
-            raise ValueError("a question and its answers must be text")
+            raise ValueError("has a question or an answer that is no text, or an empty answer")
         bare = context.rstrip(" ")
         space = context[len(bare) :] or (
             " " if bare and not bare[-1].isspace() and not continuation[0].isspace() else ""
@@ -208,7 +262,7 @@ def _item(pairs: list[tuple[str, str]], gold: int) -> TaskItem:
         contexts.append(_clean(bare))
         continuations.append(_clean(space + continuation))
     if not 0 <= gold < len(pairs):
-        raise ValueError(f"the right answer is number {gold} of {len(pairs)}")
+        raise ValueError(f"says that choice {gold} is right, and has {len(pairs)}, counted from 0")
     return TaskItem(tuple(contexts), tuple(continuations), gold)
 
 

@@ -124,7 +124,7 @@ class _Run:
         on_progress: Callable[[int], None],
         threads: int,
     ) -> None:
-        """`threads`: those of other work, that runs when progress is told."""
+        """`threads`: the number for other work, which runs while progress is reported."""
         self._schedule = schedule_of(spec, device)
         self._ends = _ends(self._schedule, shares)
         self._begins = [0, *(end - self._schedule.decay(end) for end in self._ends[:-1])]

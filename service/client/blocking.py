@@ -50,7 +50,7 @@ async def sleep(seconds: float) -> None:
 
 
 def run(steps: Coroutine[Any, Any, Result]) -> Result:
-    """The result of a coroutine that awaits only what blocks."""
+    """Runs a coroutine that never suspends, as it awaits only calls that block, and returns its result."""
     try:
         steps.send(None)
     except StopIteration as done:
@@ -61,7 +61,7 @@ def run(steps: Coroutine[Any, Any, Result]) -> Result:
 
 
 def iterate(items: AsyncGenerator[Item, None]) -> Generator[Item, None, None]:
-    """The items of an asynchronous generator that awaits only what blocks."""
+    """The items of an asynchronous generator that never suspends."""
 
     async def following() -> Any:
         return await anext(items, _END)

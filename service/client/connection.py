@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from service.client.errors import ApiError, ClientError, DamagedDownload, ServiceUnreachable, api_error
+from service.client.errors import ApiError, ClientError, DamagedDownload, NotSent, ServiceUnreachable, api_error
 
 TIMEOUT = httpx.Timeout(90, connect=10)  # seconds; a check of a corpus takes up to 60
 _EVENTS_TIMEOUT = httpx.Timeout(10)  # events come every two seconds
@@ -111,9 +111,16 @@ class Connection:
 
     @asynccontextmanager
     async def _open(self, method: str, path: str, **given: Any) -> AsyncIterator[httpx.Response]:
-        """The answer to one request, whose content the caller reads. Raises ApiError, ServiceUnreachable."""
+        """The answer to one request, whose content the caller reads. Raises ApiError, ServiceUnreachable, NotSent."""
+        if not path.startswith("/") or path.startswith("//"):  # the key is for one service alone
+            raise NotSent(f"{path!r} is no path of the API: it begins with one /")
+        if any(not value.isascii() or not value.isprintable() for value in given.get("headers", {}).values()):
+            raise NotSent("the request cannot be sent: a header, such as Idempotency-Key, has characters beyond ASCII")
         try:
-            answer = await self.http.send(self.http.build_request(method, path, **given), stream=True)
+            try:
+                answer = await self.http.send(self.http.build_request(method, path, **given), stream=True)
+            except (httpx.InvalidURL, ValueError) as error:
+                raise NotSent(f"the request cannot be sent: {error}") from None
             try:
                 self._answered = True
                 if not answer.is_success:
@@ -152,7 +159,7 @@ class _Attempts:
     async def pause(self, error: ClientError) -> None:
         """Pauses before the next attempt. Raises the error if there is to be none."""
         refused = isinstance(error, ApiError) and error.status not in _RETRIED
-        if refused or isinstance(error, _NeverAnswered):
+        if refused or isinstance(error, _NeverAnswered | NotSent):
             raise error
         now = time.monotonic()
         if self._deadline is None:

@@ -17,12 +17,20 @@ class ServiceUnreachable(ClientError):
     """No service answers, or the connection was lost, for longer than the client retries."""
 
 
+class NotSent(ClientError):
+    """The request cannot be sent as it is: a header, a path or a value that HTTP or JSON does not allow."""
+
+
 class DamagedDownload(ClientError):
     """A downloaded file has another SHA-256 than the service says. It was deleted."""
 
 
+class NotSaved(ClientError):
+    """A download cannot be written where it was asked for."""
+
+
 class UnknownAnswer(ClientError):
-    """The service's JSON is not what this version of the client knows."""
+    """The service's answer is not what this version of the client knows."""
 
 
 class NotSucceeded(ClientError):

@@ -124,7 +124,11 @@ def _from_folder(
 def _from_service(
     parser: Parser, args: argparse.Namespace, wanted: "AblationOptions", tell: Callable[["Ablation"], None]
 ) -> "AblationResult":
+    from service.contract.ablations import NO_HELD_OUT
+
     with Client(args.server, args.key) as client:
+        if client.get_job(args.source).request.train is None and not wanted.heldout:
+            parser.error(NO_HELD_OUT)
         begun = client.create_ablation(args.source, wanted)
         made = client.wait_for_ablation(args.source, begun.id, tell)
         if made.result is None:

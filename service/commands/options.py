@@ -33,7 +33,10 @@ class Parser(argparse.ArgumentParser):
 def whole_number(text: str) -> int:
     """Parses a whole number, such as 2000000, 2_000_000 or 2e6."""
     try:
-        return int(float(text)) if "e" in text.lower() else int(text)
+        number = float(text) if "e" in text.lower() else int(text)
+        if number != int(number):
+            raise ValueError
+        return int(number)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
 
@@ -195,9 +198,9 @@ def _add_criteria(parser: argparse.ArgumentParser, choices: tuple[str, ...], abo
         "--rate",
         action="append",
         type=float,
+        metavar="R",
         help="share to keep, repeatable (default: 0.5)",
         dest="rates",
-        metavar="RATE",
     )
     parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
     parser.add_argument("--within", choices=("domain",), help="select inside each domain")

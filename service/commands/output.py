@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pruner.ablation.result import AblationResult
+from pruner.ablation.compare import ALL
+from pruner.ablation.result import AblationResult, Interval
 from scorer.training.summary import TrainingSummary
 from service.contract.ablations import Ablation, AblationEstimate
 from service.contract.names import Status
@@ -160,18 +161,27 @@ def estimated(found: AblationEstimate) -> str:
 
 def ablation_table(result: AblationResult, seconds: float) -> list[Table | str]:
     """The result of an ablation, to print on a `console`."""
-    table = Table(title=f"Bits per byte, {result.measure}", title_justify="left")
-    for name in ("arm", "documents", "passes", "value", "difference to all", "95 % interval", "steps to all's end"):
+    measure = "the right answers of tasks" if result.measure == "tasks" else "held-out text"
+    title = f"Bits per byte of {measure}, with 95 % intervals"
+    table = Table(title=title, title_justify="left")
+    for name in ("arm", "documents", "passes", "value", "minus all", "minus random", "faster"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for arm in result.arms:
-        found, steps = arm.difference, arm.steps_to_baseline
-        interval = "–" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
-        numbers = [f"{arm.documents:,}", f"{arm.passes:.2f}", f"{arm.value:.4f}", f"{found.value:+.4f}", interval]
-        table.add_row(arm.name, *numbers, "–" if steps is None else f"{steps:.2f}x")
+        numbers = [f"{arm.documents:,}", f"{arm.passes:.2f}", f"{arm.value:.4f}"]
+        differences = [None if arm.name == ALL else arm.difference, arm.against_random]
+        steps = "–" if arm.steps_to_baseline is None else f"{arm.steps_to_baseline:.2f}x"
+        steps = f"≥ {steps}" if (arm.steps_to_baseline or 0) >= 4 else steps  # as good at the first measurement
+        table.add_row(arm.name, *numbers, *map(_difference, differences), steps)
     noise = result.noise
     smallest = "" if noise.detectable is None else f"; a difference of {noise.detectable:.4f} could have been shown"
     lines = [f"noise: {noise.arm} differs from all by {noise.difference.value:+.4f}{smallest}; {duration(seconds)}"]
     return [table, *lines, *(f"warning: {warning}" for warning in result.warnings), result.recommendation.text]
+
+
+def _difference(found: Interval | None) -> str:
+    if found is None:
+        return "–"
+    return f"{found.value:+.4f}" + ("" if found.low is None else f"\n{found.low:+.4f} to {found.high:+.4f}")
 
 
 def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table | str]:

@@ -1,4 +1,4 @@
-"""The JSON of ablations: what they are asked for with, and how far they are."""
+"""The JSON of ablations: options, progress and results."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -12,7 +12,11 @@ from scorer.training.names import OptimizerName, Preset
 from service.contract.schemas import Problem
 
 Regime = Literal["chinchilla", "overtrained", "constrained"]
+REPETITIONS = 2.0  # of all documents, in the regime `constrained`
 TOKENS_PER_PARAMETER: Mapping[Regime, int] = {"chinchilla": 20, "overtrained": 100, "constrained": 20}
+NO_HELD_OUT = (
+    "there is no held-out text, as the reference was not trained here: name documents with --heldout NAME=PATH"
+)
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Place = Annotated[str, Field(min_length=1, max_length=4096)]
 Count = Annotated[int, Field(ge=1_000, le=10**15, strict=False)]  # 1e9 is a whole number too
@@ -30,7 +34,11 @@ class AblationOptions(RequestModel):
     optimizer: OptimizerName | None = Field(None, description="Null: `adamw`.")
     regime: Regime = Field("chinchilla", description="How many tokens the target reads, for its size and its data.")
     repetitions: float = Field(
-        2.0, gt=0, le=100, strict=False, description="How often the regime `constrained` reads all documents."
+        REPETITIONS,
+        gt=0,
+        le=100,
+        strict=False,
+        description="How often the regime `constrained` reads all documents, where no target says how often.",
     )
     target_parameters: Count | None = Field(None, description="Parameters of the model that the selection is for.")
     target_tokens: Count | None = Field(
@@ -59,10 +67,21 @@ class AblationOptions(RequestModel):
         given = [fields["heldout"]] if isinstance(fields.get("heldout"), str) else fields.get("heldout")
         if isinstance(given, list) and all(isinstance(each, str) for each in given):
             pairs = [each.partition("=") for each in given]
-            if not all(separator for _, separator, _ in pairs):
+            if not all(name and path for name, _, path in pairs):
                 raise ValueError("held-out files are given as NAME=PATH")
+            names = [name for name, _, _ in pairs]
+            if again := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"two held-out files have the name {again!r}: give each a name of its own")
             fields["heldout"] = {name: path for name, _, path in pairs}
         return fields
+
+    @model_validator(mode="after")
+    def _repetitions_of_a_regime(self) -> "AblationOptions":
+        if self.repetitions != REPETITIONS and self.regime != "constrained":
+            raise ValueError("repetitions are for the regime constrained: give that regime, or no repetitions")
+        if self.repetitions != REPETITIONS and self.aim is not None:
+            raise ValueError("the target says how often documents are read: give either a target or repetitions")
+        return self
 
     @field_validator("heldout")
     @classmethod

@@ -1,10 +1,10 @@
-"""Ablations of a job as its users see them: asked for, listed, shown."""
+"""Ablations of a job: requested, listed, shown."""
 
 from pruner.ablation.tasks import OLMES, find_task_files
 from pruner.corpus.listing import find_files
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
-from service.contract.ablations import Ablation, AblationOptions, AblationProgress
+from service.contract.ablations import NO_HELD_OUT, Ablation, AblationOptions, AblationProgress
 from service.contract.schemas import Problem
 from service.jobs.jobs import Conflict, Jobs, not_there
 from service.kinds import ablation, selection
@@ -45,15 +45,13 @@ def add_ablation(jobs: Jobs, job_id: str, options: AblationOptions) -> Ablation:
 
 
 def want(files: JobFiles, options: AblationOptions) -> WantedAblation:
-    """The ablation that a job is asked for. Raises UnknownAblation, InputError and NoHeldOut."""
+    """The record of a requested ablation. Raises UnknownAblation, InputError and NoHeldOut."""
     specs = {spec.id: spec for spec in files.selections}
     for name in options.selection:
         if name not in specs:
             raise UnknownAblation(f"job {files.record.id} has no selection {name}: it has {', '.join(specs)}")
     if files.record.request.train is None and not options.heldout:
-        raise NoHeldOut(
-            "there is no held-out text: the reference was not trained here, so name a file of documents with --heldout"
-        )
+        raise NoHeldOut(NO_HELD_OUT)
     return WantedAblation(
         specs=tuple(specs[name] for name in options.selection), options=options, files=_files(files, options)
     )
@@ -93,7 +91,7 @@ def find_wanted(files: JobFiles, ablation_id: str) -> WantedAblation:
 
 
 def show_ablation(files: JobFiles, wanted: WantedAblation, state: JobState | None, problem: Problem | None) -> Ablation:
-    """An ablation as returned; `state` is what the queue knows of its job."""
+    """An ablation as the API returns it; `state`: tasks and counters of its job in the queue."""
     made = ablation.find(files, wanted) if problem is None else None
     plan = find_plan(files, wanted)
     prefix = ablation.node_name(wanted)
@@ -127,7 +125,7 @@ def _progress(
 
 
 def _files(files: JobFiles, options: AblationOptions) -> str:
-    """A digest of the held-out files and tasks as they are now. Raises InputError for those that may not be read."""
+    """A digest of names, sizes and times of the held-out files and tasks. Raises InputError for those not allowed."""
     roots, found = files.record.access.roots, []
     for path in options.heldout.values():
 

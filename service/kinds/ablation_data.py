@@ -1,4 +1,4 @@
-"""Prepares the data of an ablation once for all its runs: tokens of documents, what each run reads, and texts."""
+"""Prepares the data that all runs of an ablation share: tokens, the documents of each run, and texts to measure."""
 
 import io
 import tempfile
@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from pruner.ablation.compare import ALL, Arm
 from pruner.ablation.overlap import Overlap
-from pruner.ablation.pool import Budget, Pool, Readings, make_arms, read_pool
+from pruner.ablation.pool import Budget, Pool, Readings, check_kept, make_arms, read_pool
 from pruner.corpus.sandbox import read_shard
 from pruner.errors import InputError
 from pruner.select.index import read_shard_rows
 from pruner.select.selection import MANIFEST_FILE
 from pruner.spec import SelectionSpec
-from service.contract.ablations import TOKENS_PER_PARAMETER, AblationEstimate
+from service.contract.ablations import TOKENS_PER_PARAMETER, AblationEstimate, AblationOptions
 from service.kinds import ablation_texts, index, selection
 from service.kinds.ablation_plan import (
     READINGS,
@@ -35,6 +35,7 @@ _SEEDS_MAX = 8  # of an arm, with a budget
 _CHARACTERS = (40_000, 1_000_000)  # of each held-out set: at least, where it has them, and at most
 _MEASURED = 1 / 3  # characters of held-out text for each token that a run reads, so that measuring takes a sixth of it
 _CPU_FLOPS, _GPU_FLOPS = 4e10, 1.2e14  # a second, of a core and of a GPU: about, as proxies reach them
+_PASSES_MAX = 4.0  # over all documents, beyond which repeated text is clearly worse than new (2305.16264)
 _REPEATS = 1.5  # passes up to which repeated text is nearly as good as new, so that a random arm is like `all`
 
 
@@ -49,7 +50,8 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
     device_kind = "cuda" if device.startswith("cuda") else "cpu"
     preset = options.preset or ("10m" if device_kind == "cuda" else "nano")
     size = parameters(preset)
-    tokens = options.tokens or TOKENS_PER_PARAMETER[options.regime] * size
+    usual = TOKENS_PER_PARAMETER[options.regime] * size
+    tokens = options.tokens or usual
     numbers = {file.url: number for number, file in enumerate(job.plan.files)}
 
     def pool_of(spec: SelectionSpec) -> Pool:
@@ -57,7 +59,10 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
 
     everything = pool_of(EVERY_DOCUMENT)
     kept = {spec.id: everything.has(pool_of(spec)) for spec in wanted.specs}
-    share, warnings = _share(wanted, tokens, everything)
+    check_kept(kept)
+    share, warnings = sub_pool_share(options, tokens, everything)
+    if options.regime == "overtrained" and options.aim is None and tokens < usual:
+        warnings.append(f"each run reads {tokens:,} tokens, not the {usual:,} of the regime overtrained")
     counts = {spec.id: int(kept[spec.id].sum()) for spec in wanted.specs}
     rates = {  # what stages keep has no rate of its own
         spec.id: spec.rate if spec.stages is None else round(counts[spec.id] / max(1, len(everything)), 4)
@@ -138,17 +143,20 @@ def estimate(settings: AblationSettings, runs: int) -> AblationEstimate:
     )
 
 
-def _share(wanted: WantedAblation, tokens: int, everything: Pool) -> tuple[float, list[str]]:
+def sub_pool_share(options: AblationOptions, tokens: int, everything: Pool) -> tuple[float, list[str]]:
     """The part of the documents that gives the proxies as many passes as the target has, and warnings."""
-    options = wanted.options
     if options.aim is not None:
         if tokens > options.aim:
-            return 1.0, [f"the proxies read {tokens:,} tokens and the target {options.aim:,}: they pass more often"]
+            more = f"each run reads {tokens:,} tokens, and the target {options.aim:,}: it repeats documents less often"
+            return 1.0, [more]
         return tokens / options.aim, []
+    there = float(everything.n_bytes.sum()) / everything.bytes_per_token
+    passes = tokens / there if there else 0.0
     if options.regime == "constrained":
-        there = float(everything.n_bytes.sum()) / everything.bytes_per_token
-        return min(1.0, tokens / options.repetitions / there), []
-    return 1.0, []
+        few = f"each run reads all documents about {passes:.1f} times, not {options.repetitions:g}: lower --tokens"
+        return min(1.0, passes / options.repetitions), [few] if passes > options.repetitions else []
+    often = f"each run reads all documents about {passes:.1f} times: lower --tokens, or give --target-tokens"
+    return 1.0, [often] if passes > _PASSES_MAX else []
 
 
 def _overlap(

@@ -1,4 +1,4 @@
-"""The end of an ablation: which runs a budget still has place for, and the comparison of all."""
+"""The end of an ablation: decides on further runs within a budget, and compares all runs."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,7 +56,7 @@ def compare(task: Task, wanted: WantedAblation, plan: AblationPlan) -> Counts:
             learning_rates=comparison.rate_checks(),
             recommendation=recommend(comparison, conditions, len(decided)),
             warnings=list(plan.warnings),
-            settings=wanted.options.model_dump() | settings.model_dump(exclude={"format"}),
+            settings=wanted.options.model_dump() | settings.model_dump(exclude={"format"}) | _measured(comparison),
             provenance=(about.provenance if about is not None else {})
             | {"ablation": {"version": VERSION, "heldout_and_tasks": wanted.files}},
         )
@@ -127,6 +127,12 @@ def _write_runs(task: Task, wanted: WantedAblation, plan: AblationPlan, comparis
     )
     with task.storage.create(runs_path(task.job, wanted)) as out:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), out, compression="zstd")
+
+
+def _measured(comparison: Comparison) -> dict[str, int]:
+    """How much text the runs are measured on, which is at most a part of large held-out files and tasks."""
+    is_task = comparison.items.is_task
+    return {"heldout_documents": int((~is_task).sum()), "questions": int(is_task.sum())}
 
 
 def _millions(parameters: int) -> str:

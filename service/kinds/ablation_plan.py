@@ -12,7 +12,7 @@ from service.kinds.job_files import JobFiles
 from service.store.records import WantedAblation
 from service.store.workspace import digest
 
-VERSION = 1  # raised when a change of the code changes the results of ablations
+VERSION = 2  # raised when a change of the code changes the results of ablations
 
 PLAN, TOKENS, READINGS, TEXTS, ITEMS, TOKENIZER = (
     *("plan.json", "tokens.bin", "readings.npz", "texts.parquet", "items.parquet", "tokenizer.json"),
@@ -72,7 +72,7 @@ def folder(job: JobFiles, wanted: WantedAblation) -> str:
 
 
 def key_of(job: JobFiles, wanted: WantedAblation) -> str:
-    """A name of what the ablation depends on."""
+    """The digest of all inputs and options of an ablation."""
     inputs = [selection.folder(job, spec) for spec in wanted.needed]
     corpus = job.record.request.corpus.model_dump()
     return digest("ablation", VERSION, inputs, corpus, wanted.options.model_dump(), wanted.files)

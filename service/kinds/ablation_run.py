@@ -1,4 +1,4 @@
-"""A run of an ablation: a proxy trained on what its arm reads, and its losses on each item."""
+"""One run of an ablation: trains a proxy on the documents of its arm, and measures its loss on each item."""
 
 import shutil
 import time
@@ -41,7 +41,7 @@ class _RunMetadata(Record):
 
 
 def run(task: Task, wanted: WantedAblation, plan: AblationPlan, key: RunKey) -> Counts:
-    """Trains and measures, from where an earlier attempt was. Raises BadReference, Busy."""
+    """Trains and measures; goes on from the checkpoint of an earlier attempt. Raises BadReference, Busy."""
     if task.storage.exists(task.path):
         return Counts({"tokens": plan.settings.tokens})
     name = task.path.removesuffix(".parquet").replace("/", "-")

@@ -1,4 +1,4 @@
-"""What the proxies of an ablation are measured on: held-out documents, and the questions of tasks."""
+"""The texts that the proxies of an ablation are measured on: held-out documents, and questions of tasks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ _FEWEST = 20  # documents, or there is a warning
 
 
 class Question(NamedTuple):
-    """A text whose loss is measured: after `context`, which is empty for documents."""
+    """A text to measure: a document with an empty `context`, or an answer after its question."""
 
     item: int
     context: str
@@ -80,20 +80,24 @@ def measured_texts(job: JobFiles, options: AblationOptions, characters: int, bea
             raise InputError(f"{path}: has no held-out documents in the field {job.record.request.corpus.text_field!r}")
     if not found.name:
         raise InputError("the split of the reference has no document that trained nothing: name a file with --heldout")
-    if len(found.name) < _FEWEST:
-        found.warnings.append(f"only {len(found.name)} held-out documents: name a larger file of them with --heldout")
+    measured = len(found.name) - split or split  # files that the user names are the measure
+    if measured < _FEWEST and not options.tasks:
+        found.warnings.append(f"few held-out documents ({measured}): name a larger file of them with --heldout")
     if split == len(found.name) and not options.tasks:
         found.warnings.append(
-            "the held-out text is a part of the corpus as it is, so that arms gain by resembling it: name text or "
-            "tasks that the models are for with --heldout or --tasks"
+            "the held-out text is an unpruned part of the corpus, so an arm gains by resembling the corpus, noise "
+            "included: give text or tasks that the models are for with --heldout or --tasks"
         )
-    roots = job.record.access.roots
+    roots, domains = job.record.access.roots, {ALL, *found.name}
     for place in options.tasks:
         if place != OLMES:
             refuse_own_files(job.workspace, map(str, find_task_files(place, roots)))
-        for task, items in read_tasks(place, roots, beat).items():
+        for name, items in read_tasks(place, roots, beat).items():
+            task = f"{name} (task)" if name in domains else name  # both are in one table
             if task in found.questions:
                 raise InputError(f"{place}: there are two tasks of the name {task}: rename a file")
+            if len(items) < _FEWEST:
+                found.warnings.append(f"few questions in the task {task} ({len(items)}): its results may be chance")
             found.questions[task] = items
             for item in items:
                 found.add_question(task, item)

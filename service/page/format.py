@@ -126,6 +126,15 @@ def html_short(text: str | None) -> Markup:
     return html(text[:_SHORT]) + Markup(' <span class="none">… {} characters</span>').format(number(len(text)))
 
 
+def setting(value: Any) -> str:
+    """A value of JSON as a reader writes it: lists and objects without brackets, – for null and what is empty."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={each}" for name, each in value.items()) or "–"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def _symbol(character: str) -> str:
     """The symbol of a control character, or the code point."""
     code = ord(character)

@@ -24,7 +24,7 @@ HEADERS = {
 }
 _FILTERS = (
     *("number", "compact", "percent", "perplexity", "ratio", "score_value"),
-    *("duration", "hours", "age", "utc", "html", "html_short"),
+    *("duration", "hours", "age", "utc", "html", "html_short", "setting"),
 )
 
 

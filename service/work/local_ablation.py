@@ -92,7 +92,7 @@ def _find(workspace: Workspace, source: Path, selections: list[str]) -> JobFiles
 
 
 class _Helper(NamedTuple):
-    """What a helping process is told."""
+    """What a helper process works on."""
 
     folder: str
     job: str

@@ -10,9 +10,10 @@ import pytest
 
 from pruner.ablation.compare import Arm
 from pruner.ablation.overlap import Overlap
-from pruner.ablation.pool import Budget, Pool, Readings, make_arms
+from pruner.ablation.pool import Budget, Pool, Readings, check_kept, make_arms
 from pruner.ablation.task_reader import read_tasks
 from pruner.ablation.tasks import TaskItem
+from pruner.ablation.tasks import read_tasks as read_task_files
 from pruner.corpus.paths import Roots
 from pruner.errors import InputError
 
@@ -66,6 +67,15 @@ def test_a_selection_that_is_its_own_random_arm_is_no_candidate() -> None:
     ]
 
 
+def test_selections_that_are_copies_of_another_arm_are_refused() -> None:
+    half, everything = np.arange(6) % 2 == 0, np.ones(6, bool)
+    check_kept({"low-0.5": half, "high-0.5": ~half})
+    with pytest.raises(InputError, match="low-1 keeps all documents"):
+        check_kept({"low-0.5": half, "low-1": everything})
+    with pytest.raises(InputError, match=r"low-0\.5 and mine keep the same documents"):
+        check_kept({"low-0.5": half, "mine": half.copy()})
+
+
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -108,6 +118,48 @@ def test_a_line_that_is_no_task_is_named(tmp_path: Path, row: Any) -> None:
         read_tasks(str(tmp_path))
 
 
+def olmo_row(idx: Any, **more: Any) -> dict[str, Any]:
+    doc = {"choices": ["no", "because", "maybe"], "gold": 1}
+    return {"doc_id": 7, "idx": idx, "doc": doc, "request": {"context": "Q", "continuation": f" {idx}"}} | more
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([olmo_row(0), olmo_row(2)], "doc_id 7 has 2 lines of 3 choices"),  # else 2 would be taken for 1, the right one
+        ([olmo_row(0), olmo_row(1), olmo_row(1)], "doc_id 7 has 3 lines of 3 choices"),
+        ([olmo_row(0, doc={"gold": "B"}), olmo_row(1)], 'doc_id 7 says gold: "B", which must be the number'),
+        ([olmo_row(0) | {"doc_id": 1_000_000}], "has no questions"),
+        ([{"query": "q", "choices": "ab", "gold": 1}], "its choices are not a list"),
+        ([{"query": "q", "choices": ["a", "b"], "gold": 0.9}], "line 1 says gold: 0.9"),
+        ([{"query": "q", "choices": ["a", "b"], "gold": 2}], "says that choice 2 is right, and has 2, counted from 0"),
+        ([{"query": "q", "choices": ["a", "b"]}], "line 1 has no field 'gold'"),
+        ([{"context": "q", "continuation": " "}], "an empty answer"),
+        ([{"target": "4", "arguments": [["q", {"until": []}]]}], "a task that generates text"),
+        ([{"target": "c", "arguments": [["q", " a"], ["q", " b"]]}], 'line 1 says target: "c"'),
+        ([], "has no questions"),
+    ],
+)
+def test_a_broken_task_is_refused_and_named(tmp_path: Path, rows: list[dict[str, Any]], said: str) -> None:
+    write(tmp_path / "broken.jsonl", rows)
+    with pytest.raises(InputError, match=r"broken\.jsonl: ") as refused:
+        list(read_task_files(str(tmp_path)))
+    assert said in str(refused.value)
+
+
+def test_every_file_of_tasks_is_read_or_named(tmp_path: Path) -> None:
+    row = {"query": "q", "choices": ["a", "b"], "gold": 1.0}
+    write(tmp_path / "elsewhere" / "linked.jsonl", [row])
+    write(tmp_path / "tasks" / "UPPER.JSONL", [row])
+    (tmp_path / "tasks" / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "tasks" / "loop").symlink_to(tmp_path / "tasks")
+    (tmp_path / "tasks" / "results.json").write_text("{}")
+    assert [name for name, _ in read_task_files(str(tmp_path / "tasks"))] == ["UPPER", "folder/linked"]
+    (tmp_path / "tasks" / "more.jsonl.zst").touch()
+    with pytest.raises(InputError, match=r"more\.jsonl\.zst: tasks are \.jsonl or \.jsonl\.gz"):
+        list(read_task_files(str(tmp_path / "tasks")))
+
+
 def test_a_link_out_of_the_roots_and_a_file_elsewhere_are_no_tasks(tmp_path: Path) -> None:
     row = {"query": "q", "choices": ["a", "b"], "gold": 1}
     write(tmp_path / "secret" / "t.jsonl", [row])
@@ -116,6 +168,10 @@ def test_a_link_out_of_the_roots_and_a_file_elsewhere_are_no_tasks(tmp_path: Pat
     assert list(read_tasks(str(tmp_path / "root"), roots)) == ["t"]
     (tmp_path / "root" / "link.jsonl").symlink_to(tmp_path / "secret" / "t.jsonl")
     with pytest.raises(InputError, match=r"link\.jsonl: a link in it leads out of the corpus roots"):
+        read_tasks(str(tmp_path / "root"), roots)
+    (tmp_path / "root" / "link.jsonl").unlink()
+    (tmp_path / "root" / "folder").symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match=r"folder: a link in it leads out of the corpus roots"):
         read_tasks(str(tmp_path / "root"), roots)
     for place in (str(tmp_path / "secret"), f"{tmp_path}/root/../secret", "s3://bucket/tasks"):
         with pytest.raises(InputError):

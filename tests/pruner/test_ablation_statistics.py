@@ -8,6 +8,7 @@ import pytest
 
 from pruner.ablation.compare import SHARES, Arm, Comparison, Items, Run, RunKey
 from pruner.ablation.recommend import Conditions, is_clear, recommend
+from pruner.ablation.result import Interval
 from pruner.ablation.statistics import Measure, drawn_share, paired_difference, run_noise, steps_to_baseline
 from pruner.ablation.student import quantile, two_sided
 
@@ -117,9 +118,40 @@ def test_a_difference_is_found_and_said_with_its_conditions() -> None:
     results = {arm.name: arm for arm in found.results({})}
     assert results["s0"].difference.high is not None
     assert results["s0"].difference.high < 0 < (results["s0"].steps_to_baseline or 0) - 1
-    assert results["all"].difference.value == 0
+    assert results["all"].difference == Interval(value=0, low=0, high=0)  # paired with itself
+    assert results["all"].differences == {"web": Interval(value=0, low=0, high=0)}
     assert results["all"].steps_to_baseline == 1
     assert results["s0"].heldout == {"all": results["s0"].value, "web": results["s0"].value}
+
+
+def test_an_interval_is_that_of_a_plain_computation() -> None:
+    found = experiment(np.random.default_rng(4), 3, 1.0)
+    said = {arm.name: arm for arm in found.results({})}["s0"].difference
+    assert said.low is not None
+    assert said.high is not None
+    values = {key: float(run.bits[-1].sum()) / (1_000 * ITEMS) for key, run in found.runs.items()}
+    differences = [values[RunKey("s0", seed)] - values[RunKey("all", seed)] for seed in range(3)]
+    assert said.value == pytest.approx(sum(differences) / 3)
+    assert (said.low + said.high) / 2 == pytest.approx(said.value)
+    by_item = np.mean(
+        [found.runs[RunKey("s0", seed)].bits[-1] - found.runs[RunKey("all", seed)].bits[-1] for seed in range(3)], 0
+    )
+    of_items = quantile(0.95, ITEMS - 1) ** 2 * np.var(by_item / 1_000, ddof=1) / ITEMS
+    # a selection that is read whole, half of the documents, owes half of the noise of a run to its draw
+    noise = run_noise({tuple(key)[:2]: value for key, value in values.items()}, {"s0": 0.5, "s1": 0.5})
+    of_runs = quantile(0.95, 6) ** 2 * noise.variance * (1 / 3 + 0.5 / 3 + 0.5)
+    assert (said.high - said.low) / 2 == pytest.approx(math.sqrt(of_runs + of_items))
+
+
+def test_of_one_document_there_is_no_interval() -> None:
+    found = experiment(np.random.default_rng(1), 3, 0.5, effect=0.2)
+    named = np.arange(ITEMS) == 0
+    one = Items(["web"] * ITEMS, ~named & named, np.full(ITEMS, 1_000.0), np.zeros(ITEMS, int), named)
+    alone = Comparison(found.arms, one, found.runs, "heldout")
+    assert alone.results({})[-1].difference.low is None
+    said = recommend(alone, CONDITIONS)
+    assert said.selection is None
+    assert "one held-out document" in said.text
 
 
 def test_without_a_difference_the_smallest_that_could_be_shown_is_said() -> None:

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
+from pruner.ablation.pool import Pool
 from service.commands.cli import main
 from service.contract.ablations import AblationOptions
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
+from service.kinds.ablation_data import sub_pool_share
 from service.work import local
 from tests.forked import Forked
 from tests.service.pool import WORDS, until
@@ -133,7 +137,10 @@ def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
     found = result(tmp_path / "whole")
     assert found["measure"] == "tasks"
     assert found["recommendation"]["selection"] is None
+    assert found["settings"]["questions"] == 30
+    assert found["settings"]["heldout_documents"] > 0
     task = found["arms"][0]["tasks"]["next"]
+
     assert task["chance"] == 0.5
     assert task["overlap"] > 0  # of 19 words, which the corpus has in the same order here and there
     (key,) = [path for path in (results / ".winnow" / "ablation").iterdir() if path.name == found["key"]]
@@ -177,6 +184,7 @@ def test_the_service_makes_ablations_beside_the_job(
     make_request: MakeRequest,
     planted: Path,
     api: httpx.Client,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job, _ = jobs.create(make_request(planted / "corpus.jsonl", corpus={"paths": [str(planted / "corpus.jsonl")]}))
@@ -186,6 +194,20 @@ def test_the_service_makes_ablations_beside_the_job(
     refused = api.post(path, json=body)
     assert refused.status_code == 422
     assert "--heldout" in refused.json()["detail"]
+    command = [
+        "ablate",
+        job.id,
+        "--server",
+        str(api.base_url),
+        "--selection",
+        "medium-0.5",
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert api.get(f"{path}/nothing").status_code == 404
     assert api.post(path, json=body | {"selection": ["low-0.9"]}).status_code == 404
     body["heldout"] = {"clean": str(planted / "held.jsonl")}
     made = api.post(path, json=body)
@@ -227,3 +249,42 @@ def test_options_are_read_as_they_are_written_in_json() -> None:
     )
     assert options.heldout == {"a": "/x=y.jsonl"}
     assert options.aim == 100 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("given", "tokens", "share", "warning"),
+    [
+        ({}, 50_000, 1, ""),
+        ({}, 1_000_000, 1, "10.0 times"),
+        ({"regime": "constrained"}, 50_000, 0.25, ""),  # 50,000 tokens are two repetitions of 25,000
+        ({"regime": "constrained", "repetitions": 0.25}, 50_000, 1, "0.5 times, not 0.25"),
+        ({"target_tokens": 500_000}, 50_000, 0.1, ""),
+        ({"target_tokens": 20_000}, 50_000, 1, "less often"),
+        ({"target_parameters": 5_000, "regime": "overtrained"}, 50_000, 0.1, ""),
+    ],
+)
+def test_the_sub_pool_gives_proxies_the_passes_of_the_target(
+    given: dict[str, Any], tokens: int, share: float, warning: str
+) -> None:
+    rows = np.arange(1_000)
+    corpus = Pool(rows * 0, rows, np.full(1_000, 400), tokens=100_000)
+    found, warnings = sub_pool_share(AblationOptions.model_validate({"selection": ["a"], **given}), tokens, corpus)
+    assert found == pytest.approx(share)
+    assert len(warnings) == bool(warning)
+    assert warning in "".join(warnings)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"heldout": ["a=x", "a=y"]}, "two held-out files have the name 'a'"),
+        ({"heldout": ["=x"]}, "NAME=PATH"),
+        ({"heldout": ["a="]}, "NAME=PATH"),
+        ({"repetitions": 3}, "for the regime constrained"),
+        ({"repetitions": 3, "regime": "constrained", "target_tokens": 10**9}, "either a target or repetitions"),
+        ({"budget": float("nan")}, "budget"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        AblationOptions.model_validate({"selection": ["low-0.5"], **given})

@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import pytest
 
-from pruner.errors import InputError
 from pruner.tables import table_files
 from service.client import (
     ApiError,
@@ -22,6 +21,8 @@ from service.client import (
     Client,
     ClientError,
     DamagedDownload,
+    NotSaved,
+    NotSent,
     NotSucceeded,
     ServiceUnreachable,
     UnknownAnswer,
@@ -97,6 +98,7 @@ def test_a_selection_that_takes_long_is_waited_for_also_if_its_manifest_has_part
     monkeypatch.setattr(selections, "_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(table_files, "ONE_FILE_ROWS", 10)
     request.getfixturevalue("working")
+    assert client.create_selection(pruned["id"], "paper-pile").id == "paper-pile"
     made = client.create_selection(pruned["id"], {"criterion": "high", "rate": 0.9})
     assert made.documents > 10
     assert made.parts == len(client.list_manifest_parts(pruned["id"], made.id).data)
@@ -258,6 +260,30 @@ def test_where_no_service_answers() -> None:
         Client("http://127.0.0.1:9", "schlüssel")
 
 
+def test_what_cannot_be_sent_is_refused_at_once() -> None:
+    request = {"corpus": {"paths": ["/x"]}}
+    with Client("http://127.0.0.1:9") as client:  # where nothing answers
+        for wrong in ("", ".", "..", None, 3):
+            with pytest.raises(NotSent, match="is no id"):
+                client.cancel_job(wrong)  # type: ignore[arg-type]
+        for key in ("schlüssel", "two\nlines"):
+            with pytest.raises(NotSent, match="cannot be sent"):
+                client.create_job(request, idempotency_key=key)
+        for value in (float("nan"), object(), "\ud800"):
+            with pytest.raises(NotSent, match=r"cannot be sent|is not JSON"):
+                client.create_job(request | {"name": value})
+        for path in ("http://127.0.0.2:9/v1/jobs", "//127.0.0.2:9/v1/jobs", "v1/jobs"):  # which would get the key
+            with pytest.raises(NotSent, match="no path of the API"):
+                client.get_json(path)
+
+
+def test_requests_take_paths_and_answers_that_are_no_json_are_said(client: Client, pruned: dict[str, Any]) -> None:
+    given = pruned["request"]["corpus"]
+    assert client.check_corpus(given | {"paths": [*map(Path, given["paths"])]}) == client.check_corpus(given)
+    with pytest.raises(UnknownAnswer, match="/metrics is not JSON"):
+        client.get_json("/metrics")
+
+
 # -- retries
 def test_a_retried_request_makes_one_job(
     call: Call, proxy: FlakyProxy, make_request: Callable[..., JobRequest]
@@ -337,6 +363,17 @@ def test_a_damaged_file_is_refused(client: Client, made: tuple[str, str], jobs: 
     assert list(tmp_path.glob("*manifest*")) == []
 
 
+def test_a_download_that_cannot_be_written_is_said(client: Client, made: tuple[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(NotSaved, match=r"out/manifest.parquet: cannot be written \(No such file"):
+        client.download_manifest(*made, out / "manifest.parquet")
+    out.mkdir()
+    for download, ids in ((client.download_manifest, made), (client.download_report, made[:1])):
+        with pytest.raises(NotSaved, match=f"{out}: "):
+            download(*ids, out)
+    assert [path.name for path in tmp_path.glob("*out*")] == ["out"]
+
+
 HOSTILE_NAMES = ["../outside", "/outside", "a/../../outside", "..", ""]
 
 
@@ -376,7 +413,7 @@ def test_a_service_cannot_have_files_written_elsewhere(hostile: tuple[str, dict[
             files = [{"path": name, "rows": 1, "sha256": "0" * 64, "bytes": 1}]
             answers["/v1/jobs/j/exports/e"] = export | {"files": files}
             answers["/v1/jobs/j/exports/e/files/export.json"] = record | {"files": files}
-            with pytest.raises(InputError, match="leads out of the folder"):
+            with pytest.raises(NotSaved, match="leads out of the folder"):
                 client.download_export("j", "e", tmp_path / "out")
         for name in ("../outside.parquet", "/outside.parquet", "a/b.parquet", "..parquet"):
             part = {"name": name, "bytes": 1, "sha256": "0" * 64, "url": "/v1/x"}

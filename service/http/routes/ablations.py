@@ -11,7 +11,7 @@ from service.http.problems import responses
 from service.jobs import ablations
 
 router = APIRouter(tags=["ablations"])
-AblationId = Annotated[str, Path(max_length=64, pattern=r"^[0-9a-f]+$", description="An ablation's id.")]
+AblationId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$", description="An ablation's id.")]
 
 
 @router.post(

@@ -17,7 +17,7 @@ from service.jobs.jobs import Conflict
 from service.kinds import export
 
 router = APIRouter(tags=["exports"])
-ExportId = Annotated[str, Path(max_length=64, pattern=r"^[0-9a-f]+$", description="An export's id.")]
+ExportId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$", description="An export's id.")]
 
 
 @router.post(
