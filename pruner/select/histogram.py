@@ -33,9 +33,14 @@ class BinCounts(NamedTuple):
     tokens: np.ndarray
 
 
+def bin_numbers(key: np.ndarray, bin_width: float = BIN_WIDTH) -> np.ndarray:
+    """The bin of each key, int64 [D]: bin i reaches from i to i + 1 times `bin_width`, a multiple of BIN_WIDTH."""
+    return np.asarray(np.floor(key / BIN_WIDTH).astype(np.int64) // round(bin_width / BIN_WIDTH))
+
+
 def count_bins(key: np.ndarray, tokens: np.ndarray) -> BinCounts:
     """Counts documents: key float64 [D], their ln(perplexity); tokens int [D]."""
-    return _sum(np.floor(key / BIN_WIDTH).astype(np.int64), np.ones(len(key), dtype=np.int64), tokens)
+    return _sum(bin_numbers(key), np.ones(len(key), dtype=np.int64), tokens)
 
 
 def count_shard(storage: Storage, path: str, shard: int, split: Split | None) -> BinCounts:
@@ -47,6 +52,34 @@ def count_shard(storage: Storage, path: str, shard: int, split: Split | None) ->
         there = there & ~in_split(split.seed, split.fraction, shard, 0, len(table))
     nll, tokens = (table[name].to_numpy()[there] for name in ("nll", "n_tokens"))
     return count_bins(score_key(nll, tokens), tokens.astype(np.int64))
+
+
+class BinsSoFar:
+    """Counts of a shard's scored documents while it is scored, without those of the train split."""
+
+    def __init__(self, shard: int, split: Split | None) -> None:
+        """`shard`: its number."""
+        self._shard, self._split = shard, split
+        self._rows = 0
+        self._counts: BinCounts | None = None
+
+    def append(self, has_text: np.ndarray, n_tokens: np.ndarray, nll: np.ndarray) -> dict[int, tuple[int, int]]:
+        """Adds the next rows; returns documents and tokens by bin of all so far.
+
+        has_text bool [rows]; n_tokens int [D] and nll float64 [D], those of the D rows with text.
+        """
+        chosen = np.isfinite(nll) & (n_tokens > 0)
+        if self._split is not None:
+            trains = in_split(self._split.seed, self._split.fraction, self._shard, self._rows, len(has_text))
+            chosen &= ~trains[has_text]
+        self._rows += len(has_text)
+        tokens = n_tokens[chosen].astype(np.int64)
+        added = count_bins(score_key(nll[chosen], tokens), tokens)
+        if self._counts is not None:
+            added = _sum(*(np.concatenate(pair) for pair in zip(self._counts, added, strict=True)))
+        self._counts = added
+        columns = (column.tolist() for column in added)
+        return {number: (documents, size) for number, documents, size in zip(*columns, strict=True)}
 
 
 def histogram(parts: Sequence[BinCounts]) -> Histogram:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
+from pruner.select.histogram import BinsSoFar
 from pruner.tables.shard_scores import ScoresWriter, read_counts
 from pruner.tables.storage import Storage
 from pruner.tables.values import PRIOR, with_text
@@ -163,6 +164,7 @@ class ShardScoring:
         """
         self._beat, self._then = beat, then
         task, about = self._task, dict[str, Any]()
+        counted = BinsSoFar(task.part, task.job.train_split) if task.node.name == passes.SCORES else None
         common = self._missing_prior()
         try:
             with ExitStack() as stack:
@@ -172,6 +174,9 @@ class ShardScoring:
                 for batch, nll, n_tokens, surprisals, tokens in self._scores:
                     scores.append(batch, n_tokens, nll, surprisals)
                     tables.append(batch)
+                    if counted is not None:
+                        has_text = batch["reject"].is_null().to_numpy(zero_copy_only=False)
+                        beat.show_bins(counted.append(has_text, n_tokens, nll))
                     if priors is not None and common is not None:
                         priors.append(*(with_text(batch, found, PRIOR.types[0]) for found in common.measure(tokens)))
                     if self.others:

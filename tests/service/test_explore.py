@@ -1,6 +1,7 @@
 """Looking into a job over HTTP: previews, documents by rank, a histogram that grows, who works on it."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ def test_a_preview_is_the_selection_that_is_then_made(
     lines = [json.loads(line) for line in api.get(f"{base}/selections/{made['id']}/manifest?format=jsonl").iter_lines()]
     assert len(lines) == preview["documents"]
     assert sum(line["n_tokens"] for line in lines) == preview["tokens"]
+    bins = api.get(f"{base}/report").json()["histogram"]
+    number = [math.floor(line["nll"] / line["n_tokens"] / 0.05) - round(bins["edges"][0] / 0.05) for line in lines]
+    documents, tokens = ([0] * len(bins["documents"]) for _ in range(2))
+    for at, line in zip(number, lines, strict=True):
+        documents[at], tokens[at] = documents[at] + 1, tokens[at] + line["n_tokens"]
+    assert (preview["bin_documents"], preview["bin_tokens"]) == (documents, tokens)
 
 
 def test_a_preview_says_what_is_wrong(api: httpx.Client, pruned: dict[str, Any], make_request: Any) -> None:
@@ -121,7 +128,8 @@ def test_inside_too_many_domains_only_what_is_made_is_shown(
     assert "make the selection to see it" in answer.json()["detail"]
     start_worker()
     assert api.post(f"{base}/selections", json=spec).status_code == 201
-    assert api.get(f"{base}/preview", params=spec).json() == before
+    uncounted = {"bin_documents": None, "bin_tokens": None}
+    assert api.get(f"{base}/preview", params=spec).json() == before | uncounted
 
 
 def documents(api: httpx.Client, base: str, **asked: int) -> dict[str, Any]:
@@ -211,7 +219,7 @@ def test_progress_counts_what_is_under_way(jobs: Jobs, make_request: Callable[..
     now = progress()
     assert (now.shards_done, now.documents_done, now.tokens_done, now.rejects) == (1, 40, 4000, 1)
     assert now.worker_seconds == now.gpu_seconds == 1.5
-    assert now.waiting_for == "another attempt after an error: a broken shard"
+    assert now.waiting_for == "A part of the work failed and is tried again soon. The error was: a broken shard"
 
 
 def test_progress_of_a_training_counts_what_it_will_really_read(
