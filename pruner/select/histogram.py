@@ -1,6 +1,6 @@
 """The histogram of ln(perplexity): documents and tokens in bins of equal width, from counts that can be added up."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +54,11 @@ def count_shard(storage: Storage, path: str, shard: int, split: Split | None) ->
     return count_bins(score_key(nll, tokens), tokens.astype(np.int64))
 
 
+ScoredRows = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows of a shard: bool [rows], whether each has text; of the D with text, n_tokens int [D], and nll float64 [D], NaN
+without a score."""
+
+
 class BinsSoFar:
     """Counts of a shard's scored documents while it is scored, without those of the train split."""
 
@@ -61,25 +66,34 @@ class BinsSoFar:
         """`shard`: its number."""
         self._shard, self._split = shard, split
         self._rows = 0
-        self._counts: BinCounts | None = None
+        self._counts = count_bins(np.empty(0), np.empty(0, np.int64))
 
-    def append(self, has_text: np.ndarray, n_tokens: np.ndarray, nll: np.ndarray) -> dict[int, tuple[int, int]]:
-        """Adds the next rows; returns documents and tokens by bin of all so far.
+    def append(self, rows: ScoredRows) -> None:
+        """Adds the next rows."""
+        self._counts = _add(self._counts, self._count(rows, self._rows))
+        self._rows += len(rows[0])
 
-        has_text bool [rows]; n_tokens int [D] and nll float64 [D], those of the D rows with text.
-        """
+    def bins(self, further: Iterable[ScoredRows] = ()) -> dict[int, tuple[int, int]]:
+        """Documents and tokens by bin of all rows so far, and of the rows after them, which are not added."""
+        counts, first = self._counts, self._rows
+        for rows in further:
+            counts = _add(counts, self._count(rows, first))
+            first += len(rows[0])
+        columns = (column.tolist() for column in counts)
+        return {number: (documents, size) for number, documents, size in zip(*columns, strict=True)}
+
+    def _count(self, rows: ScoredRows, first: int) -> BinCounts:
+        has_text, n_tokens, nll = rows
         chosen = np.isfinite(nll) & (n_tokens > 0)
         if self._split is not None:
-            trains = in_split(self._split.seed, self._split.fraction, self._shard, self._rows, len(has_text))
+            trains = in_split(self._split.seed, self._split.fraction, self._shard, first, len(has_text))
             chosen &= ~trains[has_text]
-        self._rows += len(has_text)
         tokens = n_tokens[chosen].astype(np.int64)
-        added = count_bins(score_key(nll[chosen], tokens), tokens)
-        if self._counts is not None:
-            added = _sum(*(np.concatenate(pair) for pair in zip(self._counts, added, strict=True)))
-        self._counts = added
-        columns = (column.tolist() for column in added)
-        return {number: (documents, size) for number, documents, size in zip(*columns, strict=True)}
+        return count_bins(score_key(nll[chosen], tokens), tokens)
+
+
+def _add(first: BinCounts, second: BinCounts) -> BinCounts:
+    return _sum(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
 
 
 def histogram(parts: Sequence[BinCounts]) -> Histogram:

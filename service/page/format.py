@@ -13,7 +13,7 @@ _HIDDEN = re.compile(
 )
 
 _SHORT = 200  # characters
-_CHANGE = 0.05  # of a share, from which it is marked
+_CHANGE = 0.1  # of a share, from which it is marked
 
 
 def number(value: float) -> str:
@@ -63,7 +63,7 @@ def percentile(value: float) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """The class of a share that grows, `up`, or shrinks, `down`, by more than a twentieth; else empty."""
+    """The class of a share that grows, `up`, or shrinks, `down`, by more than a tenth; else empty."""
     if abs(after - before) <= _CHANGE * before:
         return ""
     return "up" if after > before else "down"

@@ -33,6 +33,13 @@ router.include_router(composites.router)
 router.include_router(api_docs.router)
 # The name of the part of a page that a script asks for; without it the whole page is sent.
 Part = Annotated[str | None, Query(max_length=20)]
+_TITLES = {
+    403: "Not allowed",
+    404: "Not found",
+    409: "Not possible now",
+    422: "Not possible",
+    503: "The service is not ready",
+}  # of error pages, by status
 _JOBS_PER_PAGE = 20
 _CHARACTERS = 2000  # of each of several documents
 _CHARACTERS_ALONE = 100_000  # of a single document
@@ -51,13 +58,13 @@ def install_error_pages(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     def api_error(_request: Request, error: ApiError) -> Response:
-        title = error.problem.get("title", "Error")
+        title = _TITLES.get(error.status, error.problem.get("title", "Error"))
         return page_response("error.html", error.status, title=title, detail=str(error))
 
     @app.exception_handler(forms.CrossOriginForm)
     def cross_origin_form(_request: Request, _error: forms.CrossOriginForm) -> Response:
         detail = "The form came from another site, or the browser does not say from which: send it from here."
-        return page_response("error.html", 403, title="Forbidden", detail=detail)
+        return page_response("error.html", 403, title=_TITLES[403], detail=detail)
 
 
 @router.get("/static/{name}")

@@ -5,6 +5,7 @@ from typing import Any
 
 from pruner.spec import SelectionSpec
 from service.contract.schemas import JobRequest
+from service.page.format import number
 from service.page.forms import Form, job_request
 
 _SECTIONS = {
@@ -29,6 +30,8 @@ def refilled(request: dict[str, Any]) -> tuple[Form, list[str]]:
         values |= {"reference": "model", "model": reference["model"]}
     else:
         values |= {"reference": "train"} | (reference.get("train") or {})
+    if "tokens" in values:
+        values["tokens"] = number(values["tokens"])
     form = {name: ["" if value is None else str(value)] for name, value in values.items()}
     plain = [each for each in request["selections"] if _is_plain(each)]
     form["criterion"] = list(dict.fromkeys(each["criterion"] for each in plain))

@@ -54,12 +54,17 @@ def test_a_shard_is_counted_while_it_is_scored(split: Split | None) -> None:
     tokens = rng.integers(0, 50, has_text.sum())  # some have no token, and some no finite NLL
     nll = tokens * rng.normal(3, 1, len(tokens)).clip(0.1)
     nll[::17] = np.nan
-    so_far, made = BinsSoFar(4, split), {}
+    so_far = BinsSoFar(4, split)
     place = np.concatenate(([0], np.cumsum(has_text)))
+    further = []
     for start in range(0, 500, 90):
-        rows = slice(start, start + 90)
         texts = slice(place[start], place[min(start + 90, 500)])
-        made = so_far.append(has_text[rows], tokens[texts], nll[texts])
+        rows = has_text[start : start + 90], tokens[texts], nll[texts]
+        if start < 200:
+            so_far.append(rows)
+        else:
+            further.append(rows)
+    made = so_far.bins(further)
     chosen = (tokens > 0) & np.isfinite(nll)
     if split is not None:
         chosen &= ~in_split(*split, 4, 0, 500)[has_text]

@@ -166,6 +166,18 @@ def test_the_histogram_grows_with_the_shards_and_ends_as_the_report_has_it(
     assert whole["documents"] == report["eligible"]["documents"]
 
 
+def test_the_histogram_of_one_shard_grows_while_it_is_scored(
+    api: httpx.Client, jobs: Jobs, make_request: Callable[..., JobRequest], tmp_path: Path, start_worker: Any
+) -> None:
+    job, _ = jobs.create(make_request(write_corpus(tmp_path / "one", files=1, documents=2_000, words=100)))
+    start_worker()
+    url = f"/v1/jobs/{job.id}/histogram"
+    seen = until(lambda: (found := api.get(url).json())["documents"] and found)
+    assert (seen["shards"], seen["shards_done"], seen["shards_total"]) == (0, 0, 1)
+    assert sum(seen["histogram"]["documents"]) == seen["documents"] < jobs.get(job.id).progress.documents_total
+    api.post(f"/v1/jobs/{job.id}/cancel")
+
+
 def test_workers_and_their_time_are_shown(
     api: httpx.Client, make_request: Callable[..., JobRequest], jobs: Jobs, tmp_path: Path, start_worker: Any
 ) -> None:
