@@ -229,7 +229,7 @@ def test_a_new_job_takes_the_settings_of_one_that_failed(
     ("form", "sent", "kept"),
     [
         ("ablations", {"selection": "low-0.5", "tokens": "ten", "seeds": "7", "heldout": "a=/b <c>"}, ["ten", "7"]),
-        ("exports", {"selection": "gone", "format": "jsonl.zst", "out": "/elsewhere/<b>"}, ["/elsewhere/&lt;b&gt;"]),
+        ("exports", {"selection": "low-0.5", "format": "jsonl.zst", "out": "/elsewhere/<b>"}, ["/elsewhere/&lt;b&gt;"]),
     ],
 )
 def test_other_forms_that_failed_keep_what_was_typed(
