@@ -164,13 +164,18 @@ def _job_form(
     def chosen(name: str, option: str, default: bool = False) -> bool:
         return option in form[name] if name in form else default and not form
 
+    def messages(field: str) -> list[str]:
+        inside = (error for error in errors if error["field"] == field or error["field"].startswith(f"{field}."))
+        return [error["message"] for error in inside]
+
     key = forms.first_value(form, "key") or secrets.token_hex(16)
     return page_response(
         template,
         status,
         value=value,
         chosen=chosen,
-        errors=errors,
+        messages=messages,
+        whole_reference=any(error["field"] == "reference" for error in errors),
         message=message,
         key=key,
         presets=PRESETS,

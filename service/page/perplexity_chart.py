@@ -12,6 +12,7 @@ from service.page.format import number, percentile, perplexity
 ROWS_MAX = 8  # under a histogram
 _LINE = 14  # px, height of a line of text
 _CHARACTER, _STRONG = 6.8, 7.4  # px, largest width of a character, and of a bold one
+_ROUNDEST = "152346789"  # first digits of the values on the axis, in the order in which they get labels
 _TAIL = 0.005  # share of the documents at each end that may lie beyond the axis
 _TAIL_MIN = 20  # documents of which one may lie beyond it
 _MARGIN = 0.15  # of the other documents' range, that the axis is longer at each end to show the tails
@@ -166,13 +167,14 @@ def _bars(
 
 
 def _perplexity_axis(x: Callable[[float], float], low: float, high: float, bottom: int) -> Iterator[str]:
-    last = -math.inf
-    for value in round_perplexities(low, high, (x(high) - x(low)) / 54):
+    labelled: list[float] = []
+    values = round_perplexities(low, high, (x(high) - x(low)) / 54)
+    for value in sorted(values, key=lambda value: _ROUNDEST.find(f"{value:e}"[0])):
         at = x(math.log(value))
         yield f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
-        if at - last > 44:
+        if all(abs(at - other) > 44 for other in labelled):
             yield svg_text(at, bottom + 17, perplexity(value).removesuffix(".0"), "middle")
-            last = at
+            labelled.append(at)
     yield svg_text((x(low) + x(high)) / 2, bottom + 34, "perplexity (log scale)", "middle")
 
 

@@ -1,5 +1,6 @@
 """The form of a new job: a look at its corpus, with and without JavaScript, and a form that failed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,8 @@ def test_a_form_that_failed_keeps_what_was_typed(serving: Serving, open_page: Op
     page.get_by_label("Rates").press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("selections.0.rate must be at most 1")
     expect(page.locator(".wrong").last).to_have_text("rate must be at most 1")
+    expect(page.get_by_label("Rates")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Rates")).to_have_accessible_description(re.compile("rate must be at most 1"))
     assert typed(page) == given
     page.get_by_label("Train one on a part of this corpus").check()
     page.get_by_label("Tokens to train on").fill("ten")
