@@ -1,6 +1,6 @@
 """The histogram of ln(perplexity): documents and tokens in bins of equal width, from counts that can be added up."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,9 +33,14 @@ class BinCounts(NamedTuple):
     tokens: np.ndarray
 
 
+def bin_numbers(key: np.ndarray, bin_width: float = BIN_WIDTH) -> np.ndarray:
+    """The bin of each key, int64 [D]: bin i reaches from i to i + 1 times `bin_width`, a multiple of BIN_WIDTH."""
+    return np.asarray(np.floor(key / BIN_WIDTH).astype(np.int64) // round(bin_width / BIN_WIDTH))
+
+
 def count_bins(key: np.ndarray, tokens: np.ndarray) -> BinCounts:
     """Counts documents: key float64 [D], their ln(perplexity); tokens int [D]."""
-    return _sum(np.floor(key / BIN_WIDTH).astype(np.int64), np.ones(len(key), dtype=np.int64), tokens)
+    return _sum(bin_numbers(key), np.ones(len(key), dtype=np.int64), tokens)
 
 
 def count_shard(storage: Storage, path: str, shard: int, split: Split | None) -> BinCounts:
@@ -47,6 +52,48 @@ def count_shard(storage: Storage, path: str, shard: int, split: Split | None) ->
         there = there & ~in_split(split.seed, split.fraction, shard, 0, len(table))
     nll, tokens = (table[name].to_numpy()[there] for name in ("nll", "n_tokens"))
     return count_bins(score_key(nll, tokens), tokens.astype(np.int64))
+
+
+ScoredRows = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows of a shard: bool [rows], whether each has text; of the D with text, n_tokens int [D], and nll float64 [D], NaN
+without a score."""
+
+
+class BinsSoFar:
+    """Counts of a shard's scored documents while it is scored, without those of the train split."""
+
+    def __init__(self, shard: int, split: Split | None) -> None:
+        """`shard`: its number."""
+        self._shard, self._split = shard, split
+        self._rows = 0
+        self._counts = count_bins(np.empty(0), np.empty(0, np.int64))
+
+    def append(self, rows: ScoredRows) -> None:
+        """Adds the next rows."""
+        self._counts = _add(self._counts, self._count(rows, self._rows))
+        self._rows += len(rows[0])
+
+    def bins(self, further: Iterable[ScoredRows] = ()) -> dict[int, tuple[int, int]]:
+        """Documents and tokens by bin of all rows so far, and of the rows after them, which are not added."""
+        counts, first = self._counts, self._rows
+        for rows in further:
+            counts = _add(counts, self._count(rows, first))
+            first += len(rows[0])
+        columns = (column.tolist() for column in counts)
+        return {number: (documents, size) for number, documents, size in zip(*columns, strict=True)}
+
+    def _count(self, rows: ScoredRows, first: int) -> BinCounts:
+        has_text, n_tokens, nll = rows
+        chosen = np.isfinite(nll) & (n_tokens > 0)
+        if self._split is not None:
+            trains = in_split(self._split.seed, self._split.fraction, self._shard, first, len(has_text))
+            chosen &= ~trains[has_text]
+        tokens = n_tokens[chosen].astype(np.int64)
+        return count_bins(score_key(nll[chosen], tokens), tokens)
+
+
+def _add(first: BinCounts, second: BinCounts) -> BinCounts:
+    return _sum(*(np.concatenate(pair) for pair in zip(first, second, strict=True)))
 
 
 def histogram(parts: Sequence[BinCounts]) -> Histogram:

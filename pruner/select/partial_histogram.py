@@ -1,8 +1,9 @@
-"""The histogram of ln(perplexity) of the shards that are scored so far."""
+"""The histogram of ln(perplexity) of what is scored so far: whole shards, and parts of those that are being scored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import numpy as np
 from pydantic import BaseModel
 
 from pruner.corpus.train_split import Split
@@ -14,7 +15,9 @@ _SHARDS_MAX = 5_000  # of a corpus that are counted: enough for a first look, an
 
 
 class PartialHistogram(BaseModel):
-    """The histogram of ln(perplexity) of some shards. `shards` of `shards_done` have been counted."""
+    """The histogram of ln(perplexity) of some documents: those of `shards`, of `shards_done` in all, and what workers
+    have scored of further ones.
+    """
 
     shards: int
     shards_done: int
@@ -25,11 +28,16 @@ class PartialHistogram(BaseModel):
 
 
 def partial_histogram(
-    storage: Storage, paths: Sequence[str], shards_total: int, split: Split | None
+    storage: Storage,
+    paths: Sequence[str],
+    shards_total: int,
+    split: Split | None,
+    under_way: Mapping[int, Mapping[int, tuple[int, int]]],
 ) -> PartialHistogram:
     """Counts the score files that are there, without the documents of the train split. Each call counts some more.
 
-    `paths` are the score files of all shards in their order; [] while they cannot be named.
+    `paths` are the score files of all shards in their order; [] while they cannot be named. `under_way`: documents and
+    tokens by bin of shards that are being scored, by number.
     """
     missing = set(storage.missing(paths))
     there = [(number, path) for number, path in enumerate(paths) if number not in missing]
@@ -39,9 +47,14 @@ def partial_histogram(
         parts.append(_shard_counts(storage, path, number, split))
         if _shard_counts.cache_info().misses - before >= _NEW_SHARDS:
             break
+    shards = len(parts)
+    for number, bins in under_way.items():
+        if number in missing:
+            counts = np.array([(at, *counted) for at, counted in bins.items()], dtype=np.int64).reshape(-1, 3)
+            parts.append(BinCounts(*counts.T))
     filled = [part for part in parts if len(part.bins)]
     return PartialHistogram(
-        shards=len(parts),
+        shards=shards,
         shards_done=len(there),
         shards_total=shards_total,
         documents=sum(int(part.documents.sum()) for part in parts),

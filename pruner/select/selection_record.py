@@ -76,12 +76,17 @@ class PreviewReport(SelectionReport):
 
     Of a selection by one score, or by thresholds on one, `start` and `stop` are ranks by this score, and the values are
     the lowest and the highest that are kept; these are null within domains and if nothing is kept.
+
+    `bin_documents` and `bin_tokens` are what is kept of each bin of the report's distribution of the selection's score,
+    or of its histogram of perplexity; null where there is none, and where counting would take long.
     """
 
     inside: list[DomainBand]
     ranked_documents: int | None = None  # that have a rank: all that are not lacking a score that is used
     value_min: float | None = None
     value_max: float | None = None
+    bin_documents: list[int] | None = None
+    bin_tokens: list[int] | None = None
 
 
 class Preview(SelectionCounts):

@@ -79,6 +79,12 @@ class Scoring(Generic[Tag]):
     def __iter__(self) -> Iterator[Scores[Tag]]:
         return self._scores
 
+    def under_way(self) -> list[tuple[Tag, NDArray[np.float64], NDArray[np.int64]]]:
+        """The blocks that are not complete, in order: tag, nll [D] with NaN for documents that are not scored yet, and
+        n_tokens [D]. To be called in the thread that iterates.
+        """
+        return [(tag, block.scored(), block.n_tokens) for tag, block in list(self._loader.blocks)]
+
     @property
     def waste(self) -> float:
         """The share of the computed positions that were padding."""

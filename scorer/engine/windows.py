@@ -106,6 +106,10 @@ class TokenizedBlock:
         """Whether every window is scored."""
         return self._left_in_all == 0
 
+    def scored(self) -> NDArray[np.float64]:
+        """As `scores`, of a block that need not be complete: NaN for the documents that are not scored yet."""
+        return np.where(self._left == 0, self.scores(), np.nan)
+
     def scores(self) -> NDArray[np.float64]:
         """The NLL of each document [D] in nats, NaN for one without targets. The block must be complete."""
         nll = np.where(self.n_tokens > 0, 0.0, np.nan)

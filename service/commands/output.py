@@ -70,7 +70,7 @@ class ProgressBar:
         else:
             done, total, note = 0, None, ""
         if progress.waiting_for is not None:
-            note = f"{note}; waits for {progress.waiting_for}".removeprefix("; ")
+            note = f"{note}; waiting: {progress.waiting_for}".removeprefix("; ")
         self._bar.update(self._task, description=status, completed=done, total=total, note=note)
         if not self._screen.is_terminal and time.monotonic() - self._printed_at >= _LINE_SECONDS:
             self._screen.print(f"{status}: {note}" if note else status, soft_wrap=True)

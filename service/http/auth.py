@@ -22,7 +22,8 @@ from service.http.problems import RETRY_AFTER, STORAGE_UNREACHABLE, problem
 # Paths that show nothing of any job and that clients without a key need.
 PUBLIC_PATHS = frozenset(
     {"/healthz", "/readyz", "/docs", "/openapi.json"}
-    | {"/signin", "/static/winnow.css", "/static/winnow.js", "/static/icon.svg"}
+    | {"/signin", "/static/winnow.css", "/static/winnow.js", "/static/icon.svg", "/static/api.js"}
+    | {"/static/swagger/swagger-ui-bundle.js", "/static/swagger/swagger-ui.css"}
 )
 _READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="winnow"'}

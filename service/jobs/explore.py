@@ -7,16 +7,19 @@ from functools import lru_cache
 
 from pruner.errors import InputError
 from pruner.select.documents import DocumentReader, Documents, table_rows
+from pruner.select.histogram import Histogram
 from pruner.select.index import Index, read_index
+from pruner.select.kept_bins import COUNTED_MAX, kept_by_key, kept_of_run
 from pruner.select.order import by_score, rank_documents
 from pruner.select.partial_histogram import PartialHistogram, partial_histogram
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection_record import PreviewReport
+from pruner.select.write_index import read_summary
 from pruner.spec import BY_TOKEN, Order, SelectionSpec, StageSpec
 from pruner.tables.storage import Storage
 from service.contract.scorers import score_names
 from service.jobs.jobs import Conflict, Jobs, check_scores, not_there
-from service.kinds import index, order, scores, selection
+from service.kinds import index, order, report, scores, selection
 from service.kinds.job_files import JobFiles
 
 _DOMAINS_INSIDE_MAX = 10_000  # more would take long to preview inside each
@@ -54,7 +57,9 @@ def preview_by(files: JobFiles, spec: SelectionSpec, ranked: Callable[[Order], I
             f"{_DOMAINS_INSIDE_MAX:,}: make the selection to see it"
         )
     found = ranks.preview(spec).flat().model_copy(update={"ranked_documents": ranks.documents})
-    return found if spec.score is None else _with_values(files, ranks, found, spec.score)
+    if spec.score is not None:
+        return _with_values(files, ranks, found, spec.score)
+    return found if limits is not None else _with_bins(files, ranks, spec, found)
 
 
 def _one_threshold(spec: SelectionSpec) -> StageSpec | None:
@@ -78,12 +83,47 @@ def _preview_limits(files: JobFiles, ranks: Index, spec: SelectionSpec, limits: 
 
 
 def _with_values(files: JobFiles, ranks: Index, found: PreviewReport, column: str) -> PreviewReport:
-    """With the lowest and the highest value that is kept."""
+    """With the lowest and the highest value that is kept, and what is kept of the score's bins; `ranks` are by it."""
     if found.start is None or found.stop is None or found.start == found.stop:
         return found
+    storage = files.workspace.storage
     ends = (int(ranks.place[rank]) for rank in (found.start, found.stop - 1))
-    low, high = (_value(files.workspace.storage, _table(files), column, place) for place in ends)
-    return found.model_copy(update={"value_min": low, "value_max": high})
+    low, high = (_value(storage, _table(files), column, place) for place in ends)
+    added: dict[str, object] = {"value_min": low, "value_max": high}
+    with suppress(FileNotFoundError):  # while a selection is being made there is no report
+        bins = _distributions(storage, report.path(files)).get(column)
+        if bins is not None:
+            kept = kept_of_run(*bins, ranks.below, found.start, found.stop)
+            added |= {"bin_documents": kept.documents, "bin_tokens": kept.tokens}
+    return found.model_copy(update=added)
+
+
+def _with_bins(files: JobFiles, ranks: Index, spec: SelectionSpec, found: PreviewReport) -> PreviewReport:
+    """With what is kept of the bins of ln(perplexity), unless counting takes long."""
+    bins = _histogram(files.workspace.storage, index.folder(files))
+    run = (0, ranks.kept or 0) if found.start is None or found.stop is None else (found.start, found.stop)
+    if not bins.documents:
+        return found
+    if spec.order == BY_TOKEN and spec.within is None:
+        kept = kept_of_run(bins.documents, bins.tokens, ranks.below, *run)
+    elif found.documents <= COUNTED_MAX:
+        kept = kept_by_key(ranks, spec, run, bins)
+    else:
+        return found
+    return found.model_copy(update={"bin_documents": kept.documents, "bin_tokens": kept.tokens})
+
+
+@lru_cache(maxsize=16)  # an index never changes
+def _histogram(storage: Storage, index_folder: str) -> Histogram:
+    """The histogram of ln(perplexity) of an index."""
+    return read_summary(storage, index_folder).histogram
+
+
+@lru_cache(maxsize=16)  # a report never changes
+def _distributions(storage: Storage, path: str) -> dict[str, tuple[list[int], list[int]]]:
+    """Documents and tokens by bin of each score of a report; empty for one of an earlier version."""
+    found = storage.read_json(path).get("scores", [])
+    return {score["name"]: (score["bin_documents"], score["bin_tokens"]) for score in found}
 
 
 @lru_cache(maxsize=4096)  # a table of scores never changes, and a threshold is found by its halves
@@ -123,10 +163,11 @@ def document_reader(files: JobFiles, ranks: Index, column: str | None = None) ->
 
 
 def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
-    """The histogram of the shards that are scored so far, without the documents that train the reference."""
+    """The histogram of what is scored so far, without the documents that train the reference."""
     job, files = jobs.files(job_id)
     paths = scores.paths(files, files.model) if files.corpus is not None and files.model is not None else []
-    return partial_histogram(files.workspace.storage, paths, job.progress.shards_total, index.train_split(files))
+    under_way = jobs.bins_under_way(job_id)
+    return partial_histogram(files.workspace.storage, paths, job.progress.shards_total, files.train_split, under_way)
 
 
 def _scored(jobs: Jobs, job_id: str, ranked: Order) -> tuple[JobFiles, Index]:

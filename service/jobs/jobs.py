@@ -19,7 +19,7 @@ from service.contract.quotas import Quotas, Usage
 from service.contract.schemas import Job, JobPage, JobRequest, JobWorkers, SelectionResult
 from service.contract.scorers import check_selection
 from service.jobs.lifecycle import ADVANCE, Lifecycle, label
-from service.jobs.status import workers_of
+from service.jobs.status import scored_under_way, workers_of
 from service.kinds import index
 from service.kinds.job_files import JobFiles
 from service.queue.leases import Queue
@@ -181,6 +181,11 @@ class Jobs:
         self.get(job_id)
         state = self.queue.state(job_id)
         return JobWorkers(data=workers_of(state) if state is not None else [])
+
+    def bins_under_way(self, job_id: str) -> dict[int, dict[int, tuple[int, int]]]:
+        """What workers have scored of the shards that they score now, by shard and bin of ln(perplexity)."""
+        state = self.queue.state(job_id)
+        return {} if state is None else scored_under_way(state)
 
     def files(self, job_id: str) -> tuple[Job, JobFiles]:
         """A job and its files. Raises UnknownJob."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from pruner.select.selection import MANIFEST_FILE
 from pruner.tables.table_files import parts_of
 from scorer.training.summary import TrainingSummary
+from service.contract.names import Resource
 from service.contract.schemas import Job, JobCorpus, Progress, SelectionResult, WorkerState
 from service.kinds import index, passes, selection
 from service.kinds.job_files import JobFiles
@@ -16,6 +17,7 @@ from service.queue.tasks import HeldLease, JobState
 from service.store.records import CorpusRecord, JobSummary, Outcome, TaskNote, parse_summary
 
 _BYTES_A_TOKEN = 2.5  # of text, at least, for most tokenizers and languages
+_WORK: Mapping[Resource, str] = {"light": "reads corpora and makes selections", "gpu": "trains and scores"}
 _TIMED = ("model", "prior", "scores", "classifier")  # the kinds of nodes whose time on workers is shown
 
 
@@ -79,6 +81,12 @@ def workers_of(state: JobState) -> list[WorkerState]:
     """The workers that have tasks of a job now."""
     leases = [(asdict(lease), _note(lease)) for lease in state.leases]
     return [WorkerState.model_validate(dict(note) | lease) for lease, note in leases]  # it reads milliseconds as times
+
+
+def scored_under_way(state: JobState) -> dict[int, dict[int, tuple[int, int]]]:
+    """Documents and tokens by bin of ln(perplexity) that workers have scored of the shards that they have now."""
+    leases = [lease for lease in state.leases if lease.task.rpartition(":")[0] == passes.SCORES]
+    return {int(lease.task.rpartition(":")[2]): _note(lease).bins for lease in leases}
 
 
 def _note(lease: HeldLease) -> TaskNote:
@@ -163,17 +171,17 @@ def _mean_rate(state: JobState, scored: Mapping[str, int], tokens: int) -> float
 
 
 def _waiting_for(state: JobState) -> str | None:
-    """Why no work is done on a job that has not ended, or None."""
+    """Why no work is done on a job that has not ended, as a sentence, or None."""
     notes = [TaskNote.model_validate_json(lease.note) for lease in state.leases if lease.note]
     if state.leases:
         aside = len(notes) == len(state.leases) and all(note.set_aside for note in notes)
-        return "its worker, which does tasks of other jobs first" if aside else None
+        return "Its worker does the short tasks of other jobs first, then goes on with this one." if aside else None
     if state.failed:
-        return f"another attempt after an error: {state.failed[0]}"
+        return f"A part of the work failed and is tried again soon. The error was: {state.failed[0]}"
     for resource in state.waiting:
         if not state.workers.get(resource):
-            return f"a worker for {resource} tasks, of which none is running: start one with `winnow worker`"
-    return "a free worker" if state.waiting else None
+            return f"No worker is running that {_WORK[resource]}: start one with `winnow worker`."
+    return "All workers are busy with other jobs. The next free worker takes this job." if state.waiting else None
 
 
 def tokens_left(now: Progress, settled: int, text_bytes: int) -> float | None:

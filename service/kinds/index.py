@@ -6,7 +6,6 @@ An index has one node; that of a large corpus has another one before, for the ta
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from pruner.corpus.train_split import Split
 from pruner.select.further import Further, of_classifier, of_field, of_prior, of_reference
 from pruner.select.write_index import TABLES_FILE, IndexCounts, join_index, write_index, write_index_part
 from pruner.tables.records import Record
@@ -29,12 +28,6 @@ class IndexRecord(Record):
     provenance: dict[str, Any]
 
 
-def train_split(job: JobFiles) -> Split | None:
-    """The documents that train the reference and are in no selection; None where it is not trained."""
-    train = job.record.request.train
-    return Split(train.seed, train.fraction) if train is not None else None
-
-
 def folder(job: JobFiles) -> str:
     """Where the index lies, by its scores, documents and split. Raises FileNotFoundError while these have no names."""
     if (outcome := job.outcome) is not None and outcome.index is not None:
@@ -45,7 +38,7 @@ def folder(job: JobFiles) -> str:
     if job.model is not None:
         inputs.append(scores.paths(job, job.model).folder)
     inputs += [[source.name, source.paths.folder] for source in _further(job)]
-    return f"index/{digest('index', VERSION, *inputs, train_split(job))}"
+    return f"index/{digest('index', VERSION, *inputs, job.train_split)}"
 
 
 class _Source(NamedTuple):
@@ -91,7 +84,7 @@ def run(task: Task) -> Counts:
     files = documents.paths(job), None if job.model is None else scores.paths(job, job.model)
     further = [source.make(source.name, source.paths) for source in _further(job)]
     groups, request = shard_groups(job.corpus.shards, job.corpus.text_bytes), job.record.request.corpus
-    parts, split = _parts(job, len(groups)), train_split(job)
+    parts, split = _parts(job, len(groups)), job.train_split
     try:
         with task.beat.allow(_SILENCE_SECONDS):
             if task.node.name == "index/parts":

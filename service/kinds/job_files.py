@@ -4,6 +4,7 @@ from functools import cached_property, lru_cache
 
 from pruner.corpus.plan import Plan
 from pruner.corpus.plan_file import read_plan
+from pruner.corpus.train_split import Split
 from pruner.spec import SelectionSpec
 from service.contract.scorers import ScorerSpec
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome, WantedAblation, WantedExport
@@ -42,6 +43,12 @@ class JobFiles:
         if self.corpus is None:
             raise FileNotFoundError("the job's plan is not in the workspace")
         return self.corpus.plan or f"corpus/{self.corpus.digest}/plan.parquet"
+
+    @property
+    def train_split(self) -> Split | None:
+        """The documents that train the reference and are in no selection; None where it is not trained."""
+        train = self.record.request.train
+        return Split(train.seed, train.fraction) if train is not None else None
 
     @property
     def model(self) -> ModelRecord | None:

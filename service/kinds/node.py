@@ -68,7 +68,7 @@ class Counts(NamedTuple):
 
 
 class Beat(Protocol):
-    """Signs of life of a task. Both may raise, to end the task."""
+    """Signs of life of a task. A call and `allow` may raise, to end the task."""
 
     def __call__(
         self, documents: int = 0, tokens: int = 0, tokens_total: int = 0, files: int = 0, files_total: int = 0
@@ -78,6 +78,9 @@ class Beat(Protocol):
         Of a task that plans a corpus, the files that it has looked into, and those that it has listed.
         Other tasks may run inside this call.
         """
+
+    def show_bins(self, bins: Mapping[int, tuple[int, int]]) -> None:
+        """Documents and tokens that are scored so far, by bin of ln(perplexity), for readers of the job."""
 
     def allow(self, seconds: float) -> AbstractContextManager[None]:
         """Lets more time than a lease's length pass between two signs of life inside the block."""

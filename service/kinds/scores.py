@@ -5,12 +5,15 @@ parts by further references with the same tokenizer, of the tokens that are ther
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
+from pruner.select.histogram import BinsSoFar
 from pruner.tables.shard_scores import ScoresWriter, read_counts
 from pruner.tables.storage import Storage
 from pruner.tables.values import PRIOR, with_text
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("winnow.scores")
 ENGINE = 11  # version of this kind: raised when a change of the code changes scores or their files
+_COUNT_SECONDS = 1.0  # between two counts of the documents that are scored so far
 _LOAD_SECONDS = 600.0  # in which a model must load and compile
 
 
@@ -141,6 +145,7 @@ class ShardScoring:
         self.tokens: list[_Tokens] = []
         self._task, self._closed = task, False
         self._tables = ShardTables(task)
+        self._counted, self._counted_at = BinsSoFar(task.part, task.job.train_split), 0.0
         self._beat: Beat | None = None
         self._then: Callable[[], None] | None = None
         stride = task.job.record.request.scoring.stride
@@ -172,6 +177,7 @@ class ShardScoring:
                 for batch, nll, n_tokens, surprisals, tokens in self._scores:
                     scores.append(batch, n_tokens, nll, surprisals)
                     tables.append(batch)
+                    self._counted.append((_has_text(batch), n_tokens, nll))
                     if priors is not None and common is not None:
                         priors.append(*(with_text(batch, found, PRIOR.types[0]) for found in common.measure(tokens)))
                     if self.others:
@@ -207,10 +213,18 @@ class ShardScoring:
 
     def _on_progress(self, documents: int, tokens: int) -> None:
         if self._beat is not None:
+            if time.monotonic() - self._counted_at > _COUNT_SECONDS and self._task.node.name == passes.SCORES:
+                rows = ((_has_text(batch), n_tokens, nll) for batch, nll, n_tokens in self._scores.under_way())
+                self._beat.show_bins(self._counted.bins(rows))
+                self._counted_at = time.monotonic()
             self._beat(documents, tokens)
         if self._then is not None and self._scores.all_loaded:
             then, self._then = self._then, None
             then()
+
+
+def _has_text(batch: pa.RecordBatch) -> np.ndarray:
+    return np.asarray(batch["reject"].is_null().to_numpy(zero_copy_only=False))
 
 
 def _others(task: Task, loaded: "Reference") -> list[ModelRecord]:

@@ -36,7 +36,7 @@ def forest(result: dict[str, Any], *, width: int = 760) -> Markup:
         y, found = top + _LINE * number + _LINE / 2, arm["difference"]
         low, high = _interval(found)
         kind = "gain" if high < 0 else "loss" if low > 0 else "chart-row"
-        mark = {"gain": "after", "loss": "after down", "chart-row": "chart-row"}[kind]
+        mark = {"gain": "after up", "loss": "after down", "chart-row": "chart-row"}[kind]
         stroke = "axis" if kind == "chart-row" else kind
         out.append(f'<line class="{stroke}" stroke-width="3" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}"/>')
         out.append(f'<circle class="{mark}" cx="{x(found["value"]):.1f}" cy="{y}" r="5"/>')

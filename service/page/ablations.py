@@ -17,6 +17,7 @@ from service.page.render import HEADERS, page_response
 router = APIRouter(include_in_schema=False)
 _SHOWN_MAX = 10  # on a job's page
 FORM_VALUES = {"presets": PRESETS, "regimes": get_args(Regime)}
+_ASKED_FIRST: forms.Form = {"seeds": ["3"]}  # what the form holds at first
 
 
 async def list_values(api: Api, job_id: str) -> dict[str, Any]:
@@ -24,7 +25,7 @@ async def list_values(api: Api, job_id: str) -> dict[str, Any]:
     found = (await api.get(job_path(job_id, "ablations")))["data"]
     found.sort(key=lambda each: each["status"] == "succeeded")
     shown = [each | values(each) for each in found[:_SHOWN_MAX]]
-    return {"ablations": shown, "ablations_count": len(found), "ablation_form": FORM_VALUES}
+    return {"ablations": shown, "ablations_count": len(found), "ablation_form": FORM_VALUES, "typed": _ASKED_FIRST}
 
 
 def values(ablation: dict[str, Any]) -> dict[str, Any]:
@@ -34,13 +35,15 @@ def values(ablation: dict[str, Any]) -> dict[str, Any]:
 
 @router.post("/jobs/{job_id}/ablations")
 async def ablate(api: ApiOf, job_id: str, form: forms.PostedForm) -> Response:
-    """Asks for an ablation, or shows the reason why there will be none."""
+    """Asks for an ablation, or shows the form again with the reason why there will be none."""
     try:
         made = await api.post(job_path(job_id, "ablations"), forms.ablation_request(form))
     except ApiError as error:
-        if error.status != 422:
+        if error.of_access:
             raise
-        return page_response("error.html", 422, title="The ablation was not accepted", detail=str(error))
+        job = await api.get(job_path(job_id))
+        values = {"job": job, "message": str(error), "typed": form, "ablation_form": FORM_VALUES}
+        return page_response("ablation.html", error.status, **values)
     return RedirectResponse(f"/jobs/{job_id}#ablation-{made['id']}", 303, HEADERS)
 
 

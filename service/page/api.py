@@ -17,6 +17,11 @@ class ApiError(Exception):
         self.status = status
         self.problem = problem
 
+    @property
+    def of_access(self) -> bool:
+        """Whether the sender may not do this at all, or what it names is not there: no form helps."""
+        return self.status in (401, 403, 404)
+
 
 class Api:
     """A client of the API. Every call raises ApiError."""

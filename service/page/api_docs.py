@@ -1,49 +1,41 @@
-"""Parts of an OpenAPI schema in words, for the API's documentation page.
+"""The API page: Swagger UI, as FastAPI's own page has it, with its files served from here and not from another host."""
 
-FastAPI's own page loads its scripts from another host.
-"""
+from importlib.util import find_spec
+from pathlib import Path
 
-from typing import Any
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
+from starlette.exceptions import HTTPException
 
-Schema = dict[str, Any]
-_LIMITS = {
-    "minimum": "at least",
-    "exclusiveMinimum": "over",
-    "maximum": "at most",
-    "exclusiveMaximum": "under",
-    "minLength": "characters from",
-    "maxLength": "characters up to",
+from service.page.render import HEADERS, STATIC_HEADERS, page_response
+
+router = APIRouter(include_in_schema=False)
+_TYPES = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+# Its style sheet has images inside.
+_HEADERS = HEADERS | {
+    "Content-Security-Policy": HEADERS["Content-Security-Policy"].replace("img-src 'self'", "img-src 'self' data:")
 }
 
 
-def content(message: Schema) -> str:
-    """The media types of a request or an answer, with the types of their content."""
-    texts = []
-    for media_type, about in message.get("content", {}).items():
-        content_type = type_name(about.get("schema", {}))
-        texts.append(media_type if content_type == "any" else f"{media_type}: {content_type}")
-    return "; ".join(texts)
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The documentation of the API."""
+    answer = page_response("api_docs.html", openapi=request.app.openapi())
+    answer.headers.update(_HEADERS)
+    return answer
 
 
-def description(item: Schema) -> str:
-    """The description of a parameter or member, and its default."""
-    schema = item.get("schema", item)
-    text = item.get("description") or schema.get("description") or ""
-    return f"{text} Default: {schema['default']}.".strip() if schema.get("default") is not None else text
+@router.get("/static/swagger/{name}")
+async def swagger(name: str) -> Response:
+    """A file of Swagger UI."""
+    if name not in _TYPES:
+        raise HTTPException(404)
+    return FileResponse(_folder() / name, media_type=_TYPES[name], headers=STATIC_HEADERS)
 
 
-def type_name(schema: Schema) -> str:
-    """A type in words, such as `number over 0, at most 1`."""
-    if "$ref" in schema:
-        return str(schema["$ref"]).rsplit("/", 1)[-1]
-    for union in ("anyOf", "oneOf", "allOf"):
-        if union in schema:
-            return " or ".join(dict.fromkeys(type_name(each) for each in schema[union]))
-    if "const" in schema:
-        return repr(schema["const"])
-    if "enum" in schema:
-        return " | ".join(map(str, schema["enum"]))
-    if schema.get("type") == "array":
-        return f"list of {type_name(schema.get('items', {}))}"
-    limits = ", ".join(f"{words} {schema[key]}" for key, words in _LIMITS.items() if key in schema)
-    return f"{schema.get('format') or schema.get('type') or 'any'} {limits}".strip()
+def _folder() -> Path:
+    """The files that the package fastapi-offline holds; of the package itself nothing is used."""
+    found = find_spec("fastapi_offline")
+    if found is None or found.origin is None:
+        raise HTTPException(503, "the package fastapi-offline is not installed: run pip install fastapi-offline")
+    return Path(found.origin).parent / "static"

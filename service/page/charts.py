@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from markupsafe import Markup, escape
 
-from service.page.format import number, percent, perplexity, visible
+from service.page.format import change, number, percent, percentile, perplexity, visible
 
 # For charts in files of their own, on white.
 COLOURS = """
@@ -16,73 +16,10 @@ text { font-family: "DejaVu Sans", "Helvetica Neue", Arial, sans-serif; font-siz
 .range { fill: #17835f; fill-opacity: .08; } .edge { stroke: #0b5d42; }
 .chart-row { fill: #7d8a95; } .chart-row.on { fill: #17835f; }
 .cell { fill: #17835f; } .middle { stroke: #14181c; fill: none; } .before { fill: #ffffff; stroke: #5b6570; }
-.gain { stroke: #17835f; } .loss { stroke: #b3541e; } .after { fill: #17835f; } .after.down { fill: #b3541e; }
+.gain { stroke: #17835f; } .loss { stroke: #b3541e; } .after { fill: #7d8a95; } .after.up { fill: #17835f; }
+.after.down { fill: #b3541e; }
 """
-ROWS_MAX = 8  # under a histogram
-_LINE = 14  # px, height of a line of text
-_CHARACTER, _STRONG = 6.8, 7.4  # px, largest width of a character, and of a bold one
-_CLIPPED = 0.0005  # share of the documents beyond each end of the perplexity axis that may be cut off
-
-
-class PerplexityRange(NamedTuple):
-    """The range of perplexity that a selection keeps. A percentile is None if nothing is left out on that side."""
-
-    low: float
-    high: float
-    low_percentile: float | None
-    high_percentile: float | None
-
-
-class ChartRow(NamedTuple):
-    """A selection in the rows under the histogram. `note` says why not all documents in the range are kept."""
-
-    name: str
-    kept: PerplexityRange
-    note: str
-    highlighted: bool
-
-
-def histogram(
-    data: dict[str, Any], by: str, kept: PerplexityRange | None, rows: Sequence[ChartRow] = (), *, width: int, name: str
-) -> Markup:
-    """A histogram of documents or tokens (`by`) over perplexity. Ids contain `name`, which is unique on a page."""
-    left, right, top, plot = 52, 12, 56, 190
-    low, high = _axis_range(data, kept)
-    size = (width - left - right) / (high - low)
-
-    def x(value: float) -> float:
-        return left + (min(max(value, low), high) - low) * size
-
-    bars = _bars(data, by, low, high, max(1, math.ceil(4 / (data["bin_width"] * size))))
-    most = max((count for _, _, count in bars), default=0) or 1
-    bottom = top + plot
-    path = "".join(
-        f"M{x(a):.1f} {bottom}V{bottom - plot * count / most:.1f}H{max(x(b) - 1, x(a) + 0.5):.1f}V{bottom}Z"
-        for a, b, count in bars
-        if count
-    )
-    out = [f'<path class="all" d="{path}"/>']
-    if kept is not None:
-        first, last = x(math.log(kept.low)), x(_log(kept.high))
-        out.append(
-            f'<rect class="range" x="{first:.1f}" y="{top}" width="{last - first:.1f}" height="{plot}"/>'
-            f'<clipPath id="{name}-range"><rect x="{first:.1f}" y="{top}" width="{max(last - first, 1):.1f}" '
-            f'height="{plot}"/></clipPath><g clip-path="url(#{name}-range)"><path class="kept" d="{path}"/>'
-            f'<path fill="url(#{name}-hatch)" d="{path}"/></g>'
-        )
-        low_text, high_text = perplexity(kept.low), perplexity(kept.high)
-        out += threshold(first, top, bottom, low_text, kept.low_percentile, width, label_left=True)
-        out += threshold(last, top, bottom, high_text, kept.high_percentile, width, label_left=False)
-    axes = [*count_axis(most, by, left, width - right, top, plot), *_perplexity_axis(x, low, high, bottom)]
-    height: float = bottom + 40
-    for row in rows[:ROWS_MAX]:
-        drawn, height = _draw_row(row, x, height, left, width - right)
-        out += drawn
-    height += 4 if rows else 0
-    label = f"Histogram of {by} by perplexity"
-    if kept is not None:
-        label += f"; kept from {perplexity(kept.low)} to {perplexity(kept.high)}"
-    return svg(width, height, label, [hatch(name), *axes, *out])
+_TURNS = {"up": "gain", "down": "loss", "": "axis"}  # the class of a line, by that of a change
 
 
 def hatch(name: str) -> str:
@@ -92,12 +29,6 @@ def hatch(name: str) -> str:
         'patternTransform="rotate(45)"><line class="hatch" x1="0" y1="0" x2="0" y2="6" stroke-width="2"/></pattern>'
         "</defs>"
     )
-
-
-def not_drawn(data: dict[str, Any], by: str, kept: PerplexityRange | None) -> int:
-    """The number of documents or tokens beyond the ends of the histogram's axis, which are not drawn."""
-    low, high = _axis_range(data, kept)
-    return int(sum(data[by])) - sum(count for _, _, count in _bars(data, by, low, high, 1))
 
 
 def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
@@ -130,7 +61,7 @@ def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
     step = max(1, math.ceil(columns / (width / 56)))
     shown = range(0, columns + 1, step)
     out += [svg_text(left + i * wide, bottom + 16, number(data["token_edges"][i]), "middle") for i in shown]
-    for value in _round_perplexities(edges[0], edges[-1], plot / 28):
+    for value in round_perplexities(edges[0], edges[-1], plot / 28):
         y = bottom - plot * (math.log(value) - edges[0]) / (edges[-1] - edges[0])
         out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         out.append(svg_text(left - 6, y + 4, perplexity(value), "end"))
@@ -153,12 +84,12 @@ def domains(rows: Sequence[dict[str, Any]], unit: str, *, width: int = 760) -> M
     for i, row in enumerate(rows):
         y, shares = top + i * line + line / 2, row[unit]
         before, after = x(shares["before"]), x(shares["after"])
-        down = shares["after"] < shares["before"]
+        turn = change(shares["before"], shares["after"])
         out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y}" y2="{y}"/>')
         out.append(
-            f'<line class="{"loss" if down else "gain"}" stroke-width="3" x1="{before:.1f}" x2="{after:.1f}" y1="{y}" '
+            f'<line class="{_TURNS[turn]}" stroke-width="3" x1="{before:.1f}" x2="{after:.1f}" y1="{y}" '
             f'y2="{y}"/><circle class="before" stroke-width="1.5" cx="{before:.1f}" cy="{y}" r="4.5"/>'
-            f'<circle class="after{" down" * down}" cx="{after:.1f}" cy="{y}" r="4.5"/>'
+            f'<circle class="after {turn}" cx="{after:.1f}" cy="{y}" r="4.5"/>'
         )
         out.append(svg_text(left - 12, y + 4, visible(row["name"])[:30], "end"))
         out.append(
@@ -188,50 +119,18 @@ def svg_text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
     return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _log(value: float) -> float:
-    return math.log(min(value, 1.7e308))
-
-
-def _axis_range(data: dict[str, Any], kept: PerplexityRange | None) -> tuple[float, float]:
-    """The ends of the axis of ln(perplexity): nearly all documents, and the thresholds."""
-    edges, counts = data["edges"], data["documents"]
-    total, under = sum(counts), 0
-    low, high = edges[0], edges[-1]
-    for i, count in enumerate(counts):
-        if under <= _CLIPPED * total:
-            low = edges[i]
-        under += count
-        if under >= (1 - _CLIPPED) * total:
-            high = edges[i + 1]
-            break
-    if kept is not None:
-        if kept.low_percentile is not None:
-            low = min(low, math.log(kept.low) - data["bin_width"])
-        if kept.high_percentile is not None:
-            high = max(high, _log(kept.high) + data["bin_width"])
-    return low, high
-
-
-def _bars(data: dict[str, Any], by: str, low: float, high: float, factor: int) -> list[tuple[float, float, int]]:
-    """The bins between the ends, `factor` of them joined to one bar: (from, to, count)."""
-    edges, counts = data["edges"], data[by]
-    inside = [i for i in range(len(counts)) if edges[i + 1] > low + 1e-9 and edges[i] < high - 1e-9]
-    joined = [inside[i : i + factor] for i in range(0, len(inside), factor)]
-    return [(edges[group[0]], edges[group[-1] + 1], sum(counts[i] for i in group)) for group in joined]
-
-
 def threshold(
-    x: float, top: int, bottom: int, value: str, percentile: float | None, width: int, *, label_left: bool
+    x: float, top: int, bottom: int, value: str, at_percentile: float | None, width: int, *, label_left: bool
 ) -> Iterator[str]:
     """A line at a threshold with its value and percentile; nothing if there is no percentile."""
-    if percentile is None:
+    if at_percentile is None:
         return
     yield f'<line class="edge" stroke-width="1.5" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 30}" y2="{bottom}"/>'
     anchor, aside = ("end", -5) if label_left else ("start", 5)
     if (label_left and x < 110) or (not label_left and x > width - 80):
         anchor, aside = ("start", 5) if label_left else ("end", -5)
     yield svg_text(x + aside, top - 20, value, anchor, "strong")
-    yield svg_text(x + aside, top - 6, f"percentile {percentile:.4g}", anchor)
+    yield svg_text(x + aside, top - 6, f"percentile {percentile(at_percentile)}", anchor)
 
 
 def count_axis(most: int, by: str, left: int, right: int, top: int, plot: int) -> Iterator[str]:
@@ -252,18 +151,7 @@ def _axis_label(value: int) -> str:
     return str(value)
 
 
-def _perplexity_axis(x: Any, low: float, high: float, bottom: int) -> Iterator[str]:
-    last = -math.inf
-    for value in _round_perplexities(low, high, (x(high) - x(low)) / 54):
-        at = x(math.log(value))
-        yield f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
-        if at - last > 44:
-            yield svg_text(at, bottom + 17, perplexity(value).removesuffix(".0"), "middle")
-            last = at
-    yield svg_text((x(low) + x(high)) / 2, bottom + 34, "perplexity (log scale)", "middle")
-
-
-def _round_perplexities(low: float, high: float, most: float) -> list[float]:
+def round_perplexities(low: float, high: float, most: float) -> list[float]:
     """At most `most` round values between the ends, about evenly spaced on a log scale."""
     powers = range(math.floor(low / math.log(10)), min(308, math.ceil(high / math.log(10))) + 1)
     for steps in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
@@ -273,49 +161,3 @@ def _round_perplexities(low: float, high: float, most: float) -> list[float]:
         if len(found) <= most:
             return found or [math.exp(min(end, 709.7)) for end in (low, high)]  # no round value lies between
     return found[:: math.ceil(len(found) / max(1, most))]
-
-
-def _thresholds(row: ChartRow) -> list[str]:
-    """The text of a row's thresholds, in pieces that may be on separate lines."""
-    kept = row.kept
-    low, high = perplexity(kept.low), perplexity(kept.high)
-    if kept.low_percentile is not None:
-        low += f" (percentile {kept.low_percentile:.4g})"
-    if kept.high_percentile is not None:
-        high += f" (percentile {kept.high_percentile:.4g})"
-    if kept.high_percentile is None and kept.low_percentile is not None:
-        return [f"from {low}"]
-    if kept.low_percentile is None and kept.high_percentile is not None:
-        return [f"up to {high}"]
-    return [low, f"to {high}", *([f"({row.note})"] if row.note else [])]
-
-
-def _wrap(pieces: Sequence[str], characters: float) -> list[str]:
-    """Joins the pieces to lines of at most so many characters."""
-    lines = [pieces[0]]
-    for piece in pieces[1:]:
-        joined = f"{lines[-1]} {piece}"
-        if len(joined) <= characters:
-            lines[-1] = joined
-        else:
-            lines.append(piece)
-    return lines
-
-
-def _draw_row(row: ChartRow, x: Any, y: float, left: int, right: int) -> tuple[list[str], float]:
-    """A selection's bar with its label above; returns the SVG parts and the next y."""
-    character = _STRONG if row.highlighted else _CHARACTER
-    lines = _wrap([f"{row.name}:", *_thresholds(row)], (right - left) / character)
-    first, last = x(math.log(row.kept.low)), x(_log(row.kept.high))
-    at = max(4.0, min(first, right - character * max(map(len, lines))))
-    out = [
-        svg_text(at, y + _LINE * i, line, "start", "strong" if row.highlighted else "")
-        for i, line in enumerate(lines, 1)
-    ]
-    y += _LINE * len(lines) + 8
-    out.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-    out.append(
-        f'<rect class="chart-row{" on" * row.highlighted}" x="{first:.1f}" y="{y - 3:.1f}" '
-        f'width="{max(2, last - first):.1f}" height="6" rx="3"/>'
-    )
-    return out, y + 8

@@ -70,7 +70,7 @@ async def compose(api: ApiOf, job_id: str, form: forms.PostedForm, part: str | N
     try:
         made = await api.post(job_path(job_id, "selections"), spec)
     except ApiError as error:
-        if error.status not in (409, 422):
+        if error.of_access:
             raise
         found = error.problem.get("errors") or [{"field": "", "message": str(error)}]
         errors = [{"field": field_of(each, form), "message": each["message"]} for each in found]

@@ -40,10 +40,10 @@ async def export(api: ApiOf, rules: RulesOf, job_id: str, form: forms.PostedForm
     try:
         made = await api.post(job_path(job_id, "selections", selection, "exports"), options)
     except ApiError as error:
-        if error.status != 422:
+        if error.of_access:
             raise
         values = {"job_id": job_id, "selection": selection, "options": options, "message": str(error)}
-        return page_response("export.html", 422, **values, **form_values(rules))
+        return page_response("export.html", error.status, **values, **form_values(rules))
     job = await api.get(job_path(job_id))
     names = ("criterion", "rate", "unit", "within", "per", "seed", "score")
     previews = [{name: spec.get(name) or "" for name in names} for spec in job["selections"] if spec["id"] == selection]

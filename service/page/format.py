@@ -13,6 +13,7 @@ _HIDDEN = re.compile(
 )
 
 _SHORT = 200  # characters
+_CHANGE = 0.1  # of a share, from which it is marked
 
 
 def number(value: float) -> str:
@@ -54,6 +55,18 @@ def score_value(value: float | None) -> str:
     if value == round(value) and abs(value) < 1e9:
         return number(value)
     return f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def percentile(value: float) -> str:
+    """With one digit after the point, and none of a whole number: such as 24.9, or 75."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def change(before: float, after: float) -> str:
+    """The class of a share that grows, `up`, or shrinks, `down`, by more than a tenth; else empty."""
+    if abs(after - before) <= _CHANGE * before:
+        return ""
+    return "up" if after > before else "down"
 
 
 def ratio(before: float, after: float) -> str:

@@ -128,8 +128,11 @@ def share(text: str) -> float | int | str:
 
 def number(text: str, kind: type[int] | type[float]) -> float | int | str:
     """A number, or the text itself if it is not one, so that the API's error names the field."""
+    plain = text.replace(",", "").replace("_", "")
+    if kind is int and plain.isascii() and plain.isdecimal():
+        return int(plain)  # a seed may be larger than what a float holds exactly
     try:
-        value = float(text.replace(",", "").replace("_", ""))
+        value = float(plain)
         return kind(value) if math.isfinite(value) else text
     except ValueError:
         return text

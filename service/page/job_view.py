@@ -5,11 +5,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from service.page import charts, score_charts, score_view
-from service.page.charts import ChartRow
+from service.page import charts, perplexity_chart, score_charts, score_view
 from service.page.format import domain_name, number, percent
 from service.page.forms import LIMITS
 from service.page.kept import composite, kept_range, limits_of, partly_kept, score_of, value_range
+from service.page.perplexity_chart import ROWS_MAX, ChartRow
 from service.page.samples import Sample, samples
 
 _DOMAINS_MAX = 30  # rows of the table
@@ -45,7 +45,7 @@ def preview_values(job: dict[str, Any], report: dict[str, Any], preview: dict[st
     elif job["request"]["reference"] is not None:
         drawn = _perplexities(job, report, preview, by)
     else:  # the report of an earlier version
-        drawn = {"plots": [], "plotted": "", "kept_is_drawn": False, "not_drawn": 0, "rows_drawn": ""}
+        drawn = {"plots": [], "plotted": "", "kept_is_drawn": False, "rows_drawn": ""}
     shifts = domain_shifts(report, preview)
     return drawn | {
         "preview_part": "_preview.html",
@@ -77,16 +77,16 @@ def _default_score(job: dict[str, Any], report: dict[str, Any]) -> str | None:
 
 
 def _distribution(score: dict[str, Any], preview: dict[str, Any], by: str, *, own: bool) -> dict[str, Any]:
-    """The plots of a score; of another selection than one by it, with the documents that it keeps once it is made."""
-    kept = value_range(preview) if own else score["bin_kept"].get(preview["id"])
-    if own and kept is None:
-        kept = score["bin_kept"].get(preview["id"])  # of thresholds per domain
+    """The plots of a score. `own`: the preview is by it; unless it is by domain, it counts what is kept of each bin."""
+    counts = preview.get(f"bin_{by}") if own else None
+    if counts is None and by == "documents":
+        counts = score["bin_kept"].get(preview["id"])  # of one that is made
+    kept = value_range(preview) if own else None
     name = f"{preview['id']}-{score['name']}"
     return {
-        "plots": [score_charts.distribution(score, by, kept, width=w, name=f"{name}-{w}") for w in _WIDTHS],
+        "plots": [score_charts.distribution(score, by, kept, counts, width=w, name=f"{name}-{w}") for w in _WIDTHS],
         "plotted": score["name"],
-        "kept_is_drawn": isinstance(kept, score_charts.ValueRange) or (kept is not None and by == "documents"),
-        "not_drawn": 0,
+        "kept_is_drawn": counts is not None,
         "rows_drawn": "",
     }
 
@@ -94,21 +94,22 @@ def _distribution(score: dict[str, Any], preview: dict[str, Any], by: str, *, ow
 def _perplexities(job: dict[str, Any], report: dict[str, Any], preview: dict[str, Any], by: str) -> dict[str, Any]:
     """The plots of perplexity, with a row for each selection."""
     documents = report["eligible"]["documents"]
-    kept = kept_range(preview, documents)
+    kept, counts = kept_range(preview, documents), preview.get(f"bin_{by}")
     chart_rows = [
         ChartRow(made["id"], made_range, partly_kept(made), made["id"] == preview["id"])
         for made in job["selections"]
         if (made_range := kept_range(made, documents)) is not None
     ]
-    if len(chart_rows) > charts.ROWS_MAX:
+    if len(chart_rows) > ROWS_MAX:
         chart_rows.sort(key=lambda row: not row.highlighted)  # the previewed one is always drawn
     data, name = report["histogram"], preview["id"]
     return {
-        "plots": [charts.histogram(data, by, kept, chart_rows, width=w, name=f"{name}-{w}") for w in _WIDTHS],
+        "plots": [
+            perplexity_chart.histogram(data, by, kept, counts, chart_rows, width=w, name=f"{name}-{w}") for w in _WIDTHS
+        ],
         "plotted": "perplexity",
-        "kept_is_drawn": True,
-        "not_drawn": charts.not_drawn(data, by, kept),
-        "rows_drawn": f"{charts.ROWS_MAX} of the {len(chart_rows)}" if len(chart_rows) > charts.ROWS_MAX else "the",
+        "kept_is_drawn": counts is not None,
+        "rows_drawn": f"{ROWS_MAX} of the {len(chart_rows)}" if len(chart_rows) > ROWS_MAX else "the",
     }
 
 
@@ -142,7 +143,10 @@ def median(report: dict[str, Any], score: str) -> float | None:
 
 def partial_plots(histogram: dict[str, Any]) -> list[Markup]:
     """The histogram of the shards that are scored so far, for wide and for narrow screens."""
-    return [charts.histogram(histogram, "documents", None, width=width, name=f"partial-{width}") for width in _WIDTHS]
+    return [
+        perplexity_chart.histogram(histogram, "documents", None, None, width=width, name=f"partial-{width}")
+        for width in _WIDTHS
+    ]
 
 
 def domain_shifts(report: dict[str, Any], preview: dict[str, Any]) -> list[dict[str, Any]]:
@@ -171,11 +175,12 @@ def domain_count(report: dict[str, Any]) -> int:
 
 
 def warnings(job: dict[str, Any], report: dict[str, Any]) -> list[str]:
-    """Sentences about the reference, the fields and properties of the scores to know before selecting."""
+    """Sentences about the fields and properties of the scores to know before selecting.
+
+    The warning about the reference stands beside its quality.
+    """
     documents, stride = report["eligible"]["documents"], job["request"]["scoring"]["stride"]
     sentences = list(report.get("warnings", ()))  # absent in reports of earlier versions
-    if job["reference"] is not None and job["reference"]["warning"] is not None:
-        sentences.append(job["reference"]["warning"])
     short, cut, equal, rejects = report["short"], report["cut"], report["equal"], report["rejects"]
     if short["documents"] >= _WARNING_SHARE * documents:
         sentences.append(

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from service.page.charts import PerplexityRange
+from service.page.perplexity_chart import PerplexityRange
 from service.page.score_charts import ValueRange
 
 _SEVERAL = ("stages", "difference", "rank_sum")

@@ -15,10 +15,12 @@ from service.contract.names import ENDED, STATUSES
 from service.contract.network import job_path
 from service.contract.scorers import PERPLEXITY
 from service.http.dependencies import RulesOf
-from service.page import ablations, api_docs, composites, exports, forms, job_view
+from service.page import ablations, api_docs, composites, exports, forms, job_view, progress_view
 from service.page.addresses import selection_address
 from service.page.api import Api, ApiError, ApiOf
-from service.page.render import FOLDER, HEADERS, STATIC_TYPES, page_response
+from service.page.job_list import job_row
+from service.page.refill import refilled
+from service.page.render import FOLDER, HEADERS, STATIC_HEADERS, STATIC_TYPES, page_response
 from service.page.report import fetch_report_data, report_html
 from service.page.signin import COOKIE, local_address
 from service.page.snippets import snippets
@@ -28,8 +30,16 @@ router = APIRouter(include_in_schema=False)
 router.include_router(exports.router)
 router.include_router(ablations.router)
 router.include_router(composites.router)
+router.include_router(api_docs.router)
 # The name of the part of a page that a script asks for; without it the whole page is sent.
 Part = Annotated[str | None, Query(max_length=20)]
+_TITLES = {
+    403: "Not allowed",
+    404: "Not found",
+    409: "Not possible now",
+    422: "Not possible",
+    503: "The service is not ready",
+}  # of error pages, by status
 _JOBS_PER_PAGE = 20
 _CHARACTERS = 2000  # of each of several documents
 _CHARACTERS_ALONE = 100_000  # of a single document
@@ -48,13 +58,13 @@ def install_error_pages(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     def api_error(_request: Request, error: ApiError) -> Response:
-        title = error.problem.get("title", "Error")
+        title = _TITLES.get(error.status, error.problem.get("title", "Error"))
         return page_response("error.html", error.status, title=title, detail=str(error))
 
     @app.exception_handler(forms.CrossOriginForm)
     def cross_origin_form(_request: Request, _error: forms.CrossOriginForm) -> Response:
         detail = "The form came from another site, or the browser does not say from which: send it from here."
-        return page_response("error.html", 403, title="Forbidden", detail=detail)
+        return page_response("error.html", 403, title=_TITLES[403], detail=detail)
 
 
 @router.get("/static/{name}")
@@ -62,14 +72,7 @@ async def static(name: str) -> Response:
     """A static file."""
     if name not in STATIC_TYPES:
         raise HTTPException(404)
-    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public, max-age=86400"}
-    return FileResponse(FOLDER / "static" / name, media_type=STATIC_TYPES[name], headers=headers)
-
-
-@router.get("/docs")
-async def docs(request: Request) -> Response:
-    """The documentation of the API."""
-    return page_response("api_docs.html", openapi=request.app.openapi(), words=api_docs)
+    return FileResponse(FOLDER / "static" / name, media_type=STATIC_TYPES[name], headers=STATIC_HEADERS)
 
 
 @router.get("/signin")
@@ -98,7 +101,7 @@ async def jobs(api: ApiOf, cursor: str | None = None, status: str | None = None,
     next_query = urlencode({k: v for k, v in {"cursor": found["next_cursor"], "status": status}.items() if v})
     return page_response(
         "_jobs.html" if part else "jobs.html",
-        jobs=found["data"],
+        rows=[job_row(job) for job in found["data"]],
         next_query=next_query if found["next_cursor"] else None,
         first_page=cursor is None,
         status_filter=status,
@@ -108,9 +111,12 @@ async def jobs(api: ApiOf, cursor: str | None = None, status: str | None = None,
 
 
 @router.get("/new")
-async def new_job_form() -> Response:
-    """The form of a new job."""
-    return _job_form({})
+async def new_job_form(api: ApiOf, job: str | None = None) -> Response:
+    """The form of a new job, filled in as `job` was asked for, if one is named."""
+    if job is None:
+        return _job_form({})
+    form, differs = refilled((await api.get(job_path(job)))["request"])
+    return _job_form(form, like=job, differs=differs)
 
 
 @router.post("/new")
@@ -131,7 +137,7 @@ async def submit(api: ApiOf, form: forms.PostedForm) -> Response:
     try:
         job = await api.post("/v1/jobs", forms.job_request(form), **{"Idempotency-Key": key})
     except ApiError as error:
-        if error.status in (401, 403):
+        if error.of_access:
             raise
         if error.status == 422:  # no job was made; a corrected request needs a new key
             form["key"] = [secrets.token_hex(16)]
@@ -147,12 +153,20 @@ def _job_form(
     errors: Sequence[dict[str, str]] = (),
     message: str = "",
     look: Look | None = None,
+    like: str = "",
+    differs: Sequence[str] = (),
 ) -> Response:
+    """The form with these fields. `like`: the job that it is filled in from, `differs`: what is not as there."""
+
     def value(name: str, default: str = "") -> str:
         return forms.first_value(form, name, default)
 
     def chosen(name: str, option: str, default: bool = False) -> bool:
         return option in form[name] if name in form else default and not form
+
+    def messages(field: str) -> list[str]:
+        inside = (error for error in errors if error["field"] == field or error["field"].startswith(f"{field}."))
+        return [error["message"] for error in inside]
 
     key = forms.first_value(form, "key") or secrets.token_hex(16)
     return page_response(
@@ -160,11 +174,14 @@ def _job_form(
         status,
         value=value,
         chosen=chosen,
-        errors=errors,
+        messages=messages,
+        whole_reference=any(error["field"] == "reference" for error in errors),
         message=message,
         key=key,
         presets=PRESETS,
         look=look,
+        like=like,
+        differs=differs,
     )
 
 
@@ -225,11 +242,10 @@ async def _progress_values(api: Api, job: dict[str, Any]) -> dict[str, Any]:
     """The template values of a job without results."""
     live = job["status"] not in ENDED
     workers = (await api.get(job_path(job["id"], "workers")))["data"] if live else []
-    partial = await api.get(job_path(job["id"], "histogram")) if live and job["progress"]["shards_done"] else None
+    partial = await api.get(job_path(job["id"], "histogram")) if live and job["progress"]["documents_done"] else None
     plots = job_view.partial_plots(partial["histogram"]) if partial and partial["histogram"] else []
-    stages = [status for status in STATUSES if status not in ENDED]
-    values = {"job": job, "live": live, "stages": stages, "workers": workers}
-    return values | {"partial": partial, "plots": plots, "report": None}
+    values = {"job": job, "partial": partial, "plots": plots, "report": None}
+    return values | progress_view.progress_values(job, workers)
 
 
 async def _result_values(api: Api, job: dict[str, Any], spec: dict[str, Any], by: str) -> dict[str, Any]:

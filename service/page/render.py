@@ -13,7 +13,13 @@ import service
 from service.page import format as formats
 
 FOLDER = Path(__file__).parent
-STATIC_TYPES = {"winnow.css": "text/css", "winnow.js": "text/javascript", "icon.svg": "image/svg+xml"}
+STATIC_TYPES = {
+    "winnow.css": "text/css",
+    "winnow.js": "text/javascript",
+    "api.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+STATIC_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public, max-age=86400"}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -23,7 +29,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 _FILTERS = (
-    *("number", "compact", "percent", "perplexity", "ratio", "score_value"),
+    *("number", "compact", "percent", "perplexity", "percentile", "change", "ratio", "score_value"),
     *("duration", "hours", "age", "utc", "html", "html_short", "setting"),
 )
 

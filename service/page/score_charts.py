@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from service.page.charts import count_axis, hatch, svg, svg_text, threshold
-from service.page.format import score_value
+from service.page.format import number, score_value
 
 
 class ValueRange(NamedTuple):
@@ -20,20 +20,20 @@ class ValueRange(NamedTuple):
 
 
 def distribution(
-    score: dict[str, Any], by: str, kept: ValueRange | Sequence[int] | None, *, width: int, name: str
+    score: dict[str, Any], by: str, kept: ValueRange | None, counts: Sequence[int] | None, *, width: int, name: str
 ) -> Markup:
     """A histogram of documents or tokens (`by`) over a score, a `scores` row of the report.
 
-    `kept` are the values that are kept, or the documents that are kept by bin. Ids contain `name`, which is unique on a
-    page.
+    `kept` has the thresholds; `counts` are the kept documents or tokens by bin, None where no part is to be marked. Ids
+    contain `name`, which is unique on a page.
     """
     left, right, top, plot = 52, 12, 56, 170
-    edges, counts = score["edges"], score[f"bin_{by}"]
+    edges, total = score["edges"], score[f"bin_{by}"]
     if not edges:
         return svg(width, 40, "No document has this score", [svg_text(4, 24, "no document has it", "start")])
     position, bottom = _position(score), top + plot
     ends = position(edges[0]), position(edges[-1])
-    most = max(counts) or 1
+    most = max(total) or 1
 
     def x(value: float) -> float:
         share = (position(min(max(value, edges[0]), edges[-1])) - ends[0]) / (ends[1] - ends[0])
@@ -46,25 +46,33 @@ def distribution(
             if count
         )
 
-    out = [f'<path class="all" d="{path(counts)}"/>']
+    out = [f'<path class="all" d="{path(total)}"/>']
     label = f"Histogram of {by} by {score['name']}"
-    if isinstance(kept, ValueRange):
+    if counts is not None:
+        out.append(f'<path class="kept" d="{path(counts)}"/><path fill="url(#{name}-hatch)" d="{path(counts)}"/>')
+        label += f"; {number(sum(counts))} of {number(sum(total))} are kept"
+    if kept is not None:
         whole = _is_whole(score)  # a bin around a whole number is kept or not
-        first = x(kept.low - 0.5 * whole) if kept.low_percentile is not None else left
-        last = x(kept.high + 0.5 * whole) if kept.high_percentile is not None else width - right
-        out += [
-            f'<rect class="range" x="{first:.1f}" y="{top}" width="{last - first:.1f}" height="{plot}"/>'
-            f'<clipPath id="{name}-range"><rect x="{first:.1f}" y="{top}" width="{max(last - first, 1):.1f}" '
-            f'height="{plot}"/></clipPath><g clip-path="url(#{name}-range)"><path class="kept" d="{path(counts)}"/>'
-            f'<path fill="url(#{name}-hatch)" d="{path(counts)}"/></g>',
-            *threshold(first, top, bottom, score_value(kept.low), kept.low_percentile, width, label_left=True),
-            *threshold(last, top, bottom, score_value(kept.high), kept.high_percentile, width, label_left=False),
-        ]
+        first, last = x(kept.low - 0.5 * whole), x(kept.high + 0.5 * whole)
+        out += threshold(first, top, bottom, score_value(kept.low), kept.low_percentile, width, label_left=True)
+        out += threshold(last, top, bottom, score_value(kept.high), kept.high_percentile, width, label_left=False)
         label += f"; kept from {score_value(kept.low)} to {score_value(kept.high)}"
-    elif kept is not None and by == "documents":
-        out.append(f'<path class="kept" d="{path(kept)}"/><path fill="url(#{name}-hatch)" d="{path(kept)}"/>')
     axes = [*count_axis(most, by, left, width - right, top, plot), *_value_axis(score, x, bottom)]
-    return svg(width, bottom + 40, label, [hatch(name), *axes, *out])
+    height = bottom + 40
+    if beyond := _beyond(score):
+        height += 16
+        axes.append(svg_text((left + width - right) / 2, height - 6, f"beyond the axis: {beyond}", "middle"))
+    return svg(width, height, label, [hatch(name), *axes, *out])
+
+
+def _beyond(score: dict[str, Any]) -> str:
+    """The values beyond the ends of the axis, which the first and the last bar hold too; empty if there are none."""
+    ends = []
+    if score["minimum"] < score["edges"][0]:
+        ends.append(f"down to {score_value(score['minimum'])} (first bar)")
+    if score["maximum"] > score["edges"][-1]:
+        ends.append(f"up to {score_value(score['maximum'])} (last bar)")
+    return ", ".join(ends)
 
 
 def small(score: dict[str, Any], kept: Sequence[int], selection: str) -> Markup:

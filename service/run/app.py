@@ -32,7 +32,7 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
         version=service.__version__,
         summary="Corpora in, manifests out",
         description=_ABOUT,
-        docs_url=None,  # the page has its own: FastAPI's takes its scripts from another host
+        docs_url=None,  # the page has it: FastAPI's own takes its files from another host
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )

@@ -5,6 +5,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Literal
 
+from pydantic import Field
+
 from pruner.corpus.listing import LeftOut
 from pruner.spec import SelectionSpec
 from pruner.tables.records import Record
@@ -171,6 +173,8 @@ class TaskNote(Record):
     files_total: int = 0  # files that were listed
     tokens_per_second: float = 0.0
     set_aside: bool = False  # while the worker does a task of another job
+    # Documents and tokens that it has scored, by bin of ln(perplexity):
+    bins: dict[int, tuple[int, int]] = Field(default_factory=dict)
 
 
 class WorkspaceRecord(Record):

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class LeaseBeat:
         self._aside = False
         self._done, self._tokens_total = (0, 0), 0
         self._files = 0, 0
+        self._bins: Mapping[int, tuple[int, int]] = {}
         self._rates: deque[tuple[float, int]] = deque([(self._marked, 0)])
 
     def __call__(
@@ -58,6 +59,10 @@ class LeaseBeat:
         if self.lost:
             raise TaskEnded
         self._heartbeat.between(self, moved)
+
+    def show_bins(self, bins: Mapping[int, tuple[int, int]]) -> None:
+        """What is scored so far; `bins` is not changed afterwards."""
+        self._bins = bins
 
     @contextmanager
     def allow(self, seconds: float) -> Iterator[None]:
@@ -113,6 +118,7 @@ class LeaseBeat:
             files_total=self._files[1],
             tokens_per_second=0.0 if self._aside else max(0.0, rate),
             set_aside=self._aside,
+            bins=dict(self._bins),
         )
 
 

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -155,6 +155,9 @@ class _Silent:
     def __call__(
         self, documents: int = 0, tokens: int = 0, tokens_total: int = 0, files: int = 0, files_total: int = 0
     ) -> None:
+        """As Beat."""
+
+    def show_bins(self, bins: Mapping[int, tuple[int, int]]) -> None:
         """As Beat."""
 
     def allow(self, seconds: float) -> AbstractContextManager[None]:

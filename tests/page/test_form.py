@@ -1,5 +1,6 @@
 """The form of a new job: a look at its corpus, with and without JavaScript, and a form that failed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,49 @@ def test_the_keyboard_puts_a_field_into_the_form(serving: Serving, open_page: Op
     expect(page.get_by_role("button", name="Use content as Text field")).to_be_focused()
 
 
+def test_a_new_job_takes_the_settings_of_one_that_failed(
+    serving: Serving, open_page: OpenPage, mixed: Path, model: Path
+) -> None:
+    page = open_page(f"{serving.url}/new")
+    fill_in(page, mixed, model)
+    page.get_by_label("Train one on a part of this corpus").check()
+    given = typed(page)
+    page.get_by_role("button", name="Submit job").click()
+    expect(page.get_by_role("alert")).to_contain_text("no field 'text'")
+    expect(page.get_by_role("heading", name="What remains")).to_be_visible()
+    page.get_by_role("link", name="New job with the same settings").click()
+    expect(page.locator(".hint")).to_contain_text("Filled in as job")
+    assert "not as there" not in page.locator(".hint").inner_text()
+    page.get_by_label("Folder or hub id").fill(str(model))  # which a training does not use
+    assert [value.replace(",", "") for _, value in typed(page)] == [
+        {"3e6": "3000000", "25% 0.5": "0.25 0.5"}.get(plain := value.replace(",", ""), plain) for _, value in given
+    ]
+
+
+@pytest.mark.parametrize(
+    ("form", "sent", "kept"),
+    [
+        ("ablations", {"selection": "low-0.5", "tokens": "ten", "seeds": "7", "heldout": "a=/b <c>"}, ["ten", "7"]),
+        ("exports", {"selection": "low-0.5", "format": "jsonl.zst", "out": "/elsewhere/<b>"}, ["/elsewhere/&lt;b&gt;"]),
+    ],
+)
+def test_other_forms_that_failed_keep_what_was_typed(
+    serving: Serving, scored: dict[str, Any], form: str, sent: dict[str, str], kept: list[str]
+) -> None:
+    answer = serving.api.post(f"/jobs/{scored['id']}/{form}", data=sent, headers={"Origin": serving.url})
+    assert answer.status_code == 422
+    assert "was not accepted" in answer.text
+    for value in kept:
+        assert f'value="{value}"' in answer.text
+    assert f'value="{sent["selection"]}"' in answer.text
+    if form == "ablations":
+        assert "a=/b &lt;c&gt;</textarea>" in answer.text
+        assert 'value="low-0.5" checked' in answer.text
+        assert answer.text.count(" checked") == 1
+    else:
+        assert '<option value="jsonl.zst" selected>' in answer.text
+
+
 def test_a_form_that_failed_keeps_what_was_typed(serving: Serving, open_page: OpenPage, model: Path) -> None:
     page = open_page(f"{serving.url}/new", expected="422")
     fill_in(page, Path("/data/<b>x</b>.parquet"), model)
@@ -214,6 +258,8 @@ def test_a_form_that_failed_keeps_what_was_typed(serving: Serving, open_page: Op
     page.get_by_label("Rates").press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("selections.0.rate must be at most 1")
     expect(page.locator(".wrong").last).to_have_text("rate must be at most 1")
+    expect(page.get_by_label("Rates")).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Rates")).to_have_accessible_description(re.compile("rate must be at most 1"))
     assert typed(page) == given
     page.get_by_label("Train one on a part of this corpus").check()
     page.get_by_label("Tokens to train on").fill("ten")

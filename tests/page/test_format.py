@@ -30,6 +30,8 @@ from service.page.job_view import domain_losses, warnings
         (formats.perplexity(None), "–"),
         (formats.ratio(0.1, 0.25), "× 2.50"),
         (formats.ratio(0, 0.25), "–"),
+        (formats.percentile(24.9097), "24.9"),
+        (formats.percentile(75.04), "75"),
         (formats.duration(42), "42 s"),
         (formats.duration(240), "4 min"),
         (formats.duration(7500), "2 h 05 min"),
@@ -125,9 +127,25 @@ def test_warnings_only_if_they_apply(change: dict[str, Any], said: str) -> None:
     assert said in warning
 
 
-def test_warnings_of_the_reference_and_of_the_fields_are_shown() -> None:
-    job = {"request": {"scoring": {"stride": None}}, "reference": {"warning": "too few tokens"}}
-    assert warnings(job, report(warnings=["no ids"])) == ["no ids", "too few tokens"]
+def test_warnings_of_the_fields_are_shown() -> None:
+    job = {"request": {"scoring": {"stride": None}}, "reference": None}
+    assert warnings(job, report(warnings=["no ids"])) == ["no ids"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (0.4, 0.4, ""),
+        (0.4, 0.398, ""),
+        (0.4, 0.43, ""),
+        (0.4, 0.45, "up"),
+        (0.4, 0.35, "down"),
+        (0, 0.1, "up"),
+        (0, 0, ""),
+    ],
+)
+def test_only_a_share_that_changes_is_marked(before: float, after: float, expected: str) -> None:
+    assert formats.change(before, after) == expected
 
 
 def test_a_domain_that_loses_more_than_half_is_named() -> None:

@@ -28,7 +28,7 @@ def test_an_order_without_a_preview_is_made_and_then_explored(
     expect(page.get_by_role("link", name="Download manifest")).to_be_visible(timeout=LONG)
     expect(page.locator(".keeps")).to_contain_text("random-0.5-seed3 keeps")
     expect(page.locator(".keeps")).to_contain_text("drawn at random with seed 3")
-    expect(page.locator("#preview figcaption")).to_contain_text("kept in part: drawn at random")
+    expect(page.locator("#preview figcaption")).to_contain_text("kept (drawn at random), the grey part is left out")
     assert page.locator("details.sample").count() == 3
     shot(page, f"random-{'scripts' if scripts else 'plain'}")
     made = serving.job(job)["selections"][-1]

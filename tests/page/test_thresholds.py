@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, expect
 
-from service.page.format import perplexity
+from service.page.format import percentile, perplexity
 from tests.page.conftest import OpenPage
 from tests.page.serving import Serving, lines
 
@@ -44,7 +44,7 @@ def thresholds(job: dict[str, Any], documents: int) -> Said:
         ranks = [rank for rank in (made["start"], made["stop"]) if 0 < rank < documents]
         ends = [perplexity(made["perplexity_min"])] * (made["start"] > 0)
         ends += [perplexity(made["perplexity_max"])] * (made["stop"] < documents)
-        said[made["id"]] = (ends, [f"percentile {100 * rank / documents:.4g}" for rank in ranks])
+        said[made["id"]] = (ends, [f"percentile {percentile(100 * rank / documents)}" for rank in ranks])
     return said
 
 
@@ -80,8 +80,8 @@ def check_thresholds(plot: Locator, said: Said) -> None:
     begins = sorted(first.values())
     for name, (ends, percentiles) in said.items():
         caption = " ".join(texts[first[name] : min((i for i in begins if i > first[name]), default=len(texts))])
-        for value, percentile in zip(ends, percentiles, strict=True):
-            assert f"{value} ({percentile})" in caption
+        for value, at in zip(ends, percentiles, strict=True):
+            assert f"{value} ({at})" in caption
     frame = plot.bounding_box()
     boxes = [box for text in plot.locator("text").all()[begins[0] :] if (box := text.bounding_box())]
     assert frame is not None

@@ -196,6 +196,22 @@ def test_progress_counts_up_to_everything(gpt2: Reference) -> None:
     assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(told))
 
 
+def test_what_is_under_way_has_the_scores_that_it_ends_with(gpt2: Reference) -> None:
+    seen: dict[int, list[np.ndarray]] = {0: [], 1: []}
+
+    def look(*_done: int) -> None:
+        for tag, nll, _ in scoring.under_way():
+            seen[tag].append(nll)
+
+    scoring = score(dataclasses.replace(gpt2, budget=64), [(TEXTS, 0), (TEXTS, 1)], on_progress=look)
+    for tag, nll, *_ in scoring:
+        for before in seen[tag]:
+            there = ~np.isnan(before)
+            assert np.array_equal(before[there], nll[there])
+    assert any(0 < np.isfinite(nll).sum() < len(TEXTS) - 1 for nll in seen[0])
+    assert scoring.under_way() == []
+
+
 def test_what_takes_long_is_told_of_meanwhile(gpt2: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (batch_loader, executor):
         monkeypatch.setattr(module, "_WAIT_SECONDS", 1e-4)

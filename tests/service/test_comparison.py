@@ -100,6 +100,11 @@ def test_any_score_is_explored_before_a_selection(
     keep = math.floor(0.3 * DOCUMENTS + 0.5)
     assert (preview["documents"], preview["ranked_documents"]) == (keep, DOCUMENTS)
     assert (preview["value_min"], preview["value_max"]) == (order[-keep]["opposite"], order[-1]["opposite"])
+    assert sum(preview["bin_documents"]) == keep
+    (score,) = [score for score in api.get(f"{base}/report").json()["scores"] if score["name"] == "opposite"]
+    bars = zip(score["edges"], score["edges"][1:], score["bin_documents"], preview["bin_documents"], strict=False)
+    for low, high, whole, kept in bars:
+        assert kept == (whole if low > preview["value_min"] else 0 if high <= preview["value_min"] else kept)
     found = api.get(f"{base}/documents", params={"score": "opposite", "rank": preview["start"], "count": 3}).json()
     assert [(row["id"], row["value"]) for row in found["data"]] == [
         (row["id"], row["opposite"]) for row in order[-keep:][:3]

@@ -1,6 +1,7 @@
 """Looking into a job over HTTP: previews, documents by rank, a histogram that grows, who works on it."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ def test_a_preview_is_the_selection_that_is_then_made(
     lines = [json.loads(line) for line in api.get(f"{base}/selections/{made['id']}/manifest?format=jsonl").iter_lines()]
     assert len(lines) == preview["documents"]
     assert sum(line["n_tokens"] for line in lines) == preview["tokens"]
+    bins = api.get(f"{base}/report").json()["histogram"]
+    number = [math.floor(line["nll"] / line["n_tokens"] / 0.05) - round(bins["edges"][0] / 0.05) for line in lines]
+    documents, tokens = ([0] * len(bins["documents"]) for _ in range(2))
+    for at, line in zip(number, lines, strict=True):
+        documents[at], tokens[at] = documents[at] + 1, tokens[at] + line["n_tokens"]
+    assert (preview["bin_documents"], preview["bin_tokens"]) == (documents, tokens)
 
 
 def test_a_preview_says_what_is_wrong(api: httpx.Client, pruned: dict[str, Any], make_request: Any) -> None:
@@ -121,7 +128,8 @@ def test_inside_too_many_domains_only_what_is_made_is_shown(
     assert "make the selection to see it" in answer.json()["detail"]
     start_worker()
     assert api.post(f"{base}/selections", json=spec).status_code == 201
-    assert api.get(f"{base}/preview", params=spec).json() == before
+    uncounted = {"bin_documents": None, "bin_tokens": None}
+    assert api.get(f"{base}/preview", params=spec).json() == before | uncounted
 
 
 def documents(api: httpx.Client, base: str, **asked: int) -> dict[str, Any]:
@@ -156,6 +164,18 @@ def test_the_histogram_grows_with_the_shards_and_ends_as_the_report_has_it(
     report = api.get(f"/v1/jobs/{job}/report").json()
     assert whole["histogram"] == report["histogram"]
     assert whole["documents"] == report["eligible"]["documents"]
+
+
+def test_the_histogram_of_one_shard_grows_while_it_is_scored(
+    api: httpx.Client, jobs: Jobs, make_request: Callable[..., JobRequest], tmp_path: Path, start_worker: Any
+) -> None:
+    job, _ = jobs.create(make_request(write_corpus(tmp_path / "one", files=1, documents=2_000, words=100)))
+    start_worker()
+    url = f"/v1/jobs/{job.id}/histogram"
+    seen = until(lambda: (found := api.get(url).json())["documents"] and found)
+    assert (seen["shards"], seen["shards_done"], seen["shards_total"]) == (0, 0, 1)
+    assert sum(seen["histogram"]["documents"]) == seen["documents"] < jobs.get(job.id).progress.documents_total
+    api.post(f"/v1/jobs/{job.id}/cancel")
 
 
 def test_workers_and_their_time_are_shown(
@@ -211,7 +231,7 @@ def test_progress_counts_what_is_under_way(jobs: Jobs, make_request: Callable[..
     now = progress()
     assert (now.shards_done, now.documents_done, now.tokens_done, now.rejects) == (1, 40, 4000, 1)
     assert now.worker_seconds == now.gpu_seconds == 1.5
-    assert now.waiting_for == "another attempt after an error: a broken shard"
+    assert now.waiting_for == "A part of the work failed and is tried again soon. The error was: a broken shard"
 
 
 def test_progress_of_a_training_counts_what_it_will_really_read(

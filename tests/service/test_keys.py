@@ -100,7 +100,14 @@ def test_requests_without_a_valid_key_are_refused(locked: str) -> None:
                 assert answer.headers["www-authenticate"].startswith("Bearer")
                 assert answer.headers["content-type"] == "application/problem+json"
         assert api.get("/v2/none").status_code == 401
-        for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+        for path in (
+            "/healthz",
+            "/readyz",
+            "/docs",
+            "/openapi.json",
+            "/static/api.js",
+            "/static/swagger/swagger-ui.css",
+        ):
             assert api.get(path).status_code == 200
 
 

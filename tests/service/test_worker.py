@@ -157,7 +157,9 @@ def test_a_long_shard_is_set_aside_for_a_small_job(
         assert jobs.get(small.id).status != "failed"
     assert jobs.get(long.id).progress.shards_done == 0
     assert {status for status, _ in seen} == {"scoring"}
-    assert "its worker, which does tasks of other jobs first" in {reason for _, reason in seen}
+    assert "Its worker does the short tasks of other jobs first, then goes on with this one." in {
+        why for _, why in seen
+    }
     (lease,) = [lease for lease in jobs.workers(long.id).data if lease.task == "scores:0"]
     assert lease.attempts == 1
     together = results(workspace, wait_for(long.id, "succeeded"))
