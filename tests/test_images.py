@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         made.compose("up", "--detach", "--no-build", "--pull", "never", "--wait", "--wait-timeout", "240")
         yield made
     finally:
+        sys.stdout.write(made.compose("logs", "--tail", "50"))  # pytest shows it where a test fails
         made.compose("down", "--volumes", "--timeout", "5")
 
 
