@@ -26,12 +26,12 @@ test: $(VENV)/.installed-test browser
 test-deploy: $(VENV)/.installed-deploy
 	$(BIN)/python -m pytest tests/test_deploy.py
 
-# The images of deploy/Dockerfile. `make images DOCKER=podman BUILD='--build-arg BASE=…'`: another engine, other arguments.
-# Podman keeps a Dockerfile's health check in Docker's format only.
+# The images of deploy/Dockerfile, by Docker's BuildKit or with DOCKER=podman; BUILD adds options of `docker build`. Podman
+# keeps the health checks in Docker's format only.
 DOCKER := docker
 images:
-	BUILDAH_FORMAT=docker $(DOCKER) build $(BUILD) --file deploy/Dockerfile --target api --tag winnow-api .
-	BUILDAH_FORMAT=docker $(DOCKER) build $(BUILD) --file deploy/Dockerfile --target worker --tag winnow-worker .
+	DOCKER_BUILDKIT=1 BUILDAH_FORMAT=docker $(DOCKER) build $(BUILD) --file deploy/Dockerfile --target api --tag winnow-api .
+	DOCKER_BUILDKIT=1 BUILDAH_FORMAT=docker $(DOCKER) build $(BUILD) --file deploy/Dockerfile --target worker --tag winnow-worker .
 
 # Brings deploy/compose.yaml up with these images, and runs a job on CPUs through a kill and a restart.
 test-images: $(VENV)/.installed-deploy
