@@ -82,7 +82,7 @@ def test_the_licence_notices_name_every_package_and_its_texts() -> None:
     told = dict(re.findall(r"^(\S+ \S+): (.+)$", printed, re.MULTILINE))
     assert {f"{each.metadata['Name']} {each.version}" for each in distributions()} == set(told)
     assert told[f"winnow {__version__}"] == "Apache-2.0"
-    assert told[f"numpy {version('numpy')}"].startswith("BSD-3-Clause")
+    assert "BSD" in told[f"numpy {version('numpy')}"]
     assert re.search(r"^    numpy-\S+\.dist-info/licenses/LICENSE.txt$", printed, re.MULTILINE)
 
 
