@@ -1,6 +1,6 @@
 """The images in containers, as deploy/compose.yaml runs them, with a worker on CPUs: `make test-images`.
 
-Needs the images that `make images` builds, and Docker, or Podman's service under DOCKER_HOST.
+Needs a Docker engine with the images that `make images` builds.
 """
 
 import json
