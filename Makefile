@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test docs browser page faults scale-queue scale-select scale-selections scale-previews scale-planning ablation-truth test-deploy test-ray test-peers test-s3 test-install lint types fuzz gpu clean
+.PHONY: demo test docs browser page faults scale-queue scale-select scale-selections scale-previews scale-planning ablation-truth images test-images test-deploy test-ray test-peers test-s3 test-install lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
@@ -25,6 +25,17 @@ test: $(VENV)/.installed-test browser
 # Checks deploy/ with hadolint, Docker Compose, Helm and promtool, which is taken from Debian's `prometheus` if missing.
 test-deploy: $(VENV)/.installed-deploy
 	$(BIN)/python -m pytest tests/test_deploy.py
+
+# The images of deploy/Dockerfile, by Docker's BuildKit or with DOCKER=podman; BUILD adds options of `docker build`. Podman
+# keeps the health checks in Docker's format only.
+DOCKER := docker
+images:
+	DOCKER_BUILDKIT=1 BUILDAH_FORMAT=docker $(DOCKER) build $(BUILD) --file deploy/Dockerfile --target api --tag winnow-api .
+	DOCKER_BUILDKIT=1 BUILDAH_FORMAT=docker $(DOCKER) build $(BUILD) --file deploy/Dockerfile --target worker --tag winnow-worker .
+
+# Brings deploy/compose.yaml up with these images, and runs a job on CPUs through a kill and a restart.
+test-images: $(VENV)/.installed-deploy
+	WINNOW_TEST_IMAGES=1 $(BIN)/python -m pytest tests/test_images.py
 
 # A pool on a real Ray cluster of two nodes. Separate, because the package is large.
 test-ray: $(VENV)/.installed-ray

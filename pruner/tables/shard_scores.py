@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pruner.tables.dtypes import numpy_dtype
 from pruner.tables.part_file import create_part, read_metadata
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
@@ -77,7 +78,7 @@ class ScoresWriter:
         missing = rejected | ~has_text
         rows: list[np.ndarray] = [row_tokens, row_nll]
         for field, values in zip(list(SCHEMA)[2:5], surprisals, strict=True):
-            column = np.zeros(len(batch), field.type.to_pandas_dtype())
+            column = np.zeros(len(batch), numpy_dtype(field.type))
             column[has_text] = values
             rows.append(column)
         columns = [*(pa.array(values, mask=missing) for values in rows), reject]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pruner.tables.dtypes import numpy_dtype
 from pruner.tables.part_file import create_part
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
@@ -59,6 +60,6 @@ class ValuesWriter:
 def with_text(batch: pa.RecordBatch, values: np.ndarray, kind: Any) -> Any:
     """Values [D] of the D rows with text as an Arrow array [rows] of a type; null for other rows, and for NaN."""
     has_text = batch["reject"].is_null().to_numpy(zero_copy_only=False)
-    rows = np.full(len(batch), np.nan, kind.to_pandas_dtype())
+    rows = np.full(len(batch), np.nan, numpy_dtype(kind))
     rows[has_text] = values
     return pa.array(rows, kind, mask=~np.isfinite(rows))

@@ -100,6 +100,11 @@ def age(when: datetime, now: datetime | None = None) -> str:
     return f"{duration(((now or datetime.now(timezone.utc)) - when).total_seconds())} ago"
 
 
+def time(text: str) -> datetime:
+    """A time as the API writes it, in ISO 8601 with `Z`, which Python 3.10 does not read."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
 def utc(when: datetime) -> str:
     """Such as 2026-11-25 04:31 UTC."""
     return f"{when.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"

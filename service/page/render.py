@@ -1,7 +1,6 @@
 """Rendering of templates: with HTML escaping, and headers that restrict a page to this service's own files."""
 
 import hashlib
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ HEADERS = {
 }
 _FILTERS = (
     *("number", "compact", "percent", "perplexity", "percentile", "change", "ratio", "score_value"),
-    *("duration", "hours", "age", "utc", "html", "html_short", "setting"),
+    *("duration", "hours", "age", "time", "utc", "html", "html_short", "setting"),
 )
 
 
@@ -43,7 +42,6 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update({name: getattr(formats, name) for name in _FILTERS})
-    environment.filters["time"] = datetime.fromisoformat
     environment.globals.update(version=service.__version__, static=_static_url)
     return environment
 
