@@ -20,6 +20,7 @@ from pruner.export import export_file, kept_columns, parquet_file
 from tests.pruner.exports import encoded, export, scores
 
 ROWS = 60
+READS_NULL_PAIRS = int(pa.__version__.partition(".")[0]) >= 26  # nulls among lists of a fixed size
 KEPT = [0, 1, 3, 4, 9, 10, 17, 29, 31, 32, 33, 58]
 
 
@@ -50,7 +51,7 @@ def every_type() -> pa.Table:
         "bool": some(lambda row: row % 2 == 0),
         "list": some(lambda row: [row, None] * (row % 3), pa.list_(pa.int16())),
         "large list": some(lambda row: [str(row)], pa.large_list(pa.string())),
-        "pair": some(lambda row: [row, row + 1], pa.list_(pa.float32(), 2)),
+        "pair": some(lambda row: [row, row + 1], pa.list_(pa.float32(), 2)) if READS_NULL_PAIRS else pa.nulls(ROWS),
         "map": some(lambda row: [(f"k{row}", row)], pa.map_(pa.string(), pa.int32())),
         "struct": some(lambda row: {"a": row, "b": {"c": [{"d": str(row)}]}}),
         "words": some(lambda row: "ab"[row % 2]).dictionary_encode(),

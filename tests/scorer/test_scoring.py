@@ -1,6 +1,7 @@
 """The scoring loop: sums by hand, documents that never see each other, progress, and bounds."""
 
 import dataclasses
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -70,6 +71,8 @@ def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "mamba2"])
 def test_scores_are_the_labels_loss_window_after_window(tmp_path: Path, kind: str, special: dict[str, str]) -> None:
     if kind == "mamba2":
+        if sys.version_info < (3, 11):
+            pytest.skip("transformers for Python 3.10 normalizes the groups of Mamba-2 together, unlike later versions")
         model = mamba2(tmp_path, **special)
     else:
         config = {
