@@ -51,7 +51,8 @@ def relevant(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def explain(error: Mapping[str, Any], name: str) -> str:
     """One of the errors of a ValidationError as a sentence about the field `name`, such as `rate must be at most 1`."""
     if error["type"] == "missing" and error["loc"] and isinstance(error["loc"][-1], int):
-        return f"{name} must have more than {error['loc'][-1]} items".replace("1 items", "1 item")
+        least = error["loc"][-1] + 1
+        return f"{name} must have at least {least} item{'s' if least > 1 else ''}"
     message = _PATTERNS.get(error.get("ctx", {}).get("pattern", "")) or _MESSAGES.get(error["type"])
     if message is not None:
         limits = {

@@ -89,7 +89,7 @@ class TableRanking:
         encoded = domain.take(pa.array(row)).combine_chunks().dictionary_encode(null_encoding="encode")
         names = encoded.dictionary.to_pylist()
         with self._lock:
-            # NaN is no equal of itself, and one domain all the same.
+            # NaN differs from itself; rows with NaN are one domain all the same.
             codes = [self._codes.setdefault(name if name == name else _NAN, len(self._codes)) for name in names]
         return np.asarray(np.array(codes, dtype=np.int64)[encoded.indices.to_numpy()])
 

@@ -401,7 +401,7 @@ def test_a_job_without_a_reference(api: httpx.Client, work_off: WorkOff, body: d
         ({"stages": [{"at_least": 1}]}, "stages.0", "thresholds are on a score: give 'score'"),
         ({"stages": [{"score": "edu", "at_least": "3"}]}, "stages.0.at_least", "at_least must be a number"),
         ({"stages": []}, "stages", "stages must not be empty"),
-        ({"difference": ["perplexity"]}, "difference.1", "difference must have more than 1 item"),
+        ({"difference": ["perplexity"]}, "difference.1", "difference must have at least 2 items"),
         ({"difference": "big"}, "difference", "difference must be a list"),
         ({"rank_sum": [["edu", 1.5]]}, "rank_sum.0.1", "rank_sum must be a whole number"),
         ({"name": "a/b"}, "name", "name must have only letters, digits, '.', '_' and '-'"),
