@@ -83,7 +83,7 @@ def test_the_licence_notices_name_every_package_and_its_texts() -> None:
     assert {f"{each.metadata['Name']} {each.version}" for each in distributions()} == set(told)
     assert told[f"winnow {__version__}"] == "Apache-2.0"
     assert "BSD" in told[f"numpy {version('numpy')}"]
-    assert re.search(r"^    numpy-\S+\.dist-info/licenses/LICENSE.txt$", printed, re.MULTILINE)
+    assert re.search(r"^    numpy-\S+\.dist-info/\S*LICENSE\.txt$", printed, re.MULTILINE)
 
 
 @pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gpu.yaml"]], ids=len)

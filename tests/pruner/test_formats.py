@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def table(rows: Rows, delimiter: str = ",") -> bytes:
         text = "" if value is None else str(value)
         return '"{}"'.format(text.replace('"', '""')) if set(text) & {delimiter, '"', "\r", "\n"} else text
 
-    # By hand, as the csv module of Python 3.10 writes no NUL.
+    # By hand: the csv module of Python 3.10 writes no NUL.
     lines = [list(rows[0]), *(list(row.values()) for row in rows)]
     return "".join(delimiter.join(map(cell, line)) + "\r\n" for line in lines).encode()
 
@@ -81,6 +82,8 @@ def check(path: Path, rows: Rows) -> None:
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("kind", TEXT)
 def test_text_formats_with_each_codec(tmp_path: Path, rows: Rows, kind: str, codec: str) -> None:
+    if kind in (".csv", ".tsv") and sys.version_info < (3, 11):  # its csv module reads no NUL
+        rows = [row | {"text": row["text"].replace("\0", "")} for row in rows]
     data = CODECS[codec](TEXT[kind](rows))
     for name in (f"a{kind}{codec}", f"A{kind}{codec}".upper()):
         check(write(tmp_path / name, data), rows)
