@@ -27,7 +27,7 @@ from tests.pruner.scored import SPLIT, ScoredCorpus, corpus_spec, write_selectio
 
 Rows = list[dict[str, Any]]
 MASK = 2**64 - 1
-OF_PREVIEWS = {"inside", "ranked_documents", "value_min", "value_max"}
+OF_PREVIEWS = {"inside", "ranked_documents", "value_min", "value_max", "bin_documents", "bin_tokens"}
 RATES = st.one_of(st.sampled_from([0.5, 0.25, 1.0, 0.145, 1e-9]), st.floats(0, 1, exclude_min=True, width=32))
 COMMON: Any = {
     "rate": RATES,
