@@ -89,8 +89,9 @@ def work_off(worker: PoolWorker) -> Callable[[], None]:
 
 
 @pytest.fixture
-def start_worker(fork_server: None, redis_url: str, workspace: Workspace) -> Iterator[StartWorker]:
+def start_worker(fork_server: None, redis_url: str, workspace: Workspace, jobs: Jobs) -> Iterator[StartWorker]:
     """Starts worker processes on this test's workspace; the test's end kills them."""
+    jobs.check()  # else a worker may rebuild the queue just when the test submits a job, which is refused then
     started: list[Forked] = []
 
     def start(name: str | None = None, **settings: Any) -> Forked:
