@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 # The tests BESIDE, lint and types run in parallel with the other tests at a lower priority; their output comes last. Torch
 # has one thread in each group. Triton's interpreter is on for all tests of kernels at once, which saves a process for each
 # file. `make` and not its variable, by which `make -n test` would run the tests.
-BESIDE := tests/scorer tests/pruner tests/page tests/service/test_ablations.py tests/service/test_scorers.py
+BESIDE := tests/scorer tests/pruner tests/page tests/service/test_ablations.py tests/service/test_scorers.py tests/service/test_cli.py tests/service/test_prune.py
 test: $(VENV)/.installed-test browser
 	@mkdir -p build; export OMP_NUM_THREADS=1; \
 	nice -n 10 make lint types >build/checks.txt 2>&1 & checks=$$!; \
