@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from pruner.spec import SelectionSpec
 from service.contract.names import ENDED
-from service.page.format import duration
+from service.page.format import duration, time
 from service.page.progress_view import STAGES, time_left
 
 _SELECTIONS_MAX = 3  # named in a row
@@ -43,7 +43,7 @@ def _duration(job: dict[str, Any], now: datetime) -> str:
     """From the start to the end, or so far; empty for a job that has not started."""
     if job["started_at"] is None:
         return ""
-    started = datetime.fromisoformat(job["started_at"])
+    started = time(job["started_at"])
     if job["finished_at"] is None:
         return f"{duration((now - started).total_seconds())} so far"
-    return duration((datetime.fromisoformat(job["finished_at"]) - started).total_seconds())
+    return duration((time(job["finished_at"]) - started).total_seconds())
