@@ -131,15 +131,16 @@ def list_files(
         is_empty, seen_here = not found.entries, seen.setdefault(path.store, {})
         for entry in _originals_first(path.scheme, found):
             file = FoundFile(path.scheme, entry.path, entry.size, entry.version, common[path.scheme], entry.named)
+            relative = file.relative
             for globs in idle.values():
-                globs -= {glob for glob in globs if matches_file(file.relative, glob)}
+                globs.difference_update([glob for glob in globs if matches_file(relative, glob)])
             known = seen_here.get(entry.real)
             if known is not None:
                 some = True
                 if known != entry.path:
                     listing.leave_out("files that are read under another name", file.url)
                 continue
-            why = _left_out(entry, file.relative, spec, ignored if path.scheme == LOCAL else ())
+            why = _left_out(entry, relative, spec, ignored if path.scheme == LOCAL else ())
             if why is not None:
                 listing.leave_out(why, file.url)
                 continue
