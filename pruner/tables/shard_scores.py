@@ -17,6 +17,7 @@ from pruner.tables.dtypes import numpy_dtype
 from pruner.tables.part_file import create_part, read_metadata
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
+from pruner.tables.values import has_text
 
 NO_TOKEN = "fewer than one scored token"  # noqa: S105 (no password)
 NON_FINITE = "non-finite NLL"
@@ -63,23 +64,23 @@ class ScoresWriter:
         n_tokens int [D], nll float64 [D] and the three `surprisals` [D], in the order of the columns, have an entry for
         each of the D rows with text. Raises ValueError for arrays of another length.
         """
-        has_text = batch["reject"].is_null().to_numpy(zero_copy_only=False)
+        there = has_text(batch)
         row_tokens, row_nll = np.zeros(len(batch), np.int32), np.zeros(len(batch))
-        if not len(n_tokens) == len(nll) == np.count_nonzero(has_text):
-            raise ValueError(f"{len(n_tokens)} and {len(nll)} scores for {np.count_nonzero(has_text)} texts")
-        row_tokens[has_text], row_nll[has_text] = n_tokens, nll
-        no_token = has_text & (row_tokens < 1)
-        non_finite = has_text & ~no_token & ~np.isfinite(row_nll)
+        if not len(n_tokens) == len(nll) == np.count_nonzero(there):
+            raise ValueError(f"{len(n_tokens)} and {len(nll)} scores for {np.count_nonzero(there)} texts")
+        row_tokens[there], row_nll[there] = n_tokens, nll
+        no_token = there & (row_tokens < 1)
+        non_finite = there & ~no_token & ~np.isfinite(row_nll)
         rejected = no_token | non_finite
         reject = pa.nulls(len(batch), pa.string())
         if rejected.any():
             reasons = np.where(no_token, NO_TOKEN, NON_FINITE)
             reject = pa.array(reasons.tolist(), pa.string(), mask=~rejected)
-        missing = rejected | ~has_text
+        missing = rejected | ~there
         rows: list[np.ndarray] = [row_tokens, row_nll]
         for field, values in zip(list(SCHEMA)[2:5], surprisals, strict=True):
             column = np.zeros(len(batch), numpy_dtype(field.type))
-            column[has_text] = values
+            column[there] = values
             rows.append(column)
         columns = [*(pa.array(values, mask=missing) for values in rows), reject]
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))

@@ -57,9 +57,13 @@ class ValuesWriter:
         return self._stack.__exit__(kind, error, trace)
 
 
+def has_text(batch: pa.RecordBatch) -> np.ndarray:
+    """Whether each row of documents has text: bool [rows]. Another is a reject."""
+    return np.asarray(batch["reject"].is_null().to_numpy(zero_copy_only=False))
+
+
 def with_text(batch: pa.RecordBatch, values: np.ndarray, kind: Any) -> Any:
     """Values [D] of the D rows with text as an Arrow array [rows] of a type; null for other rows, and for NaN."""
-    has_text = batch["reject"].is_null().to_numpy(zero_copy_only=False)
     rows = np.full(len(batch), np.nan, numpy_dtype(kind))
-    rows[has_text] = values
+    rows[has_text(batch)] = values
     return pa.array(rows, kind, mask=~np.isfinite(rows))

@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from pruner.select.histogram import BinsSoFar
 from pruner.tables.shard_scores import ScoresWriter, read_counts
 from pruner.tables.storage import Storage
-from pruner.tables.values import PRIOR, with_text
+from pruner.tables.values import PRIOR, has_text, with_text
 from scorer.errors import OutOfMemory
 from scorer.prior import TokenPrior
 from service.kinds import model, model_files, passes, prior
@@ -177,7 +176,7 @@ class ShardScoring:
                 for batch, nll, n_tokens, surprisals, tokens in self._scores:
                     scores.append(batch, n_tokens, nll, surprisals)
                     tables.append(batch)
-                    self._counted.append((_has_text(batch), n_tokens, nll))
+                    self._counted.append((has_text(batch), n_tokens, nll))
                     if priors is not None and common is not None:
                         priors.append(*(with_text(batch, found, PRIOR.types[0]) for found in common.measure(tokens)))
                     if self.others:
@@ -214,17 +213,13 @@ class ShardScoring:
     def _on_progress(self, documents: int, tokens: int) -> None:
         if self._beat is not None:
             if time.monotonic() - self._counted_at > _COUNT_SECONDS and self._task.node.name == passes.SCORES:
-                rows = ((_has_text(batch), n_tokens, nll) for batch, nll, n_tokens in self._scores.under_way())
+                rows = ((has_text(batch), n_tokens, nll) for batch, nll, n_tokens in self._scores.under_way())
                 self._beat.show_bins(self._counted.bins(rows))
                 self._counted_at = time.monotonic()
             self._beat(documents, tokens)
         if self._then is not None and self._scores.all_loaded:
             then, self._then = self._then, None
             then()
-
-
-def _has_text(batch: pa.RecordBatch) -> np.ndarray:
-    return np.asarray(batch["reject"].is_null().to_numpy(zero_copy_only=False))
 
 
 def _others(task: Task, loaded: "Reference") -> list[ModelRecord]:
