@@ -3,7 +3,6 @@
 import gc
 import json
 import os
-import re
 import statistics
 import threading
 import time
@@ -26,6 +25,7 @@ from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
 from tests.faults.audit import Figures, prefix, private_redis
 from tests.faults.load import Load
+from tests.scale.processes import resident_mib
 from tests.service.pool import until
 from tests.service.serving import Service
 
@@ -34,13 +34,6 @@ Serve = Callable[..., Service]
 STATUS_SECONDS = 0.1  # in which 99 of 100 answers about a job's status are there
 PAGE_SECONDS = 0.1
 GROWTH = 1.1  # of the service's memory from the second half of a load to its end
-
-
-def memory(pid: int) -> float:
-    """MiB of memory that a process has."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found.group(1)) / 1024
 
 
 @contextmanager
@@ -91,7 +84,7 @@ def test_users_at_once(
         under.start()
         while under.is_alive():
             under.join(size["seconds"] / 40)
-            sizes.append(memory(service.process.pid))
+            sizes.append(resident_mib(service.process.pid))
         scored, took = int(redis.hget(totals, "scores/tokens")) - scored, time.monotonic() - started
 
     assert load.broken == []

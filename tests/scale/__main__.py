@@ -7,7 +7,7 @@ from pathlib import Path
 from service.queue.leases import connect
 from service.run.redis_server import RedisServer
 from tests.scale import bench_queue, bench_service
-from tests.scale.figures import Figure, table
+from tests.scale.figures import Figure, show
 
 SIZES = (200, 200_000)
 
@@ -28,8 +28,7 @@ def measure(shards: int) -> list[Figure]:
 def main() -> int:
     """Prints a table; returns the exit status."""
     columns = {f"{shards:,} shards": measure(shards) for shards in SIZES}
-    sys.stdout.write(table(columns) + "\n")
-    return int(any(figure.missed for figures in columns.values() for figure in figures))
+    return show(columns)
 
 
 if __name__ == "__main__":

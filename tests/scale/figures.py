@@ -1,6 +1,7 @@
 """Figures of a benchmark: percentiles, and a table with a column for each size and the missed targets."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,12 @@ def table(columns: dict[str, list[Figure]]) -> str:
         missed = "   MISSED" if any(figure.missed for figure in row) else ""
         lines.append(f"{row[0].name:{width}}{cells}{verdict}{missed}")
     return "\n".join(lines)
+
+
+def show(columns: dict[str, list[Figure]]) -> int:
+    """Prints the table. Returns the exit status: 1 if a target is missed."""
+    sys.stdout.write(table(columns) + "\n")
+    return int(any(figure.missed for figures in columns.values() for figure in figures))
 
 
 def _number(value: float) -> str:

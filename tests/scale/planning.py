@@ -19,7 +19,7 @@ from pruner.corpus.listing import list_files
 from pruner.corpus.plan_file import read_plan, write_plan
 from pruner.spec import CorpusSpec
 from pruner.tables.storage import Storage
-from tests.scale.figures import Figure, table
+from tests.scale.figures import Figure, show
 from tests.scale.processes import peak_mib
 
 FOLDER_FILES, LINKS = 1_000, 50_000  # in a folder, and to one file
@@ -134,8 +134,7 @@ def main() -> int:
     figures = measure_listing(files)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         figures += measure_planning(Path(name), files)
-    sys.stdout.write(table({f"{files:,} files": figures}) + "\n")
-    return int(any(figure.missed for figure in figures))
+    return show({f"{files:,} files": figures})
 
 
 if __name__ == "__main__":

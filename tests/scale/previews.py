@@ -19,7 +19,7 @@ from pruner.select.key_limits import block_limits
 from pruner.tables.storage import Storage
 from service.contract.schemas import JobRequest
 from service.work.local import prune
-from tests.scale.figures import Figure, percentile, table
+from tests.scale.figures import Figure, percentile, show
 from tests.scale.processes import resident_mib
 from tests.service.pool import train_a_step, write_corpus
 from tests.service.serving import Service
@@ -131,8 +131,7 @@ def main() -> int:
     documents = int(float(sys.argv[1])) if len(sys.argv) > 1 else 10**8
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         figures = measure(Path(name), documents)
-    sys.stdout.write(table({f"{documents:,} documents": figures}) + "\n")
-    return int(any(figure.missed for figure in figures))
+    return show({f"{documents:,} documents": figures})
 
 
 if __name__ == "__main__":
