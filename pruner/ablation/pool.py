@@ -17,6 +17,7 @@ BYTES_PER_TOKEN = 4.0  # where no reference has counted tokens
 _SPARE = 1.6  # text is planned for a tokenizer that is not learnt yet: it may need so many bytes a token more
 _FEWEST = 20  # documents of a sub-pool
 _ORDER, _DRAW, _AGAIN = range(3)  # what a hash is for
+_SEEDS = 3 << 62  # added to seeds, which are smaller, so that train splits and random selections draw by other hashes
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Pool:
 
     def hashes(self, seed: int, use: int) -> np.ndarray:
         """A hash of each document for a use, uint64 [documents]."""
-        return np.asarray(row_hash(3 * seed + use, self.file, self.row))
+        return np.asarray(row_hash(_SEEDS + 3 * seed + use, self.file, self.row))
 
     def _keys(self) -> np.ndarray:
         return np.asarray(self.file << 40 | self.row)

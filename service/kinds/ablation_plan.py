@@ -12,7 +12,7 @@ from service.kinds.job_files import JobFiles
 from service.store.records import WantedAblation
 from service.store.workspace import digest
 
-VERSION = 2  # raised when a change of the code changes the results of ablations
+VERSION = 3  # raised when a change of the code changes the results of ablations
 
 PLAN, TOKENS, READINGS, TEXTS, ITEMS, TOKENIZER = (
     *("plan.json", "tokens.bin", "readings.npz", "texts.parquet", "items.parquet", "tokenizer.json"),

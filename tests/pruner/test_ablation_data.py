@@ -15,7 +15,9 @@ from pruner.ablation.task_reader import read_tasks
 from pruner.ablation.tasks import TaskItem
 from pruner.ablation.tasks import read_tasks as read_task_files
 from pruner.corpus.paths import Roots
+from pruner.corpus.train_split import in_split
 from pruner.errors import InputError
+from pruner.ranks.rank_key import selection_hash
 
 DOCUMENTS = 2_000
 
@@ -47,6 +49,18 @@ def test_a_random_arm_draws_as_many_documents_anew_for_each_seed() -> None:
     drawn = [set(found.of("random-0.5", seed).documents.tolist()) for seed in (0, 1)]
     assert [len(each) for each in drawn] == [1_000, 1_000]
     assert len(drawn[0] & drawn[1]) < 600
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sub_pool_depends_on_no_train_split_and_no_random_selection(seed: int) -> None:
+    everything = pool()
+    for number in range(12):
+        in_splits = np.concatenate([in_split(number, 0.5, file, 0, 1_000) for file in (0, 1)])
+        drawn = selection_hash(number, everything.file, everything.row) < np.uint64(2**63)
+        for use in range(3):
+            low = everything.hashes(seed, use) < np.uint64(2**63)
+            assert (low & in_splits).sum() == pytest.approx(DOCUMENTS / 4, rel=0.15)
+            assert (low & drawn).sum() == pytest.approx(DOCUMENTS / 4, rel=0.15)
 
 
 def test_a_run_reads_no_more_text_than_it_needs_and_a_tiny_sub_pool_is_refused() -> None:
