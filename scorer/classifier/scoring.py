@@ -22,14 +22,14 @@ from scorer.causal_lm.reference import memory_errors
 from scorer.classifier.classifier import Classifier
 from scorer.classifier.forward import pack_of
 from scorer.classifier.windows import Windows
-from scorer.engine.batch_loader import Tag
+from scorer.engine.batch_loader import Tag, sample
 from scorer.engine.executor import run_in_thread
 
 OnProgress = Callable[[int, int], None]
 Values = tuple[Tag, NDArray[np.float32]]
 
 _AHEAD = 8  # blocks that are tokenized ahead
-_GROUP = 8  # batches whose windows are sorted together
+_GROUP = 8  # batches whose windows are sorted together, at most
 _WAIT_SECONDS = 0.5  # between two calls of `on_progress` while a block is awaited
 _CLOSE_SECONDS = 10.0  # for the loading thread to end
 
@@ -97,6 +97,8 @@ class Classifying(Generic[Tag]):
         self.all_loaded = False  # whether every text is read and tokenized
         self._classifier, self._all_windows, self._aggregate = classifier, all_windows, aggregate
         self.budget = classifier.budget  # one for all, even if the classifier's is halved meanwhile
+        # A batch lacks less than a window, so that a group of this size has no small batch at its end.
+        self._group = _GROUP * max(self.budget - classifier.tokenizer.limit, self.budget // 2)
         self._on_progress = on_progress
         self._texts = blocks
         self._ready: queue.Queue[_Block[Tag] | BaseException | None] = queue.Queue(_AHEAD)
@@ -120,7 +122,11 @@ class Classifying(Generic[Tag]):
             # The library works on all cores at a block, but not all the time: some blocks are at work at once.
             with ThreadPoolExecutor(tokenizer.threads, "tokenizer") as pool:
                 begun: deque[tuple[Tag, Future[Windows]]] = deque()
+                checked = False
                 for texts, tag in self._texts:
+                    if not checked and any(texts):
+                        tokenizer.check(sample(texts))
+                        checked = True
                     begun.append((tag, pool.submit(tokenizer.encode, texts, self._all_windows)))
                     if len(begun) > tokenizer.threads and not self._put_first(begun):
                         return
@@ -174,7 +180,7 @@ class Classifying(Generic[Tag]):
             for number, length in enumerate(block.windows.ids.lengths.tolist()):
                 gathered.append(_Window(block, number, length))  # type: ignore[arg-type]
                 size += length
-                if size >= _GROUP * self.budget:
+                if size >= self._group:
                     running.append(self._start(gathered))
                     gathered, size = [], 0
                     while len(running) > on_gpu:  # a GPU has a group to work on while the next is made

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scorer.classifier.wordpiece import WordPieceWindows
 from scorer.errors import BadReference, one_line
-from scorer.tokenizer.backends import Encoded
+from scorer.tokenizer.backends import HARD_TEXTS, Encoded, is_fault
 
 # Of a long text only the first characters are tokenized, if they give enough tokens more than are kept.
 _CHARACTERS_A_TOKEN, _MORE = 6, 512
@@ -29,7 +30,10 @@ class Windows:
 
 
 class WindowTokenizer:
-    """Cuts texts into windows of up to `limit` ids. `threads` may call it at once."""
+    """Cuts texts into windows of up to `limit` ids. `threads` may call it at once.
+
+    By nanotoken where it is installed, reads the tokenizer, and gives the ids of the library that transformers uses.
+    """
 
     def __init__(self, folder: Path, context: int) -> None:
         """`context` is the most positions that the model reads. Raises BadReference."""
@@ -46,6 +50,7 @@ class WindowTokenizer:
                 " set model_max_length in tokenizer_config.json"
             )
         self._fast: Any = None
+        self._wordpiece: WordPieceWindows | None = None
         self.threads = _THREADS if self._auto.is_fast else 1
         if self._auto.is_fast:
             self._fast = self._auto.backend_tokenizer
@@ -53,6 +58,8 @@ class WindowTokenizer:
             self._fast.enable_truncation(self.limit, stride=0, strategy="longest_first", direction=side)
             self._fast.no_padding()
             self._spaces = _word_ends(self._fast) if side == "right" else ""
+            self._wordpiece = _wordpiece(self._fast, self.limit) if side == "right" else None
+            self.check([*HARD_TEXTS, " ".join(HARD_TEXTS) * (1 + self.limit // 512)])
 
     @property
     def largest(self) -> int:
@@ -62,21 +69,42 @@ class WindowTokenizer:
     @property
     def library(self) -> str:
         """The library in use and its version."""
-        name = "transformers" if self._fast is None else "tokenizers"
+        name = "transformers" if self._fast is None else "tokenizers" if self._wordpiece is None else "nanotoken"
         return f"{name} {version(name)}"
+
+    def check(self, texts: list[str]) -> None:
+        """Compares nanotoken with tokenizers on these texts; if an id differs, nanotoken is not used any more."""
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]
+        for all_windows in (False, True):
+            if self._wordpiece is not None:
+                found, exact = self._encode(texts, all_windows), _flat(self._exact(texts, all_windows), len(texts))
+                pairs = ((found.ids.ids, exact.ids.ids), (found.ids.starts, exact.ids.starts))
+                if not all(np.array_equal(*pair) for pair in (*pairs, (found.document, exact.document))):
+                    self._wordpiece = None
 
     def encode(self, texts: list[str], all_windows: bool) -> Windows:
         """The first window of each text, or all of them. A lone surrogate is read as `?`."""
         try:
-            found = self._encode(texts, all_windows)
+            return self._encode(texts, all_windows)
         except (UnicodeEncodeError, TypeError):
-            found = self._encode([text.encode("utf-8", "replace").decode() for text in texts], all_windows)
-        windows = [(document, ids) for document, made in enumerate(found) for ids in made if ids]
-        document = np.fromiter((number for number, _ in windows), np.int64, len(windows))
-        return Windows(Encoded.of([ids for _, ids in windows]), document, len(texts))
+            return self._encode([text.encode("utf-8", "replace").decode() for text in texts], all_windows)
 
-    def _encode(self, texts: list[str], all_windows: bool) -> list[list[list[int]]]:
-        """The windows of each text."""
+    def _encode(self, texts: list[str], all_windows: bool) -> Windows:
+        if (wordpiece := self._wordpiece) is None:
+            return _flat(self._exact(texts, all_windows), len(texts))
+        try:
+            ids, document = wordpiece.all(texts) if all_windows else wordpiece.first(texts)
+        except UnicodeEncodeError:
+            raise
+        except BaseException as error:  # a text that it cannot read
+            if not is_fault(error):
+                raise
+            self._wordpiece = None
+            return self._encode(texts, all_windows)
+        return Windows(ids, document, len(texts))
+
+    def _exact(self, texts: list[str], all_windows: bool) -> list[list[list[int]]]:
+        """The windows of each text by the library that transformers uses."""
         if self._fast is None:
             return [self._by_python(text, all_windows) for text in texts]
         encode = self._fast.encode_batch_fast  # without offsets, which takes a third less time
@@ -104,6 +132,21 @@ class WindowTokenizer:
         size = self.limit - self._auto.num_special_tokens_to_add(pair=False)
         build = self._auto.build_inputs_with_special_tokens
         return [build(ids[start : start + size]) for start in range(0, max(1, len(ids)), size)]
+
+
+def _wordpiece(exact: Any, limit: int) -> WordPieceWindows | None:
+    """The same tokenizer in nanotoken, or None if that is not installed or does not support it."""
+    try:
+        return WordPieceWindows(exact, limit)
+    except Exception:  # not installed, or not for this tokenizer
+        return None
+
+
+def _flat(found: list[list[list[int]]], documents: int) -> Windows:
+    """Windows from the ids of each window of each document; those without an id are left out."""
+    windows = [(document, ids) for document, made in enumerate(found) for ids in made if ids]
+    document = np.fromiter((number for number, _ in windows), np.int64, len(windows))
+    return Windows(Encoded.of([ids for _, ids in windows]), document, documents)
 
 
 def _word_ends(tokenizer: Any) -> str:

@@ -148,7 +148,7 @@ class BatchLoader(Generic[Tag]):
                     yield tag, texts
                     continue
                 if not checked and any(texts):
-                    tokenizer.check(_sample(texts))
+                    tokenizer.check(sample(texts))
                     checked = True
                 future: Future[Encoded] = Future()
                 threading.Thread(target=_fulfil, args=(future, tokenizer.encode, texts), daemon=True).start()
@@ -181,8 +181,8 @@ def lay_out(windows: list[Window], buffer: BatchBuffer, reference: Reference, bu
     return Batch(windows, np.array(lengths, np.int64), buffer)
 
 
-def _sample(texts: list[str]) -> list[str]:
-    """The first texts, up to a fixed size."""
+def sample(texts: list[str]) -> list[str]:
+    """The first texts, up to a fixed size, by which two tokenizers are compared."""
     sample: list[str] = []
     left = _SAMPLE
     for text in texts:

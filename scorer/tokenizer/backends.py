@@ -26,7 +26,7 @@ _TRIES = 8  # cuts to try in a piece's length of text
 # A single space between two letters, or the start of a line that begins with a letter: words do not cross these.
 _GAP = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])|(?<=\n)(?=[^\W\d_])")
 # Texts on which two tokenizers differ, if they differ at all.
-_HARD_TEXTS = [
+HARD_TEXTS = [
     "",
     " ",
     "I'll can't WE'D 's 'S it\u2019s",
@@ -79,7 +79,7 @@ class Encoder:
         """`exact` must be set to recognize no special tokens."""
         self._exact = exact
         self._fast = _fastokens(exact)
-        self.check(_HARD_TEXTS)
+        self.check(HARD_TEXTS)
 
     @property
     def library(self) -> str:
@@ -103,8 +103,8 @@ class Encoder:
                 return fast(texts)
             except UnicodeEncodeError:
                 raise
-            except BaseException as error:  # a text that it cannot read; a Rust panic is not an Exception
-                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            except BaseException as error:  # a text that it cannot read
+                if not is_fault(error):
                     raise
                 self._fast = None
         return self._encode_exact(texts)
@@ -136,6 +136,11 @@ def _fastokens(exact: tokenizers.Tokenizer) -> Encode | None:
         return Encoded(np.frombuffer(ids, np.int32), np.frombuffer(starts, np.int64))
 
     return encode
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether a library of Rust has failed, and not something else ended the call: a panic is not an Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _has_lone_surrogate(text: str) -> bool:

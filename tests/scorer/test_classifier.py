@@ -16,6 +16,7 @@ from scorer.classifier.classifier import Classifier, inspect, load
 from scorer.classifier.forward import ClassifierModel
 from scorer.classifier.scoring import classify
 from scorer.classifier.windows import WindowTokenizer
+from scorer.classifier.wordpiece import WordPieceWindows
 from scorer.errors import BadReference
 from tests.scorer.classifier_folders import CHANGED_BY_PADDING, CONFIGS, CONTEXT, make_classifier, own_values
 from tests.scorer.model_folders import PROSE, change_json, wrong
@@ -126,6 +127,45 @@ def test_long_texts_are_tokenized_as_whole_ones(folder: Path) -> None:
     own = tf.AutoTokenizer.from_pretrained(folder)
     found = WindowTokenizer(folder, CONTEXT).encode(texts, all_windows=False)
     assert [ids.tolist() for ids in found.ids] == own(texts, truncation=True)["input_ids"]
+
+
+def test_wordpiece_has_the_windows_of_tokenizers(folder: Path) -> None:
+    pytest.importorskip("nanotoken")
+    tokenizer = WindowTokenizer(folder, CONTEXT)
+    assert tokenizer.library.startswith("nanotoken ")
+    texts = [
+        *TEXTS,
+        "",
+        "a\x0bb\x1cc \u0300d\u00a0e\u3000f",
+        "ẛ̣ ß İ ǅ " * 20,
+        "[CLS]a[SEP]" * 30,
+        "\ud800 a",
+        PROSE * 50,
+    ]
+    for all_windows in (False, True):
+        found = tokenizer.encode(texts, all_windows)
+        exact = tokenizer._exact([text.replace("\ud800", "?") for text in texts], all_windows)
+        assert [ids.tolist() for ids in found.ids] == [ids for windows in exact for ids in windows]
+        assert found.document.tolist() == [number for number, windows in enumerate(exact) for _ in windows]
+
+
+def test_a_fast_way_that_differs_or_fails_is_left_for_good(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nanotoken")
+    first = WordPieceWindows.first
+
+    def wrong(self: WordPieceWindows, texts: list[str]) -> Any:
+        if "fail" in texts:
+            raise ValueError("too deep")
+        return first(self, ["other" if text == "odd" else text for text in texts])
+
+    monkeypatch.setattr(WordPieceWindows, "first", wrong)
+    for odd in ("odd", "fail"):
+        tokenizer = WindowTokenizer(folder, CONTEXT)
+        tokenizer.check([PROSE])
+        assert tokenizer.library.startswith("nanotoken ")
+        tokenizer.check([PROSE, odd])
+        assert tokenizer.library.startswith("tokenizers ")
+        assert tokenizer.encode([odd], False).ids[0].tolist() == tokenizer._exact([odd], False)[0][0]
 
 
 @pytest.mark.parametrize("split", [True, False])
