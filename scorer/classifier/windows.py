@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.classifier.wordpiece import WordPieceWindows
 from scorer.errors import BadReference, one_line
 from scorer.tokenizer.backends import HARD_TEXTS, Encoded, is_fault
 
 # Of a long text only the first characters are tokenized, if they give enough tokens more than are kept.
 _CHARACTERS_A_TOKEN, _MORE = 6, 512
 _MOST_TOKENS = 20  # of a character, which may be normalized to as many
-_THREADS = 4  # with tokenizers, which frees Python's lock while it works
+_THREADS = 4  # with libraries that free Python's lock while they work
+_CACHE_ENTRIES = 1 << 17  # in each of nanotoken's two caches of a thread: 16 MiB
+_SAMPLE = "Some words, by which the special tokens before and after a text are found."
 
 
 @dataclass(frozen=True)
@@ -43,23 +45,25 @@ class WindowTokenizer:
             raise BadReference(f"{folder}: model_max_length in tokenizer_config.json is {length!r}; set it to a number")
         self.limit = int(min(length, context))
         self.pad: int = self._auto.pad_token_id if self._auto.pad_token_id is not None else 0
-        special = self._auto.num_special_tokens_to_add(pair=False)
-        if self.limit <= special:
+        self._before, self._after = _special_ids(self._auto, folder)
+        self._size = self.limit - len(self._before) - len(self._after)  # ids of the text in a window
+        if self._size <= 0:
             raise BadReference(
-                f"{folder}: the tokenizer cuts texts to {self.limit} tokens, {special} of them special ones;"
-                " set model_max_length in tokenizer_config.json"
+                f"{folder}: the tokenizer cuts texts to {self.limit} tokens, {self.limit - self._size} of them special"
+                " ones; set model_max_length in tokenizer_config.json"
             )
+        self._from_left = self._auto.truncation_side == "left"
         self._fast: Any = None
-        self._wordpiece: WordPieceWindows | None = None
+        self._spaces = ""
+        self._quick: Callable[[list[str]], Encoded] | None = None
         self.threads = _THREADS if self._auto.is_fast else 1
         if self._auto.is_fast:
             self._fast = self._auto.backend_tokenizer
-            side = self._auto.truncation_side
-            self._fast.enable_truncation(self.limit, stride=0, strategy="longest_first", direction=side)
+            self._fast.no_truncation()  # versions of tokenizers that truncate lose the windows after the second
             self._fast.no_padding()
-            self._spaces = _word_ends(self._fast) if side == "right" else ""
-            self._wordpiece = _wordpiece(self._fast, self.limit) if side == "right" else None
-            self.check([*HARD_TEXTS, " ".join(HARD_TEXTS) * (1 + self.limit // 512)])
+            self._spaces = "" if self._from_left else _word_ends(self._fast)
+            self._quick = _nanotoken(self._fast)
+            self.check(HARD_TEXTS)
 
     @property
     def largest(self) -> int:
@@ -69,84 +73,108 @@ class WindowTokenizer:
     @property
     def library(self) -> str:
         """The library in use and its version."""
-        name = "transformers" if self._fast is None else "tokenizers" if self._wordpiece is None else "nanotoken"
+        name = "transformers" if self._fast is None else "tokenizers" if self._quick is None else "nanotoken"
         return f"{name} {version(name)}"
 
     def check(self, texts: list[str]) -> None:
         """Compares nanotoken with tokenizers on these texts; if an id differs, nanotoken is not used any more."""
+        if self._quick is None:
+            return
         texts = [text.encode("utf-8", "replace").decode() for text in texts]
-        for all_windows in (False, True):
-            if self._wordpiece is not None:
-                found, exact = self._encode(texts, all_windows), _flat(self._exact(texts, all_windows), len(texts))
-                pairs = ((found.ids.ids, exact.ids.ids), (found.ids.starts, exact.ids.starts))
-                if not all(np.array_equal(*pair) for pair in (*pairs, (found.document, exact.document))):
-                    self._wordpiece = None
+        found, exact = self._encode(texts, True), self._exact(texts)
+        if not (np.array_equal(found.ids, exact.ids) and np.array_equal(found.starts, exact.starts)):
+            self._quick = None
 
     def encode(self, texts: list[str], all_windows: bool) -> Windows:
         """The first window of each text, or all of them. A lone surrogate is read as `?`."""
         try:
-            return self._encode(texts, all_windows)
+            found = self._encode(texts, all_windows)
         except (UnicodeEncodeError, TypeError):
-            return self._encode([text.encode("utf-8", "replace").decode() for text in texts], all_windows)
+            found = self._encode([text.encode("utf-8", "replace").decode() for text in texts], all_windows)
+        return self._cut(found, all_windows)
 
-    def _encode(self, texts: list[str], all_windows: bool) -> Windows:
-        if (wordpiece := self._wordpiece) is None:
-            return _flat(self._exact(texts, all_windows), len(texts))
-        try:
-            ids, document = wordpiece.all(texts) if all_windows else wordpiece.first(texts)
-        except UnicodeEncodeError:
-            raise
-        except BaseException as error:  # a text that it cannot read
-            if not is_fault(error):
+    def _encode(self, texts: list[str], whole: bool) -> Encoded:
+        """The ids of each text, or at least those of its first window, without the special tokens around it."""
+        if (quick := self._quick) is not None:
+            try:
+                return quick(texts)
+            except UnicodeEncodeError:
                 raise
-            self._wordpiece = None
-            return self._encode(texts, all_windows)
-        return Windows(ids, document, len(texts))
+            except BaseException as error:  # a text that it cannot read
+                if not is_fault(error):
+                    raise
+                self._quick = None
+        return self._exact(texts) if whole or not self._spaces else self._beginnings(texts)
 
-    def _exact(self, texts: list[str], all_windows: bool) -> list[list[list[int]]]:
-        """The windows of each text by the library that transformers uses."""
+    def _exact(self, texts: list[str]) -> Encoded:
+        """By the library that transformers uses."""
         if self._fast is None:
-            return [self._by_python(text, all_windows) for text in texts]
-        encode = self._fast.encode_batch_fast  # without offsets, which takes a third less time
-        if all_windows:
-            return [[made.ids, *(more.ids for more in made.overflowing)] for made in encode(texts)]
+            settings = {"add_special_tokens": False, "verbose": False}
+            return Encoded.of([self._auto(text, **settings)["input_ids"] for text in texts])
+        # Without offsets, which takes a third less time.
+        return Encoded.of([made.ids for made in self._fast.encode_batch_fast(texts, add_special_tokens=False)])
+
+    def _beginnings(self, texts: list[str]) -> Encoded:
+        """At least the ids of the first window of each text: of long texts from a part, where the rest has no say."""
         longest = _CHARACTERS_A_TOKEN * self.limit + _MORE
-        if not self._spaces:
-            return [[made.ids] for made in encode(texts)]
-        encoded = encode([text[:longest] for text in texts])
+        found = [ids.tolist() for ids in self._exact([text[:longest] for text in texts])]
         again = [
             number
-            for number, (text, made) in enumerate(zip(texts, encoded, strict=True))
-            if len(text) > longest and not _is_settled(text[:longest], self._spaces, made)
+            for number, (text, ids) in enumerate(zip(texts, found, strict=True))
+            if len(text) > longest and not _is_settled(text[:longest], self._spaces, len(ids) - self._size)
         ]
-        for number, made in zip(again, encode([texts[number] for number in again]), strict=True):
-            encoded[number] = made
-        return [[made.ids] for made in encoded]
+        for number, ids in zip(again, self._exact([texts[number] for number in again]), strict=True):
+            found[number] = ids.tolist()
+        return Encoded.of(found)
 
-    def _by_python(self, text: str, all_windows: bool) -> list[list[int]]:
-        settings = {"add_special_tokens": True, "verbose": False}
-        first: list[int] = self._auto(text, truncation=True, max_length=self.limit, **settings)["input_ids"]
-        if not all_windows:
-            return [first]
-        ids = self._auto(text, add_special_tokens=False, verbose=False)["input_ids"]
-        size = self.limit - self._auto.num_special_tokens_to_add(pair=False)
-        build = self._auto.build_inputs_with_special_tokens
-        return [build(ids[start : start + size]) for start in range(0, max(1, len(ids)), size)]
+    def _cut(self, texts: Encoded, all_windows: bool) -> Windows:
+        """Windows from the ids of each text, one after the other, or the first alone. One without an id is left out."""
+        around = len(self._before) + len(self._after)
+        counts = np.maximum(1, -(-texts.lengths // self._size)) if all_windows else np.ones(len(texts), np.int64)
+        document = np.repeat(np.arange(len(texts)), counts)
+        number = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)  # in the text
+        start = texts.starts[:-1][document] + number * self._size
+        if self._from_left and not all_windows:
+            start = np.maximum(start, texts.starts[1:] - self._size)
+        inner = np.minimum(texts.starts[1:][document] - start, self._size)
+        kept = inner + around > 0
+        document, start, inner = document[kept], start[kept], inner[kept]
+        ends = np.cumsum(inner + around)
+        begins = ends - inner - around
+        within = np.arange(inner.sum()) - np.repeat(np.cumsum(inner) - inner, inner)  # the window
+        ids = np.empty(int(ends[-1]) if len(ends) else 0, np.int32)
+        ids[np.repeat(begins + len(self._before), inner) + within] = texts.ids[np.repeat(start, inner) + within]
+        for at, special in enumerate(self._before):
+            ids[begins + at] = special
+        for at, special in enumerate(self._after):
+            ids[ends - len(self._after) + at] = special
+        return Windows(Encoded(ids, np.concatenate(([0], ends))), document, len(texts))
 
 
-def _wordpiece(exact: Any, limit: int) -> WordPieceWindows | None:
-    """The same tokenizer in nanotoken, or None if that is not installed or does not support it."""
+def _special_ids(auto: Any, folder: Path) -> tuple[list[int], list[int]]:
+    """The ids that a tokenizer adds before and after a text. Raises BadReference."""
+    whole, bare = (auto(_SAMPLE, add_special_tokens=added, verbose=False)["input_ids"] for added in (True, False))
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    raise BadReference(f"{folder}: the tokenizer does not add its special tokens before and after a text alone")
+
+
+def _nanotoken(exact: Any) -> Callable[[list[str]], Encoded] | None:
+    """The same tokenizer in nanotoken, or None if that is not installed or does not support it: it reads WordPiece."""
     try:
-        return WordPieceWindows(exact, limit)
+        import nanotoken
+
+        nanotoken.set_cache_entries(_CACHE_ENTRIES)
+        tokenizer: Any = nanotoken.Tokenizer.from_json(exact.to_str())
     except Exception:  # not installed, or not for this tokenizer
         return None
 
+    def encode(texts: list[str]) -> Encoded:
+        found = tokenizer.encode_batch(texts, add_special_tokens=False)
+        return Encoded(found.ids.astype(np.int32), found.offsets)
 
-def _flat(found: list[list[list[int]]], documents: int) -> Windows:
-    """Windows from the ids of each window of each document; those without an id are left out."""
-    windows = [(document, ids) for document, made in enumerate(found) for ids in made if ids]
-    document = np.fromiter((number for number, _ in windows), np.int64, len(windows))
-    return Windows(Encoded.of([ids for _, ids in windows]), document, documents)
+    return encode
 
 
 def _word_ends(tokenizer: Any) -> str:
@@ -161,14 +189,14 @@ def _word_ends(tokenizer: Any) -> str:
     return "".join(space for space in " \n\t" if pieces(f"a{space}b{space}c") >= pieces("a") + 2)
 
 
-def _is_settled(cut: str, spaces: str, made: Any) -> bool:
-    """Whether no text after a cut could change the first window: the last word of the cut ends in a later one.
+def _is_settled(cut: str, spaces: str, more: int) -> bool:
+    """Whether no text after a cut, which has `more` ids than a window, could change it: its last word ends later.
 
     The white space before and after the word counts as part of it: a special token may take it away.
     """
     word = cut.rstrip()
     word = word[: max(map(word.rfind, spaces)) + 1].rstrip()
-    return sum(map(len, made.overflowing)) > _MOST_TOKENS * (len(cut) - len(word))
+    return more > _MOST_TOKENS * (len(cut) - len(word))
 
 
 def _load(folder: Path) -> Any:

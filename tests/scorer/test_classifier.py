@@ -12,13 +12,20 @@ import transformers as tf
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from kernels.pack import Pack
+from scorer.classifier import windows
 from scorer.classifier.classifier import Classifier, inspect, load
 from scorer.classifier.forward import ClassifierModel
 from scorer.classifier.scoring import classify
 from scorer.classifier.windows import WindowTokenizer
-from scorer.classifier.wordpiece import WordPieceWindows
 from scorer.errors import BadReference
-from tests.scorer.classifier_folders import CHANGED_BY_PADDING, CONFIGS, CONTEXT, make_classifier, own_values
+from scorer.tokenizer.backends import Encoded
+from tests.scorer.classifier_folders import (
+    CHANGED_BY_PADDING,
+    CONFIGS,
+    CONTEXT,
+    make_classifier,
+    own_values,
+)
 from tests.scorer.model_folders import PROSE, change_json, wrong
 
 TEXTS = [PROSE, "x", PROSE * 9, "the [SEP] of", "é漢字🙂 \0 nul", "a b", PROSE[7:60], "12 " * 40, "  \n "]
@@ -129,43 +136,50 @@ def test_long_texts_are_tokenized_as_whole_ones(folder: Path) -> None:
     assert [ids.tolist() for ids in found.ids] == own(texts, truncation=True)["input_ids"]
 
 
-def test_wordpiece_has_the_windows_of_tokenizers(folder: Path) -> None:
-    pytest.importorskip("nanotoken")
+def windows_of(folder: Path, texts: list[str], size: int) -> list[list[list[int]]]:
+    """The windows of each text, from the ids of the whole text by transformers, between two special tokens."""
+    ids = tf.AutoTokenizer.from_pretrained(folder)(texts, add_special_tokens=False, truncation=False)["input_ids"]
+    return [[[1, *each[start : start + size], 2] for start in range(0, max(1, len(each)), size)] for each in ids]
+
+
+@pytest.mark.parametrize("library", ["nanotoken", "tokenizers"])
+def test_windows_are_those_of_transformers(folder: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if library == "tokenizers":
+        monkeypatch.setattr(windows, "_nanotoken", lambda _: None)
+    else:
+        pytest.importorskip(library)
     tokenizer = WindowTokenizer(folder, CONTEXT)
-    assert tokenizer.library.startswith("nanotoken ")
-    texts = [
-        *TEXTS,
-        "",
-        "a\x0bb\x1cc \u0300d\u00a0e\u3000f",
-        "ẛ̣ ß İ ǅ " * 20,
-        "[CLS]a[SEP]" * 30,
-        "\ud800 a",
-        PROSE * 50,
-    ]
-    for all_windows in (False, True):
-        found = tokenizer.encode(texts, all_windows)
-        exact = tokenizer._exact([text.replace("\ud800", "?") for text in texts], all_windows)
-        assert [ids.tolist() for ids in found.ids] == [ids for windows in exact for ids in windows]
-        assert found.document.tolist() == [number for number, windows in enumerate(exact) for _ in windows]
+    assert tokenizer.library.startswith(f"{library} ")
+    texts = [*TEXTS, "", PROSE * 50, "a\x0bb\x1cc \u0300d\u00a0e\u3000f", "ẛ̣ ß İ ǅ " * 20, "[CLS]a[SEP]" * 30]
+    expected = windows_of(folder, [*texts, "? a"], CONTEXT - 2)
+    assert max(map(len, expected)) > 40
+    texts.append("\ud800 a")
+    found = tokenizer.encode(texts, all_windows=True)
+    assert [ids.tolist() for ids in found.ids] == [window for each in expected for window in each]
+    assert found.document.tolist() == [number for number, each in enumerate(expected) for _ in each]
+    found = tokenizer.encode(texts, all_windows=False)
+    assert [ids.tolist() for ids in found.ids] == [each[0] for each in expected]
+    assert found.document.tolist() == list(range(len(texts)))
 
 
 def test_a_fast_way_that_differs_or_fails_is_left_for_good(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("nanotoken")
-    first = WordPieceWindows.first
+    exact = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
-    def wrong(self: WordPieceWindows, texts: list[str]) -> Any:
+    def quick(texts: list[str]) -> Encoded:
         if "fail" in texts:
             raise ValueError("too deep")
-        return first(self, ["other" if text == "odd" else text for text in texts])
+        return Encoded.of(
+            [[7] if text == "odd" else exact.encode(text, add_special_tokens=False).ids for text in texts]
+        )
 
-    monkeypatch.setattr(WordPieceWindows, "first", wrong)
+    monkeypatch.setattr(windows, "_nanotoken", lambda _: quick)
     for odd in ("odd", "fail"):
         tokenizer = WindowTokenizer(folder, CONTEXT)
         tokenizer.check([PROSE])
         assert tokenizer.library.startswith("nanotoken ")
         tokenizer.check([PROSE, odd])
         assert tokenizer.library.startswith("tokenizers ")
-        assert tokenizer.encode([odd], False).ids[0].tolist() == tokenizer._exact([odd], False)[0][0]
+        assert [tokenizer.encode([odd], False).ids[0].tolist()] == windows_of(folder, [odd], CONTEXT - 2)[0]
 
 
 @pytest.mark.parametrize("split", [True, False])
