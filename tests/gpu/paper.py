@@ -49,7 +49,7 @@ FRACTION = 0.2  # of the documents, that train the reference
 RATES = (0.25, 0.5, 0.75)
 PASSES = 1.52  # of a 124m run over half of the documents: above 1.5, where `all` gets its A/A partner
 DOMAINS = 20  # held-out files at most
-RUNS_LEFT = 2  # for each worker: when there are no more, the next ablation begins
+RUNS_LEFT = 1  # for each worker: all are under way, so that no run of the next ablation is claimed before them
 POLL_SECONDS = 1.0
 STARTED: float = psutil.Process().create_time()
 
