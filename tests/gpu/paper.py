@@ -178,8 +178,7 @@ def save_unfinished(served: Service, out: Path) -> None:
             if not (folder / "ablation.json").exists() and (folder / PLAN).exists():
                 for path in (folder / PLAN, folder / ITEMS, *sorted((folder / "runs").glob("*.*"))):
                     archive.add(path, f"{folder.name}/{path.relative_to(folder)}")
-                runs = run_times(folder)
-                say(f"{now():5.0f} s  unfinished: {len(runs)} runs of {folder.name}: {json.dumps(runs)}")
+                say(f"{now():5.0f} s  unfinished: {len(run_times(folder))} runs of {folder.name}")
 
 
 def show(name: str, result: AblationResult, runs: Sequence[dict[str, Any]]) -> None:
