@@ -116,7 +116,7 @@ class Readings:
         if len(found) < _FEWEST:
             raise InputError(
                 f"the sub-pool of {name} has {len(found):,} documents, too few to train on: raise --tokens, lower "
-                "--target-tokens, or take a larger corpus"
+                "--target-tokens or --repetitions, or take a larger corpus"
             )
         found = found[np.argsort(hashes[found], kind="stable")]
         size = np.cumsum(self._pool.n_bytes[found])

@@ -93,7 +93,7 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
             if lengths[found].sum() <= recipe.sequence:
                 raise InputError(
                     f"the sub-pool of {arm_name} has only {lengths[found].sum():,} tokens, no sequence of {preset}: "
-                    "raise --tokens, lower --target-tokens, or take a larger corpus"
+                    "raise --tokens, lower --target-tokens or --repetitions, or take a larger corpus"
                 )
         reading = {key: found[: _count(lengths[found], tokens)] for key, found in reading.items()}
         pool_bytes = {key: found.pool_bytes for key, found in planned.items()}
@@ -117,8 +117,9 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
             budget=options.budget,
         )
     if len(everything) * share < 200:
+        more = "raise --tokens" if share < 1 else "take a larger corpus"
         warnings.append(
-            f"the sub-pool has only {round(len(everything) * share)} documents: results may hold for them alone"
+            f"the sub-pool has only {round(len(everything) * share)} documents: results may hold for them alone; {more}"
         )
     plan = AblationPlan(
         settings=settings,

@@ -150,6 +150,8 @@ def setting(value: Any) -> str:
         return ", ".join(f"{name}={each}" for name, each in value.items()) or "–"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "–"
+    if isinstance(value, float):
+        return f"{value:g}"
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -3,7 +3,9 @@
 A job whose reference `4m` is trained on a fifth of the corpus, then ablations of its selections: `124m` at a rate of
 0.5, with one seed; `10m` with three seeds at 0.25, 0.5 and 0.75; `10m` where data repeats, and with five times the
 tokens. Held-out text is a file of the same kind, by domain. The data of an ablation is prepared while the last runs of
-the one before go on. `--out` gets the results of each when it ends, and at `--until` the runs of those that have not.
+the one before go on. `--out` gets two files for each that ends, STAGE.json (its result, and the seconds of each run)
+and STAGE-runs.parquet, and at `--until` unfinished.tar, the runs of those that have not ended: few files, since a
+machine may give back only some.
 """
 # ruff: noqa: E402  (tune_process comes before torch)
 
@@ -11,8 +13,8 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -40,14 +42,14 @@ from scorer.training.presets import RECIPES
 from scorer.training.proxy import ProxySpec, train_proxy
 from service.contract.ablations import Ablation
 from service.contract.schemas import Job
-from service.page.ablation_report import ablation_html
+from service.kinds.ablation_plan import ITEMS, PLAN
 from tests.gpu.several import CRITERIA, DEVICE, GPUS, Enough, Service, say, service
 
 FRACTION = 0.2  # of the documents, that train the reference
 RATES = (0.25, 0.5, 0.75)
 PASSES = 1.52  # of a 124m run over half of the documents: above 1.5, where `all` gets its A/A partner
 DOMAINS = 20  # held-out files at most
-RUNS_LEFT = 2  # for each worker: when there are no more, the next ablation begins
+RUNS_LEFT = 1  # for each worker: all are under way, so that no run of the next ablation is claimed before them
 POLL_SECONDS = 1.0
 STARTED: float = psutil.Process().create_time()
 
@@ -146,21 +148,19 @@ def begin(served: Service, job: Job, stage: Stage, given: argparse.Namespace, he
 
 
 def save(served: Service, job: Job, flight: Flight, made: Ablation, out: Path) -> None:
-    """The results of an ablation, and how long each of its runs took."""
-    folder = out / flight.stage.name
-    folder.mkdir()
+    """The result of an ablation and how long each of its runs took, in one file, and its table of runs."""
+    name = flight.stage.name
     flight.times["ended"] = now()
     about: dict[str, Any] = {"times": flight.times}
     if made.result is None:
         about["error"] = None if made.error is None else made.error.model_dump()
-        say(f"{now():5.0f} s  {flight.stage.name}: {made.status}: {made.error and made.error.detail}")
+        say(f"{now():5.0f} s  {name}: {made.status}: {made.error and made.error.detail}")
     else:
-        (folder / "ablation.json").write_text(made.result.model_dump_json(indent=1) + "\n")
-        (folder / "report.html").write_text(ablation_html(made.result))
-        served.client.download_ablation_runs(job.id, made.id, folder / "runs.parquet")
+        served.client.download_ablation_runs(job.id, made.id, out / f"{name}-runs.parquet")
         about["runs"] = run_times(served.workspace / "ablation" / made.result.key)
-        show(flight.stage.name, made.result, about["runs"])
-    (folder / "times.json").write_text(json.dumps(about, indent=1) + "\n")
+        about["result"] = made.result.model_dump()
+        show(name, made.result, about["runs"])
+    (out / f"{name}.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def run_times(folder: Path) -> list[dict[str, Any]]:
@@ -172,15 +172,13 @@ def run_times(folder: Path) -> list[dict[str, Any]]:
 
 
 def save_unfinished(served: Service, out: Path) -> None:
-    """What there is of ablations that have no result: plan, items and the losses of the runs that have ended."""
-    for folder in (served.workspace / "ablation").glob("*"):
-        if not (folder / "ablation.json").exists() and (folder / "plan.json").exists():
-            target = out / "unfinished" / folder.name
-            shutil.copytree(folder / "runs", target / "runs", dirs_exist_ok=True)
-            for name in ("plan.json", "items.parquet"):
-                shutil.copy(folder / name, target)
-            (target / "times.json").write_text(json.dumps(run_times(folder), indent=1) + "\n")
-            say(f"{now():5.0f} s  unfinished: {len(list((target / 'runs').glob('*.parquet')))} runs of {target}")
+    """What there is of ablations that have no result, in one file: plan, items and losses of the runs that ended."""
+    with tarfile.open(out / "unfinished.tar", "w") as archive:
+        for folder in sorted((served.workspace / "ablation").glob("*")):
+            if not (folder / "ablation.json").exists() and (folder / PLAN).exists():
+                for path in (folder / PLAN, folder / ITEMS, *sorted((folder / "runs").glob("*.*"))):
+                    archive.add(path, f"{folder.name}/{path.relative_to(folder)}")
+                say(f"{now():5.0f} s  unfinished: {len(run_times(folder))} runs of {folder.name}")
 
 
 def show(name: str, result: AblationResult, runs: Sequence[dict[str, Any]]) -> None:
@@ -225,7 +223,8 @@ def ablate(
                 flight.times.setdefault("planned", now())
                 left += made.progress.runs_total - made.progress.runs_done
         time.sleep(POLL_SECONDS)
-    save_unfinished(served, out)
+    if flying:
+        save_unfinished(served, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

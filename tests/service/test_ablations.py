@@ -26,7 +26,7 @@ from tests.service.pool import WORDS, until
 from tests.service.test_prune import nothing
 
 MakeRequest = Callable[..., JobRequest]
-SMALL = ["--preset", "nano", "--tokens", "5000", "--seeds", "2"]
+REPEATED = ["--preset", "nano", "--tokens", "6000", "--seeds", "2", "--regime", "constrained"]
 FIVE_SEEDS = ["--preset", "nano", "--tokens", "8000", "--seeds", "5"]
 CHAIN = WORDS[:8]  # few, so that proxies learn their order soon
 
@@ -132,9 +132,12 @@ def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsy
 def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
     results: Path, planted: Path, tmp_path: Path
 ) -> None:
-    given = [results, "--selection", "random-0.5-seed3", *SMALL, "--tasks", planted / "tasks"]
+    given = [results, "--selection", "random-0.5-seed3", *REPEATED, "--tasks", planted / "tasks"]
     assert run(*given, "--out", tmp_path / "whole") == 0
     found = result(tmp_path / "whole")
+    passes = {arm["name"]: arm["passes"] for arm in found["arms"]}
+    assert passes["all"] == pytest.approx(2, rel=0.25)  # a sub-pool of 68 documents or so
+    assert passes["random-0.5-seed3"] == pytest.approx(4, rel=0.25)
     assert found["measure"] == "tasks"
     assert found["recommendation"]["selection"] is None
     assert found["settings"]["questions"] == 30
