@@ -20,7 +20,8 @@ from tests.gpu.references import make_reference, sources
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
-TEXTS = [*[text[:3000] for text in sources(200_000) if text][:12], "x", "", "a <|endoftext|> b"]
+SOURCES = [text for text in sources(200_000) if text][:12]
+TEXTS = [*[text[:3000] for text in SOURCES[:3]], *[text[:500] for text in SOURCES[3:]], "x", "", "a <|endoftext|> b"]
 
 
 REFERENCES: tuple[Preset, ...] = ("tiny", "mamba2-130m", "gpt2-124m")
