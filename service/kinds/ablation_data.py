@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pruner.ablation.compare import ALL, Arm
 from pruner.ablation.overlap import Overlap
-from pruner.ablation.pool import Budget, Pool, Readings, check_kept, make_arms, read_pool
+from pruner.ablation.pool import Budget, Pool, Reading, Readings, check_kept, make_arms, read_pool
 from pruner.corpus.sandbox import read_shard
 from pruner.errors import InputError
 from pruner.select.index import read_shard_rows
@@ -36,6 +36,7 @@ _CHARACTERS = (40_000, 1_000_000)  # of each held-out set: at least, where it ha
 _MEASURED = 1 / 3  # characters of held-out text for each token that a run reads, so that measuring takes a sixth of it
 _CPU_FLOPS, _GPU_FLOPS = 4e10, 1.2e14  # a second, of a core and of a GPU: about, as proxies reach them
 _PASSES_MAX = 4.0  # over all documents, beyond which repeated text is clearly worse than new (2305.16264)
+_SPARE = 1.6  # a sub-pool that is read R times is planned so much larger: the proxies' tokenizer is not learnt yet
 _REPEATS = 1.5  # passes up to which repeated text is nearly as good as new, so that a random arm is like `all`
 
 
@@ -60,7 +61,9 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
     everything = pool_of(EVERY_DOCUMENT)
     kept = {spec.id: everything.has(pool_of(spec)) for spec in wanted.specs}
     check_kept(kept)
-    share, warnings = sub_pool_share(options, tokens, everything)
+    share, _ = sub_pool_share(options, tokens, everything, everything.bytes_per_token)
+    largest = min(1.0, _SPARE * share) if options.regime == "constrained" else share
+    warnings: list[str] = []
     if options.regime == "overtrained" and options.aim is None and tokens < usual:
         warnings.append(f"each run reads {tokens:,} tokens, not the {usual:,} of the regime overtrained")
     counts = {spec.id: int(kept[spec.id].sum()) for spec in wanted.specs}
@@ -73,8 +76,12 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
     if tokens > _REPEATS * total * min([1.0, *(arm.rate for arm in arms if arm.role == "random")]):
         arms.append(Arm(f"{ALL}-again", "again", len(everything), 1.0))
     seeds = options.seeds if options.budget is None else max(options.seeds, _SEEDS_MAX)
-    readings = Readings(everything, arms, kept, Budget(tokens, share))
-    planned = {(arm.name, seed): readings.of(arm.name, seed) for arm in arms for seed in range(seeds)}
+
+    def plan_runs(share: float) -> dict[tuple[str, int], Reading]:
+        readings = Readings(everything, arms, kept, Budget(tokens, share))
+        return {(arm.name, seed): readings.of(arm.name, seed) for arm in arms for seed in range(seeds)}
+
+    planned = plan_runs(largest)
     characters = round(_MEASURED * tokens / (1 + len(options.heldout)))
     characters = max(_CHARACTERS[0], min(_CHARACTERS[1], characters))
     texts = ablation_texts.measured_texts(job, options, characters, task.beat)
@@ -83,12 +90,17 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
     with tempfile.TemporaryDirectory(prefix="winnow-ablation-") as temporary:
         needed = np.unique(np.concatenate([each.documents for each in planned.values()]))
         documents, overlaps = _read(task, everything, needed, Path(temporary) / "texts.arrow", overlap)
-        reading = {key: np.searchsorted(needed, found.documents) for key, found in planned.items()}
         recipe = RECIPES[preset]
         tokenizer = ArmsTokenizer(Path(temporary) / TOKENIZER, recipe.vocabulary, task.beat)
-        tokenizer.learn(documents, reading[(ALL, 0)])
+        tokenizer.learn(documents, np.searchsorted(needed, planned[(ALL, 0)].documents))
         starts = tokenizer.write_tokens(task, f"{folder(job, wanted)}/{TOKENS}", documents)
         lengths = np.diff(starts)
+        bytes_per_token = float(everything.n_bytes[needed].sum()) / max(1, int(lengths.sum()))
+        share, more = sub_pool_share(options, tokens, everything, bytes_per_token)
+        share = min(share, largest)
+        warnings += more
+        planned = plan_runs(share)
+        reading = {key: np.searchsorted(needed, found.documents) for key, found in planned.items()}
         for (arm_name, _), found in reading.items():
             if lengths[found].sum() <= recipe.sequence:
                 raise InputError(
@@ -117,9 +129,9 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
             budget=options.budget,
         )
     if len(everything) * share < 200:
-        more = "raise --tokens" if share < 1 else "take a larger corpus"
+        advice = "raise --tokens" if share < 1 else "take a larger corpus"
         warnings.append(
-            f"the sub-pool has only {round(len(everything) * share)} documents: results may hold for them alone; {more}"
+            f"the sub-pool has only {round(len(everything) * share)} documents: results may hold for them alone; {advice}"
         )
     plan = AblationPlan(
         settings=settings,
@@ -144,14 +156,16 @@ def estimate(settings: AblationSettings, runs: int) -> AblationEstimate:
     )
 
 
-def sub_pool_share(options: AblationOptions, tokens: int, everything: Pool) -> tuple[float, list[str]]:
+def sub_pool_share(
+    options: AblationOptions, tokens: int, everything: Pool, bytes_per_token: float
+) -> tuple[float, list[str]]:
     """The part of the documents that gives the proxies as many passes as the target has, and warnings."""
     if options.aim is not None:
         if tokens > options.aim:
             more = f"each run reads {tokens:,} tokens, and the target {options.aim:,}: it repeats documents less often"
             return 1.0, [more]
         return tokens / options.aim, []
-    there = float(everything.n_bytes.sum()) / everything.bytes_per_token
+    there = float(everything.n_bytes.sum()) / bytes_per_token
     passes = tokens / there if there else 0.0
     if options.regime == "constrained":
         few = f"each run reads all documents about {passes:.1f} times, not {options.repetitions:g}: lower --tokens"

@@ -271,7 +271,8 @@ def test_the_sub_pool_gives_proxies_the_passes_of_the_target(
 ) -> None:
     rows = np.arange(1_000)
     corpus = Pool(rows * 0, rows, np.full(1_000, 400), tokens=100_000)
-    found, warnings = sub_pool_share(AblationOptions.model_validate({"selection": ["a"], **given}), tokens, corpus)
+    options = AblationOptions.model_validate({"selection": ["a"], **given})
+    found, warnings = sub_pool_share(options, tokens, corpus, corpus.bytes_per_token)
     assert found == pytest.approx(share)
     assert len(warnings) == bool(warning)
     assert warning in "".join(warnings)
