@@ -75,7 +75,7 @@ def read_pool(storage: Storage, manifest: str, files: Mapping[str, int], beat: C
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a run reads. `share` of the documents is the sub-pool."""
+    """How much a run reads. `share` of the text of all documents is the sub-pool."""
 
     tokens: int
     share: float
@@ -96,6 +96,7 @@ class Readings:
         self._pool, self._kept, self._budget = pool, kept, budget
         self._arms = {arm.name: arm for arm in arms}
         self._wanted = budget.tokens * pool.bytes_per_token * _SPARE  # bytes
+        self._cuts: dict[tuple[int, int], np.uint64] = {}
 
     def of(self, name: str, seed: int) -> Reading:
         """What a run reads, at most its sub-pool. Raises InputError for a sub-pool of too few documents.
@@ -104,8 +105,11 @@ class Readings:
         share in the same order. A random arm draws its documents anew for each seed.
         """
         arm = self._arms[name]
-        hashes = self._pool.hashes(seed, _AGAIN if arm.role == "again" else _ORDER)
-        inside = hashes <= np.uint64(min(1.0, self._budget.share) * (2**64 - 2**11))
+        use = _AGAIN if arm.role == "again" else _ORDER
+        hashes = self._pool.hashes(seed, use)
+        if (seed, use) not in self._cuts:
+            self._cuts[seed, use] = self._cut(hashes)
+        inside = hashes <= self._cuts[seed, use]
         if arm.role == "random":
             drawn = np.zeros(len(self._pool), bool)
             drawn[np.argsort(self._pool.hashes(seed, _DRAW), kind="stable")[: arm.documents]] = True
@@ -121,6 +125,20 @@ class Readings:
         found = found[np.argsort(hashes[found], kind="stable")]
         size = np.cumsum(self._pool.n_bytes[found])
         return Reading(found[: int(np.searchsorted(size, self._wanted)) + 1], int(size[-1]))
+
+    def _cut(self, hashes: np.ndarray) -> np.uint64:
+        """The largest hash of the sub-pool of all documents: those up to it have its share of the bytes, about."""
+        share, n_bytes = self._budget.share, self._pool.n_bytes
+        if share >= 1:
+            return np.uint64(2**64 - 1)
+        wanted = share * float(n_bytes.sum())
+        for part in (4 * share, 1.0):  # most of the time a part of the documents is enough, which is sorted sooner
+            few = np.flatnonzero(hashes <= np.uint64(min(1.0, part) * (2**64 - 2**11)))
+            order = few[np.argsort(hashes[few], kind="stable")]
+            size = np.cumsum(n_bytes[order])
+            if len(size) and size[-1] >= wanted:
+                break
+        return np.uint64(hashes[order[np.abs(size - wanted).argmin()]]) if len(size) else np.uint64(0)
 
 
 def check_kept(kept: Mapping[str, np.ndarray]) -> None:

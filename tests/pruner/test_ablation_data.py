@@ -44,6 +44,15 @@ def test_arms_of_a_seed_share_their_order_and_other_seeds_read_other_documents()
     assert found.of("all", 0).pool_bytes == 400 * len(everything)
 
 
+def test_a_sub_pool_has_its_share_of_the_text_also_where_few_documents_have_most_of_it() -> None:
+    rows = np.arange(DOCUMENTS)
+    uneven = Pool(rows * 0, rows, np.exp(np.random.default_rng(0).normal(6, 1.5, DOCUMENTS)).astype(np.int64) + 1, None)
+    arms = make_arms(uneven, {})
+    for share in (0.1, 0.3, 1.0):
+        found = [Readings(uneven, arms, {}, Budget(10**9, share)).of("all", seed).pool_bytes for seed in range(5)]
+        assert found == pytest.approx([share * uneven.n_bytes.sum()] * 5, rel=0.1)
+
+
 def test_a_random_arm_draws_as_many_documents_anew_for_each_seed() -> None:
     found, _ = readings(tokens=10**6, share=1.0)
     drawn = [set(found.of("random-0.5", seed).documents.tolist()) for seed in (0, 1)]
