@@ -42,6 +42,24 @@ def documents_band(count: int, criterion: str, rate: Fraction) -> tuple[int, int
     return start, start + keep
 
 
+def searched_sums(bottom: int, top: int, spec: Rule) -> list[int]:
+    """The sums of tokens near whose places in `below` a band by tokens begins and ends, or starts to grow.
+
+    `bottom` and `top` are the first and the last of `below`.
+    """
+    budget = _budget(bottom, top, exact_rate(spec))
+    if spec.criterion in ("low", "random"):
+        return [bottom + budget]
+    if spec.criterion == "high":
+        return [top - budget]
+    outside = (top - bottom - budget) // 2
+    return [bottom + (top - bottom) // 2, bottom + outside, top - outside]
+
+
+def _budget(bottom: int, top: int, rate: Fraction) -> int:
+    return rate.numerator * (top - bottom) // rate.denominator
+
+
 def _tokens_band(below: np.ndarray, criterion: str, rate: Fraction) -> tuple[int, int]:
     """Ranks [start, stop) of the longest run whose tokens do not exceed `rate` of all.
 
@@ -50,7 +68,7 @@ def _tokens_band(below: np.ndarray, criterion: str, rate: Fraction) -> tuple[int
     if len(below) == 1:
         return 0, 0
     bottom, top = int(below[0]), int(below[-1])
-    budget = rate.numerator * (top - bottom) // rate.denominator
+    budget = _budget(bottom, top, rate)
     if criterion in ("low", "random"):
         return 0, int(np.searchsorted(below, bottom + budget, side="right")) - 1
     if criterion == "high":

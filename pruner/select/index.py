@@ -7,18 +7,22 @@ ones by (file, row). The arrays `inside_*` hold the documents of each domain tog
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import cast
 
 import numpy as np
 
 from pruner.errors import InputError
-from pruner.ranks.bands import band
+from pruner.ranks.bands import band, searched_sums
+from pruner.select import key_limits
+from pruner.select.domain_marks import column_of_domains, count_columns
 from pruner.select.domains import DOMAINS_MAX, by_size, domain_rows
-from pruner.select.key_limits import block_limits, run_limits
+from pruner.select.key_limits import block_limits, prefetch_runs, run_limits
 from pruner.select.perplexity import perplexity
+from pruner.select.sampled_sums import SampledSums, prefetch_searches, sample
 from pruner.select.selection_record import DomainBand, Preview, SelectionCounts
-from pruner.select.stored_array import StoredArray, map_array, release
+from pruner.select.stored_array import StoredArray, map_array, prefetch, read_at_random, release, values_at
 from pruner.spec import BY_TOKEN, Order, SelectionSpec
 from pruner.tables.records import Record, read_record, write_record
 from pruner.tables.storage import Storage
@@ -27,7 +31,7 @@ FOLDER = "ranks"
 PERCENTILE = "percentile"  # an array beside those of an order by stages, float64 [rows of the table of scores]
 _WRITE_BYTES = 64 << 20  # of an array, written at a time
 _WHOLE_BYTES = 2 << 20  # of an array in a remote storage, up to which it is read at once
-_BEAT_DOMAINS = 100  # between two signs of life
+_BEAT_DOMAINS = 1_000  # between two signs of life
 _INSIDE_MAX = 3  # domains whose bands are part of a preview
 
 
@@ -39,7 +43,7 @@ class Index:
     key: np.ndarray  # float64 [N], ln(perplexity) by rank: ascending in the order by token alone
     domain: np.ndarray  # int32 [N], index into domain_names
     place: np.ndarray  # int64 [N], row of the table of scores
-    marks: np.ndarray  # int64 [M, domains, 2], documents and tokens of each domain below every `step`-th rank
+    marks: np.ndarray  # int64 [M * columns * 2], documents and tokens below every `step`-th rank: see domain_marks.py
     inside_below: np.ndarray  # int64 [N + 1]
     inside_key: np.ndarray  # float64 [N]
     inside_place: np.ndarray  # int64 [N]
@@ -47,7 +51,9 @@ class Index:
     shards: np.ndarray  # int64 [shards + 1], rows of the table of scores before each shard
     limits: np.ndarray  # float64 [blocks, 2], as of `block_limits` of `key`
     inside_limits: np.ndarray  # the same of `inside_key`
+    inside_samples: np.ndarray  # int64, as of `sample` of `inside_below`
     step: int
+    columns: int  # of the marks
     domain_names: list[str | None]
     kept: int | None = None  # of an order by stages: the documents that they leave, which have the first ranks
     # By row of the table of scores, int64 [rows], -1 for rows without; None unless the index was just built.
@@ -64,6 +70,15 @@ class Index:
         """The number of documents of each domain, int64 [domains]."""
         return np.diff(self.inside_bounds)
 
+    @cached_property
+    def domain_order(self) -> np.ndarray:
+        """The codes of domains in the order of a report, int64 [domains]."""
+        return by_size(self.domain_sizes)
+
+    @cached_property
+    def _column(self) -> np.ndarray:
+        return column_of_domains(self.domain_order, self.columns)
+
     def preview(self, spec: SelectionSpec, ranks: tuple[int, int] | None = None) -> Preview:
         """What a selection would keep: with `ranks`, the documents of these."""
         made = Preview(**dict(self.counts(spec, ranks=ranks)), inside=self.inside(spec))
@@ -77,10 +92,10 @@ class Index:
         ranks: tuple[int, int] | None = None,
     ) -> SelectionCounts:
         """What a selection keeps, exactly; with `ranks`, the documents of these. Calls `beat` now and then."""
-        start, stop = None, None
+        start, stop, columns = None, None, None
         if spec.within is None:
             start, stop = ranks or (band(self.below, spec) if self.kept is None else (0, self.kept))
-            counts = self._counts_below(stop) - self._counts_below(start)
+            counts, columns = self._counts_below(stop) - self._counts_below(start), self._column
             ends = _ends(self.key, self.limits, start, stop, spec.order)
         else:
             counts, ends = self._counts_inside(spec, beat)
@@ -94,15 +109,15 @@ class Index:
             perplexity_max=high,
             start=None if self.kept is not None else start,
             stop=None if self.kept is not None else stop,
-            domains=domain_rows(self.domain_names, self.domain_sizes, documents, tokens),
+            domains=domain_rows(self.domain_names, self.domain_order, documents, tokens, columns=columns),
         )
 
     def inside(self, spec: SelectionSpec) -> list[DomainBand]:
         """What a selection within domains keeps of the largest domains, in a report's order; [] for others."""
         bands = []
-        for code in by_size(self.domain_sizes)[:_INSIDE_MAX].tolist() if spec.within is not None else ():
+        for code in self.domain_order[:_INSIDE_MAX].tolist() if spec.within is not None else ():
             first, last = self.inside_bounds[code : code + 2].tolist()
-            start, stop = band(self.inside_below[first : last + 1], spec)
+            start, stop = band(self._below_inside(first, last), spec)
             kept = _ends(self.inside_key, self.inside_limits, first + start, first + stop, spec.order)
             ends = _perplexities(kept)
             bands.append(
@@ -117,13 +132,27 @@ class Index:
             )
         return bands
 
+    def bands_inside(self, first: int, last: int, spec: SelectionSpec) -> tuple[np.ndarray, np.ndarray]:
+        """What a selection keeps of domains [first, last): positions in the arrays `inside_*`.
+
+        The first ones, and those after the last ones, int64 [last - first] each.
+        """
+        bounds = np.asarray(self.inside_bounds[first : last + 1])
+        if spec.unit == "tokens":
+            ends = pairwise(values_at(self.inside_below, bounds).tolist())
+            searched = np.array([searched_sums(*of_domain, spec) for of_domain in ends], dtype=np.int64)
+            prefetch_searches(self.inside_below, self.inside_samples, searched.ravel())
+        bands = [band(self._below_inside(*of_domain), spec) for of_domain in pairwise(bounds.tolist())]
+        start, stop = (np.array(bands, dtype=np.int64) + bounds[:-1, np.newaxis]).T
+        return start, stop
+
     def in_domain(self, row: int, start: int, stop: int) -> tuple[np.ndarray, int]:
         """The documents with ranks [start, stop) inside one domain, as rows of the table of scores; the domain's size.
 
         The domain is that of a row of a report's `domains`. Returns int64 [stop - start], fewer where the domain has no
         more. Raises InputError if no row names the domain.
         """
-        named = by_size(self.domain_sizes)[:DOMAINS_MAX]
+        named = self.domain_order[:DOMAINS_MAX]
         if row >= len(named):
             raise InputError(
                 f"domain: the report names {len(named):,} domains; give a number from 0 to {len(named) - 1}"
@@ -133,35 +162,57 @@ class Index:
 
     def _release(self) -> None:
         """Keeps the memory of this process small: what was read of mapped arrays counts as its own."""
-        for array in (self.below, self.key, self.domain, self.inside_below, self.inside_key):
+        arrays = (self.below, self.key, self.domain, self.marks, self.limits)
+        for array in (*arrays, self.inside_below, self.inside_key, self.inside_limits, self.inside_samples):
             release(array)
 
     def _counts_below(self, rank: int) -> np.ndarray:
-        """Documents and tokens of each domain below a rank, int64 [domains, 2]."""
-        mark = rank // self.step
+        """Documents and tokens of each column of the marks below a rank, int64 [columns, 2]."""
+        mark, size = rank // self.step, 2 * self.columns
         first = mark * self.step
-        counts = count_domains(self.domain[first:rank], np.diff(self.below[first : rank + 1]), len(self.domain_names))
-        counts += self.marks[mark]
+        for array, start, stop in (
+            (self.marks, mark * size, (mark + 1) * size),
+            (self.domain, first, rank),
+            (self.below, first, rank + 1),
+        ):
+            prefetch(array, np.array([start]), np.array([stop]))
+        below = np.asarray(self.marks[mark * size : (mark + 1) * size]).reshape(-1, 2)
+        domain, tokens = np.asarray(self.domain[first:rank]), np.diff(self.below[first : rank + 1])
+        counts = count_columns(self._column[domain], tokens, self.columns)
+        counts += below
         return counts
+
+    def _below_inside(self, first: int, last: int) -> np.ndarray:
+        """The values [first, last] of `inside_below`."""
+        return cast(np.ndarray, SampledSums(self.inside_below, self.inside_samples, first, last + 1))
 
     def _counts_inside(
         self, spec: SelectionSpec, beat: Callable[[], None]
     ) -> tuple[np.ndarray, tuple[float, float] | None]:
-        """Documents and tokens kept of each domain, and the lowest and highest key among them."""
+        """Documents and tokens kept of each domain, int64 [domains, 2], and the lowest and highest key among them."""
         counts = np.zeros((len(self.domain_names), 2), dtype=np.int64)
         ends: list[tuple[float, float]] = []
-        order = spec.order
-        for code, (first, last) in enumerate(pairwise(self.inside_bounds.tolist())):
-            if code % _BEAT_DOMAINS == 0:
-                beat()
-                self._release()
-            start, stop = band(self.inside_below[first : last + 1], spec)
-            if stop > start:
-                tokens = self.inside_below[first + stop] - self.inside_below[first + start]
-                counts[code] = stop - start, tokens
-            kept = _ends(self.inside_key, self.inside_limits, first + start, first + stop, order)
-            ends += [kept] if kept is not None else []
+        for code in range(0, len(counts), _BEAT_DOMAINS):
+            beat()
+            self._release()
+            start, stop = self.bands_inside(code, min(code + _BEAT_DOMAINS, len(counts)), spec)
+            part = counts[code : code + _BEAT_DOMAINS]
+            part[:, 0] = stop - start
+            kept = stop > start
+            start, stop = start[kept], stop[kept]
+            tokens = values_at(self.inside_below, np.concatenate([start, stop]))
+            part[kept, 1] = tokens[len(start) :] - tokens[: len(start)]
+            ends += self._ends_inside(start, stop, spec.order)
         return counts, (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+
+    def _ends_inside(self, start: np.ndarray, stop: np.ndarray, order: Order) -> list[tuple[float, float]]:
+        """The lowest and the highest key of each run [start, stop) of the arrays `inside_*`, int64 [R] each."""
+        if order == BY_TOKEN:
+            keys = values_at(self.inside_key, np.concatenate([start, stop - 1])).tolist()
+            return list(zip(keys[: len(start)], keys[len(start) :], strict=True))
+        prefetch_runs(self.inside_key, start, stop)
+        limits = self.inside_key, self.inside_limits
+        return [run_limits(*limits, *run) for run in zip(start.tolist(), stop.tolist(), strict=True)]
 
 
 def _perplexities(ends: tuple[float, float] | None) -> tuple[float | None, float | None]:
@@ -177,14 +228,6 @@ def _ends(key: np.ndarray, limits: np.ndarray, start: int, stop: int, order: Ord
     if stop <= start:
         return None
     return (key[start], key[stop - 1]) if order == BY_TOKEN else run_limits(key, limits, start, stop)
-
-
-def count_domains(domain: np.ndarray, tokens: np.ndarray, size: int) -> np.ndarray:
-    """Documents and tokens of each domain, int64 [size, 2]. domain and tokens are int [D]."""
-    counts = np.zeros((size, 2), dtype=np.int64)
-    counts[:, 0] = np.bincount(domain, minlength=size)
-    counts[:, 1] = np.bincount(domain, tokens, size)  # sums in float64, which are exact below 2^53
-    return counts
 
 
 def read_shard_rows(storage: Storage, folder: str) -> np.ndarray:
@@ -209,6 +252,7 @@ class _IndexRecord(Record):
     step: int
     domains: list[str | None]
     kept: int | None = None  # as of Index
+    columns: int | None = None  # of the marks; None in an index of an earlier version, which has one for each domain
 
 
 _ARRAYS = (
@@ -223,16 +267,20 @@ _ARRAYS = (
     "inside_bounds",
     "shards",
 )
-_SMALL = {"marks", "inside_bounds", "shards", "limits", "inside_limits"}
-_LIMITS = {"limits": "key", "inside_limits": "inside_key"}  # arrays, and those whose limits they hold
+_SMALL = {"inside_bounds", "shards", "limits", "inside_limits", "inside_samples"}
+_BLOCKS = {  # arrays, those that they tell of by blocks, and what makes and how
+    "limits": ("key", block_limits),
+    "inside_limits": ("inside_key", block_limits),
+    "inside_samples": ("inside_below", sample),
+}
 _RANKS = {"rank": "place", "inside_rank": "inside_place"}  # arrays by row, and those by rank that they invert
 
 
 def write_arrays(storage: Storage, folder: str, index: Index, beat: Callable[[], None]) -> None:
     """Writes an index that was just built into `folder`/ranks: a .npy file for each array, then ranks.json."""
-    for name in (*_ARRAYS, *_LIMITS, *_RANKS):
+    for name in (*_ARRAYS, *_BLOCKS, *_RANKS):
         write_array(storage, folder, name, getattr(index, name), beat)
-    record = _IndexRecord(step=index.step, domains=index.domain_names, kept=index.kept)
+    record = _IndexRecord(step=index.step, domains=index.domain_names, kept=index.kept, columns=index.columns)
     write_record(storage, f"{folder}/{FOLDER}/ranks.json", record)
 
 
@@ -255,12 +303,17 @@ def read_index(storage: Storage, folder: str) -> Index:
     """
     record = read_record(storage, f"{folder}/{FOLDER}/ranks.json", _IndexRecord)
     arrays = {name: read_array(storage, folder, name) for name in _ARRAYS}
-    for name, key in _LIMITS.items():
-        try:
-            arrays[name] = read_array(storage, folder, name)
-        except FileNotFoundError:  # an index of an earlier version has none
-            arrays[name] = block_limits(arrays[key])
-    return Index(**arrays, step=record.step, domain_names=record.domains, kept=record.kept)
+    for name, (of, make) in _BLOCKS.items():
+        # An index of an earlier version has none, or those of larger blocks.
+        found = read_array(storage, folder, name) if storage.exists(array_path(folder, name)) else np.empty(0)
+        arrays[name] = found if len(found) == key_limits.block_count(len(arrays[of])) else make(arrays[of])
+    for array in arrays.values():
+        read_at_random(array)
+    domains, marks = record.domains, arrays["marks"]
+    if isinstance(marks, np.ndarray) and marks.ndim > 1:  # of an earlier version
+        arrays["marks"] = marks.reshape(-1)
+    columns = len(domains) if record.columns is None else record.columns
+    return Index(**arrays, step=record.step, columns=columns, domain_names=domains, kept=record.kept)
 
 
 def read_array(storage: Storage, folder: str, name: str) -> np.ndarray:

@@ -2,12 +2,19 @@
 
 import numpy as np
 
-BLOCK = 1 << 16
+from pruner.select.stored_array import prefetch
+
+BLOCK = 1 << 11  # 0.008 bytes a key
+
+
+def block_count(size: int) -> int:
+    """The number of blocks of so many values."""
+    return -(-size // BLOCK)
 
 
 def block_limits(key: np.ndarray) -> np.ndarray:
     """The lowest and the highest of each BLOCK keys, float64 [blocks, 2], NaN where one is. key float64 [N]."""
-    limits = np.empty((-(-len(key) // BLOCK), 2))
+    limits = np.empty((block_count(len(key)), 2))
     for number in range(len(limits)):
         limits[number] = limits_of(key[number * BLOCK : (number + 1) * BLOCK])
     return limits
@@ -26,3 +33,10 @@ def run_limits(key: np.ndarray, limits: np.ndarray, start: int, stop: int) -> tu
         return limits_of(key[start:stop])
     ends = [key[start : first * BLOCK], limits[first:last].ravel(), key[last * BLOCK : stop]]
     return limits_of(np.concatenate(ends))
+
+
+def prefetch_runs(key: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> None:
+    """Begins to read what `run_limits` reads of the keys for runs [start, stop), int64 [R] each."""
+    first, last = -(-starts // BLOCK) * BLOCK, stops // BLOCK * BLOCK
+    prefetch(key, starts, np.where(first < last, first, stops))
+    prefetch(key, np.where(first < last, last, stops), stops)
