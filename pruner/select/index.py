@@ -18,7 +18,7 @@ from pruner.ranks.bands import band, searched_sums
 from pruner.select import key_limits
 from pruner.select.domain_marks import column_of_domains, count_columns
 from pruner.select.domains import DOMAINS_MAX, by_size, domain_rows
-from pruner.select.key_limits import block_limits, prefetch_runs, run_limits
+from pruner.select.key_limits import block_limits, limits_of_runs, run_limits
 from pruner.select.perplexity import perplexity
 from pruner.select.sampled_sums import SampledSums, prefetch_searches, sample
 from pruner.select.selection_record import DomainBand, Preview, SelectionCounts
@@ -202,17 +202,9 @@ class Index:
             start, stop = start[kept], stop[kept]
             tokens = values_at(self.inside_below, np.concatenate([start, stop]))
             part[kept, 1] = tokens[len(start) :] - tokens[: len(start)]
-            ends += self._ends_inside(start, stop, spec.order)
+            found = limits_of_runs(self.inside_key, self.inside_limits, start, stop)
+            ends += [found] if found is not None else []
         return counts, (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
-
-    def _ends_inside(self, start: np.ndarray, stop: np.ndarray, order: Order) -> list[tuple[float, float]]:
-        """The lowest and the highest key of each run [start, stop) of the arrays `inside_*`, int64 [R] each."""
-        if order == BY_TOKEN:
-            keys = values_at(self.inside_key, np.concatenate([start, stop - 1])).tolist()
-            return list(zip(keys[: len(start)], keys[len(start) :], strict=True))
-        prefetch_runs(self.inside_key, start, stop)
-        limits = self.inside_key, self.inside_limits
-        return [run_limits(*limits, *run) for run in zip(start.tolist(), stop.tolist(), strict=True)]
 
 
 def _perplexities(ends: tuple[float, float] | None) -> tuple[float | None, float | None]:

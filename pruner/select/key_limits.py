@@ -35,8 +35,38 @@ def run_limits(key: np.ndarray, limits: np.ndarray, start: int, stop: int) -> tu
     return limits_of(np.concatenate(ends))
 
 
-def prefetch_runs(key: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> None:
-    """Begins to read what `run_limits` reads of the keys for runs [start, stop), int64 [R] each."""
-    first, last = -(-starts // BLOCK) * BLOCK, stops // BLOCK * BLOCK
-    prefetch(key, starts, np.where(first < last, first, stops))
-    prefetch(key, np.where(first < last, last, stops), stops)
+def limits_of_runs(
+    key: np.ndarray, limits: np.ndarray, starts: np.ndarray, stops: np.ndarray
+) -> tuple[float, float] | None:
+    """The lowest and the highest key of some runs [start, stop) together, None for no key; `limits` of all blocks.
+
+    starts and stops int64 [R]: the runs ascend and do not overlap. Keys of blocks that a run begins or ends in are read
+    only where the block's limits go beyond those of all whole blocks: of few runs, if they are long.
+    """
+    first, last = -(-starts // BLOCK), stops // BLOCK
+    found = [(np.inf, -np.inf), *_limits_of_whole(limits, first[first < last], last[first < last])]
+    low, high = _joined(found)
+    head = np.minimum(first * BLOCK, stops)
+    starts, stops = np.concatenate([starts, np.maximum(head, last * BLOCK)]), np.concatenate([head, stops])
+    starts, stops = starts[starts < stops], stops[starts < stops]
+    block = np.asarray(limits[starts // BLOCK])
+    beyond = ~((block[:, 0] >= low) & (block[:, 1] <= high))  # NaN too
+    prefetch(key, starts[beyond], stops[beyond])
+    found += [limits_of(key[start:stop]) for start, stop in zip(starts[beyond], stops[beyond], strict=True)]
+    return _joined(found) if len(found) > 1 else None
+
+
+def _limits_of_whole(limits: np.ndarray, first: np.ndarray, last: np.ndarray) -> list[tuple[float, float]]:
+    """The lowest and the highest of blocks [first, last) of all runs, int64 [R]; [] without runs."""
+    if not len(first):
+        return []
+    edges = np.stack([first, last], axis=1).ravel()
+    edges = edges[:-1] if edges[-1] == len(limits) else edges
+    low = np.minimum.reduceat(limits[:, 0], edges)[::2].min()
+    high = np.maximum.reduceat(limits[:, 1], edges)[::2].max()
+    return [(float(low), float(high))]
+
+
+def _joined(found: list[tuple[float, float]]) -> tuple[float, float]:
+    low, high = np.array(found).T
+    return float(low.min()), float(high.max())

@@ -213,6 +213,22 @@ def test_limits_of_runs(values: list[float], data: st.DataObject) -> None:
         assert key_limits.run_limits(key, limits, start, stop) == (min(values[start:stop]), max(values[start:stop]))
 
 
+@given(
+    st.lists(st.one_of(st.integers(0, 9).map(float), st.just(float("nan"))), min_size=1, max_size=80),
+    st.lists(st.integers(0, 80), max_size=12),
+)
+def test_limits_of_several_runs(values: list[float], bounds: list[int]) -> None:
+    key = np.array(values)
+    ends = sorted(min(end, len(key)) for end in bounds[: len(bounds) // 2 * 2])
+    starts, stops = np.array(ends, dtype=np.int64).reshape(-1, 2).T
+    kept = np.concatenate([key[:0], *(key[start:stop] for start, stop in zip(starts, stops, strict=True))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_limits, "BLOCK", 5)
+        found = key_limits.limits_of_runs(key, key_limits.block_limits(key), starts, stops)
+    assert (found is None) == (not len(kept))
+    assert found is None or np.array_equal(found, [kept.min(), kept.max()], equal_nan=True)
+
+
 def test_an_index_that_is_missing_or_of_another_format_is_an_error(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     with pytest.raises(FileNotFoundError):

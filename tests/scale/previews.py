@@ -1,9 +1,9 @@
 """`make scale-previews`: previews of a job of 10^8 documents over HTTP: time of each, and memory of the API.
 
-A small job runs in full; then the arrays that previews read are replaced by synthetic ones, 45 bytes a document on disk.
-Orders share files with each other and with the index where they may be equal. The first preview of each sort finds
-nothing of them in the disk's cache; each has another rate. `python -m tests.scale.previews 1e9` measures another number.
-Status 1 if a target is missed.
+A small job runs in full; then the arrays that previews read are replaced by synthetic ones, 45 bytes a document on
+disk: orders share files with each other and with the index where they may be equal. The first preview of each sort
+finds nothing of them in the disk's cache, and each has another rate. `python -m tests.scale.previews 1e9` measures
+another number. Status 1 if a target is missed.
 """
 
 import os
@@ -51,17 +51,18 @@ PREVIEWS: dict[str, dict[str, Any]] = {
 
 
 def write_ranks(storage: Storage, folder: str, documents: int) -> None:
-    """Replaces the arrays of an index that previews read; its keys ascend with the ranks, and inside each domain."""
+    """Replaces the arrays of an index that previews read: keys ascend with the ranks, and inside each domain."""
     draw, sizes = np.random.default_rng(0), np.zeros(DOMAINS, np.int64)
     with _NewArrays(storage, folder, documents) as new:
         for start in range(0, documents, PIECE):
             size = min(PIECE, documents - start)
             domain = draw.integers(0, DOMAINS, size, np.int32)
             sizes += np.bincount(domain, minlength=DOMAINS)
-            key = 1 + 7 * np.arange(start, start + size) / documents
-            new.append(domain=domain, key=key, inside_key=key)
-            for name in ("below", "inside_below"):
-                new.append_sums(name, draw.integers(100, 2_000, size))
+            new.append(domain=domain, key=1 + 7 * np.arange(start, start + size) / documents)
+            new.append_sums("below", draw.integers(100, 2_000, size))
+        for size, shift in zip(sizes.tolist(), draw.normal(0, 0.3, DOMAINS).tolist(), strict=True):
+            new.append(inside_key=2 + shift + 5 * np.arange(size) / size)
+            new.append_sums("inside_below", draw.integers(100, 2_000, size))
     below, domain, inside_below = (read_array(storage, folder, name) for name in ("below", "domain", "inside_below"))
     with closing(ScratchArray(Path(storage.url), np.int64)) as marks:
         write_marks(marks, domain, below, sizes)
