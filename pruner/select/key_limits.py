@@ -45,7 +45,7 @@ def limits_of_runs(
     """
     first, last = -(-starts // BLOCK), stops // BLOCK
     found = [(np.inf, -np.inf), *_limits_of_whole(limits, first[first < last], last[first < last])]
-    low, high = _joined(found)
+    low, high = joined_limits(found)
     head = np.minimum(first * BLOCK, stops)
     starts, stops = np.concatenate([starts, np.maximum(head, last * BLOCK)]), np.concatenate([head, stops])
     starts, stops = starts[starts < stops], stops[starts < stops]
@@ -53,7 +53,7 @@ def limits_of_runs(
     beyond = ~((block[:, 0] >= low) & (block[:, 1] <= high))  # NaN too
     prefetch(key, starts[beyond], stops[beyond])
     found += [limits_of(key[start:stop]) for start, stop in zip(starts[beyond], stops[beyond], strict=True)]
-    return _joined(found) if len(found) > 1 else None
+    return joined_limits(found) if len(found) > 1 else None
 
 
 def _limits_of_whole(limits: np.ndarray, first: np.ndarray, last: np.ndarray) -> list[tuple[float, float]]:
@@ -67,6 +67,7 @@ def _limits_of_whole(limits: np.ndarray, first: np.ndarray, last: np.ndarray) ->
     return [(float(low), float(high))]
 
 
-def _joined(found: list[tuple[float, float]]) -> tuple[float, float]:
+def joined_limits(found: list[tuple[float, float]]) -> tuple[float, float]:
+    """The lowest and the highest of several limits, NaN where one is."""
     low, high = np.array(found).T
     return float(low.min()), float(high.max())

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from pruner.errors import InputError
 from pruner.ranks.rank_key import mean_key
-from pruner.select import domain_marks, key_limits, stored_array
-from pruner.select import index as indexes
+from pruner.select import domain_marks, index_files, key_limits, stored_array
 from pruner.select.build_index import build_index as build
 from pruner.select.domains import by_size, domain_rows
-from pruner.select.index import Index, array_path, read_index, row_ranks, write_arrays
+from pruner.select.index import Index
+from pruner.select.index_files import array_path, read_index, row_ranks, write_array, write_arrays
 from pruner.select.perplexity import perplexity
 from pruner.select.selection_record import SelectionReport
 from pruner.spec import SelectionSpec
@@ -170,8 +170,8 @@ def test_an_index_of_an_earlier_version_is_read(tmp_path: Path, remote: bool) ->
     marks = np.zeros((4, len(made.names), 2), dtype=np.int64)
     for number, rank in enumerate((0, 1_000, 2_000, 3_000)):
         np.add.at(marks[number], made.codes[order[:rank]], np.stack([np.ones(rank, int), made.tokens[order[:rank]]], 1))
-    indexes.write_array(storage, "job", "marks", marks, lambda: None)
-    indexes.write_array(storage, "job", "limits", key_limits.block_limits(index.key)[:1], lambda: None)
+    write_array(storage, "job", "marks", marks, lambda: None)
+    write_array(storage, "job", "limits", key_limits.block_limits(index.key)[:1], lambda: None)
     storage.remove(array_path("job", "inside_limits"))
     storage.remove(array_path("job", "inside_samples"))
     record = {name: value for name, value in storage.read_json("job/ranks/ranks.json").items() if name != "columns"}
@@ -185,7 +185,7 @@ def test_an_index_of_an_earlier_version_is_read(tmp_path: Path, remote: bool) ->
 
 
 def test_previews_of_a_large_remote_index_read_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(index_files, "_WHOLE_BYTES", 0)
     monkeypatch.setattr(stored_array, "_BLOCK_BYTES", 64)
     monkeypatch.setattr(key_limits, "BLOCK", 7)
     index = Scores(documents=300, domains=3, seed=1, scores=9).index()

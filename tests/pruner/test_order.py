@@ -15,7 +15,7 @@ from pruner.corpus.plan import Plan
 from pruner.corpus.row_hash import row_hash
 from pruner.corpus.train_split import in_split
 from pruner.select import domain_marks
-from pruner.select.index import read_index
+from pruner.select.index_files import read_index
 from pruner.select.order import by_byte, by_hash, write_order
 from pruner.select.selection_record import SelectionRecord
 from pruner.spec import BY_BYTE, BY_TOKEN, Order, SelectionSpec

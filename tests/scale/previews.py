@@ -18,8 +18,8 @@ import httpx
 import numpy as np
 
 from pruner.ranks.scratch import ScratchArray
-from pruner.select.domain_marks import STEP, write_marks
-from pruner.select.index import array_path, read_array, write_array
+from pruner.select.domain_marks import STEP, column_count, write_marks
+from pruner.select.index_files import array_path, read_array, write_array
 from pruner.select.key_limits import block_limits
 from pruner.select.sampled_sums import sample
 from pruner.tables.storage import Storage
@@ -72,7 +72,9 @@ def write_ranks(storage: Storage, folder: str, documents: int) -> None:
     _write_limits(storage, folder, ("key", "limits"), ("inside_key", "inside_limits"))
     names = [f"domain-{number}" for number in range(DOMAINS)]
     record = storage.read_json(f"{folder}/ranks/ranks.json")
-    storage.write_json(f"{folder}/ranks/ranks.json", record | {"step": STEP, "columns": DOMAINS, "domains": names})
+    storage.write_json(
+        f"{folder}/ranks/ranks.json", record | {"step": STEP, "columns": column_count(DOMAINS), "domains": names}
+    )
 
 
 def write_order(storage: Storage, folder: str, index: str, documents: int) -> None:
