@@ -15,14 +15,15 @@ from pruner.ranks.runs import Piece, SortedRuns
 from pruner.ranks.scratch import KeptRanking, ScratchArray
 from pruner.ranks.sort_keys import float_of
 from pruner.ranks.table_ranking import TableRanking
-from pruner.select.index import Index, count_domains
+from pruner.select import domain_marks
+from pruner.select.domain_marks import column_count, write_marks
+from pruner.select.index import Index
 from pruner.select.key_limits import block_limits
+from pruner.select.sampled_sums import sample
 from pruner.tables.storage import Storage
 from pruner.tables.stored_table import StoredTable
 
 _THREADS_MAX = 4  # each needs some 100 MB
-_MARKS_MAX = 1_024  # so many ranks have their counts by domain stored
-_MARK_NUMBERS_MAX = 4_000_000  # of the marks of all domains
 _PLACE, _KEY, _TOKENS, _DOMAIN = range(4)  # columns of the sorted rows
 
 
@@ -68,12 +69,14 @@ def build_index(
         inside_below=inside.below,
         inside_key=inside.key,
         inside_place=inside.place,
-        inside_bounds=_sums(whole.marks[-1, :, 0]),
+        inside_bounds=_sums(whole.sizes),
         inside_rank=inside.rank,
         shards=_sums(np.array(shard_rows, dtype=np.int64)),
         limits=block_limits(whole.key),
         inside_limits=block_limits(inside.key),
-        step=whole.step,
+        inside_samples=sample(inside.below),
+        step=domain_marks.STEP,
+        columns=column_count(len(names)),
         domain_names=names,
     )
 
@@ -131,7 +134,7 @@ class _Whole(NamedTuple):
     place: np.ndarray
     rank: np.ndarray
     marks: np.ndarray
-    step: int
+    sizes: np.ndarray  # int64 [domains], the documents of each domain
 
 
 class _Inside(NamedTuple):
@@ -149,9 +152,7 @@ Scratch = Callable[[type[np.generic]], ScratchArray]
 def _whole(runs: SortedRuns, sorter: _Sorter, scratch: Scratch, domains: int) -> _Whole:
     below, key, domain, place = scratch(np.int64), scratch(np.float64), scratch(np.int32), scratch(np.int64)
     position, rank = scratch(np.int64), scratch(np.int64)
-    step = _step(runs.size, domains)
-    marks = _Marks(domains, step)
-    tokens = 0
+    sizes, tokens = np.zeros(domains, dtype=np.int64), 0
     below.append(np.zeros(1, dtype=np.int64))
     for piece in runs.pieces(sorter.workers):
         counted, codes = runs.column(_TOKENS, piece).astype(np.int64), runs.column(_DOMAIN, piece)
@@ -160,10 +161,13 @@ def _whole(runs: SortedRuns, sorter: _Sorter, scratch: Scratch, domains: int) ->
         place.append(runs.column(_PLACE, piece))
         below.append(tokens + np.cumsum(counted))
         tokens += int(counted.sum())
-        marks.add(codes, counted)
+        sizes += np.bincount(codes, minlength=domains)
         _write_positions(runs, position, piece)
     sorter.rank_of_rows(runs, position, rank)
-    return _Whole(below.mapped(), key.mapped(), domain.mapped(), place.mapped(), rank.mapped(), marks.complete(), step)
+    marks = scratch(np.int64)
+    write_marks(marks, domain.mapped(), below.mapped(), sizes)
+    arrays = below.mapped(), key.mapped(), domain.mapped(), place.mapped(), rank.mapped()
+    return _Whole(*arrays, marks.mapped(), sizes)
 
 
 def _inside(runs: SortedRuns, sorter: _Sorter, scratch: Scratch) -> _Inside:
@@ -184,39 +188,6 @@ def _inside(runs: SortedRuns, sorter: _Sorter, scratch: Scratch) -> _Inside:
 
 def _write_positions(runs: SortedRuns, position: ScratchArray, piece: Piece) -> None:
     runs.scatter(position, piece, np.arange(piece.first, piece.first + piece.size))
-
-
-class _Marks:
-    """Counts documents and tokens of each domain below every `step`-th rank, from pieces in the order of the ranks."""
-
-    def __init__(self, domains: int, step: int) -> None:
-        self._domains, self._step = domains, step
-        self._marks = [np.zeros((domains, 2), dtype=np.int64)]
-        self._open, self._left = np.zeros((domains, 2), dtype=np.int64), step
-
-    def add(self, domain: np.ndarray, tokens: np.ndarray) -> None:
-        """Adds the next documents."""
-        while len(domain):
-            size = min(self._left, len(domain))
-            self._open += count_domains(domain[:size], tokens[:size], self._domains)
-            domain, tokens, self._left = domain[size:], tokens[size:], self._left - size
-            if not self._left:
-                self._end()
-
-    def complete(self) -> np.ndarray:
-        """The counts, int64 [M, domains, 2]; the last ones are of all documents."""
-        if self._left < self._step:
-            self._end()
-        return np.stack(self._marks)
-
-    def _end(self) -> None:
-        self._marks.append(self._marks[-1] + self._open)
-        self._open, self._left = np.zeros_like(self._open), self._step
-
-
-def _step(documents: int, domains: int) -> int:
-    marks = max(1, min(_MARKS_MAX, _MARK_NUMBERS_MAX // (2 * domains)))
-    return max(1, -(-documents // marks))
 
 
 def _sums(values: np.ndarray) -> np.ndarray:

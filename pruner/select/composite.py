@@ -12,7 +12,8 @@ from pruner.ranks.bands import band
 from pruner.ranks.rank_key import Keys, RankKey, floats
 from pruner.ranks.sort_keys import ordered_bits
 from pruner.select.build_index import build_index
-from pruner.select.index import PERCENTILE, Index, read_domain_names, read_shard_rows, write_array, write_arrays
+from pruner.select.index import Index
+from pruner.select.index_files import PERCENTILE, read_domain_names, read_shard_rows, write_array, write_arrays
 from pruner.select.kept import kept_by_rank, kept_inside, ranks_inside
 from pruner.select.score_table import SCORES_FILE
 from pruner.spec import BY_TOKEN, Order, Rule, StageSpec

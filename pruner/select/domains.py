@@ -33,17 +33,18 @@ def by_size(everywhere: np.ndarray) -> np.ndarray:
 
 def domain_rows(
     names: list[str | None],
-    everywhere: np.ndarray,
+    order: np.ndarray,
     documents: np.ndarray,
     tokens: np.ndarray,
     medians: np.ndarray | None = None,
+    columns: np.ndarray | None = None,
 ) -> list[DomainRow]:
-    """Documents and tokens of each domain, the largest of the whole corpus first, and their shares.
+    """Documents and tokens of each domain, in a report's order, and their shares.
 
-    All arrays are [domains]: int64 `everywhere`, the documents of the whole corpus, and `documents` and `tokens`, those
-    that are counted; float64 `medians` of perplexity.
+    order int64 [domains] is that of `by_size`. documents and tokens int64 [domains] are those that are counted; with
+    `columns`, int [domains], they have another length, and `columns` says where each domain that is named has its own
+    number. medians float64 [domains] are of perplexity.
     """
-    order = by_size(everywhere)
     all_documents, all_tokens = max(1, int(documents.sum())), max(1, int(tokens.sum()))
 
     def row(
@@ -62,12 +63,14 @@ def domain_rows(
 
     named, rest = order[:DOMAINS_MAX], order[DOMAINS_MAX:]
     of_named = [None] * len(named) if medians is None else medians[named].tolist()
+    at = named if columns is None else columns[named]
     rows = [
         row(names[code], counted, of_tokens, median=median)
         for code, counted, of_tokens, median in zip(
-            named.tolist(), documents[named].tolist(), tokens[named].tolist(), of_named, strict=True
+            named.tolist(), documents[at].tolist(), tokens[at].tolist(), of_named, strict=True
         )
     ]
     if len(rest):
-        rows.append(row(None, int(documents[rest].sum()), int(tokens[rest].sum()), len(rest)))
+        others = [int(counted.sum() - counted[at].sum()) for counted in (documents, tokens)]
+        rows.append(row(None, others[0], others[1], len(rest)))
     return rows

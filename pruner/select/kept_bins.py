@@ -1,15 +1,13 @@
 """What a selection keeps of each bin of a histogram, counted by ranks."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from pruner.ranks.bands import band
 from pruner.select.histogram import Histogram, bin_numbers
 from pruner.select.index import Index
-from pruner.select.stored_array import release
+from pruner.select.stored_array import prefetch, release
 from pruner.spec import SelectionSpec
 
 COUNTED_MAX = 4_000_000  # documents whose keys are read at once: some 50 ms
@@ -49,7 +47,8 @@ def kept_by_key(index: Index, spec: SelectionSpec, ranks: tuple[int, int], histo
     for key, below in _runs(index, spec, ranks):
         found = np.clip(bin_numbers(key, histogram.bin_width) - first, 0, bins.shape[1] - 1)
         bins[0] += np.bincount(found, minlength=bins.shape[1])
-        np.add.at(bins[1], found, np.diff(below))
+        sums = np.bincount(found, np.diff(below), bins.shape[1])  # in float64, which are exact below 2^53
+        bins[1] += sums.astype(np.int64)
     for array in (index.below, index.key, index.inside_below, index.inside_key):
         release(array)
     return KeptBins(bins[0].tolist(), bins[1].tolist())
@@ -58,10 +57,13 @@ def kept_by_key(index: Index, spec: SelectionSpec, ranks: tuple[int, int], histo
 def _runs(index: Index, spec: SelectionSpec, ranks: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Keys float64 [R] of the kept documents, and int64 [R + 1] the tokens below each and below the end."""
     if spec.within is None:
-        start, stop = ranks
-        yield np.asarray(index.key[start:stop]), np.asarray(index.below[start : stop + 1])
-        return
-    for first, last in pairwise(index.inside_bounds.tolist()):
-        start, stop = (first + at for at in band(index.inside_below[first : last + 1], spec))
-        if stop > start:
-            yield np.asarray(index.inside_key[start:stop]), np.asarray(index.inside_below[start : stop + 1])
+        key, below = index.key, index.below
+        start, stop = np.array([ranks[0]]), np.array([ranks[1]])
+    else:
+        key, below = index.inside_key, index.inside_below
+        start, stop = index.bands_inside(0, len(index.domain_names), spec)
+    prefetch(key, start, stop)
+    prefetch(below, start, stop + 1)
+    for first, last in zip(start.tolist(), stop.tolist(), strict=True):
+        if last > first:
+            yield np.asarray(key[first:last]), np.asarray(below[first : last + 1])

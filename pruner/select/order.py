@@ -9,7 +9,8 @@ from pruner.corpus.plan import Plan
 from pruner.errors import InputError
 from pruner.ranks.rank_key import Keys, RankKey, column_key, mean_key, selection_hash
 from pruner.select.build_index import build_index
-from pruner.select.index import Index, read_domain_names, read_shard_rows, write_arrays
+from pruner.select.index import Index
+from pruner.select.index_files import read_domain_names, read_shard_rows, write_arrays
 from pruner.select.score_table import SCORES_FILE
 from pruner.tables.parquet_parts import TablePart
 from pruner.tables.storage import Storage

@@ -8,7 +8,7 @@ import numpy as np
 
 from pruner.ranks.bands import band, documents_band, exact_rate
 from pruner.ranks.coarse import percentile_rule
-from pruner.select.index import PERCENTILE, array_path, read_array, read_index, read_kept, row_ranks
+from pruner.select.index_files import PERCENTILE, array_path, read_array, read_index, read_kept, row_ranks
 from pruner.select.kept import kept_by_rank, kept_inside
 from pruner.select.manifest import Chosen, write_manifest
 from pruner.select.score_table import SCORES_FILE

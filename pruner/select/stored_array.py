@@ -26,10 +26,44 @@ def map_array(path: Path) -> np.ndarray:
     return np.ndarray(shape, dtype, data, start)
 
 
+def _mapping(array: "np.ndarray | StoredArray") -> mmap.mmap | None:
+    base = array.base if isinstance(array, np.ndarray) else None
+    return base if isinstance(base, mmap.mmap) else None
+
+
+def read_at_random(array: np.ndarray) -> None:
+    """Says that values of a mapped array are read here and there: the system reads a missing page without others."""
+    mapping = _mapping(array)
+    if mapping is not None:
+        mapping.madvise(mmap.MADV_RANDOM)
+
+
+def prefetch(array: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> None:
+    """Begins to read values [start, stop) of a mapped array from the disk: all at once, not one page after the other.
+
+    starts and stops int64 [R].
+    """
+    mapping = _mapping(array)
+    if mapping is None:
+        return
+    data = len(mapping) - array.nbytes
+    first = (data + starts * array.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+    size, some = data + stops * array.itemsize - first, stops > starts
+    for at, length in zip(first[some].tolist(), size[some].tolist(), strict=True):
+        mapping.madvise(mmap.MADV_WILLNEED, at, length)
+
+
+def values_at(array: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """The values at some positions of a mapped or stored array, [R]. at int64 [R]."""
+    prefetch(array, at, at + 1)
+    return np.asarray(array[at] if isinstance(array, np.ndarray) else [array[one] for one in at.tolist()], array.dtype)
+
+
 def release(array: np.ndarray) -> None:
     """Takes the pages of a mapped array that were read out of this process; they stay in the system's cache."""
-    if isinstance(array, np.ndarray) and isinstance(array.base, mmap.mmap):
-        array.base.madvise(mmap.MADV_DONTNEED)
+    mapping = _mapping(array)
+    if mapping is not None:
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _read_header(file: BinaryIO, path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -43,17 +77,15 @@ def _read_header(file: BinaryIO, path: str) -> tuple[tuple[int, ...], np.dtype[A
 class StoredArray:
     """Values [start, stop) of an array in a file. A slice reads nothing until NumPy makes an array of it.
 
-    Methods raise FileNotFoundError.
+    An array of several dimensions is read as one of all its values in their order. Methods raise FileNotFoundError.
     """
 
     def __init__(self, storage: Storage, path: str) -> None:
         self._storage, self._path = storage, path
         with storage.open(path) as file:
             shape, self.dtype = _read_header(file, path)
-            if len(shape) != 1:
-                raise ValueError(f"{path}: is an array of {len(shape)} dimensions")
             self._data = file.tell()
-        self._start, self._stop = 0, shape[0]
+        self._start, self._stop = 0, math.prod(shape)
 
     def __len__(self) -> int:
         return int(self._stop - self._start)

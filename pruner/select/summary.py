@@ -178,8 +178,8 @@ def domain_table(index: Index) -> list[DomainRow]:
     tokens = np.diff(index.inside_below[index.inside_bounds])
     medians = perplexity(index.inside_key[index.inside_bounds[:-1] + (sizes - 1) // 2])
     if np.isnan(medians).any():  # of a job without a reference
-        return domain_rows(index.domain_names, sizes, sizes, tokens)
-    return domain_rows(index.domain_names, sizes, sizes, tokens, medians)
+        return domain_rows(index.domain_names, index.domain_order, sizes, tokens)
+    return domain_rows(index.domain_names, index.domain_order, sizes, tokens, medians)
 
 
 def _quantile(ordered: np.ndarray, share: float) -> float:

@@ -14,7 +14,8 @@ from pruner.ranks.rank_key import mean_key, no_key
 from pruner.select import summary as summaries
 from pruner.select.build_index import build_index
 from pruner.select.further import Further
-from pruner.select.index import Index, write_arrays
+from pruner.select.index import Index
+from pruner.select.index_files import write_arrays
 from pruner.select.score_table import (
     REJECTS_FILE,
     SCORES_FILE,

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pruner.errors import InputError
 from pruner.select.documents import DocumentReader, Documents, table_rows
 from pruner.select.histogram import Histogram
-from pruner.select.index import Index, read_index
+from pruner.select.index import Index
+from pruner.select.index_files import read_index
 from pruner.select.kept_bins import COUNTED_MAX, kept_by_key, kept_of_run
 from pruner.select.order import by_score, rank_documents
 from pruner.select.partial_histogram import PartialHistogram, partial_histogram

@@ -13,7 +13,7 @@ from pruner.ablation.overlap import Overlap
 from pruner.ablation.pool import Budget, Pool, Reading, Readings, check_kept, make_arms, read_pool
 from pruner.corpus.sandbox import read_shard
 from pruner.errors import InputError
-from pruner.select.index import read_shard_rows
+from pruner.select.index_files import read_shard_rows
 from pruner.select.selection import MANIFEST_FILE
 from pruner.spec import SelectionSpec
 from service.contract.ablations import TOKENS_PER_PARAMETER, AblationEstimate, AblationOptions

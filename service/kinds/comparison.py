@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pruner.select.domains import by_size
-from pruner.select.index import read_array, read_domain_names
+from pruner.select.index_files import read_array, read_domain_names
 from pruner.select.score_columns import Correlations, ScoreColumn, measure_scores
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.write_index import check_eligible

@@ -14,7 +14,7 @@ from pruner.export.export_plan import ExportPlan, plan_export, read_kept
 from pruner.export.export_record import ExportRecord, dataset_card
 from pruner.export.formats import ExportedFile, subfolder
 from pruner.export.output_folder import OutputFolder
-from pruner.select.index import read_shard_rows
+from pruner.select.index_files import read_shard_rows
 from pruner.select.score_table import SCORES_FILE
 from pruner.select.selection import MANIFEST_FILE
 from pruner.tables.records import Record

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from pruner.corpus.plan import Plan, make_plan
 from pruner.corpus.shard_reader import read_shard
 from pruner.corpus.train_split import Split
-from pruner.select.index import read_index
+from pruner.select.index_files import read_index
 from pruner.select.selection import SelectionWriter, part_count
 from pruner.select.selection_record import SelectionRecord
 from pruner.select.write_index import IndexCounts, write_index

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from pruner.ranks import bands
 from pruner.ranks.bands import band
 from pruner.spec import SelectionSpec
 from tests.pruner.oracle import select
@@ -97,6 +98,21 @@ def test_a_run_of_tokens_is_within_budget_and_cannot_grow(
         for rank in neighbours:
             if 0 <= rank < len(order):
                 assert tokens[kept].sum() + tokens[order[rank]] > budget
+
+
+@given(
+    st.lists(st.sampled_from([0, 0, 1, 1, 2, 5, 100]), min_size=1, max_size=60),
+    st.one_of(RATES, st.sampled_from([0.99, 0.999])),
+    st.integers(1, 4),
+)
+@example([0, 1, 2, 1, 1, 1, 2, 0, 0], 0.8, 1)
+def test_a_medium_run_is_found_from_a_few_documents_around_its_ends(tokens: list[int], rate: float, near: int) -> None:
+    below = np.concatenate([[7], 7 + np.cumsum(tokens)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bands, "_NEAR", near)
+        found = band(below, SelectionSpec(rate=rate, unit="tokens"))
+    if any(tokens):
+        assert found == plain(list(range(len(tokens))), tokens, "medium", "tokens", rate)
 
 
 def test_a_medium_run_of_tokens_is_centred() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from pruner.corpus import plan as plans
 from pruner.select.documents import RankedDocument, documents_at, read_text
-from pruner.select.index import Index, read_index
+from pruner.select.index import Index
+from pruner.select.index_files import read_index
 from pruner.tables.storage import Storage
 from tests.pruner.conftest import jsonl, parquet, zstd
 from tests.pruner.scored import ScoredCorpus, corpus_spec

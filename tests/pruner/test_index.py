@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from pruner.errors import InputError
 from pruner.ranks.rank_key import mean_key
-from pruner.select import build_index, key_limits, stored_array
-from pruner.select import index as indexes
+from pruner.select import domain_marks, index_files, key_limits, stored_array
 from pruner.select.build_index import build_index as build
-from pruner.select.domains import domain_rows
-from pruner.select.index import Index, array_path, read_index, row_ranks, write_arrays
+from pruner.select.domains import by_size, domain_rows
+from pruner.select.index import Index
+from pruner.select.index_files import array_path, read_index, row_ranks, write_array, write_arrays
 from pruner.select.perplexity import perplexity
 from pruner.select.selection_record import SelectionReport
 from pruner.spec import SelectionSpec
@@ -80,7 +80,7 @@ class Scores:
             perplexity_max=max(found, default=None),
             start=selected.start,
             stop=selected.stop,
-            domains=domain_rows(self.names, sizes, counts, tokens),
+            domains=domain_rows(self.names, by_size(sizes), counts, tokens),
         )
 
 
@@ -89,7 +89,8 @@ class Scores:
 def test_a_preview_is_the_selection(step: int, spec: SelectionSpec, seed: int, scores: int) -> None:
     made = Scores(documents=60 + seed, domains=1 + seed % 5, seed=seed, scores=scores)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build_index, "_MARKS_MAX", -(-len(made.nll) // step))
+        patch.setattr(domain_marks, "STEP", step)
+        patch.setattr(key_limits, "BLOCK", 1 + seed % 9)
         preview = made.index().preview(spec)
     expected = made.report(spec)
     assert SelectionReport.model_validate(preview.flat().model_dump(exclude={"inside"})) == expected
@@ -158,8 +159,33 @@ def test_an_index_is_read_as_it_was_written(tmp_path: Path, remote: bool) -> Non
     assert found.shards.tolist() == [0, 40, 40, 149]
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_an_index_of_an_earlier_version_is_read(tmp_path: Path, remote: bool) -> None:
+    made = Scores(documents=3_000, domains=1_100, seed=1)
+    index = made.index()
+    storage = Storage("memory://earlier" if remote else str(tmp_path))
+    write_arrays(storage, "job", index, lambda: None)
+    # Each domain had its own counts, key limits were of larger blocks, and there were no samples.
+    step, order = 1_000, np.lexsort((made.places, made.nll / made.tokens))
+    marks = np.zeros((4, len(made.names), 2), dtype=np.int64)
+    for number, rank in enumerate((0, 1_000, 2_000, 3_000)):
+        np.add.at(marks[number], made.codes[order[:rank]], np.stack([np.ones(rank, int), made.tokens[order[:rank]]], 1))
+    write_array(storage, "job", "marks", marks, lambda: None)
+    write_array(storage, "job", "limits", key_limits.block_limits(index.key)[:1], lambda: None)
+    storage.remove(array_path("job", "inside_limits"))
+    storage.remove(array_path("job", "inside_samples"))
+    record = {name: value for name, value in storage.read_json("job/ranks/ranks.json").items() if name != "columns"}
+    storage.write_json("job/ranks/ranks.json", record | {"step": step})
+    found = read_index(storage, "job")
+    assert found.columns == 1_100
+    for within in (None, "domain"):
+        for per in (None, "byte"):
+            spec = SelectionSpec(rate=0.3, unit="tokens", within=within, per=per)
+            assert found.preview(spec) == index.preview(spec)
+
+
 def test_previews_of_a_large_remote_index_read_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexes, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(index_files, "_WHOLE_BYTES", 0)
     monkeypatch.setattr(stored_array, "_BLOCK_BYTES", 64)
     monkeypatch.setattr(key_limits, "BLOCK", 7)
     index = Scores(documents=300, domains=3, seed=1, scores=9).index()
@@ -185,6 +211,22 @@ def test_limits_of_runs(values: list[float], data: st.DataObject) -> None:
         patch.setattr(key_limits, "BLOCK", 5)
         limits = key_limits.block_limits(key)
         assert key_limits.run_limits(key, limits, start, stop) == (min(values[start:stop]), max(values[start:stop]))
+
+
+@given(
+    st.lists(st.one_of(st.integers(0, 9).map(float), st.just(float("nan"))), min_size=1, max_size=80),
+    st.lists(st.integers(0, 80), max_size=12),
+)
+def test_limits_of_several_runs(values: list[float], bounds: list[int]) -> None:
+    key = np.array(values)
+    ends = sorted(min(end, len(key)) for end in bounds[: len(bounds) // 2 * 2])
+    starts, stops = np.array(ends, dtype=np.int64).reshape(-1, 2).T
+    kept = np.concatenate([key[:0], *(key[start:stop] for start, stop in zip(starts, stops, strict=True))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(key_limits, "BLOCK", 5)
+        found = key_limits.limits_of_runs(key, key_limits.block_limits(key), starts, stops)
+    assert (found is None) == (not len(kept))
+    assert found is None or np.array_equal(found, [kept.min(), kept.max()], equal_nan=True)
 
 
 def test_an_index_that_is_missing_or_of_another_format_is_an_error(tmp_path: Path) -> None:

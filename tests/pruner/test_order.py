@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pruner.corpus.plan import Plan
 from pruner.corpus.row_hash import row_hash
 from pruner.corpus.train_split import in_split
-from pruner.select import build_index
-from pruner.select.index import read_index
+from pruner.select import domain_marks
+from pruner.select.index_files import read_index
 from pruner.select.order import by_byte, by_hash, write_order
 from pruner.select.selection_record import SelectionRecord
 from pruner.spec import BY_BYTE, BY_TOKEN, Order, SelectionSpec
@@ -237,9 +237,9 @@ def test_an_order_that_was_stopped_anywhere_is_made_again_with_the_same_bytes(
 def test_marks_at_any_step_count_the_same(many_indexed: ScoredCorpus, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = SelectionSpec(criterion="random", rate=0.37, seed=9)
     found = []
-    for marks in (1, 7, 1_000):
-        monkeypatch.setattr(build_index, "_MARKS_MAX", marks)
-        folder = f"marks-{marks}"
+    for step in (10**6, 17, 1):
+        monkeypatch.setattr(domain_marks, "STEP", step)
+        folder = f"step-{step}"
         write_order(many_indexed.storage, "job", folder, by_hash(many_indexed.plan, 9), lambda: None)
         found.append(read_index(many_indexed.storage, folder).preview(spec))
     assert found[0] == found[1] == found[2]

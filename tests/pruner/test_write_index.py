@@ -99,7 +99,7 @@ def test_the_same_files_give_the_same_bytes(scored: ScoredCorpus) -> None:
     for folder in ("one", "two"):
         scored.index(folder, SPLIT)
     names = [file.path.removeprefix("one/") for file in scored.storage.files("one")]
-    assert len(names) == 19
+    assert len(names) == 20
     for name in names:
         assert scored.storage.read_bytes(f"one/{name}") == scored.storage.read_bytes(f"two/{name}")
 
