@@ -35,6 +35,7 @@ _SEEDS_MAX = 8  # of an arm, with a budget
 _CHARACTERS = (40_000, 1_000_000)  # of each held-out set: at least, where it has them, and at most
 _MEASURED = 1 / 3  # characters of held-out text for each token that a run reads, so that measuring takes a sixth of it
 _CPU_FLOPS, _GPU_FLOPS = 4e10, 1.2e14  # a second, of a core and of a GPU: about, as proxies reach them
+_FEW = 200  # documents
 _PASSES_MAX = 4.0  # over all documents, beyond which repeated text is clearly worse than new (2305.16264)
 _SPARE = 1.6  # a sub-pool that is read R times is planned so much larger: the proxies' tokenizer is not learnt yet
 _REPEATS = 1.5  # passes up to which repeated text is nearly as good as new, so that a random arm is like `all`
@@ -128,11 +129,10 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
             distinct=min(distinct, tokens),
             budget=options.budget,
         )
-    if len(everything) * share < 200:
+    read = len(reading[(ALL, 0)])
+    if read < _FEW:
         advice = "raise --tokens" if share < 1 else "take a larger corpus"
-        warnings.append(
-            f"the sub-pool has only {round(len(everything) * share)} documents: results may hold for them alone; {advice}"
-        )
+        warnings.append(f"a run of all reads only {read} documents: results may hold for them alone; {advice}")
     plan = AblationPlan(
         settings=settings,
         measure="tasks" if texts.questions else "heldout",
