@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from kernels.pack import Pack
-from scorer.causal_lm.forward import Body, head_logits, pack_hidden, whole_logits
+from scorer.causal_lm.compiled import CompiledBody, Run, compile_body
+from scorer.causal_lm.forward import Body, body_hidden, head_logits, pack_hidden, whole_logits
 from scorer.causal_lm.head import Head, choose_head
-from scorer.causal_lm.packed_attention import use_packed_attention
+from scorer.causal_lm.packed_attention import attend_over, positions, use_packed_attention
 from scorer.errors import BadReference
 
 # Positions of a model whose config names no limit (ALiBi, for one): its memory may grow with the square of them.
@@ -35,14 +36,6 @@ _SPANS = ("sliding_window", "attention_chunk_size", "attention_window_size")  # 
 PROBE = 24  # tokens that a trial reads
 # What a trial raises with a model that is built in another way.
 TRIAL_ERRORS = (RuntimeError, TypeError, AttributeError, ValueError, IndexError, KeyError)
-
-
-@dataclass(frozen=True)
-class CompiledBody:
-    """The body compiled for packs of exactly `tokens` tokens."""
-
-    module: Any
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -140,9 +133,9 @@ def try_packed_attention(model: Any, known: Capabilities) -> bool:
     before = model.config._attn_implementation
     try:
         if use_packed_attention(model):
-            hidden = pack_hidden(body.module, ids, pack)
+            hidden = pack_hidden(body.run, ids, pack)
             if known.same(head_logits(model, body, hidden[None])[0], alone):
-                beside_others = pack_hidden(body.module, others, pack)
+                beside_others = pack_hidden(body.run, others, pack)
                 if torch.equal(hidden[first:].nan_to_num(), beside_others[first:].nan_to_num()):
                     return True
     except TRIAL_ERRORS:
@@ -163,15 +156,15 @@ def try_compiled(model: Any, known: Capabilities, tokens: int) -> CompiledBody |
     lengths = [min(known.context, tokens - start) for start in range(0, tokens, known.context)]
     ids, pack = random_ids(model, tokens, known.vocab_size), Pack.of(lengths, model.device)
     some = torch.arange(0, tokens, max(1, tokens // (8 * PROBE)), device=model.device)
-    eager = head_logits(model, body, pack_hidden(body.module, ids, pack)[some][None])
-    try:
-        compiled = torch.compile(body.module, dynamic=False)
-        same = known.same(head_logits(model, body, pack_hidden(compiled, ids, pack)[some][None]), eager)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # the compiler raises anything
-        return None
-    return CompiledBody(compiled, tokens) if same else None
+
+    def logits(run: Run) -> Tensor:
+        return head_logits(model, body, pack_hidden(run, ids, pack)[some][None])
+
+    eager = logits(body.run)
+    with torch.inference_mode(), attend_over(pack):
+        return compile_body(
+            body_hidden, body.module, ids[None], positions(pack), lambda run: known.same(logits(run), eager)
+        )
 
 
 def replace_absurd_limits(config: Any) -> int | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.pack import Pack
+from scorer.causal_lm.compiled import Run
 from scorer.causal_lm.packed_attention import attend_over, positions
 from scorer.causal_lm.padding import pad, unpad
 
@@ -19,6 +20,10 @@ class Body:
 
     module: Any
     output: type
+
+    def run(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Over a row: ids [1, T] int64 and their positions [1, T] int64 -> hidden states [1, T, D]."""
+        return body_hidden(self.module, ids, places)
 
 
 @torch.inference_mode()
@@ -53,10 +58,14 @@ def documents_hidden(body: Body, ids: Tensor, pack: Pack, one_by_one: bool) -> T
     return unpad(rows_hidden(body, pad(ids, pack)), pack)
 
 
+def body_hidden(module: Any, ids: Tensor, places: Tensor) -> Tensor:
+    """The body over a row: ids [1, T] int64 and their positions [1, T] int64 -> hidden states [1, T, D]."""
+    hidden: Tensor = module(input_ids=ids, position_ids=places, use_cache=False).last_hidden_state
+    return hidden
+
+
 @torch.inference_mode()
-def pack_hidden(module: Any, ids: Tensor, pack: Pack) -> Tensor:
+def pack_hidden(run: Run, ids: Tensor, pack: Pack) -> Tensor:
     """A body that uses packed attention, over a whole pack: ids [T] int64 -> hidden states [T, D]."""
     with attend_over(pack):
-        output = module(input_ids=ids[None], position_ids=positions(pack), use_cache=False)
-    hidden: Tensor = output.last_hidden_state[0]
-    return hidden
+        return run(ids[None], positions(pack))[0]

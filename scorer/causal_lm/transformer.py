@@ -129,8 +129,8 @@ class Transformer:
         if not self.capabilities.packed:
             return documents_hidden(body, ids, pack, self.capabilities.one_by_one)
         compiled = self.capabilities.compiled
-        module = body.module if compiled is None or compiled.tokens != pack.tokens else compiled.module
-        return pack_hidden(module, ids, pack)
+        run = body.run if compiled is None or compiled.tokens != pack.tokens else compiled.run
+        return pack_hidden(run, ids, pack)
 
 
 def load_transformer(folder: Path, dtype: torch.dtype, device: torch.device | str) -> Transformer:

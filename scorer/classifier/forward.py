@@ -8,7 +8,6 @@ them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.pack import Pack
-from scorer.causal_lm.capabilities import NO_LIMIT, TRIAL_ERRORS, CompiledBody, find_context, random_ids
+from scorer.causal_lm.capabilities import NO_LIMIT, TRIAL_ERRORS, find_context, random_ids
+from scorer.causal_lm.compiled import CompiledBody, Run, compile_body
 from scorer.causal_lm.packed_attention import attend_over, positions, use_packed_attention
 from scorer.causal_lm.padding import pad
 
@@ -69,18 +69,17 @@ class ClassifierModel:
         self.compiled = None
         if self._packed is None:
             return
-        body, longest = self.model.base_model, min(self.context, tokens)
+        padding, longest = self._packed.padding, min(self.context, tokens)
         pack = Pack.of([min(longest, tokens - start) for start in range(0, tokens, longest)], self.model.device)
         ids = random_ids(self.model, tokens, self.rows)
-        eager = self._pack_hidden(ids, pack, self._packed.padding)
-        try:
-            made = CompiledBody(torch.compile(partial(_last_hidden, body), dynamic=False), tokens)
-            if self._same(self._pack_hidden(ids, pack, self._packed.padding, made), eager):
-                self.compiled = made
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # the compiler raises anything
-            return
+        eager = self._pack_hidden(ids, pack, padding)
+
+        def is_right(run: Run) -> bool:
+            return self._same(self._pack_hidden(ids, pack, padding, CompiledBody(run, tokens)), eager)
+
+        with attend_over(pack):
+            places = _places(ids, pack, padding)
+            self.compiled = compile_body(_last_hidden, self.model.base_model, ids[None], places, is_right)
 
     def fill(self, windows: list[NDArray[np.int32]]) -> list[NDArray[np.int32]]:
         """The windows, and after them some of padding where a full pack is faster than this one."""
@@ -119,15 +118,10 @@ class ClassifierModel:
         self, ids: Tensor, pack: Pack, padding: int | None, compiled: CompiledBody | None = None
     ) -> Tensor:
         """The body's hidden states of a pack, [T, D]; by a compiled body if the pack has its size."""
-        places = positions(pack)
-        if padding is not None:  # as Roberta and its relatives count: tokens of padding have no place
-            there = (ids != padding).long()
-            before = torch.cumsum(there, 0) - there
-            starts = pack.cu_seqlens[:-1].long().repeat_interleave(pack.cu_seqlens.diff(), output_size=pack.tokens)
-            places = ((before - before[starts] + 1) * there + padding)[None]
+        places = _places(ids, pack, padding)
         with attend_over(pack):
             if compiled is not None and compiled.tokens == pack.tokens:
-                hidden: Tensor = compiled.module(ids[None], places)
+                hidden = compiled.run(ids[None], places)
             else:
                 hidden = _last_hidden(self.model.base_model, ids[None], places)
         return hidden[0]
@@ -204,6 +198,16 @@ class ClassifierModel:
 
     def _close(self) -> float:
         return 1e-4 if self.model.dtype == torch.float32 else 3e-2
+
+
+def _places(ids: Tensor, pack: Pack, padding: int | None) -> Tensor:
+    """Each token's position in its document, [1, T] int64: with `padding` as Roberta and its relatives count."""
+    if padding is None:
+        return positions(pack)
+    there = (ids != padding).long()  # tokens of padding have no place
+    before = torch.cumsum(there, 0) - there
+    starts = pack.cu_seqlens[:-1].long().repeat_interleave(pack.cu_seqlens.diff(), output_size=pack.tokens)
+    return ((before - before[starts] + 1) * there + padding)[None]
 
 
 def _last_hidden(body: Any, ids: Tensor, places: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def test_packs_are_filled_up_for_a_compiled_body(tmp_path: Path, kind: str, monk
 
     def compiled(body: Any, dynamic: bool) -> Any:
         assert dynamic is False
-        return lambda ids, places: sizes.append(ids.shape[1]) or body(ids, places)
+        return lambda module, ids, places: sizes.append(ids.shape[1]) or body(module, ids, places)
 
     monkeypatch.setattr(torch, "compile", compiled)  # which compiler makes it is torch's
     packs.compile(40)
@@ -86,7 +86,9 @@ def test_packs_are_filled_up_for_a_compiled_body(tmp_path: Path, kind: str, monk
     np.testing.assert_allclose(values(classifier, TEXTS), expected, atol=2e-4, rtol=0)
     assert len(sizes) > 1  # of the trial, and of full packs
     assert set(sizes) == {40}
-    monkeypatch.setattr(torch, "compile", lambda body, dynamic: lambda ids, places: body(ids.roll(1), places))
+    monkeypatch.setattr(
+        torch, "compile", lambda body, dynamic: lambda module, ids, places: body(module, ids.roll(1), places)
+    )
     packs.compile(40)
     assert packs.compiled is None  # its hidden states are not those of the model
 

@@ -222,7 +222,7 @@ def test_full_packs_are_compiled_once_and_for_that_size(monkeypatch: pytest.Monk
 
     def compiled(body: Any, dynamic: bool) -> Any:
         assert dynamic is False
-        return lambda **given: made.append(given) or body(**given)
+        return lambda *given: made.append(given) or body(*given)
 
     monkeypatch.setattr(torch, "compile", compiled)
     ours.compile(pack.tokens)
@@ -241,10 +241,10 @@ def test_a_compiled_body_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPat
     eager, _ = ours.nll(ids, targets, pack)
 
     def compiled(body: Any, dynamic: bool) -> Any:
-        def run(input_ids: torch.Tensor, **given: Any) -> Any:
+        def run(module: Any, ids: torch.Tensor, places: torch.Tensor) -> Any:
             if fault == "broken":
                 raise NotImplementedError
-            return body(input_ids=input_ids.roll(1), **given)
+            return body(module, ids.roll(1), places)
 
         return run
 
