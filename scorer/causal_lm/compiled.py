@@ -75,10 +75,13 @@ def _make(hidden_of: HiddenOf, body: nn.Module, ids: Tensor, places: Tensor, pat
     with torch._dynamo.config.patch(enable_aot_compile=True):
         compiled: Any = torch.compile(hidden_of, fullgraph=True, dynamic=False, options=options)
         made = compiled.aot_compile(((body, ids, places), {}))
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # another process sees the whole file or none
-        made.save_compiled_function(f"{folder}/code")
-        Path(folder, "code").replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # another process sees the whole file or none
+            made.save_compiled_function(f"{folder}/code")
+            Path(folder, "code").replace(path)
+    except Exception as error:  # a full disk, or a part that cannot be pickled
+        log.debug("compiled code is not stored: %s", error)
     return made
 
 
