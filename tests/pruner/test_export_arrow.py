@@ -104,6 +104,7 @@ def test_string_views_leave_other_rows_behind(tmp_path: Path) -> None:
     assert read(out, "file")["text"].to_pylist() == ["a" * 100]
 
 
+@pytest.mark.filterwarnings("ignore:pyarrow.feather:FutureWarning")  # deprecated in some versions
 def test_a_feather_file_stays_one(tmp_path: Path) -> None:
     path = tmp_path / "a.feather"
     feather.write_feather(every_type().select(["text", "struct"]), path)
