@@ -4,30 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test docs browser page faults scale-queue scale-select scale-selections scale-previews scale-planning ablation-truth images test-images test-deploy test-ray test-peers test-s3 test-install test-kernels lint types fuzz gpu clean
+.PHONY: demo test docs browser page faults scale-queue scale-select scale-selections scale-previews scale-planning ablation-truth images test-images test-deploy test-ray test-peers test-s3 test-install lint types fuzz gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python deploy/demo.py
 
-# Three groups of tests, lint and types run in parallel, as most tests of the service wait for other processes; the groups
-# BESIDE and KERNELS have a lower priority, and their output comes last. Torch has one thread in each group. Triton's
-# interpreter is on for all tests of kernels at once, which saves a process for each file. `make` and not its variable, by
-# which `make -n test` would run the tests.
-BESIDE := tests/scorer tests/pruner tests/page tests/service/test_ablations.py tests/service/test_scorers.py tests/service/test_cli.py tests/service/test_prune.py
-AFTER_KERNELS := tests/faults $(wildcard tests/test_*.py)
+# Three groups of tests, lint and types run in parallel, as most tests of the service wait for other processes. BESIDE, and
+# the tests of kernels with LAST after them, have a lower priority, and their output comes last. Torch has one thread in
+# each group. Triton's interpreter is on for all tests of kernels at once, which saves a process for each file. `make` and
+# not its variable, by which `make -n test` would run the tests.
+BESIDE := tests/scorer tests/pruner tests/page tests/service/test_ablations.py tests/service/test_scorers.py tests/service/test_prune.py
+LAST := tests/faults $(wildcard tests/test_*.py)
 test: $(VENV)/.installed-test browser
 	@mkdir -p build; export OMP_NUM_THREADS=1; \
 	nice -n 10 make lint types >build/checks.txt 2>&1 & checks=$$!; \
 	nice -n 10 $(BIN)/python -m pytest $(BESIDE) >build/beside.txt 2>&1 & beside=$$!; \
-	nice -n 10 make test-kernels >build/kernels.txt 2>&1 & kernels=$$!; \
+	(TRITON_INTERPRET=1 nice -n 10 $(BIN)/python -m pytest tests/kernels; status=$$?; \
+	nice -n 10 $(BIN)/python -m pytest $(LAST) || status=$$?; exit $$status) >build/kernels.txt 2>&1 & kernels=$$!; \
 	trap 'kill $$checks $$beside $$kernels; exit 130' INT TERM; \
-	$(BIN)/python -m pytest --ignore=tests/kernels $(BESIDE:%=--ignore=%) $(AFTER_KERNELS:%=--ignore=%); status=$$?; \
+	$(BIN)/python -m pytest --ignore=tests/kernels $(BESIDE:%=--ignore=%) $(LAST:%=--ignore=%); status=$$?; \
 	for job in $$kernels $$beside $$checks; do wait $$job || status=$$?; done; \
 	cat build/kernels.txt build/beside.txt build/checks.txt; exit $$status
-
-test-kernels: $(VENV)/.installed-test
-	@TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels; status=$$?; \
-	$(BIN)/python -m pytest $(AFTER_KERNELS) || status=$$?; exit $$status
 
 # Checks deploy/ with hadolint, Docker Compose, Helm and promtool, which is taken from Debian's `prometheus` if missing.
 test-deploy: $(VENV)/.installed-deploy
