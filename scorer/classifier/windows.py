@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorer.errors import BadReference, one_line
-from scorer.tokenizer.backends import HARD_TEXTS, Encoded, is_fault
+from scorer.tokenizer.backends import HARD_TEXTS, Encode, Encoded, FastEncode
 
 # Of a long text only the first characters are tokenized, if they give enough tokens more than are kept.
 _CHARACTERS_A_TOKEN, _MORE = 6, 512
@@ -55,14 +54,14 @@ class WindowTokenizer:
         self._from_left = self._auto.truncation_side == "left"
         self._fast: Any = None
         self._spaces = ""
-        self._quick: Callable[[list[str]], Encoded] | None = None
+        self._quick = FastEncode(None)
         self.threads = _THREADS if self._auto.is_fast else 1
         if self._auto.is_fast:
             self._fast = self._auto.backend_tokenizer
             self._fast.no_truncation()  # versions of tokenizers that truncate lose the windows after the second
             self._fast.no_padding()
             self._spaces = "" if self._from_left else _word_ends(self._fast)
-            self._quick = _nanotoken(self._fast)
+            self._quick = FastEncode(_nanotoken(self._fast))
             self.check(HARD_TEXTS)
 
     @property
@@ -73,17 +72,12 @@ class WindowTokenizer:
     @property
     def library(self) -> str:
         """The library in use and its version."""
-        name = "transformers" if self._fast is None else "tokenizers" if self._quick is None else "nanotoken"
+        name = "transformers" if self._fast is None else "nanotoken" if self._quick.is_used else "tokenizers"
         return f"{name} {version(name)}"
 
     def check(self, texts: list[str]) -> None:
         """Compares nanotoken with tokenizers on these texts; if an id differs, nanotoken is not used any more."""
-        if self._quick is None:
-            return
-        texts = [text.encode("utf-8", "replace").decode() for text in texts]
-        found, exact = self._encode(texts, True), self._exact(texts)
-        if not (np.array_equal(found.ids, exact.ids) and np.array_equal(found.starts, exact.starts)):
-            self._quick = None
+        self._quick.check(texts, self._exact)
 
     def encode(self, texts: list[str], all_windows: bool) -> Windows:
         """The first window of each text, or all of them. A lone surrogate is read as `?`."""
@@ -95,16 +89,7 @@ class WindowTokenizer:
 
     def _encode(self, texts: list[str], whole: bool) -> Encoded:
         """The ids of each text, or at least those of its first window, without the special tokens around it."""
-        if (quick := self._quick) is not None:
-            try:
-                return quick(texts)
-            except UnicodeEncodeError:
-                raise
-            except BaseException as error:  # a text that it cannot read
-                if not is_fault(error):
-                    raise
-                self._quick = None
-        return self._exact(texts) if whole or not self._spaces else self._beginnings(texts)
+        return self._quick(texts, self._exact if whole or not self._spaces else self._beginnings)
 
     def _exact(self, texts: list[str]) -> Encoded:
         """By the library that transformers uses."""
@@ -160,7 +145,7 @@ def _special_ids(auto: Any, folder: Path) -> tuple[list[int], list[int]]:
     raise BadReference(f"{folder}: the tokenizer does not add its special tokens before and after a text alone")
 
 
-def _nanotoken(exact: Any) -> Callable[[list[str]], Encoded] | None:
+def _nanotoken(exact: Any) -> Encode | None:
     """The same tokenizer in nanotoken, or None if that is not installed or does not support it: it reads WordPiece."""
     try:
         import nanotoken

@@ -72,42 +72,63 @@ class Encoded:
         return cls(ids, np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
 
 
+class FastEncode:
+    """Encodes by a fast library, which is left for good once it fails or gives another id than the exact one."""
+
+    def __init__(self, encode: Encode | None) -> None:
+        """None where the library is not installed, or does not read the tokenizer."""
+        self._encode = encode
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the fast library is at work."""
+        return self._encode is not None
+
+    def check(self, texts: list[str], exact: Encode) -> None:
+        """Compares both on these texts."""
+        if self._encode is None:
+            return
+        texts = [text.encode("utf-8", "replace").decode() for text in texts]
+        found, wanted = self(texts, exact), exact(texts)
+        if not (np.array_equal(found.starts, wanted.starts) and np.array_equal(found.ids, wanted.ids)):
+            self._encode = None
+
+    def __call__(self, texts: list[str], exact: Encode) -> Encoded:
+        """The ids of each text, by `exact` if need be. Raises UnicodeEncodeError for a lone surrogate."""
+        if (encode := self._encode) is not None:
+            try:
+                return encode(texts)
+            except UnicodeEncodeError:
+                raise
+            except BaseException as error:  # a text that it cannot read; a Rust panic is not an Exception
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
+                self._encode = None
+        return exact(texts)
+
+
 class Encoder:
     """Encodes as a tokenizer of `tokenizers` does, by fastokens as long as that gives the same ids."""
 
     def __init__(self, exact: tokenizers.Tokenizer) -> None:
         """`exact` must be set to recognize no special tokens."""
         self._exact = exact
-        self._fast = _fastokens(exact)
+        self._fast = FastEncode(_fastokens(exact))
         self.check(HARD_TEXTS)
 
     @property
     def library(self) -> str:
         """The library in use and its version, such as "fastokens 0.3.5"."""
-        name = "tokenizers" if self._fast is None else "fastokens"
+        name = "fastokens" if self._fast.is_used else "tokenizers"
         return f"{name} {version(name)}"
 
     def check(self, texts: list[str]) -> None:
         """Compares fastokens with tokenizers on these texts; if an id differs, fastokens is not used any more."""
-        if self._fast is None:
-            return
-        texts = [text for text in texts if not _has_lone_surrogate(text)]
-        fast, exact = self.encode(texts), self._encode_exact(texts)
-        if not (np.array_equal(fast.starts, exact.starts) and np.array_equal(fast.ids, exact.ids)):
-            self._fast = None
+        self._fast.check(texts, self._encode_exact)
 
     def encode(self, texts: list[str]) -> Encoded:
         """The ids of each text. Raises UnicodeEncodeError or TypeError for a lone surrogate. Thread-safe."""
-        if (fast := self._fast) is not None:
-            try:
-                return fast(texts)
-            except UnicodeEncodeError:
-                raise
-            except BaseException as error:  # a text that it cannot read
-                if not is_fault(error):
-                    raise
-                self._fast = None
-        return self._encode_exact(texts)
+        return self._fast(texts, self._encode_exact)
 
     def decode(self, index: int) -> str:
         """The text of one id."""
@@ -136,20 +157,6 @@ def _fastokens(exact: tokenizers.Tokenizer) -> Encode | None:
         return Encoded(np.frombuffer(ids, np.int32), np.frombuffer(starts, np.int64))
 
     return encode
-
-
-def is_fault(error: BaseException) -> bool:
-    """Whether a library of Rust has failed, and not something else ended the call: a panic is not an Exception."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
-
-
-def _has_lone_surrogate(text: str) -> bool:
-    """Whether the text cannot be encoded as UTF-8: no tokenizer reads it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 def encode_in_pieces(texts: list[str], encode: Encode) -> Encoded:

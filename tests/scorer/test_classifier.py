@@ -19,13 +19,7 @@ from scorer.classifier.scoring import classify
 from scorer.classifier.windows import WindowTokenizer
 from scorer.errors import BadReference
 from scorer.tokenizer.backends import Encoded
-from tests.scorer.classifier_folders import (
-    CHANGED_BY_PADDING,
-    CONFIGS,
-    CONTEXT,
-    make_classifier,
-    own_values,
-)
+from tests.scorer.classifier_folders import CHANGED_BY_PADDING, CONFIGS, CONTEXT, make_classifier, own_values
 from tests.scorer.model_folders import PROSE, change_json, wrong
 
 TEXTS = [PROSE, "x", PROSE * 9, "the [SEP] of", "é漢字🙂 \0 nul", "a b", PROSE[7:60], "12 " * 40, "  \n "]
