@@ -14,7 +14,7 @@ from pruner.tables.storage import Storage
 from pruner.tables.stored_table import table_batches
 
 BYTES_PER_TOKEN = 4.0  # where no reference has counted tokens
-_SPARE = 1.6  # text is planned for a tokenizer that is not learnt yet: it may need so many bytes a token more
+SPARE = 1.6  # text is planned for a tokenizer that is not learnt yet: it may need so many bytes a token more
 _FEWEST = 20  # documents of a sub-pool
 _ORDER, _DRAW, _AGAIN = range(3)  # what a hash is for
 _SEEDS = 3 << 62  # added to seeds, which are smaller, so that train splits and random selections draw by other hashes
@@ -95,7 +95,7 @@ class Readings:
         """`kept` [documents] bool by selection."""
         self._pool, self._kept, self._budget = pool, kept, budget
         self._arms = {arm.name: arm for arm in arms}
-        self._wanted = budget.tokens * pool.bytes_per_token * _SPARE  # bytes
+        self._wanted = budget.tokens * pool.bytes_per_token * SPARE  # bytes
         self._cuts: dict[tuple[int, int], np.uint64] = {}
 
     def of(self, name: str, seed: int) -> Reading:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pruner.ablation.compare import ALL, Arm
 from pruner.ablation.overlap import Overlap
-from pruner.ablation.pool import Budget, Pool, Reading, Readings, check_kept, make_arms, read_pool
+from pruner.ablation.pool import SPARE, Budget, Pool, Reading, Readings, check_kept, make_arms, read_pool
 from pruner.corpus.sandbox import read_shard
 from pruner.errors import InputError
 from pruner.select.index_files import read_shard_rows
@@ -37,7 +37,6 @@ _MEASURED = 1 / 3  # characters of held-out text for each token that a run reads
 _CPU_FLOPS, _GPU_FLOPS = 4e10, 1.2e14  # a second, of a core and of a GPU: about, as proxies reach them
 _FEW = 200  # documents
 _PASSES_MAX = 4.0  # over all documents, beyond which repeated text is clearly worse than new (2305.16264)
-_SPARE = 1.6  # a sub-pool that is read R times is planned so much larger: the proxies' tokenizer is not learnt yet
 _REPEATS = 1.5  # passes up to which repeated text is nearly as good as new, so that a random arm is like `all`
 
 
@@ -63,7 +62,7 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
     kept = {spec.id: everything.has(pool_of(spec)) for spec in wanted.specs}
     check_kept(kept)
     share, _ = sub_pool_share(options, tokens, everything, everything.bytes_per_token)
-    largest = min(1.0, _SPARE * share) if options.regime == "constrained" else share
+    largest = min(1.0, SPARE * share) if options.regime == "constrained" else share
     warnings: list[str] = []
     if options.regime == "overtrained" and options.aim is None and tokens < usual:
         warnings.append(f"each run reads {tokens:,} tokens, not the {usual:,} of the regime overtrained")
@@ -100,7 +99,7 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
         share, more = sub_pool_share(options, tokens, everything, bytes_per_token)
         share = min(share, largest)
         warnings += more
-        planned = plan_runs(share)
+        planned = planned if share == largest else plan_runs(share)
         reading = {key: np.searchsorted(needed, found.documents) for key, found in planned.items()}
         for (arm_name, _), found in reading.items():
             if lengths[found].sum() <= recipe.sequence:
@@ -159,7 +158,10 @@ def estimate(settings: AblationSettings, runs: int) -> AblationEstimate:
 def sub_pool_share(
     options: AblationOptions, tokens: int, everything: Pool, bytes_per_token: float
 ) -> tuple[float, list[str]]:
-    """The part of the documents that gives the proxies as many passes as the target has, and warnings."""
+    """The part of the text that gives the proxies as many passes as the target has, and warnings.
+
+    `bytes_per_token` is by the tokenizer that `tokens`, which a run reads, are counted with.
+    """
     if options.aim is not None:
         if tokens > options.aim:
             more = f"each run reads {tokens:,} tokens, and the target {options.aim:,}: it repeats documents less often"
