@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_config import parse_config
+from scorer.causal_lm.reference import Reference
+from scorer.engine.scoring import score
 from scorer.training.presets import RECIPES, initialise
 from scorer.training.tokens import save_tokenizer, train_tokenizer
 
@@ -37,6 +40,11 @@ def sources(limit: int) -> Iterator[str]:
             return
 
 
+_SOURCES = [text for text in sources(200_000) if text][:12]
+# Few are long, as a CPU reads them too.
+TEXTS = [*[text[:3000] for text in _SOURCES[:3]], *[text[:500] for text in _SOURCES[3:]], "x", "", "a <|endoftext|> b"]
+
+
 def make_reference(name: str, folder: Path, tokenizer: Path) -> Path:
     """A model folder of a preset's or hybrid's shape; `tokenizer` is the file of one, made here if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,3 +65,9 @@ def make_reference(name: str, folder: Path, tokenizer: Path) -> Path:
     save_tokenizer(tokenizer, folder)
     (folder / "config.json").write_text(json.dumps(config | {"bos_token_id": 0, "eos_token_id": 0}))
     return folder
+
+
+def per_token(reference: Reference, texts: list[str]) -> np.ndarray:
+    """NLL a token of the texts that have any."""
+    ((_, nll, n_tokens, *_),) = score(reference, [(texts, None)], on_progress=lambda *_: None)
+    return (nll / np.maximum(n_tokens, 1))[n_tokens > 0]

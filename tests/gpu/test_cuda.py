@@ -15,13 +15,11 @@ from scorer.engine.executor import Executor, window_sums
 from scorer.engine.scoring import score
 from scorer.training.names import Preset
 from scorer.training.train import OnProgress, train
-from tests.gpu.references import make_reference, sources
+from tests.gpu.references import TEXTS, make_reference, per_token, sources
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 ON_HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
-SOURCES = [text for text in sources(200_000) if text][:12]
-TEXTS = [*[text[:3000] for text in SOURCES[:3]], *[text[:500] for text in SOURCES[3:]], "x", "", "a <|endoftext|> b"]
 
 
 REFERENCES: tuple[Preset, ...] = ("tiny", "mamba2-130m", "gpt2-124m")
@@ -35,12 +33,6 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=REFERENCES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
     return make_reference(request.param, tmp_path_factory.mktemp("reference"), tokenizer)
-
-
-def per_token(reference: Reference, texts: list[str]) -> np.ndarray:
-    """NLL a token of the texts that have any."""
-    ((_, nll, n_tokens, *_),) = score(reference, [(texts, None)], on_progress=lambda *_: None)
-    return (nll / np.maximum(n_tokens, 1))[n_tokens > 0]
 
 
 @pytest.fixture(scope="module")

@@ -11,17 +11,14 @@ from kernels.gate import gated
 from kernels.pack import Pack
 from kernels.rotary import rotary_angles, rotate, rotate_reference
 from scorer.causal_lm.budget import long_documents_per_pack
-from scorer.causal_lm.reference import Dtype, Reference, load
+from scorer.causal_lm.reference import Dtype, load
 from scorer.engine.batch_loader import Batch
 from scorer.engine.executor import Executor
-from scorer.engine.scoring import score
-from tests.gpu.references import HYBRIDS, make_reference, sources
+from tests.gpu.references import HYBRIDS, TEXTS, make_reference, per_token, sources
 from tests.kernels.helpers import poisoned, relative
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
-SOURCES = [text for text in sources(200_000) if text][:12]
-TEXTS = [*[text[:3000] for text in SOURCES[:3]], *[text[:500] for text in SOURCES[3:]], "x", "", "a <|endoftext|> b"]
 DTYPES = [(torch.bfloat16, 5e-3), (torch.float16, 1e-3), (torch.float32, 1e-5)]
 
 
@@ -29,12 +26,6 @@ DTYPES = [(torch.bfloat16, 5e-3), (torch.float16, 1e-3), (torch.float32, 1e-5)]
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("hybrid")
     return make_reference(request.param, made / "model", made / "tokenizer.json")
-
-
-def per_token(reference: Reference, texts: list[str]) -> np.ndarray:
-    """NLL a token of the texts that have any."""
-    ((_, nll, n_tokens, *_),) = score(reference, [(texts, None)], on_progress=lambda *_: None)
-    return (nll / np.maximum(n_tokens, 1))[n_tokens > 0]
 
 
 @pytest.fixture(scope="module")
