@@ -24,6 +24,11 @@ class Fp8Rows(NamedTuple):
         return (self.values.float() * self.scale[:, None])[: self.n_rows]
 
 
+def parts(matrix: Tensor | Fp8Rows) -> tuple[Tensor, Tensor | None, int]:
+    """Its numbers, the factors of its rows or None, and the number of its rows without those filled up."""
+    return matrix if isinstance(matrix, Fp8Rows) else (matrix, None, len(matrix))
+
+
 class Fp8Head(NamedTuple):
     """An output matrix [V, D]: as it is, and less the `mean` [D] float32 of its rows in e4m3; zero if not `centred`."""
 

@@ -18,6 +18,7 @@ from kernels.fp8 import quantize_rows
 from kernels.pack import IGNORED
 
 _COLUMNS = 128  # the kernels need channels in multiples of this
+_ENTRIES = 256  # a tile of them: filled up, so that the kernel for Hopper reads their factors without a mask
 _ROWS = 1024  # whose logits the reference holds at a time
 
 
@@ -25,7 +26,7 @@ _ROWS = 1024  # whose logits the reference holds at a time
 def quantize_head(weight: Tensor, centred: bool = True) -> Fp8Head:
     """weight [V, D] for `token_nll8`. For logits with a soft cap it must not be `centred`: no mean is taken away."""
     mean = weight.float().mean(0) if centred else torch.zeros(weight.shape[1], device=weight.device)
-    return Fp8Head(weight, mean, quantize_rows(weight.float() - mean, columns=_COLUMNS), centred)
+    return Fp8Head(weight, mean, quantize_rows(weight.float() - mean, _ENTRIES, _COLUMNS), centred)
 
 
 @torch.no_grad()
@@ -54,8 +55,7 @@ def token_nll8(
     hidden = hidden if hidden.stride(1) == 1 else hidden.contiguous()
     with torch.cuda.device(hidden.device):
         by = nll_hopper if tiles_hopper.supports8(rows.values, head.rows.values) else nll_triton
-        scales = rows.scale, head.rows.scale
-        tops, sums = by.partial_sums(rows.values, head.rows.values, bias, scale, softcap, scales)
+        tops, sums = by.partial_sums(rows, head.rows, bias, scale, softcap)
         return nll_fp8_triton.finish(hidden, rows, head, targets, bias, scale, softcap, tops, sums)
 
 

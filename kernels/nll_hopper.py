@@ -6,6 +6,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from kernels import tiles_hopper
+from kernels.e4m3 import Fp8Rows, parts
 from kernels.nll_triton import LOWEST, PART
 from kernels.pack import LOG2_E
 from kernels.tiles_hopper import COLUMNS, ROWS, fill, make_ring, multiply, place
@@ -57,7 +58,7 @@ def _consume(
             x, stage, phase = multiply(x, group, ring, stage, phase, D)
             if row_scale_ptr is not None:  # of quantized factors
                 entries = first + gl.arange(0, _COLUMNS, entry_layout)
-                entry_scale = gl.load(entry_scale_ptr + entries, mask=entries < n_vocabulary, other=0.0)
+                entry_scale = gl.load(entry_scale_ptr + entries)  # filled up to whole tiles
                 x = x * row_scale[:, None] * entry_scale[None, :]
             if HAS_BIAS:
                 entries = first + gl.arange(0, _COLUMNS, entry_layout)
@@ -100,24 +101,25 @@ def _partial_sums(
 
 
 def partial_sums(
-    hidden: Tensor,
-    weight: Tensor,
+    hidden: Tensor | Fp8Rows,
+    weight: Tensor | Fp8Rows,
     bias: Tensor | None,
     scale: float,
     softcap: float | None,
-    row_scales: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `kernels.nll_triton.partial_sums`, for what `tiles_hopper.supports`, or `supports8` with `row_scales`."""
-    (n_rows, width), n_vocabulary = hidden.shape, len(weight)
-    channels = tiles_hopper.channels(hidden)
-    work = tiles_hopper.divide(hidden, n_vocabulary, PART)
-    tops, sums = torch.empty((2, work.parts, n_rows), dtype=torch.float32, device=hidden.device)
-    of_rows, of_entries = row_scales or (None, None)
+    """As `kernels.nll_triton.partial_sums`, for what `tiles_hopper.supports`, or `supports8` if quantized.
+
+    A quantized weight has a multiple of 256 rows.
+    """
+    (x, of_rows, n_rows), (entries, of_entries, n_vocabulary) = parts(hidden), parts(weight)
+    channels = tiles_hopper.channels(x)
+    work = tiles_hopper.divide(x, n_vocabulary, PART)
+    tops, sums = torch.empty((2, work.parts, n_rows), dtype=torch.float32, device=x.device)
     _partial_sums[(work.programs,)](
-        tiles_hopper.tiles(hidden, [ROWS, channels]), tiles_hopper.tiles(weight, [COLUMNS, channels]),
+        tiles_hopper.tiles(x, [ROWS, channels]), tiles_hopper.tiles(entries, [COLUMNS, channels]),
         tops if bias is None else bias, of_rows, of_entries, tops, sums,
         n_rows, work.blocks, work.parts, n_vocabulary, scale, softcap or 1.0,
-        width, bias is not None, softcap is not None, _STAGES,
+        x.shape[1], bias is not None, softcap is not None, _STAGES,
         num_warps=4, maxnreg=tiles_hopper.LAUNCH_REGISTERS,
     )  # fmt: skip
     return tops, sums

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.e4m3 import E4M3
+from kernels.e4m3 import E4M3, Fp8Rows, parts
 from kernels.pack import IGNORED, LOG2_E
 
 PART = 1024  # vocabulary entries that share a maximum and a sum
@@ -138,27 +138,25 @@ def _finish(
 
 
 def partial_sums(
-    hidden: Tensor,
-    weight: Tensor,
+    hidden: Tensor | Fp8Rows,
+    weight: Tensor | Fp8Rows,
     bias: Tensor | None,
     scale: float,
     softcap: float | None,
-    row_scales: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Maximum m and Σ 2^(x - m) of each part's logits in base 2, [parts, N] float32 each, in plain Triton.
 
     hidden [N, D] and weight [V, D] of one dtype, float32, float16 or bfloat16, D a multiple of 16, contiguous in D;
-    bias [V]. float32 is multiplied in full precision. Or both e4m3 with `row_scales`, the factors of their rows, [N]
-    and [V] float32, and D a multiple of 128.
+    bias [V]. float32 is multiplied in full precision. Or both quantized, with D a multiple of 128.
     """
-    (n_rows, D), n_vocabulary = hidden.shape, len(weight)
-    tile = _tile(hidden)
-    tops, sums = torch.empty((2, triton.cdiv(n_vocabulary, PART), n_rows), dtype=torch.float32, device=hidden.device)
-    of_rows, of_entries = row_scales or (tops, tops)
+    (x, of_rows, n_rows), (entries, of_entries, n_vocabulary) = parts(hidden), parts(weight)
+    D = x.shape[1]
+    tile = _tile(x)
+    tops, sums = torch.empty((2, triton.cdiv(n_vocabulary, PART), n_rows), dtype=torch.float32, device=x.device)
     _partial_sums[triton.cdiv(n_rows, tile.rows), len(tops)](
-        hidden, weight, bias, of_rows, of_entries, tops, sums,
-        n_rows, n_vocabulary, hidden.stride(0), weight.stride(0), scale, softcap or 1.0,
-        D, bias is not None, softcap is not None, row_scales is not None,
+        x, entries, bias, tops if of_rows is None else of_rows, tops if of_entries is None else of_entries, tops, sums,
+        n_rows, n_vocabulary, x.stride(0), entries.stride(0), scale, softcap or 1.0,
+        D, bias is not None, softcap is not None, of_rows is not None,
         tile.rows, tile.vocabulary, tile.channels, tile.stages, num_warps=tile.warps,
     )  # fmt: skip
     return tops, sums

@@ -46,8 +46,7 @@ def nll(
     softcap: float | None = None,
 ) -> Tensor:
     rows = quantize_rows(hidden, columns=128)
-    scales = rows.scale, head.rows.scale
-    tops, sums = partial_sums(rows.values, head.rows.values, bias, scale, softcap, scales)
+    tops, sums = partial_sums(rows, head.rows, bias, scale, softcap)
     return nll_fp8_triton.finish(hidden, rows, head, targets, bias, scale, softcap, tops, sums)
 
 
