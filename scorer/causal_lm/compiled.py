@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorer.causal_lm.gelu import replace_gelu
+
 Run = Callable[[Tensor, Tensor], Tensor]  # ids [1, T] and positions [1, T] -> hidden states [1, T, D]
 HiddenOf = Callable[[nn.Module, Tensor, Tensor], Tensor]  # the same of a body
 
@@ -45,6 +47,7 @@ def compile_body(
     `is_right` compares what was compiled with the model: the next way is tried if it says no, or raises. Raises
     torch.OutOfMemoryError.
     """
+    replace_gelu(body)
     path = _path(body, ids)
     ways: list[Callable[[], Run]] = [
         lambda: partial(_load(path), body),

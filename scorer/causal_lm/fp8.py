@@ -15,6 +15,21 @@ from scorer.errors import BadReference
 
 _HOPPER = 9  # major compute capability
 _MULTIPLE = 16  # inputs and outputs of a layer that can be replaced: torch's product needs it
+# Inputs of a layer whose rows the compiler rounds in the kernel that makes them. It computes wider ones twice, for the
+# largest number and for the rounding: they take a kernel of their own.
+_WIDEST_FUSED = 1024
+
+
+@torch.library.custom_op("winnow::quantize_rows", mutates_args=())
+def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The values and the scale of `quantize_rows`, x [T, K], K a multiple of 16. An operator for the compiler."""
+    made = quantize_rows(x)
+    return made.values, made.scale
+
+
+@_quantize_rows.register_fake
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=E4M3), x.new_empty(len(x), dtype=torch.float32)
 
 
 class Fp8Linear(nn.Module):
@@ -41,11 +56,13 @@ class Fp8Linear(nn.Module):
         """x [..., inputs] bfloat16 -> [..., outputs] bfloat16."""
         rows = x.reshape(-1, self.inputs)
         if torch.compiler.is_compiling():
-            # torch's own operations: the compiler fuses the rounding with the norm or activation that makes the rows.
-            wide = rows.float()
-            top = wide.abs().amax(1, keepdim=True).clamp(min=SMALLEST)
-            made = Fp8Rows((wide * (LARGEST / top)).to(E4M3), top[:, 0] / LARGEST, len(rows))
-            y = scaled_product(made, self.weight, self.bias)
+            if self.inputs > _WIDEST_FUSED:
+                values, scale = _quantize_rows(rows)
+            else:  # torch's own operations, which the compiler fuses with the norm or activation before
+                wide = rows.float()
+                top = wide.abs().amax(1, keepdim=True).clamp(min=SMALLEST)
+                values, scale = (wide * (LARGEST / top)).to(E4M3), top[:, 0] / LARGEST
+            y = scaled_product(Fp8Rows(values, scale, len(rows)), self.weight, self.bias)
         else:
             y = linear8(quantize_rows(rows, columns=self.values.shape[1]), self.weight)
             y = y if self.bias is None else y + self.bias

@@ -10,7 +10,7 @@ from transformers import GPT2Config, LlamaConfig
 
 from kernels.pack import Pack
 from scorer.causal_lm import fp8_trial
-from scorer.causal_lm.fp8 import Fp8Linear, replace_linear
+from scorer.causal_lm.fp8 import Fp8Linear, _quantize_rows, replace_linear
 from scorer.causal_lm.fp8_trial import LEAST_CORRELATION, Fp8Trial, agreement
 from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_config import Mamba2Config
@@ -72,6 +72,10 @@ def test_layers_whose_sizes_do_not_fit_stay_and_a_shared_one_is_replaced_everywh
     assert replace_linear(body) == 1
     assert body[0] is body[1]
     assert [type(layer) for layer in body[1:]] == [Fp8Linear, torch.nn.Linear, torch.nn.Linear]
+
+
+def test_wide_rows_are_rounded_by_an_operator_that_a_compiler_can_trace() -> None:
+    torch.library.opcheck(_quantize_rows, (torch.randn(5, 48).bfloat16(),))
 
 
 def test_a_model_without_such_layers_is_refused() -> None:
