@@ -17,6 +17,7 @@ from scorer.tokenizer.backends import Encoded, Encoder
 from scorer.tokenizer.sentencepiece_model import SentencePieceEncoder, check_model, unread
 
 END_OF_TEXT = "<|endoftext|>"  # BOS and EOS of state-spaces' models (GPT-NeoX's tokenizer) and of those trained here
+_GENERAL = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes of transformers
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -31,7 +32,10 @@ class Tokenizer:
         check_vocabulary(folder)
         file = folder / "tokenizer.json"
         pieces = _sentencepiece_model(folder)
-        auto, error = _load_auto(folder)
+        auto: Any = None
+        error = ""
+        if not file.is_file() or not _is_plain(folder):  # transformers takes seconds to import
+            auto, error = _load_auto(folder)
         if auto is None and pieces is not None:
             raise unread(pieces, error)
         if auto is None and not file.is_file():
@@ -160,12 +164,27 @@ def _bos(folder: Path, auto: Any, id_of: Callable[[str], int | None]) -> int | N
     AutoTokenizer takes a token that the folder does not name from its class' defaults, and adds it to a vocabulary
     that lacks it.
     """
-    has_settings = any((folder / name).is_file() for name in _SETTINGS)
-    if "model_type" not in _read_json(folder / "config.json") and not has_settings:
-        return id_of(END_OF_TEXT)  # a native state-spaces folder names no special token; `convert` takes the same
+    if _names_no_tokens(folder):
+        return id_of(END_OF_TEXT)  # `convert` takes the same
     names = [auto.bos_token, auto.eos_token] if auto is not None else _special_tokens(folder)
     found = (id_of(name) for name in names if name is not None)
     return next((index for index in found if index is not None), None)
+
+
+def _names_no_tokens(folder: Path) -> bool:
+    """Whether it is a native state-spaces folder, which names no special token."""
+    has_settings = any((folder / name).is_file() for name in _SETTINGS)
+    return "model_type" not in _read_json(folder / "config.json") and not has_settings
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether a folder with a tokenizer.json has no other BOS and EOS than those that its files name.
+
+    Classes of transformers have defaults for what is not named, the general ones by the kind of the model.
+    """
+    config = _read_json(folder / _SETTINGS[0])
+    named = config.get("tokenizer_class") in _GENERAL and "bos_token" in config and "eos_token" in config
+    return (named and not (folder / _SETTINGS[1]).is_file()) or _names_no_tokens(folder)
 
 
 def _special_tokens(folder: Path) -> list[str | None]:

@@ -58,6 +58,18 @@ def test_a_folder_with_nothing_but_tokenizer_json_agrees_with_autotokenizer(tmp_
     assert Tokenizer(tmp_path).bos == auto.bos_token_id
 
 
+@pytest.mark.parametrize("bos", [None, "a", "<s>"])
+@pytest.mark.parametrize("eos", [None, {"content": END, "__type": "AddedToken"}, ""])
+def test_a_folder_that_names_its_tokens_agrees_with_autotokenizer(tmp_path: Path, bos: object, eos: object) -> None:
+    config(tmp_path, model_type="qwen2")  # whose EOS is END where none is named
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos, "eos_token": eos}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    auto = AutoTokenizer.from_pretrained(tmp_path)
+    ids = [byte_level().token_to_id(token) for token in (auto.bos_token, auto.eos_token) if token]
+    assert Tokenizer(tmp_path).bos == next((number for number in ids if number is not None), None)
+
+
 def test_a_native_folder_with_nothing_but_tokenizer_json_starts_at_its_end_of_text(tmp_path: Path) -> None:
     config(tmp_path, d_model=8, n_layer=1)
     byte_level().save(str(tmp_path / "tokenizer.json"))
