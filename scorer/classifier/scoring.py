@@ -81,6 +81,14 @@ class _Window(NamedTuple):
     length: int
 
 
+class _Running(NamedTuple):
+    """A group under way: its windows in the order in which they are read, and the output of each [W] on the host."""
+
+    windows: list[_Window]
+    outputs: Tensor
+    copied: torch.cuda.Event | None  # after which the outputs are there; None: they are
+
+
 class Classifying(Generic[Tag]):
     """An iterator over the values of blocks, with counts of what is done. Reading has begun when it is made."""
 
@@ -173,7 +181,7 @@ class Classifying(Generic[Tag]):
         blocks: deque[_Block[Tag]] = deque()
         gathered: list[_Window] = []
         size = 0
-        running: deque[tuple[list[_Window], Tensor]] = deque()
+        running: deque[_Running] = deque()
         on_gpu = self._classifier.device.startswith("cuda")
         while (block := self._next_block()) is not None:
             blocks.append(block)
@@ -184,23 +192,31 @@ class Classifying(Generic[Tag]):
                     running.append(self._start(gathered))
                     gathered, size = [], 0
                     while len(running) > on_gpu:  # a GPU has a group to work on while the next is made
-                        self._finish(*running.popleft())
+                        self._finish(running.popleft())
             yield from self._complete(blocks)
         if gathered:
             running.append(self._start(gathered))
         while running:
-            self._finish(*running.popleft())
+            self._finish(running.popleft())
         yield from self._complete(blocks)
         self._report()
 
-    def _start(self, windows: list[_Window]) -> tuple[list[_Window], Tensor]:
-        """Runs a group: its windows in the order in which they are read, and the output of each [W] on the device."""
+    def _start(self, windows: list[_Window]) -> _Running:
+        """Runs a group. On a GPU it waits for nothing."""
         windows = sorted(windows, key=lambda window: -window.length)
-        outputs = []
+        made = []
         for batch in self._batches(windows):
-            outputs.append(self._outputs([window.block.windows.ids[window.number] for window in batch]))
+            made.append(self._outputs([window.block.windows.ids[window.number] for window in batch]))
             self._report()
-        return windows, torch.cat(outputs)
+        outputs = torch.cat(made)
+        if not outputs.is_cuda:
+            return _Running(windows, outputs, None)
+        # Copied now: asked for later, the copy would wait for the next group too, and the GPU for the one after.
+        host = torch.empty(outputs.shape, dtype=outputs.dtype, pin_memory=True)
+        host.copy_(outputs, non_blocking=True)
+        copied = torch.cuda.Event(blocking=True)  # a thread that waits for it sleeps and does not spin
+        copied.record()
+        return _Running(windows, host, copied)
 
     def _batches(self, windows: list[_Window]) -> Iterator[list[_Window]]:
         """Consecutive windows of up to the budget's positions, padding included where there is any."""
@@ -226,11 +242,11 @@ class Classifying(Generic[Tag]):
 
         return run() if classifier.device.startswith("cuda") else run_in_thread(run, self._report)
 
-    def _finish(self, windows: list[_Window], outputs: Tensor) -> None:
+    def _finish(self, group: _Running) -> None:
         """Waits for a group and notes its outputs."""
-        with memory_errors(self._classifier):
-            found = outputs.cpu().numpy()
-        for window, output in zip(windows, found.tolist(), strict=True):
+        if group.copied is not None:
+            group.copied.synchronize()
+        for window, output in zip(group.windows, group.outputs.tolist(), strict=True):
             window.block.outputs[window.number] = output
             window.block.left -= 1
             self.tokens += window.length
