@@ -198,7 +198,7 @@ RECIPES: dict[Preset, Recipe] = {
         micro_gpu=64,
         optimizer="muon",
         learning_rate=1.2e-3,
-        muon_learning_rates=(1.5e-3, 1.5e-3),
+        muon_learning_rates=(2e-3, 4e-3),
     ),
     # The shape of GPT-2's smallest model, without dropout.
     "gpt2-124m": Recipe(
