@@ -7,14 +7,14 @@ redis.call('SET', p .. 'fence', wall, 'NX')
 local function take(resource, job)
   local due = redis.call('ZRANGEBYSCORE', later_key(resource, job), '-inf', now, 'LIMIT', 0, 1)[1]
   if due then return due end
-  local range = redis.call('ZRANGE', ready_key(resource, job), 0, 0)[1]
+  local range, turn = unpack(redis.call('ZRANGE', ready_key(resource, job), 0, 0, 'WITHSCORES'))
   if not range then return nil end
   local node, first, last_part = string.match(range, '^(.*):(%d+)-(%d+)$')
   first = tonumber(first)
   redis.call('ZREM', ready_key(resource, job), range)
   redis.call('HINCRBY', job_key(job), 'ready:' .. resource, -1)
   if first < tonumber(last_part) then
-    redis.call('ZADD', ready_key(resource, job), first + 1, node .. ':' .. (first + 1) .. '-' .. last_part)
+    redis.call('ZADD', ready_key(resource, job), turn, node .. ':' .. (first + 1) .. '-' .. last_part)
   end
   return node .. ':' .. first
 end

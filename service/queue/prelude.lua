@@ -10,11 +10,11 @@
 --   p job:<job>               hash    created, owner ("" for none), weight (of its priority), labels (JSON list),
 --                                     closed ("1": takes no tasks any more), summary (JSON, opaque), started, updated,
 --                                     deaths (of workers that held its tasks), ready:<resource> (number of tasks that
---                                     were never claimed)
+--                                     were never claimed), turns (ranges added: the first are claimed first)
 --   p count:<job>             hash    "<node>/<counter>" -> number. Of the queue: left (tasks not done), total, parts
 --                                     (done), started (first claim). All others are given by callers.
 --   p active:<resource>       zset    job -> ms of workers' time that it was given, by its weight; jobs with tasks
---   p ready:<resource>:<job>  zset    "<node>:<first>-<last>" -> first: tasks that were never claimed, as ranges
+--   p ready:<resource>:<job>  zset    "<node>:<first>-<last>" -> turn: tasks that were never claimed, as ranges
 --   p later:<resource>:<job>  zset    task -> time from which it is claimable: the end of its lease, or of a pause
 --   p lease:<job>             hash    task -> JSON {fence, worker, resource, attempts, deaths, error, claimed, seen,
 --                                     idle, note} of tasks that were claimed and are not done; fence 0: no worker holds it;
@@ -49,9 +49,11 @@ local function later_key(resource, job) return p .. 'later:' .. resource .. ':' 
 -- Adds tasks of a node: `ranges` is '<first>-<last>', or several of these with commas between.
 local function add_tasks(resource, job, node, ranges)
   local count, scored = 0, {}
+  local _, added = string.gsub(ranges, '-', '-')
+  local turn = redis.call('HINCRBY', job_key(job), 'turns', added) - added
   for first, last_part in string.gmatch(ranges, '(%d+)-(%d+)') do
-    count = count + last_part - first + 1
-    scored[#scored + 1] = first
+    count, turn = count + last_part - first + 1, turn + 1
+    scored[#scored + 1] = turn
     scored[#scored + 1] = node .. ':' .. first .. '-' .. last_part
     if #scored == 2000 then  -- few calls, and no more arguments than Lua takes
       redis.call('ZADD', ready_key(resource, job), unpack(scored))

@@ -34,6 +34,14 @@ def test_only_the_missing_parts_are_given_out(tasks: TaskQueue) -> None:
     assert idle(tasks)
 
 
+def test_the_tasks_that_were_added_first_are_claimed_first(tasks: TaskQueue) -> None:
+    start(tasks, "a", 4)
+    begun = [claim(tasks).task for _ in range(2)]
+    tasks.submit("a", NodeTasks("later", "gpu", [range(3)]))
+    begun += [claim(tasks).task for _ in range(5)]
+    assert begun == [*(f"work:{part}" for part in range(4)), *(f"later:{part}" for part in range(3))]
+
+
 def test_a_worker_gets_only_its_resources_in_the_order_that_it_gives(tasks: TaskQueue) -> None:
     start(tasks, "a", 2, "gpu")
     assert tasks.claim("w", ["light"]) is None
