@@ -24,6 +24,23 @@ _WARPS = 1
 _LOG2_E = tl.constexpr(LOG2_E)
 
 
+@triton.jit
+def _input(
+    x_ptr, initial_ptr, scale_ptr, document, start, at, length, row_stride, channels, c, there, has_initial,
+    TAPS: tl.constexpr, HAS_SCALE: tl.constexpr, BEFORE: tl.constexpr,
+):  # fmt: skip
+    """Row `at` of a document as float32, zeros past its end; before its start, if BEFORE, of its state."""
+    inside = (at >= 0) & (at < length)
+    x = tl.load(x_ptr + (start + at) * row_stride + c, mask=inside & there, other=0.0).to(tl.float32)
+    if HAS_SCALE:
+        x *= tl.load(scale_ptr + start + at, mask=inside, other=0.0)
+    if BEFORE:
+        if (has_initial != 0) & (at < 0):
+            before = initial_ptr + (document * (TAPS - 1) + at + TAPS - 1) * channels + c
+            x += tl.load(before, mask=there, other=0.0).to(tl.float32)
+    return x
+
+
 # Whether there are states is decided at run time, not compiled in: only a document's first and last rows use them.
 @triton.jit(do_not_specialize=["has_initial", "has_final"])
 def _conv1d_kernel(
@@ -52,14 +69,10 @@ def _conv1d_kernel(
         rows = ()
         for j in tl.static_range(ROWS + TAPS - 1):
             at = low + j - (TAPS - 1)
-            inside = (at >= 0) & (at < length)
-            x = tl.load(x_ptr + (start + at) * row_stride + c, mask=inside & there, other=0.0).to(tl.float32)
-            if HAS_SCALE:
-                x *= tl.load(scale_ptr + start + at, mask=inside, other=0.0)
-            if j < TAPS - 1:
-                if (has_initial != 0) & (at < 0):
-                    before = initial_ptr + (document * (TAPS - 1) + low + j) * channels + c
-                    x += tl.load(before, mask=there, other=0.0).to(tl.float32)
+            x = _input(
+                x_ptr, initial_ptr, scale_ptr, document, start, at, length, row_stride, channels, c, there, has_initial,
+                TAPS, HAS_SCALE, j < TAPS - 1,
+            )  # fmt: skip
             rows += (x,)
         for i in tl.static_range(ROWS):
             total = base
@@ -81,12 +94,10 @@ def _conv1d_kernel(
     if (has_final != 0) & (first + TOKENS >= length):
         for k in tl.static_range(TAPS - 1):
             at = length - (TAPS - 1) + k
-            x = tl.load(x_ptr + (start + at) * row_stride + c, mask=there & (at >= 0), other=0.0).to(tl.float32)
-            if HAS_SCALE:
-                x *= tl.load(scale_ptr + start + at, mask=at >= 0, other=0.0)
-            if (has_initial != 0) & (at < 0):
-                before = initial_ptr + (document * (TAPS - 1) + length + k) * channels + c
-                x += tl.load(before, mask=there, other=0.0).to(tl.float32)
+            x = _input(
+                x_ptr, initial_ptr, scale_ptr, document, start, at, length, row_stride, channels, c, there, has_initial,
+                TAPS, HAS_SCALE, True,
+            )  # fmt: skip
             place = final_ptr + (document * (TAPS - 1) + k) * channels + c
             tl.store(place, x.to(final_ptr.dtype.element_ty), mask=there)
 

@@ -191,18 +191,16 @@ def linear(
     """
     n_rows, width = x.shape
     channels = tiles_hopper.channels(x)
-    work = tiles_hopper.divide(x, len(weight), COLUMNS)
-    parts = work.parts
-    slim = None
-    if residual is None and 0 < len(weight) % COLUMNS <= SLIM and parts > 1:
-        # The last few columns: a product of 64 takes less time than one of 256.
-        parts, slim = parts - 1, tiles_hopper.tiles(weight, [SLIM, channels])
-    squares = torch.empty((parts, n_rows) if residual is not None else (0,), dtype=torch.float32, device=x.device)
-    _linear_kernel[(min(work.programs, work.blocks * parts),)](
-        tiles_hopper.tiles(x, [ROWS, channels]), tiles_hopper.tiles(weight, [COLUMNS, channels]), slim,
-        tiles_hopper.tiles(out, [ROWS, SLIM]),
+    last = len(weight) % COLUMNS
+    # The last few columns: a product of 64 takes less time than one of 256.
+    has_slim = residual is None and 0 < last <= SLIM and len(weight) > COLUMNS
+    work = tiles_hopper.divide(x, len(weight) - last if has_slim else len(weight), COLUMNS)
+    squares = torch.empty((work.parts, n_rows) if residual is not None else (0,), dtype=torch.float32, device=x.device)
+    _linear_kernel[(work.programs,)](
+        tiles_hopper.tiles(x, [ROWS, channels]), tiles_hopper.tiles(weight, [COLUMNS, channels]),
+        tiles_hopper.tiles(weight, [SLIM, channels]) if has_slim else None, tiles_hopper.tiles(out, [ROWS, SLIM]),
         None if residual is None else tiles_hopper.tiles(residual, [ROWS, SLIM]), scale, weight_scale, squares,
-        n_rows, work.blocks, parts, len(weight), width, _STAGES,
+        n_rows, work.blocks, work.parts, len(weight), width, _STAGES,
         num_warps=4, maxnreg=tiles_hopper.LAUNCH_REGISTERS,
     )  # fmt: skip
     return squares
