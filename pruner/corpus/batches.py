@@ -36,15 +36,22 @@ TOO_LONG = f"{UNREADABLE}: longer than {DOCUMENT_BYTES_MAX >> 20} MiB"
 BATCH_ROWS = 2_048
 BATCH_CHARACTERS = 1 << 20  # small, so that the first batch is read soon
 _BATCH_SOURCE_BYTES = 64 << 20
+_COUNTS = pa.field("characters", pa.int64())  # the last column of pieces, which batches do not have
 
 
-def make_piece(text: Any, id_: Any, domain: Any, reject: Any, source: Any = None) -> pa.RecordBatch:
-    """Rows of one file, all columns but `file` and `row`. Each column is an Arrow array [rows]."""
+def make_piece(
+    text: Any, id_: Any, domain: Any, reject: Any, source: Any = None, *, characters: np.ndarray | None = None
+) -> pa.RecordBatch:
+    """Rows of one file, all columns but `file` and `row`, and `characters`. Each column is an Arrow array [rows].
+
+    `characters` is the length of each text, int64 [rows], 0 without text; it is counted where it is not given.
+    """
     columns = [text, id_, domain, pc.binary_length(text), reject]
     schema = pa.schema(list(SCHEMA)[2:])
     if source is not None:
         columns, schema = [*columns, source], schema.append(pa.field(SOURCE, source.type))
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    counts = pa.array(_characters(text) if characters is None else characters)
+    return pa.RecordBatch.from_arrays([*columns, counts], schema=schema.append(_COUNTS))
 
 
 def numbered(pieces: Iterable[pa.RecordBatch], file: int, first_row: int) -> Iterator[pa.RecordBatch]:
@@ -65,11 +72,12 @@ def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """
     held: list[pa.RecordBatch] = []
     rows = characters = size = 0
-    for piece in pieces:
+    for counted in pieces:
+        piece = counted.select(counted.schema.names[:-1])
         if held and piece.schema != held[0].schema:
             yield pa.concat_batches(held)
             held, rows, characters, size = [], 0, 0, 0
-        ends = np.cumsum(_characters(piece["text"]))
+        ends = np.cumsum(counted[_COUNTS.name].to_numpy())
         row_bytes = piece[SOURCE].nbytes / len(piece) if SOURCE in piece.schema.names and len(piece) else 0.0
         start = 0
         while start < len(piece):

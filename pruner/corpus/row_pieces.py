@@ -1,9 +1,10 @@
 """Makes pieces of record batches of rows that are Python dictionaries: those of JSON lines and CSV."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from pruner.corpus.batches import (
@@ -18,7 +19,7 @@ from pruner.corpus.batches import (
 )
 from pruner.corpus.fields import ABSENT, find_value, is_path_field, is_url, path_value
 from pruner.corpus.files import CorpusFile
-from pruner.corpus.labels import host, json_text, label
+from pruner.corpus.labels import LABEL_CHARACTERS_MAX, host, json_text, label
 from pruner.spec import CorpusSpec
 
 PIECE_ROWS = BATCH_ROWS  # a piece ends where a batch does, which then needs no copy
@@ -35,9 +36,6 @@ class Row(NamedTuple):
 
 def row_text(row: Row, text_field: str) -> tuple[str | None, str | None]:
     """The text of a row, or None and the reason why it is no document."""
-    text = row.values.get(text_field)
-    if isinstance(text, str) and text:  # as nearly always
-        return text, None
     if row.error is not None:
         return None, row.error if row.line is None else f"{UNREADABLE}: {row.error}"
     text = find_value(row.values, text_field)
@@ -58,76 +56,100 @@ def row_pieces(
     `source` holds the fields `columns` as JSON text, null where a row has none; with None it holds the bytes of the
     whole line before its line feed.
     """
-    document = _documents(file, spec)
-    documents: list[_Document] = []
-    source: list[Any] = []
+    text_field = spec.text_field
+    held: list[Row] = []
+    texts: list[str | None] = []
+    rejects: _Rejects = {}
     characters = size = 0
     for row in itertools.islice(rows, first_row, None):
-        documents.append(made := document(row))
-        characters += len(made[0] or "")
+        text = row.values.get(text_field)
+        if type(text) is not str or not text:
+            text, reject = row_text(row, text_field)
+            if reject is not None:
+                rejects[len(held)] = reject
+        held.append(row)
+        texts.append(text)
+        characters += len(text or "")
         size += len(row.line or b"")
-        if columns is None:
-            source.append(None if row.line is None else row.line.removesuffix(b"\n"))
-        elif columns:
-            source.append([_json(find_value(row.values, name)) for name in columns])
-        if len(documents) == PIECE_ROWS or characters >= BATCH_CHARACTERS or size >= PIECE_BYTES:
-            yield _piece(documents, source, columns)
-            documents, source, characters, size = [], [], 0, 0
-    if documents:
-        yield _piece(documents, source, columns)
+        if len(held) == PIECE_ROWS or characters >= BATCH_CHARACTERS or size >= PIECE_BYTES:
+            yield _piece(held, texts, rejects, file, spec, columns)
+            held, texts, rejects, characters, size = [], [], {}, 0, 0
+    if held:
+        yield _piece(held, texts, rejects, file, spec, columns)
 
 
-_Document = tuple[str | None, str | None, str | None, str | None]  # text, id, domain, reject
-_Values = dict[str, Any]
+_Rejects = dict[int, str]  # by row of a piece
+_Labels = list[str | None]
 
 
-def _documents(file: CorpusFile, spec: CorpusSpec) -> Callable[[Row], _Document]:
-    """A function that gives the document or the reject of a row."""
-    find_id, find_domain = (_finder(file, field) for field in (spec.id_field, spec.domain_field))
-    domain_label = host if is_url(spec.domain_field or "") else label
-    text_field = spec.text_field
+def _piece(
+    rows: list[Row],
+    texts: list[str | None],
+    rejects: _Rejects,
+    file: CorpusFile,
+    spec: CorpusSpec,
+    columns: tuple[str, ...] | None,
+) -> pa.RecordBatch:
+    """A piece of some rows. `rejects` are those for their texts."""
+    without = {at for at in rejects if rows[at].error is not None}  # rows that have no fields
+    labels = []
+    for about, field in (("id", spec.id_field), ("domain", spec.domain_field)):
+        found, errors = _labels(rows, file, field, is_host=about == "domain" and is_url(field or ""))
+        for at in errors.keys() - without:
+            rejects[at] = f"{UNREADABLE}: its {about} is {errors[at]}"
+            without.add(at)
+        labels.append(found)
+    for at in without:
+        texts[at] = labels[0][at] = labels[1][at] = None
+    reject = pa.array(map(rejects.get, range(len(rows))), pa.string()) if rejects else pa.nulls(len(rows), pa.string())
+    ids, domains = (pa.array(values, pa.string()) for values in labels)
+    characters = np.fromiter((len(text or "") for text in texts), np.int64, len(texts))
+    return make_piece(_text_array(texts), ids, domains, reject, _source(rows, columns), characters=characters)
 
-    def document(row: Row) -> _Document:
-        text, reject = row_text(row, text_field)
-        if row.error is not None:
-            return None, None, None, reject
-        about = "id"
-        try:
-            id_ = label(find_id(row.values))
-            about = "domain"
-            return text, id_, domain_label(find_domain(row.values)), reject
-        except ValueError as failed:
-            return None, None, None, f"{UNREADABLE}: its {about} is {failed}"
 
-    return document
+def _text_array(texts: list[str | None]) -> Any:
+    """Texts as large_string. Where all are there, faster than an array that grows with each text."""
+    if None in texts:
+        return pa.array(texts, pa.large_string())
+    encoded = [text.encode() for text in texts]  # type: ignore[union-attr]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
 
 
-def _finder(file: CorpusFile, field: str | None) -> Callable[[_Values], Any]:
-    """A function that finds the id or the domain in the values of a row: None if there is none."""
+def _labels(rows: list[Row], file: CorpusFile, field: str | None, *, is_host: bool) -> tuple[_Labels, _Rejects]:
+    """The ids or domains of rows, and what is wrong with some of them."""
     found = ABSENT if field is None else path_value(file, field)
     of_path = None if found is ABSENT else found
     if field is None or is_path_field(field):
-        return lambda _row: of_path
-    if "." not in field:
-        return lambda row: row.get(field, of_path)
+        return [of_path] * len(rows), {}
+    if "." in field:
+        values = [find_value(row.values, field) for row in rows]
+        values = [of_path if value is ABSENT else value for value in values]
+    else:
+        values = [row.values.get(field, of_path) for row in rows]
+    if is_host:
+        return list(map(host, values)), {}
+    if set(map(type, values)) <= {str, type(None)} and all(len(value or "") <= LABEL_CHARACTERS_MAX for value in values):
+        return values, {}  # as nearly always
+    labels: _Labels = []
+    errors: _Rejects = {}
+    for at, value in enumerate(values):
+        try:
+            labels.append(label(value))
+        except ValueError as error:
+            labels.append(None)
+            errors[at] = str(error)
+    return labels, errors
 
-    def find(row: _Values) -> Any:
-        value = find_value(row, field)
-        return of_path if value is ABSENT else value
 
-    return find
-
-
-def _piece(documents: list[_Document], source: list[Any], columns: tuple[str, ...] | None) -> pa.RecordBatch:
-    text, id_, domain, reject = zip(*documents, strict=True)
-    made = None
+def _source(rows: list[Row], columns: tuple[str, ...] | None) -> Any:
+    if columns == ():
+        return None
     if columns is None:
-        made = pa.StructArray.from_arrays([pa.array(source, pa.large_binary())], [LINE])
-    elif columns:
-        arrays = [pa.array(values, pa.large_string()) for values in zip(*source, strict=True)]
-        made = pa.StructArray.from_arrays(arrays, list(columns))
-    ids, domains, rejects = (pa.array(values, pa.string()) for values in (id_, domain, reject))
-    return make_piece(pa.array(text, pa.large_string()), ids, domains, rejects, made)
+        lines = [None if row.line is None else row.line.removesuffix(b"\n") for row in rows]
+        return pa.StructArray.from_arrays([pa.array(lines, pa.large_binary())], [LINE])
+    fields = [[_json(find_value(row.values, name)) for row in rows] for name in columns]
+    return pa.StructArray.from_arrays([pa.array(values, pa.large_string()) for values in fields], list(columns))
 
 
 def too_long() -> Row:
