@@ -1,14 +1,14 @@
 """Makes pieces of record batches of rows that are Python dictionaries: those of JSON lines and CSV."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pruner.corpus.batches import (
-    BATCH_CHARACTERS,
+    BATCH_BYTES,
     BATCH_ROWS,
     EMPTY,
     LINE,
@@ -24,6 +24,7 @@ from pruner.spec import CorpusSpec
 
 PIECE_ROWS = BATCH_ROWS  # a piece ends where a batch does, which then needs no copy
 PIECE_BYTES = 4 << 20  # of lines, after which a piece ends too
+_Values = dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -57,99 +58,104 @@ def row_pieces(
     whole line before its line feed.
     """
     text_field = spec.text_field
-    held: list[Row] = []
-    texts: list[str | None] = []
-    rejects: _Rejects = {}
-    characters = size = 0
+    find_id, find_domain = (_finder(file, field) for field in (spec.id_field, spec.domain_field))
+    piece = _Piece(spec, columns)
+    size = text_bytes = 0
     for row in itertools.islice(rows, first_row, None):
-        text = row.values.get(text_field)
+        values, line, error = row
+        text = values.get(text_field)
+        reject = None
         if type(text) is not str or not text:
             text, reject = row_text(row, text_field)
-            if reject is not None:
-                rejects[len(held)] = reject
-        held.append(row)
-        texts.append(text)
-        characters += len(text or "")
-        size += len(row.line or b"")
-        if len(held) == PIECE_ROWS or characters >= BATCH_CHARACTERS or size >= PIECE_BYTES:
-            yield _piece(held, texts, rejects, file, spec, columns)
-            held, texts, rejects, characters, size = [], [], {}, 0, 0
-    if held:
-        yield _piece(held, texts, rejects, file, spec, columns)
+        encoded = None if text is None else text.encode()  # now, as it is still in the processor's cache
+        piece.texts.append(encoded)
+        piece.rejects.append(reject)
+        piece.ids.append(find_id(values) if error is None else None)
+        piece.domains.append(find_domain(values) if error is None else None)
+        if columns is None:
+            piece.source.append(None if line is None else line.removesuffix(b"\n"))
+        elif columns:
+            piece.source.append([_json(find_value(values, name)) for name in columns])
+        text_bytes += len(encoded or b"")
+        size += len(line or b"")
+        if len(piece.texts) == PIECE_ROWS or text_bytes >= BATCH_BYTES or size >= PIECE_BYTES:
+            yield piece.batch()
+            piece, size, text_bytes = _Piece(spec, columns), 0, 0
+    if piece.texts:
+        yield piece.batch()
 
 
-_Rejects = dict[int, str]  # by row of a piece
-_Labels = list[str | None]
-
-
-def _piece(
-    rows: list[Row],
-    texts: list[str | None],
-    rejects: _Rejects,
-    file: CorpusFile,
-    spec: CorpusSpec,
-    columns: tuple[str, ...] | None,
-) -> pa.RecordBatch:
-    """A piece of some rows. `rejects` are those for their texts."""
-    without = {at for at in rejects if rows[at].error is not None}  # rows that have no fields
-    labels = []
-    for about, field in (("id", spec.id_field), ("domain", spec.domain_field)):
-        found, errors = _labels(rows, file, field, is_host=about == "domain" and is_url(field or ""))
-        for at in errors.keys() - without:
-            rejects[at] = f"{UNREADABLE}: its {about} is {errors[at]}"
-            without.add(at)
-        labels.append(found)
-    for at in without:
-        texts[at] = labels[0][at] = labels[1][at] = None
-    reject = pa.array(map(rejects.get, range(len(rows))), pa.string()) if rejects else pa.nulls(len(rows), pa.string())
-    ids, domains = (pa.array(values, pa.string()) for values in labels)
-    characters = np.fromiter((len(text or "") for text in texts), np.int64, len(texts))
-    return make_piece(_text_array(texts), ids, domains, reject, _source(rows, columns), characters=characters)
-
-
-def _text_array(texts: list[str | None]) -> Any:
-    """Texts as large_string. Where all are there, faster than an array that grows with each text."""
-    if None in texts:
-        return pa.array(texts, pa.large_string())
-    encoded = [text.encode() for text in texts]  # type: ignore[union-attr]
-    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
-
-
-def _labels(rows: list[Row], file: CorpusFile, field: str | None, *, is_host: bool) -> tuple[_Labels, _Rejects]:
-    """The ids or domains of rows, and what is wrong with some of them."""
+def _finder(file: CorpusFile, field: str | None) -> Callable[[_Values], Any]:
+    """A function that finds the id or the domain in the values of a row: None if there is none."""
     found = ABSENT if field is None else path_value(file, field)
     of_path = None if found is ABSENT else found
     if field is None or is_path_field(field):
-        return [of_path] * len(rows), {}
-    if "." in field:
-        values = [find_value(row.values, field) for row in rows]
-        values = [of_path if value is ABSENT else value for value in values]
-    else:
-        values = [row.values.get(field, of_path) for row in rows]
-    if is_host:
-        return list(map(host, values)), {}
-    if set(map(type, values)) <= {str, type(None)} and all(len(value or "") <= LABEL_CHARACTERS_MAX for value in values):
-        return values, {}  # as nearly always
-    labels: _Labels = []
-    errors: _Rejects = {}
-    for at, value in enumerate(values):
-        try:
-            labels.append(label(value))
-        except ValueError as error:
-            labels.append(None)
-            errors[at] = str(error)
-    return labels, errors
+        return lambda _row: of_path
+    if "." not in field:
+        return lambda row: row.get(field, of_path)
+
+    def find(row: _Values) -> Any:
+        value = find_value(row, field)
+        return of_path if value is ABSENT else value
+
+    return find
 
 
-def _source(rows: list[Row], columns: tuple[str, ...] | None) -> Any:
-    if columns == ():
-        return None
-    if columns is None:
-        lines = [None if row.line is None else row.line.removesuffix(b"\n") for row in rows]
-        return pa.StructArray.from_arrays([pa.array(lines, pa.large_binary())], [LINE])
-    fields = [[_json(find_value(row.values, name)) for row in rows] for name in columns]
-    return pa.StructArray.from_arrays([pa.array(values, pa.large_string()) for values in fields], list(columns))
+class _Piece:
+    """The rows of a piece, by column. The ids and domains are values as they are in the file."""
+
+    def __init__(self, spec: CorpusSpec, columns: tuple[str, ...] | None) -> None:
+        self._spec, self._columns = spec, columns
+        self.texts: list[bytes | None] = []  # in UTF-8
+        self.ids: list[Any] = []
+        self.domains: list[Any] = []
+        self.rejects: list[str | None] = []
+        self.source: list[Any] = []
+        self._bad_labels: dict[int, str] = {}  # the reasons of rejects for their ids or domains, by row
+
+    def batch(self) -> pa.RecordBatch:
+        """The rows as a piece."""
+        ids = self._labels("id", self.ids)
+        if is_url(self._spec.domain_field or ""):
+            domains = list(map(host, self.domains))
+        else:
+            domains = self._labels("domain", self.domains)
+        for row, why in self._bad_labels.items():
+            self.rejects[row] = why
+            self.texts[row] = ids[row] = domains[row] = None
+        labels = pa.array(ids, pa.string()), pa.array(domains, pa.string())
+        return make_piece(_text_array(self.texts), *labels, pa.array(self.rejects, pa.string()), self._source_array())
+
+    def _labels(self, about: str, values: list[Any]) -> list[str | None]:
+        """The values as ids or domains. Rows where this is not possible become rejects."""
+        longest = max((len(value) for value in values if type(value) is str), default=0)
+        if {str, type(None)}.issuperset(map(type, values)) and longest <= LABEL_CHARACTERS_MAX:
+            return values  # as nearly always
+        labels: list[str | None] = []
+        for row, value in enumerate(values):
+            try:
+                labels.append(label(value))
+            except ValueError as error:
+                labels.append(None)
+                self._bad_labels.setdefault(row, f"{UNREADABLE}: its {about} is {error}")
+        return labels
+
+    def _source_array(self) -> Any:
+        if self._columns == ():
+            return None
+        if self._columns is None:
+            return pa.StructArray.from_arrays([pa.array(self.source, pa.large_binary())], [LINE])
+        arrays = [pa.array(values, pa.large_string()) for values in zip(*self.source, strict=True)]
+        return pa.StructArray.from_arrays(arrays, list(self._columns))
+
+
+def _text_array(texts: list[bytes | None]) -> Any:
+    """Texts in UTF-8 as large_string. Where all are there, faster than an array that grows with each text."""
+    if None in texts:
+        return pa.array(texts, pa.large_binary()).cast(pa.large_string())
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)  # type: ignore[arg-type]
+    data = b"".join(texts)  # type: ignore[arg-type]
+    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(data))
 
 
 def too_long() -> Row:
