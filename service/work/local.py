@@ -16,6 +16,7 @@ from pruner.corpus.sandbox import Planning, make_plan
 from pruner.errors import InputError
 from pruner.select.score_table import REJECTS_FILE, SCORES_FILE
 from pruner.select.selection import MANIFEST_FILE
+from pruner.select.write_index import read_summary
 from pruner.spec import CorpusSpec, SelectionSpec
 from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
@@ -86,16 +87,25 @@ def prune(
         return job
 
 
-def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Job:
+class Scored(NamedTuple):
+    """A scoring that has ended, and the warnings about its corpus and scores."""
+
+    job: Job
+    warnings: tuple[str, ...]
+
+
+def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Scored:
     """Scores a corpus into the Parquet file `out`, with no selection. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
     own = results.of_score(out, work)
     with own_workspace(work) as workspace:
         files = JobFiles(workspace, _record(workspace, request, own, on_progress, scores_only=True))
         job = _run(files, device, on_progress)
-        results.put_table(workspace.storage, f"{index.folder(files)}/{SCORES_FILE}", out.parent, out.name)
+        folder = index.folder(files)
+        warnings = read_summary(workspace.storage, folder).warnings
+        results.put_table(workspace.storage, f"{folder}/{SCORES_FILE}", out.parent, out.name)
     shutil.rmtree(work)
-    return job
+    return Scored(job, warnings)
 
 
 def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
