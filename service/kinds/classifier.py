@@ -21,7 +21,7 @@ from service.store.workspace import digest
 if TYPE_CHECKING:
     from scorer.classifier.classifier import Classifier
 
-VERSION = 3  # raised when a change of the code changes values or their files
+VERSION = 4  # raised when a change of the code changes values or their files
 _LOAD_SECONDS = 600.0  # in which a model must load
 
 
