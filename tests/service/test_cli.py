@@ -341,7 +341,7 @@ def test_status_and_watch_say_what_is_left_out_and_why_a_job_failed(
             f"left out: 1 file (code or settings), such as {folder}/read.py",
             f"left out: 2 files (documentation), such as {folder}/LICENSE",
         ]
-    good = run("submit", tmp_path / "good", "--reference", reference).out.strip()
+    good = run("submit", tmp_path / "good", "--name", "A good one", "--reference", reference).out.strip()
     assert run("watch", good).out.splitlines()[:2] == lines["good"]
     assert run("status", good).out.splitlines()[1:] == lines["good"]
     assert len(run("status", good, "--json").out.splitlines()) == 1
@@ -357,6 +357,7 @@ def test_status_and_watch_say_what_is_left_out_and_why_a_job_failed(
     heading, *rows = run("status").out.splitlines()
     assert "left out" in heading
     assert sum("3 files" in row for row in rows if good in row or bad in row) == 2
+    assert all(("A good one" in row) == (good in row) for row in rows)
 
 
 def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: Path) -> None:
