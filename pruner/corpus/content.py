@@ -19,6 +19,13 @@ ARROW_STREAM = b"\xff\xff\xff\xff"
 _OTHERS = {b"FEA1": "Feather version 1", b"PARE": "encrypted Parquet", b"PK\x03\x04": "a zip archive"}
 _OTHERS |= {b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text", b"SQLite format 3": "an SQLite database"}
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Whether the bytes are those of a Git LFS pointer, which stands in a clone for a file that was not downloaded."""
+    return head.startswith(_LFS_POINTER)
+
 
 def codec_of(head: bytes) -> Codec | None:
     """The codec of a file that begins with these bytes, or None if it is not compressed."""

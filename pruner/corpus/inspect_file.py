@@ -25,6 +25,7 @@ from pruner.corpus.content import (
     codec_of,
     first_line,
     is_json_line,
+    is_lfs_pointer,
     is_text,
     other_format,
 )
@@ -44,6 +45,7 @@ from pruner.spec import CorpusSpec
 LOOK_ROWS = 1_000  # of a text file, in which a field must appear
 _FIELD_ROWS = 20  # of a text file, whose fields are named
 _NAMES_MAX = 1_000  # fields whose names are kept
+_POINTER_BYTES = 1_024  # more than a Git LFS pointer has
 _EXPANSION = 4  # estimated bytes of text for each compressed byte
 _SAMPLE_FROM = 256 << 10  # bytes of a compressed file; smaller ones cannot have so much text that it must be cut
 _SAMPLE_BYTES = 1 << 20  # of a compressed file that are decoded to estimate its text; a block of bz2 has fewer
@@ -76,7 +78,9 @@ def inspect_file(found: FoundFile, spec: CorpusSpec, roots: Roots, numbers: Sequ
     name = found.path.path.rpartition("/")[2]
     with open_path(found.path, roots) as source:
         try:
-            head = b"" if _is_parquet(name) else source.read(HEAD_BYTES)
+            head = b"" if _is_parquet(name) and found.size > _POINTER_BYTES else source.read(HEAD_BYTES)
+            if is_lfs_pointer(head):
+                raise InputError(f"{found.url}: a Git LFS pointer, not the file itself; get the file by `git lfs pull`")
             kind, codec, head = _recognise(found, name, head, source)
             file = CorpusFile(found.path, kind, codec, found.size, found.version, found.relative)
             if kind == "parquet":

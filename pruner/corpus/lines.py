@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import BinaryIO
 
 from pruner.corpus.batches import DOCUMENT_BYTES_MAX
@@ -22,24 +23,32 @@ def read_lines(
     A compressed file is decoded from its beginning. Blank lines at the end of a file are left out: of a plain file
     where `stop` is given, because it comes from `content_end`.
     """
+    return chain.from_iterable(read_line_lists(source, codec, start, stop, growth))
+
+
+def read_line_lists(
+    source: BinaryIO, codec: Codec | None, start: int, stop: int | None, growth: GrowthLimit
+) -> Iterator[list[Line]]:
+    """The lines that `read_lines` gives, in lists of those that were read together."""
     text = None if codec is None else _DecodedText(source, codec, stop, growth)
     if text is None:
         source.seek(max(0, start - 1))
     else:
         text.skip(max(0, start - 1))
     goes_to_the_end = text is not None or stop is None
-    blank: list[Line] = []
-    for line in _range_lines(source.read if text is None else text.read, start, stop):
-        growth.add_rows(1)
-        if goes_to_the_end and is_blank(line):
-            blank.append(line)
-            continue
-        if blank:
-            yield from blank
-            blank.clear()
-        yield line
+    blank: list[Line] = []  # at the end of what was read so far
+    for lines in _range_lines(source.read if text is None else text.read, start, stop):
+        growth.add_rows(len(lines))
+        kept = len(lines)
+        while goes_to_the_end and kept and is_blank(lines[kept - 1]):
+            kept -= 1
+        if kept:
+            yield blank + lines[:kept] if blank or kept < len(lines) else lines
+            blank = lines[kept:]
+        else:
+            blank += lines
     if blank and text is not None and text.goes_on():
-        yield from blank
+        yield blank
 
 
 class _DecodedText:
@@ -89,8 +98,8 @@ def content_end(source: BinaryIO, size: int) -> int:
     return 0
 
 
-def _range_lines(read: Callable[[int], bytes], start: int, stop: int | None) -> Iterator[Line]:
-    """The lines that start in bytes [start, stop). `read` gives the bytes from `start` - 1 on, or from 0."""
+def _range_lines(read: Callable[[int], bytes], start: int, stop: int | None) -> Iterator[list[Line]]:
+    """Lists of the lines that start in bytes [start, stop). `read` gives the bytes from `start` - 1 on, or from 0."""
     rest = b""
     if start > 0:
         # A line starts at `start` only if the byte before is a line feed; else the first line starts after the next
@@ -115,21 +124,34 @@ def _range_lines(read: Callable[[int], bytes], start: int, stop: int | None) -> 
         yield from split_lines(read_on, None if stop is None else stop - start)
 
 
-def split_lines(read: Callable[[int], bytes], span: int | None) -> Iterator[Line]:
-    """The lines of a stream that start within `span` bytes. Bytes after the last line feed are a line, if any."""
+def split_lines(read: Callable[[int], bytes], span: int | None) -> Iterator[list[Line]]:
+    """Lists of the lines of a stream that start within `span` bytes. Bytes after the last line feed are a line, if any.
+
+    A list has the lines that end in the same piece of the stream.
+    """
     start, size, parts = 0, 0, list[bytes]()  # of the current line
     while chunk := read(_READ_BYTES):
-        for piece in io.BytesIO(chunk):
+        lines: list[Line] = []
+        pieces = io.BytesIO(chunk).readlines()
+        whole: list[bytes] = []  # lines that need no further look, between the first piece and the last one
+        if len(pieces) > 2 and (span is None or start + size + len(chunk) <= span):
+            pieces, whole = [pieces[0], pieces[-1]], pieces[1:-1]
+        for number, piece in enumerate(pieces):
+            if number == 1:
+                lines += whole
+                start += sum(map(len, whole))
             if span is not None and start >= span:
+                yield lines
                 return
             size += len(piece)
             if piece.endswith(b"\n"):
-                yield b"".join((*parts, piece)) if size <= DOCUMENT_BYTES_MAX + 1 else None
+                lines.append(b"".join((*parts, piece)) if size <= DOCUMENT_BYTES_MAX + 1 else None)
                 start, size, parts = start + size, 0, []
             else:
                 parts = [*parts, piece] if size <= DOCUMENT_BYTES_MAX else []
         if span is not None and start < span <= start + size and size > DOCUMENT_BYTES_MAX:
-            yield None  # no other line starts in the range
+            yield [*lines, None]  # no other line starts in the range
             return
+        yield lines
     if size and (span is None or start < span):
-        yield b"".join(parts) if size <= DOCUMENT_BYTES_MAX else None
+        yield [b"".join(parts) if size <= DOCUMENT_BYTES_MAX else None]

@@ -94,7 +94,7 @@ def is_below(path: str, root: str) -> bool:
 def _parse(text: str, *, root: bool) -> CorpusPath:
     if _CONTROL.search(text):
         raise InputError(f"{text!r}: a path cannot hold control characters")
-    if "::" in text:
+    if "::" in text and "://" in text:  # else it is a part of a local name
         raise InputError(f"{text}: chained protocols (::) are not supported; give the file itself")
     if _ENCODED.search(text):
         raise InputError(

@@ -4,10 +4,11 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from pruner.corpus.batches import (
-    BATCH_CHARACTERS,
+    BATCH_BYTES,
     BATCH_ROWS,
     EMPTY,
     LINE,
@@ -18,11 +19,12 @@ from pruner.corpus.batches import (
 )
 from pruner.corpus.fields import ABSENT, find_value, is_path_field, is_url, path_value
 from pruner.corpus.files import CorpusFile
-from pruner.corpus.labels import host, json_text, label
+from pruner.corpus.labels import LABEL_CHARACTERS_MAX, host, json_text, label
 from pruner.spec import CorpusSpec
 
 PIECE_ROWS = BATCH_ROWS  # a piece ends where a batch does, which then needs no copy
 PIECE_BYTES = 4 << 20  # of lines, after which a piece ends too
+_Values = dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -35,9 +37,6 @@ class Row(NamedTuple):
 
 def row_text(row: Row, text_field: str) -> tuple[str | None, str | None]:
     """The text of a row, or None and the reason why it is no document."""
-    text = row.values.get(text_field)
-    if isinstance(text, str) and text:  # as nearly always
-        return text, None
     if row.error is not None:
         return None, row.error if row.line is None else f"{UNREADABLE}: {row.error}"
     text = find_value(row.values, text_field)
@@ -58,48 +57,32 @@ def row_pieces(
     `source` holds the fields `columns` as JSON text, null where a row has none; with None it holds the bytes of the
     whole line before its line feed.
     """
-    document = _documents(file, spec)
-    documents: list[_Document] = []
-    source: list[Any] = []
-    characters = size = 0
-    for row in itertools.islice(rows, first_row, None):
-        documents.append(made := document(row))
-        characters += len(made[0] or "")
-        size += len(row.line or b"")
-        if columns is None:
-            source.append(None if row.line is None else row.line.removesuffix(b"\n"))
-        elif columns:
-            source.append([_json(find_value(row.values, name)) for name in columns])
-        if len(documents) == PIECE_ROWS or characters >= BATCH_CHARACTERS or size >= PIECE_BYTES:
-            yield _piece(documents, source, columns)
-            documents, source, characters, size = [], [], 0, 0
-    if documents:
-        yield _piece(documents, source, columns)
-
-
-_Document = tuple[str | None, str | None, str | None, str | None]  # text, id, domain, reject
-_Values = dict[str, Any]
-
-
-def _documents(file: CorpusFile, spec: CorpusSpec) -> Callable[[Row], _Document]:
-    """A function that gives the document or the reject of a row."""
-    find_id, find_domain = (_finder(file, field) for field in (spec.id_field, spec.domain_field))
-    domain_label = host if is_url(spec.domain_field or "") else label
     text_field = spec.text_field
-
-    def document(row: Row) -> _Document:
-        text, reject = row_text(row, text_field)
-        if row.error is not None:
-            return None, None, None, reject
-        about = "id"
-        try:
-            id_ = label(find_id(row.values))
-            about = "domain"
-            return text, id_, domain_label(find_domain(row.values)), reject
-        except ValueError as failed:
-            return None, None, None, f"{UNREADABLE}: its {about} is {failed}"
-
-    return document
+    find_id, find_domain = (_finder(file, field) for field in (spec.id_field, spec.domain_field))
+    piece = _Piece(spec, columns)
+    size = text_bytes = 0
+    for row in itertools.islice(rows, first_row, None):
+        values, line, error = row
+        text = values.get(text_field)
+        reject = None
+        if type(text) is not str or not text:
+            text, reject = row_text(row, text_field)
+        encoded = None if text is None else text.encode()  # now, as it is still in the processor's cache
+        piece.texts.append(encoded)
+        piece.rejects.append(reject)
+        piece.ids.append(find_id(values) if error is None else None)
+        piece.domains.append(find_domain(values) if error is None else None)
+        if columns is None:
+            piece.source.append(None if line is None else line.removesuffix(b"\n"))
+        elif columns:
+            piece.source.append([_json(find_value(values, name)) for name in columns])
+        text_bytes += len(encoded or b"")
+        size += len(line or b"")
+        if len(piece.texts) == PIECE_ROWS or text_bytes >= BATCH_BYTES or size >= PIECE_BYTES:
+            yield piece.batch()
+            piece, size, text_bytes = _Piece(spec, columns), 0, 0
+    if piece.texts:
+        yield piece.batch()
 
 
 def _finder(file: CorpusFile, field: str | None) -> Callable[[_Values], Any]:
@@ -118,16 +101,61 @@ def _finder(file: CorpusFile, field: str | None) -> Callable[[_Values], Any]:
     return find
 
 
-def _piece(documents: list[_Document], source: list[Any], columns: tuple[str, ...] | None) -> pa.RecordBatch:
-    text, id_, domain, reject = zip(*documents, strict=True)
-    made = None
-    if columns is None:
-        made = pa.StructArray.from_arrays([pa.array(source, pa.large_binary())], [LINE])
-    elif columns:
-        arrays = [pa.array(values, pa.large_string()) for values in zip(*source, strict=True)]
-        made = pa.StructArray.from_arrays(arrays, list(columns))
-    ids, domains, rejects = (pa.array(values, pa.string()) for values in (id_, domain, reject))
-    return make_piece(pa.array(text, pa.large_string()), ids, domains, rejects, made)
+class _Piece:
+    """The rows of a piece, by column. The ids and domains are values as they are in the file."""
+
+    def __init__(self, spec: CorpusSpec, columns: tuple[str, ...] | None) -> None:
+        self._spec, self._columns = spec, columns
+        self.texts: list[bytes | None] = []  # in UTF-8
+        self.ids: list[Any] = []
+        self.domains: list[Any] = []
+        self.rejects: list[str | None] = []
+        self.source: list[Any] = []
+        self._bad_labels: dict[int, str] = {}  # the reasons of rejects for their ids or domains, by row
+
+    def batch(self) -> pa.RecordBatch:
+        """The rows as a piece."""
+        ids = self._labels("id", self.ids)
+        if is_url(self._spec.domain_field or ""):
+            domains = list(map(host, self.domains))
+        else:
+            domains = self._labels("domain", self.domains)
+        for row, why in self._bad_labels.items():
+            self.rejects[row] = why
+            self.texts[row] = ids[row] = domains[row] = None
+        labels = pa.array(ids, pa.string()), pa.array(domains, pa.string())
+        return make_piece(_text_array(self.texts), *labels, pa.array(self.rejects, pa.string()), self._source_array())
+
+    def _labels(self, about: str, values: list[Any]) -> list[str | None]:
+        """The values as ids or domains. Rows where this is not possible become rejects."""
+        longest = max((len(value) for value in values if type(value) is str), default=0)
+        if {str, type(None)}.issuperset(map(type, values)) and longest <= LABEL_CHARACTERS_MAX:
+            return values  # as nearly always
+        labels: list[str | None] = []
+        for row, value in enumerate(values):
+            try:
+                labels.append(label(value))
+            except ValueError as error:
+                labels.append(None)
+                self._bad_labels.setdefault(row, f"{UNREADABLE}: its {about} is {error}")
+        return labels
+
+    def _source_array(self) -> Any:
+        if self._columns == ():
+            return None
+        if self._columns is None:
+            return pa.StructArray.from_arrays([pa.array(self.source, pa.large_binary())], [LINE])
+        arrays = [pa.array(values, pa.large_string()) for values in zip(*self.source, strict=True)]
+        return pa.StructArray.from_arrays(arrays, list(self._columns))
+
+
+def _text_array(texts: list[bytes | None]) -> Any:
+    """Texts in UTF-8 as large_string. Where all are there, faster than an array that grows with each text."""
+    if None in texts:
+        return pa.array(texts, pa.large_binary()).cast(pa.large_string())
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)  # type: ignore[arg-type]
+    data = b"".join(texts)  # type: ignore[arg-type]
+    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(data))
 
 
 def too_long() -> Row:

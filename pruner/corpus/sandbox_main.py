@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from importlib.abc import MetaPathFinder
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import orjson
 import pyarrow as pa
@@ -147,13 +147,19 @@ def _respond(answer: Callable[[], None], out: Output) -> None:
     except InputError as error:
         _fail(out, Failure(kind="input", message=str(error)))
     except MemoryError:
-        _fail(out, Failure(kind="memory", message=""))
-        sys.exit(1)  # the memory that is left may be fragmented
+        _out_of_memory(out)
     except OSError as error:
         _fail(out, Failure(kind="os", message=reason(error), errno=error.errno))
     except Exception as error:
+        if isinstance(error.__cause__, MemoryError):  # what orjson raises where memory ends: a SystemError
+            _out_of_memory(out)
         traceback.print_exc()
         _fail(out, Failure(kind="other", message=f"{type(error).__name__}: {reason(error)}"))
+
+
+def _out_of_memory(out: Output) -> NoReturn:
+    _fail(out, Failure(kind="memory", message=""))
+    sys.exit(1)  # the memory that is left may be fragmented
 
 
 def _answer(content: bytes, out: Output) -> None:

@@ -102,9 +102,10 @@ def score(parser: Parser, args: argparse.Namespace) -> int:
 
     request = options.job_request(parser, args)
     with progress_bar() as bar:
-        job = local.score(request, args.out, args.device, bar)
+        job, warnings = local.score(request, args.out, args.device, bar)
     progress = job.progress
     sys.stdout.writelines(f"{line}\n" for line in left_out(job.corpus))
+    sys.stdout.writelines(f"warning: {warning}\n" for warning in warnings)
     done, tokens = progress.documents_done, progress.tokens_done
     sys.stdout.write(f"{done:,} documents, {tokens:,} tokens, {progress.rejects:,} rejects in {args.out}\n")
     return 0

@@ -99,10 +99,11 @@ def status(_parser: Parser, args: argparse.Namespace) -> int:
 
 
 def _job_table(jobs: list[Job]) -> Table:
-    """A row per job; the columns of files left out and of reasons only if a job left out files or has failed."""
+    """A row per job; the columns of names, of files left out and of reasons only if some job has one."""
+    names = [job.request.name or "" for job in jobs]
     left = [files_left_out(job.corpus) for job in jobs]
     errors = [job.error.detail if job.error else "" for job in jobs]
-    more = {name: column for name, column in (("left out", left), ("error", errors)) if any(column)}
+    more = {name: column for name, column in (("name", names), ("left out", left), ("error", errors)) if any(column)}
     table = Table("job", "status", "corpus", "documents", "tokens", "submitted", *more, box=None)
     for job, *cells in zip(jobs, *more.values(), strict=True):
         first, *others = job.request.corpus.paths

@@ -16,6 +16,7 @@ from pruner.corpus.sandbox import Planning, make_plan
 from pruner.errors import InputError
 from pruner.select.score_table import REJECTS_FILE, SCORES_FILE
 from pruner.select.selection import MANIFEST_FILE
+from pruner.select.write_index import read_summary
 from pruner.spec import CorpusSpec, SelectionSpec
 from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
@@ -86,16 +87,28 @@ def prune(
         return job
 
 
-def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Job:
+class Scored(NamedTuple):
+    """A scoring that has ended, and the warnings about its corpus and scores."""
+
+    job: Job
+    warnings: tuple[str, ...]
+
+
+def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Scored:
     """Scores a corpus into the Parquet file `out`, with no selection. As `prune` else."""
     work = out.parent / f".{out.name}.winnow"
     own = results.of_score(out, work)
     with own_workspace(work) as workspace:
         files = JobFiles(workspace, _record(workspace, request, own, on_progress, scores_only=True))
         job = _run(files, device, on_progress)
-        results.put_table(workspace.storage, f"{index.folder(files)}/{SCORES_FILE}", out.parent, out.name)
+        folder = index.folder(files)
+        try:
+            warnings = read_summary(workspace.storage, folder).warnings
+        except FileNotFoundError:  # no document has a score
+            warnings = ()
+        results.put_table(workspace.storage, f"{folder}/{SCORES_FILE}", out.parent, out.name)
     shutil.rmtree(work)
-    return job
+    return Scored(job, warnings)
 
 
 def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
@@ -315,7 +328,7 @@ def _record(
 
     listing = find_files(request.corpus, ignored=ignored, on_listed=listed)
     found = [(file.url, file.size, file.version) for file in listing.files]
-    name = digest(request.model_dump(mode="json"), ignored, found)[:20]
+    name = digest(request.model_dump(mode="json"), ignored, found, _model_files(request))[:20]
     record = JobRecord(
         id=name,
         created_at=datetime.now(timezone.utc),
@@ -325,6 +338,18 @@ def _record(
     )
     workspace.create_job(record)
     return workspace.job(name) or record
+
+
+def _model_files(request: JobRequest) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of the files of the local models that a request names.
+
+    A model that was mended or replaced makes another job, for a job keeps to the model that it began with. Scores of
+    the same model are found again, whatever the job.
+    """
+    reference = request.reference
+    named = [None if reference is None else reference.model, *(spec.model for spec in request.scores.values())]
+    files = [path for model in named if model is not None for path in sorted(Path(model).glob("*")) if path.is_file()]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def _copy_tables(files: JobFiles, out: Path) -> None:

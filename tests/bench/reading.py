@@ -1,6 +1,7 @@
-"""Measures how fast each format becomes Python strings: `python -m tests.bench.reading [MB of text]`.
+"""Measures how fast each format becomes Python strings: `python -m tests.bench.reading [MB of text [CORPUS]]`.
 
-Each file has the same documents and is dropped from the page cache before it is read. All runs on one core, planning
+The documents are random words, or those of a corpus, repeated if it is smaller. Each file has the same documents and is
+dropped from the page cache before it is read. All runs on one core, planning
 included. Beside Winnow's reader in its process, which jobs use, stand the same reader in this process, and `datasets`
 in streaming mode and datatrove's readers where these are installed. Fails if they do not read the same text.
 """
@@ -20,7 +21,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +36,20 @@ WORDS = Path(__file__).read_text().split()
 Texts = Iterator[str]
 
 
-def rows(size: int) -> list[dict[str, str]]:
-    """Documents of some 3,000 characters, `size` bytes of text in all."""
-    chance, made, left = random.Random(0), [], size
+def random_texts() -> Texts:
+    """Texts of some 3,000 characters."""
+    chance = random.Random(0)
+    while True:
+        yield " ".join(chance.choices(WORDS, k=450))
+
+
+def rows(size: int, corpus: str | None) -> list[dict[str, str]]:
+    """Documents of `size` characters in all: of a corpus, or of random words."""
+    texts = random_texts() if corpus is None else cycle(in_this_process(Path(corpus)))
+    made: list[dict[str, str]] = []
+    left = size
     while left > 0:
-        text = " ".join(chance.choices(WORDS, k=450))
+        text = next(texts)
         made.append({"text": text, "id": f"doc-{len(made)}", "url": f"https://example.org/{len(made)}"})
         left -= len(text)
     return made
@@ -171,12 +181,13 @@ def line(title: str, cells: Iterable[str]) -> None:
 
 def main() -> None:
     size = int(float(sys.argv[1]) * 1e6) if len(sys.argv) > 1 else 100_000_000
+    corpus = sys.argv[2] if len(sys.argv) > 2 else None
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     readers = {name: read for name, read in READERS.items() if name not in PEERS or find_spec(name) is not None}
     with tempfile.TemporaryDirectory() as small, tempfile.TemporaryDirectory() as large:
-        for path, read in product(write_files(Path(small), rows(100_000)), readers.values()):
+        for path, read in product(write_files(Path(small), rows(100_000, corpus)), readers.values()):
             measure(read, path)  # loads the libraries and starts the reader process
-        made = rows(size)
+        made = rows(size, corpus)
         documents, characters = len(made), sum(len(row["text"]) for row in made)
         paths = write_files(Path(large), made)
         del made

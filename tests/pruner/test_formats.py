@@ -255,6 +255,13 @@ def test_data_of_other_kinds_is_named(tmp_path: Path, data: bytes, said: str) ->
     assert len(make_plan(spec).files) == 1
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json.gz", "a.parquet", "a.arrow", "part-0"])
+def test_a_pointer_of_git_lfs_says_how_to_get_the_file(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, b"version https://git-lfs.github.com/spec/v1\noid sha256:0ab1\nsize 1234\n")
+    with pytest.raises(InputError, match=rf"{name}: a Git LFS pointer, .* `git lfs pull`"):
+        make_plan(CorpusSpec(paths=[str(tmp_path)]))
+
+
 def test_plain_text_is_left_out_unless_it_is_named(tmp_path: Path) -> None:
     write(tmp_path / "good.jsonl", jsonl([{"text": "a"}]))
     write(tmp_path / "d.txt", b"A note.\n")

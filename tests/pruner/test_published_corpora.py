@@ -194,6 +194,48 @@ LAYOUTS = [
         ["CC-MAIN-2013-20", "CC-MAIN-2024-10"],
     ),
     Layout(
+        "FinePDFs",
+        {
+            "data/fra_Latn/train/000_00000.parquet": parquet(
+                [document(0, url="https://a.fr/x.pdf", language="fra_Latn", page_ends=[3, 11])]
+            )
+        },
+        {"id_field": "id", "domain_field": "url"},
+        ["d0"],
+        ["a.fr"],
+    ),
+    Layout(
+        "CulturaX",
+        {
+            f"{language}/{language}_part_00000.parquet": parquet(
+                [{"text": "a", "timestamp": "2020", "url": f"https://a.{language}", "source": "mC4"}]
+            )
+            for language in ("de", "fr")
+        },
+        {"id_field": "url", "domain_field": "source"},
+        ["https://a.de", "https://a.fr"],
+        ["mC4", "mC4"],
+    ),
+    Layout(
+        "Wikipedia",
+        {
+            f"20231101.{language}/train-00000-of-00001.parquet": parquet(
+                [{"id": "7", "url": f"https://{language}.wikipedia.org/wiki/A", "title": "A", "text": "a"}]
+            )
+            for language in ("de", "fr")
+        },
+        {"id_field": "id", "domain_field": "@folder"},
+        ["7", "7"],
+        ["20231101.de", "20231101.fr"],
+    ),
+    Layout(
+        "OpenWebText",
+        {"plain_text/train-00000-of-00080.parquet": parquet([{"text": "a"}])},
+        {},
+        [None],
+        [None],
+    ),
+    Layout(
         "FineWeb-2",
         {
             "data/fra_Latn/train/000_00000.parquet": parquet([document(0, url="https://a.fr")]),

@@ -23,7 +23,7 @@ from pruner.corpus import reader_process, sandbox
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.paths import UNRESTRICTED, CorpusPath, Roots
 from pruner.corpus.plan import Plan, make_plan
-from pruner.corpus.sandbox_main import MEMORY_BYTES
+from pruner.corpus.sandbox_main import MEMORY_BYTES, Output, _respond
 from pruner.corpus.shard_reader import read_shard
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
@@ -272,6 +272,19 @@ BOMBS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "batch.arrow": (one_record_batch, "cannot be read within 1,024 MiB of memory"),
     "newlines.jsonl.zst": (newlines, "become more rows than bytes"),
 }
+
+
+def test_a_library_that_runs_out_of_memory_fails_as_such() -> None:
+    """orjson raises a SystemError, whose cause is the MemoryError."""
+
+    def answer() -> None:
+        raise SystemError("loads returned a result with an exception set") from MemoryError()
+
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb", buffering=0) as pipe, pytest.raises(SystemExit):
+        _respond(answer, Output(pipe, memoryview(bytearray(8))))
+    with os.fdopen(reading, "rb") as sent:
+        assert b'"kind":"memory"' in sent.read()
 
 
 def bomb(folder: Path, name: str) -> tuple[Path, str]:

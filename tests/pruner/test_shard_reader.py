@@ -137,7 +137,7 @@ def test_a_compressed_file_of_over_256_mb_of_text_is_several_shards(tmp_path: Pa
 @pytest.mark.parametrize("decoded", [1, 3, 1000])
 def test_batches_depend_on_nothing_but_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: int) -> None:
     monkeypatch.setattr(batch_rules, "BATCH_ROWS", 10)
-    monkeypatch.setattr(batch_rules, "BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(batch_rules, "BATCH_BYTES", 1000)
     monkeypatch.setattr(row_pieces, "PIECE_ROWS", decoded)
     monkeypatch.setattr(shard_reader, "_DECODE_ROWS", decoded)
     rows = [{"text": "x" * n} for n in [1] * 25 + [400] * 7 + [5000, 1]]

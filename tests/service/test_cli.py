@@ -216,13 +216,17 @@ def test_prune_trains_where_no_reference_is_named(run: Run, tmp_path: Path) -> N
 
 
 def test_score_gives_every_document_in_one_file(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:
-    ran = run("score", corpus, "--id-field", "id", "--reference", reference, "--out", tmp_path / "scores.parquet")
+    nameless = tmp_path / "nameless.jsonl"
+    nameless.write_text('{"text": "some words"}\n')
+    out = tmp_path / "scores.parquet"
+    ran = run("score", corpus, nameless, "--id-field", "id", "--reference", reference, "--out", out)
     assert ran.status == 0, ran.err
     table = pq.read_table(tmp_path / "scores.parquet")
     columns = ["file", "row", "id", "domain", "n_tokens", "nll", "perplexity", "n_bytes", *STATISTICS]
     assert table.schema.names == [*columns, "training", "reject"]
-    assert table["id"].to_pylist() == [f"doc-{i}" for i in range(120)]
-    assert "120 documents" in ran.out
+    assert table["id"].to_pylist() == [*(f"doc-{i}" for i in range(120)), None]
+    assert "121 documents" in ran.out
+    assert "warning: 1 of 121 documents have no id" in ran.out
 
 
 def test_train_saves_a_folder_that_others_load(run: Run, corpus: Path, tmp_path: Path) -> None:
@@ -337,7 +341,7 @@ def test_status_and_watch_say_what_is_left_out_and_why_a_job_failed(
             f"left out: 1 file (code or settings), such as {folder}/read.py",
             f"left out: 2 files (documentation), such as {folder}/LICENSE",
         ]
-    good = run("submit", tmp_path / "good", "--reference", reference).out.strip()
+    good = run("submit", tmp_path / "good", "--name", "A good one", "--reference", reference).out.strip()
     assert run("watch", good).out.splitlines()[:2] == lines["good"]
     assert run("status", good).out.splitlines()[1:] == lines["good"]
     assert len(run("status", good, "--json").out.splitlines()) == 1
@@ -353,6 +357,7 @@ def test_status_and_watch_say_what_is_left_out_and_why_a_job_failed(
     heading, *rows = run("status").out.splitlines()
     assert "left out" in heading
     assert sum("3 files" in row for row in rows if good in row or bad in row) == 2
+    assert all(("A good one" in row) == (good in row) for row in rows)
 
 
 def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: Path) -> None:

@@ -163,8 +163,22 @@ def test_a_corpus_that_changed_is_another_job(make_request: MakeRequest, tmp_pat
     assert prune.prune(make_request(corpus), tmp_path / "out", "cpu", nothing).progress.documents_done == 80
 
 
+def test_a_model_that_changed_is_another_job(make_request: MakeRequest, reference: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    corpus, model = write_corpus(tmp_path / "corpus", files=1), tmp_path / "model"
+    shutil.copytree(reference, model)
+    request = make_request(corpus, reference={"model": str(model)})
+    prune.prune(request, tmp_path / "out", "cpu", nothing)
+    before = pq.read_table(tmp_path / "out" / "scores")["nll"].to_pylist()
+    weights = model / "model.safetensors"
+    save_file({name: 1.5 * tensor for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
+    prune.prune(request, tmp_path / "out", "cpu", nothing)
+    assert pq.read_table(tmp_path / "out" / "scores")["nll"].to_pylist() != before
+
+
 def test_scores_only(make_request: MakeRequest, tmp_path: Path) -> None:
-    done = prune.score(make_request(), tmp_path / "scores.parquet", "cpu", nothing).progress
+    done = prune.score(make_request(), tmp_path / "scores.parquet", "cpu", nothing).job.progress
     assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
     table = pq.read_table(tmp_path / "scores.parquet")
     assert table.num_rows == done.documents_done == 120
@@ -178,7 +192,7 @@ def test_of_a_corpus_of_rejects_the_tables_are_left(make_request: MakeRequest, t
     with pytest.raises(InputError, match="no document of 3 has a score"):
         prune.prune(make_request(corpus), tmp_path / "out", "cpu", nothing)
     assert pq.read_table(tmp_path / "out" / "rejects.parquet")["row"].to_pylist() == [0, 1, 2]
-    done = prune.score(make_request(corpus), tmp_path / "scores.parquet", "cpu", nothing).progress
+    done = prune.score(make_request(corpus), tmp_path / "scores.parquet", "cpu", nothing).job.progress
     assert (done.documents_done, done.rejects) == (3, 3)
     assert pq.read_table(tmp_path / "scores.parquet")["reject"].null_count == 0
 
@@ -199,7 +213,7 @@ def test_results_in_the_corpus_are_no_part_of_it(make_request: MakeRequest, tmp_
         write_corpus(corpus, files=1)
         (corpus / "README.md").write_text("About.")
     for _ in range(2):
-        scored = prune.score(make_request(corpus), corpus / "scores.parquet", "cpu", nothing)
+        scored = prune.score(make_request(corpus), corpus / "scores.parquet", "cpu", nothing).job
         assert scored.progress.documents_done == 40
 
 
@@ -222,7 +236,7 @@ def test_a_name_that_begins_as_the_output_is_read(make_request: MakeRequest, tmp
     for name in ("out-1.jsonl", "out.jsonl"):
         (tmp_path / "op" / name).write_text('{"text": "a few words", "id": 1, "domain": "x"}\n')
     for _ in range(2):
-        job = prune.score(make_request(tmp_path / "op"), tmp_path / "op/out", "cpu", nothing)
+        job = prune.score(make_request(tmp_path / "op"), tmp_path / "op/out", "cpu", nothing).job
         assert job.progress.documents_done == 2
 
 
