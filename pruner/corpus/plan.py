@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
@@ -84,6 +85,17 @@ class Plan:
     def digest(self) -> str:
         """Identifies the documents of the corpus and their order: SHA-256 over the shards' digests, 64 hex digits."""
         return hashlib.sha256("".join(column(self.shards, "digest")).encode()).hexdigest()
+
+    @cached_property
+    def first_rows(self) -> np.ndarray:
+        """The row of its first file at which each shard begins, int64 [shards]; -1 where no footer tells it."""
+        file, rows = np.array(column(self.shards, "file"), np.int64), column(self.shards, "rows")
+        unknown = np.array([count is None for count in rows], np.int64)
+        known = np.array([count or 0 for count in rows], np.int64)
+        first = np.searchsorted(file, file)  # the first shard of the same file
+        before, unknown_before = (np.cumsum(counts) - counts for counts in (known, unknown))
+        tells = unknown_before == unknown_before[first]
+        return np.where(tells, before - before[first], -1)
 
     def files_of(self, shard: Shard) -> tuple[CorpusFile, ...]:
         """The files that a shard reads."""

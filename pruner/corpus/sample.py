@@ -10,7 +10,7 @@ from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.plan import Plan
 from pruner.corpus.sandbox import read_shard
 from pruner.corpus.shard import Shard
-from pruner.corpus.train_split import in_split
+from pruner.corpus.train_split import ShardRows, in_split
 from pruner.spec import CorpusSpec
 
 _BYTES_PER_TOKEN = 5.5  # estimate, held-out text included; where tokens have more bytes, some text is read twice
@@ -123,16 +123,16 @@ def _drawn(
     seed: int,
 ) -> Iterator[SplitDocument]:
     """The documents of a shard that are in the split and whose draw lies between two shares."""
-    row = 0
+    there = ShardRows.of(plan, shard.index)
     for batch in read_shard(plan, shard, spec, roots, beat):
         beat()
-        chosen = in_split(seed, fraction, shard.index, row, len(batch))
+        places = there, batch["file"].to_numpy(), batch["row"].to_numpy()
+        chosen = in_split(seed, fraction, *places)
         for share, inside in zip(between, (False, True), strict=True):
             if share < 1:
-                chosen &= in_split(seed ^ 0x5EED, share, shard.index, row, len(batch)) == inside
+                chosen &= in_split(seed ^ 0x5EED, share, *places) == inside
             elif not inside:
                 return  # all were drawn before
-        row += len(batch)
         chosen &= batch["text"].is_valid().to_numpy(zero_copy_only=False)
         rows = batch.select(SplitDocument._fields).filter(pa.array(chosen))
         yield from map(SplitDocument, *(column.to_pylist() for column in rows.columns))

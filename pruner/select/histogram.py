@@ -4,10 +4,11 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from pruner.corpus.train_split import Split, in_split
+from pruner.corpus.train_split import ShardRows, Split, in_split
 from pruner.select.perplexity import score_key
 from pruner.tables.storage import Storage
 
@@ -43,51 +44,67 @@ def count_bins(key: np.ndarray, tokens: np.ndarray) -> BinCounts:
     return _sum(bin_numbers(key), np.ones(len(key), dtype=np.int64), tokens)
 
 
-def count_shard(storage: Storage, path: str, shard: int, split: Split | None) -> BinCounts:
-    """Counts the scored documents of a shard's score file, without those of the train split. `shard`: its number."""
-    with storage.open(path) as source:
-        table = pq.read_table(source, columns=["n_tokens", "nll"])
+class Trained(NamedTuple):
+    """Which documents of a shard train the reference: those of a split. `documents_path` is the shard's part."""
+
+    split: Split
+    shard: ShardRows
+    documents_path: str
+
+
+def count_shard(storage: Storage, path: str, trained: Trained | None) -> BinCounts:
+    """Counts the scored documents of a shard's score file, without those that train the reference."""
+    table = _columns(storage, path, "n_tokens", "nll")
     there = np.asarray(table["nll"].is_valid())
-    if split is not None:
-        there = there & ~in_split(split.seed, split.fraction, shard, 0, len(table))
+    if trained is not None:
+        places = _columns(storage, trained.documents_path, "file", "row")
+        there = there & ~in_split(*trained.split, trained.shard, *(column.to_numpy() for column in places.columns))
     nll, tokens = (table[name].to_numpy()[there] for name in ("nll", "n_tokens"))
     return count_bins(score_key(nll, tokens), tokens.astype(np.int64))
 
 
-ScoredRows = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Rows of a shard: bool [rows], whether each has text; of the D with text, n_tokens int [D], and nll float64 [D], NaN
-without a score."""
+def _columns(storage: Storage, path: str, *names: str) -> pa.Table:
+    with storage.open(path) as source:
+        return pq.read_table(source, columns=list(names))
+
+
+class ScoredRows(NamedTuple):
+    """Rows of a shard: file and row int [rows], counted from its first ones, and whether each has text, bool [rows].
+
+    Of the D with text n_tokens int [D], and nll float64 [D], NaN without a score.
+    """
+
+    file: np.ndarray
+    row: np.ndarray
+    has_text: np.ndarray
+    n_tokens: np.ndarray
+    nll: np.ndarray
 
 
 class BinsSoFar:
     """Counts of a shard's scored documents while it is scored, without those of the train split."""
 
-    def __init__(self, shard: int, split: Split | None) -> None:
-        """`shard`: its number."""
+    def __init__(self, shard: ShardRows, split: Split | None) -> None:
         self._shard, self._split = shard, split
-        self._rows = 0
         self._counts = count_bins(np.empty(0), np.empty(0, np.int64))
 
     def append(self, rows: ScoredRows) -> None:
         """Adds the next rows."""
-        self._counts = _add(self._counts, self._count(rows, self._rows))
-        self._rows += len(rows[0])
+        self._counts = _add(self._counts, self._count(rows))
 
     def bins(self, further: Iterable[ScoredRows] = ()) -> dict[int, tuple[int, int]]:
         """Documents and tokens by bin of all rows so far, and of the rows after them, which are not added."""
-        counts, first = self._counts, self._rows
+        counts = self._counts
         for rows in further:
-            counts = _add(counts, self._count(rows, first))
-            first += len(rows[0])
+            counts = _add(counts, self._count(rows))
         columns = (column.tolist() for column in counts)
         return {number: (documents, size) for number, documents, size in zip(*columns, strict=True)}
 
-    def _count(self, rows: ScoredRows, first: int) -> BinCounts:
-        has_text, n_tokens, nll = rows
+    def _count(self, rows: ScoredRows) -> BinCounts:
+        file, row, has_text, n_tokens, nll = rows
         chosen = np.isfinite(nll) & (n_tokens > 0)
         if self._split is not None:
-            trains = in_split(self._split.seed, self._split.fraction, self._shard, first, len(has_text))
-            chosen &= ~trains[has_text]
+            chosen &= ~in_split(*self._split, self._shard, file[has_text], row[has_text])
         tokens = n_tokens[chosen].astype(np.int64)
         return count_bins(score_key(nll[chosen], tokens), tokens)
 

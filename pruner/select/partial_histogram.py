@@ -1,13 +1,12 @@
 """The histogram of ln(perplexity) of what is scored so far: whole shards, and parts of those that are being scored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
 from pydantic import BaseModel
 
-from pruner.corpus.train_split import Split
-from pruner.select.histogram import BinCounts, Histogram, count_shard, histogram
+from pruner.select.histogram import BinCounts, Histogram, Trained, count_shard, histogram
 from pruner.tables.storage import Storage
 
 _NEW_SHARDS = 100  # that one call counts; the next ones go on
@@ -31,20 +30,21 @@ def partial_histogram(
     storage: Storage,
     paths: Sequence[str],
     shards_total: int,
-    split: Split | None,
+    trained: Callable[[int], Trained | None],
     under_way: Mapping[int, Mapping[int, tuple[int, int]]],
 ) -> PartialHistogram:
     """Counts the score files that are there, without the documents of the train split. Each call counts some more.
 
-    `paths` are the score files of all shards in their order; [] while they cannot be named. `under_way`: documents and
-    tokens by bin of shards that are being scored, by number.
+    `paths` are the score files of all shards in their order; [] while they cannot be named. `trained` gives what trains
+    the reference by the number of a shard. `under_way`: documents and tokens by bin of shards that are being scored, by
+    number.
     """
     missing = set(storage.missing(paths))
     there = [(number, path) for number, path in enumerate(paths) if number not in missing]
     parts: list[BinCounts] = []
     before = _shard_counts.cache_info().misses
     for number, path in there[:_SHARDS_MAX]:
-        parts.append(_shard_counts(storage, path, number, split))
+        parts.append(_shard_counts(storage, path, trained(number)))
         if _shard_counts.cache_info().misses - before >= _NEW_SHARDS:
             break
     shards = len(parts)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pruner.corpus.plan import Plan
 from pruner.corpus.shard import Shard
-from pruner.corpus.train_split import Split, in_split
+from pruner.corpus.train_split import ShardRows, Split, in_split
 from pruner.errors import InputError
 from pruner.select.further import Further
 from pruner.select.perplexity import perplexity, score_key
@@ -263,7 +263,8 @@ def _encoded(scorer: dict[str, Any]) -> str:
 def _of_documents(plan: Plan, shard: Shard, first_row: int, documents: pa.Table, split: Split | None) -> dict[str, Any]:
     training = np.zeros(len(documents), dtype=bool)
     if split is not None:
-        training = in_split(split.seed, split.fraction, shard.index, 0, len(documents))
+        places = documents["file"].to_numpy(), documents["row"].to_numpy()
+        training = in_split(*split, ShardRows.of(plan, shard.index), *places)
     return {
         "file": pa.array([file.url for file in plan.files_of(shard)]).take(documents["file"]),
         "row": pc.add(documents["row"], first_row),

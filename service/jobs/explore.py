@@ -5,9 +5,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
+from pruner.corpus.train_split import ShardRows
 from pruner.errors import InputError
 from pruner.select.documents import DocumentReader, Documents, table_rows
-from pruner.select.histogram import Histogram
+from pruner.select.histogram import Histogram, Trained
 from pruner.select.index import Index
 from pruner.select.index_files import read_index
 from pruner.select.kept_bins import COUNTED_MAX, kept_by_key, kept_of_run
@@ -21,6 +22,7 @@ from pruner.tables.storage import Storage
 from service.contract.scorers import score_names
 from service.jobs.jobs import Conflict, Jobs, check_scores, not_there
 from service.kinds import index, order, report, scores, selection
+from service.kinds.documents import paths as documents_paths
 from service.kinds.job_files import JobFiles
 
 _DOMAINS_INSIDE_MAX = 10_000  # more would take long to preview inside each
@@ -167,8 +169,13 @@ def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
     """The histogram of what is scored so far, without the documents that train the reference."""
     job, files = jobs.files(job_id)
     paths = scores.paths(files, files.model) if files.corpus is not None and files.model is not None else []
-    under_way = jobs.bins_under_way(job_id)
-    return partial_histogram(files.workspace.storage, paths, job.progress.shards_total, files.train_split, under_way)
+    split, under_way = files.train_split, jobs.bins_under_way(job_id)
+
+    def trained(shard: int) -> Trained | None:
+        path = documents_paths(files)[shard]
+        return None if split is None else Trained(split, ShardRows.of(files.plan, shard), path)
+
+    return partial_histogram(files.workspace.storage, paths, job.progress.shards_total, trained, under_way)
 
 
 def _scored(jobs: Jobs, job_id: str, ranked: Order) -> tuple[JobFiles, Index]:

@@ -15,7 +15,7 @@ from service.kinds.node import Counts, InputsGone, Node, ShardPaths, Task
 from service.kinds.provenance import provenance
 from service.store.workspace import digest
 
-VERSION = 5
+VERSION = 6
 PART_BYTES = 4 << 30  # of text, for each part of an index
 _SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
 

@@ -10,7 +10,7 @@ from service.contract.scorers import ScorerSpec
 from service.store.records import CorpusRecord, JobRecord, ModelRecord, Outcome, WantedAblation, WantedExport
 from service.store.workspace import Workspace, digest
 
-TRAINER = 6  # version of the kind `model`: raised when a change of the code changes trained references
+TRAINER = 7  # version of the kind `model`: raised when a change of the code changes trained references
 _PLANS = 4  # that a process keeps; one of 200,000 shards takes some 100 MB
 
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from pruner.select.histogram import BinsSoFar
+from pruner.corpus.train_split import ShardRows
+from pruner.select.histogram import BinsSoFar, ScoredRows
 from pruner.tables.shard_scores import ScoresWriter, read_counts
 from pruner.tables.storage import Storage
 from pruner.tables.values import PRIOR, has_text, with_text
@@ -144,7 +146,7 @@ class ShardScoring:
         self.tokens: list[_Tokens] = []
         self._task, self._closed = task, False
         self._tables = ShardTables(task)
-        self._counted, self._counted_at = BinsSoFar(task.part, task.job.train_split), 0.0
+        self._counted, self._counted_at = BinsSoFar(ShardRows.of(task.job.plan, task.part), task.job.train_split), 0.0
         self._beat: Beat | None = None
         self._then: Callable[[], None] | None = None
         stride = task.job.record.request.scoring.stride
@@ -176,7 +178,7 @@ class ShardScoring:
                 for batch, nll, n_tokens, surprisals, tokens in self._scores:
                     scores.append(batch, n_tokens, nll, surprisals)
                     tables.append(batch)
-                    self._counted.append((has_text(batch), n_tokens, nll))
+                    self._counted.append(_scored_rows(batch, n_tokens, nll))
                     if priors is not None and common is not None:
                         priors.append(*(with_text(batch, found, PRIOR.types[0]) for found in common.measure(tokens)))
                     if self.others:
@@ -213,13 +215,17 @@ class ShardScoring:
     def _on_progress(self, documents: int, tokens: int) -> None:
         if self._beat is not None:
             if time.monotonic() - self._counted_at > _COUNT_SECONDS and self._task.node.name == passes.SCORES:
-                rows = ((has_text(batch), n_tokens, nll) for batch, nll, n_tokens in self._scores.under_way())
+                rows = (_scored_rows(batch, n_tokens, nll) for batch, nll, n_tokens in self._scores.under_way())
                 self._beat.show_bins(self._counted.bins(rows))
                 self._counted_at = time.monotonic()
             self._beat(documents, tokens)
         if self._then is not None and self._scores.all_loaded:
             then, self._then = self._then, None
             then()
+
+
+def _scored_rows(batch: pa.RecordBatch, n_tokens: np.ndarray, nll: np.ndarray) -> ScoredRows:
+    return ScoredRows(batch["file"].to_numpy(), batch["row"].to_numpy(), has_text(batch), n_tokens, nll)
 
 
 def _others(task: Task, loaded: "Reference") -> list[ModelRecord]:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pruner.corpus.train_split import Split, in_split
-from pruner.select.histogram import BinsSoFar, Histogram, count_bins, histogram
+from pruner.corpus.train_split import ShardRows, Split, in_split
+from pruner.select.histogram import BinsSoFar, Histogram, ScoredRows, count_bins, histogram
 from pruner.select.kept_bins import kept_by_key, kept_of_run
 from pruner.spec import SelectionSpec
 from tests.pruner.oracle import select
@@ -54,12 +54,14 @@ def test_a_shard_is_counted_while_it_is_scored(split: Split | None) -> None:
     tokens = rng.integers(0, 50, has_text.sum())  # some have no token, and some no finite NLL
     nll = tokens * rng.normal(3, 1, len(tokens)).clip(0.1)
     nll[::17] = np.nan
-    so_far = BinsSoFar(4, split)
+    shard, file, row = ShardRows(4), np.repeat([0, 1], 250), np.tile(np.arange(250), 2)
+    so_far = BinsSoFar(shard, split)
     place = np.concatenate(([0], np.cumsum(has_text)))
     further = []
     for start in range(0, 500, 90):
         texts = slice(place[start], place[min(start + 90, 500)])
-        rows = has_text[start : start + 90], tokens[texts], nll[texts]
+        part = slice(start, start + 90)
+        rows = ScoredRows(file[part], row[part], has_text[part], tokens[texts], nll[texts])
         if start < 200:
             so_far.append(rows)
         else:
@@ -67,7 +69,7 @@ def test_a_shard_is_counted_while_it_is_scored(split: Split | None) -> None:
     made = so_far.bins(further)
     chosen = (tokens > 0) & np.isfinite(nll)
     if split is not None:
-        chosen &= ~in_split(*split, 4, 0, 500)[has_text]
+        chosen &= ~in_split(*split, shard, file, row)[has_text]
     whole = count_bins(nll[chosen] / tokens[chosen], tokens[chosen])
     columns = (column.tolist() for column in whole)
     assert made == {number: (documents, size) for number, documents, size in zip(*columns, strict=True)}

@@ -9,7 +9,7 @@ import pytest
 from pruner.corpus.plan import Plan, make_plan
 from pruner.corpus.sample import training_texts
 from pruner.corpus.shard_reader import read_shard
-from pruner.corpus.train_split import in_split
+from pruner.corpus.train_split import ShardRows, in_split
 from pruner.spec import CorpusSpec
 
 
@@ -34,12 +34,11 @@ def take(plan: Plan, spec: CorpusSpec, tokens: int, fraction: float = 0.5, seed:
 def split(plan: Plan, spec: CorpusSpec, fraction: float, seed: int) -> set[str]:
     found = set()
     for shard in plan.shards:
-        row = 0
         for batch in read_shard(plan.files_of(shard), shard, spec):
-            chosen = in_split(seed, fraction, shard.index, row, len(batch))
+            places = batch["file"].to_numpy(), batch["row"].to_numpy()
+            chosen = in_split(seed, fraction, ShardRows.of(plan, shard.index), *places)
             texts = batch["text"].to_pylist()
             found |= {text for text, taken in zip(texts, chosen, strict=True) if taken and text is not None}
-            row += len(batch)
     return found
 
 
