@@ -38,9 +38,10 @@ from pruner.corpus.sandbox_main import MEMORY_BYTES
 from pruner.errors import InputError
 
 _COMMAND = "import sys; sys.path[:] = [p for p in sys.path if p]; from {} import main; main()"
-# One thread and one plain allocator: memory that others reserve in advance would count as used.
-_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "ARROW_IO_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+# One thread, and no memory that allocators reserve in advance, as it would count as used.
+_ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "mimalloc", "ARROW_IO_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 _ENVIRONMENT |= {"MALLOC_MMAP_THRESHOLD_": str(8 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+_ENVIRONMENT |= {"MIMALLOC_ARENA_RESERVE": "65536"}  # KiB
 _ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _TICK_SECONDS = 0.5  # between calls of `waiting`
 _SILENCE_SECONDS = 120.0  # longest time without a message: the reader reports every file and every read
