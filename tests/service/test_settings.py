@@ -39,7 +39,9 @@ def test_a_public_address_needs_roots() -> None:
         assert not Settings(workspace="w", host=host).public
 
 
-@pytest.mark.parametrize("root", ["/data/../etc", "ftp://host/x", "s3://key:secret@bucket", "a::b", "https://host/?x"])
+@pytest.mark.parametrize(
+    "root", ["/data/../etc", "ftp://host/x", "s3://key:secret@bucket", "zip::s3://b/a", "https://host/?x"]
+)
 def test_a_wrong_root_is_refused(root: str) -> None:
     with pytest.raises(ValidationError):
         Settings(workspace="w", corpus_root=("/data", root))
