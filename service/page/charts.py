@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -40,11 +41,13 @@ def lengths(data: dict[str, Any], *, width: int = 460) -> Markup:
     most = max(max(column) for column in cells) or 1
     levels: dict[int, list[str]] = {}
     for i, column in enumerate(cells):
-        for j, count in enumerate(column):
-            if count:
-                level = 1 + min(6, int(7 * math.log1p(count) / math.log1p(most)))
-                x, y = left + i * wide, top + plot - (j + 1) * high
-                levels.setdefault(level, []).append(f"M{x:.1f} {y:.1f}h{wide:.1f}v{high:.1f}h-{wide:.1f}z")
+        shades = [1 + min(6, int(7 * math.log1p(count) / math.log1p(most))) if count else 0 for count in column]
+        stop = 0
+        for level, cells_alike in groupby(shades):  # one above the other, drawn as one
+            start, stop = stop, stop + len(list(cells_alike))
+            if level:
+                x, y, size = left + i * wide, top + plot - stop * high, (stop - start) * high
+                levels.setdefault(level, []).append(f"M{x:.1f} {y:.1f}h{wide:.1f}v{size:.1f}h-{wide:.1f}z")
     out = [
         f'<path class="cell" fill-opacity="{level / 7:.2f}" d="{"".join(d)}"/>' for level, d in sorted(levels.items())
     ]

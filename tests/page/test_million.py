@@ -104,4 +104,4 @@ def test_a_million_documents(served: tuple[httpx.Client, str], capsys: pytest.Ca
         if name == "page":
             assert f"<dd>{DOMAINS:,}" in answer.text
         if not address.startswith("/v1"):
-            assert len(answer.content) < 200_000  # nine selections and their 36 pairs; no document, and few domains
+            assert len(answer.content) < 150_000
