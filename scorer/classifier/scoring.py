@@ -24,6 +24,7 @@ from scorer.classifier.forward import pack_of
 from scorer.classifier.windows import Windows
 from scorer.engine.batch_loader import Tag, sample
 from scorer.engine.executor import run_in_thread
+from scorer.host_copy import copy_to_host
 
 OnProgress = Callable[[int, int], None]
 Values = tuple[Tag, NDArray[np.float32]]
@@ -209,14 +210,7 @@ class Classifying(Generic[Tag]):
             made.append(self._outputs([window.block.windows.ids[window.number] for window in batch]))
             self._report()
         outputs = torch.cat(made)
-        if not outputs.is_cuda:
-            return _Running(windows, outputs, None)
-        # Copied now: asked for later, the copy would wait for the next group too, and the GPU for the one after.
-        host = torch.empty(outputs.shape, dtype=outputs.dtype, pin_memory=True)
-        host.copy_(outputs, non_blocking=True)
-        copied = torch.cuda.Event(blocking=True)  # a thread that waits for it sleeps and does not spin
-        copied.record()
-        return _Running(windows, host, copied)
+        return _Running(windows, *(copy_to_host(outputs) if outputs.is_cuda else (outputs, None)))
 
     def _batches(self, windows: list[_Window]) -> Iterator[list[_Window]]:
         """Consecutive windows of up to the budget's positions, padding included where there is any."""

@@ -16,6 +16,7 @@ from scorer.causal_lm.recurrent_state import State
 from scorer.causal_lm.reference import Reference, memory_errors
 from scorer.engine.batch_loader import Batch
 from scorer.engine.windows import HIGH, TokenizedBlock
+from scorer.host_copy import copy_to_host
 
 Sums = NDArray[np.float64]  # [W, 4]: of each window the NLL, the squares, the largest NLL, and the tokens over HIGH
 Result = TypeVar("Result")
@@ -95,11 +96,7 @@ class Executor:
             for host, device in zip(batch.buffer.host, batch.buffer.device, strict=True):
                 device[:size].copy_(host[:size], non_blocking=True)
         torch.cuda.current_stream(self._device).wait_stream(self._copy_stream)
-        sums = self._sums(batch)
-        host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
-        host.copy_(sums, non_blocking=True)
-        copied = torch.cuda.Event(blocking=True)  # a thread that waits for it sleeps and does not spin
-        copied.record()
+        host, copied = copy_to_host(self._sums(batch))
 
         def wait_for_sums() -> Sums:
             copied.synchronize()

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scorer.host_copy import copy_to_host
+
 _POLL_SECONDS = 0.0005
 
 
@@ -23,11 +25,7 @@ class Readback:
     def add(self, value: Tensor, then: Callable[[float], None]) -> None:
         """`then` will be called with the value that the scalar has now."""
         if value.is_cuda:
-            host = torch.empty((), dtype=value.dtype, pin_memory=True)
-            host.copy_(value, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            self._waiting.append((host, event, then))
+            self._waiting.append((*copy_to_host(value), then))
         else:
             self._waiting.append((value.clone(), None, then))
 
