@@ -169,11 +169,10 @@ def growing_histogram(jobs: Jobs, job_id: str) -> PartialHistogram:
     """The histogram of what is scored so far, without the documents that train the reference."""
     job, files = jobs.files(job_id)
     paths = scores.paths(files, files.model) if files.corpus is not None and files.model is not None else []
-    split, under_way = files.train_split, jobs.bins_under_way(job_id)
+    split, parts, under_way = files.train_split, documents_paths(files), jobs.bins_under_way(job_id)
 
     def trained(shard: int) -> Trained | None:
-        path = documents_paths(files)[shard]
-        return None if split is None else Trained(split, ShardRows.of(files.plan, shard), path)
+        return None if split is None else Trained(split, ShardRows.of(files.plan, shard), parts[shard])
 
     return partial_histogram(files.workspace.storage, paths, job.progress.shards_total, trained, under_way)
 
