@@ -10,9 +10,9 @@ import pytest
 
 from pruner.corpus import plan as plans
 from pruner.corpus.plan import make_plan
-from pruner.corpus.shard_reader import read_shard
 from pruner.corpus.train_split import ShardRows, in_split
 from pruner.spec import CorpusSpec
+from tests.pruner.test_sample import split
 
 
 def drawn(seed: int, fraction: float, n: int, file: int = 0, first_row: int = 0) -> np.ndarray:
@@ -53,17 +53,6 @@ def test_the_draw_never_changes() -> None:
     assert np.flatnonzero(drawn(0, 0.1, 64)).tolist() == [2, 21, 29, 31, 43, 50, 57]
 
 
-def split_of(spec: CorpusSpec) -> tuple[int, set[str]]:
-    """The number of shards, and the texts of a split of the corpus."""
-    plan, texts = make_plan(spec), set[str]()
-    for shard in plan.shards:
-        for batch in read_shard(plan.files_of(shard), shard, spec):
-            places = batch["file"].to_numpy(), batch["row"].to_numpy()
-            chosen = in_split(3, 0.4, ShardRows.of(plan, shard.index), *places)
-            texts |= set(batch["text"].filter(pa.array(chosen)).to_pylist())
-    return len(plan.shards), texts
-
-
 def test_the_split_does_not_depend_on_how_files_are_cut_and_gathered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,10 +64,11 @@ def test_the_split_does_not_depend_on_how_files_are_cut_and_gathered(
             (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     spec = CorpusSpec(paths=[str(tmp_path)])
     monkeypatch.setattr(plans, "SHARD_BYTES", 1 << 24)
-    few, drawn_of_few = split_of(spec)
+    few = make_plan(spec)
     monkeypatch.setattr(plans, "SHARD_BYTES", 50_000)  # a text file is whole in it, a Parquet file is not
     monkeypatch.setattr(plans, "SHARD_BYTES_MAX", 100_000)
-    many, drawn_of_many = split_of(spec)
-    assert few < 4 < many
-    assert drawn_of_few == drawn_of_many
+    many = make_plan(spec)
+    assert len(few.shards) < 4 < len(many.shards)
+    drawn_of_few = split(few, spec, 0.4, 3)
+    assert drawn_of_few == split(many, spec, 0.4, 3)
     assert 400 < len(drawn_of_few) < 560
