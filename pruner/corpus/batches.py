@@ -60,8 +60,8 @@ def numbered(pieces: Iterable[pa.RecordBatch], file: int, first_row: int) -> Ite
 def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Cuts consecutive pieces of a shard into batches that do not depend on the sizes of the pieces.
 
-    A batch ends with BATCH_ROWS rows, or with the document that brings it to BATCH_BYTES of text. Where
-    there is a `source`, it also ends before about 64 MiB of it, and where the types of its columns change.
+    A batch ends with BATCH_ROWS rows, or with the document that brings it to BATCH_BYTES of text. Where there is a
+    `source`, it also ends before about 64 MiB of it, and where the types of its columns change.
     """
     held: list[pa.RecordBatch] = []
     rows = text = size = 0

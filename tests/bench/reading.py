@@ -1,9 +1,9 @@
 """Measures how fast each format becomes Python strings: `python -m tests.bench.reading [MB of text [CORPUS]]`.
 
 The documents are random words, or those of a corpus, repeated if it is smaller. Each file has the same documents and is
-dropped from the page cache before it is read. All runs on one core, planning
-included. Beside Winnow's reader in its process, which jobs use, stand the same reader in this process, and `datasets`
-in streaming mode and datatrove's readers where these are installed. Fails if they do not read the same text.
+dropped from the page cache before it is read. All runs on one core, planning included. Beside Winnow's reader in its
+process, which jobs use, stand the same reader in this process, and `datasets` in streaming mode and datatrove's readers
+where these are installed. Fails if they do not read the same text.
 """
 
 import bz2
