@@ -24,7 +24,7 @@ from scorer.classifier.forward import pack_of
 from scorer.classifier.windows import Windows
 from scorer.engine.batch_loader import Tag, sample
 from scorer.engine.executor import run_in_thread
-from scorer.host_copy import copy_to_host
+from scorer.engine.host_copy import copy_to_host
 
 OnProgress = Callable[[int, int], None]
 Values = tuple[Tag, NDArray[np.float32]]

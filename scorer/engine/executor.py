@@ -15,8 +15,8 @@ from kernels.pack import Pack
 from scorer.causal_lm.recurrent_state import State
 from scorer.causal_lm.reference import Reference, memory_errors
 from scorer.engine.batch_loader import Batch
+from scorer.engine.host_copy import copy_to_host
 from scorer.engine.windows import HIGH, TokenizedBlock
-from scorer.host_copy import copy_to_host
 
 Sums = NDArray[np.float64]  # [W, 4]: of each window the NLL, the squares, the largest NLL, and the tokens over HIGH
 Result = TypeVar("Result")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scorer.host_copy import copy_to_host
+from scorer.engine.host_copy import copy_to_host
 
 _POLL_SECONDS = 0.0005
 
