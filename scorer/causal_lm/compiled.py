@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorer.causal_lm.gelu import replace_gelu
+from scorer.causal_lm.gelu import join_gelu, replace_gelu
 
 Run = Callable[[Tensor, Tensor], Tensor]  # ids [1, T] and positions [1, T] -> hidden states [1, T, D]
 HiddenOf = Callable[[nn.Module, Tensor, Tensor], Tensor]  # the same of a body
@@ -48,6 +48,7 @@ def compile_body(
     torch.OutOfMemoryError.
     """
     replace_gelu(body)
+    join_gelu(body, lambda: hidden_of(body, ids, places))
     path = _path(body, ids)
     ways: list[Callable[[], Run]] = [
         lambda: partial(_load(path), body),
