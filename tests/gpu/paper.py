@@ -1,11 +1,11 @@
 """The experiment of "Perplexed by Perplexity" (arXiv:2405.20541), small, through the service on all GPUs of this host.
 
 A job whose reference `4m` is trained on a fifth of the corpus, then ablations of its selections: `124m` at a rate of
-0.5, with one seed; `10m` with three seeds at 0.25, 0.5 and 0.75; `10m` where data repeats, and with five times the
-tokens. Held-out text is a file of the same kind, by domain. The data of an ablation is prepared while the last runs of
-the one before go on. `--out` gets two files for each that ends, STAGE.json (its result, and the seconds of each run)
-and STAGE-runs.parquet, and at `--until` unfinished.tar, the runs of those that have not ended: few files, since a
-machine may give back only some.
+0.5, with one seed; `10m` with three seeds at 0.25, 0.5 and 0.75; `10m` where data repeats, and with two and a half
+times the tokens. Held-out text is a file of the same kind, by domain. The data of an ablation is prepared while the
+last runs of the one before go on. `--out` gets two files for each that ends, STAGE.json (its result, and the seconds of
+each run) and STAGE-runs.parquet, and at `--until` unfinished.tar, the runs of those that have not ended: few files,
+since a machine may give back only some.
 """
 # ruff: noqa: E402  (tune_process comes before torch)
 
@@ -48,6 +48,7 @@ from tests.gpu.several import CRITERIA, DEVICE, GPUS, Enough, Service, say, serv
 FRACTION = 0.2  # of the documents, that train the reference
 RATES = (0.25, 0.5, 0.75)
 PASSES = 1.52  # of a 124m run over half of the documents: above 1.5, where `all` gets its A/A partner
+TARGET_TOKENS = 18_000_000  # about as many, for the size of its steps
 DOMAINS = 20  # held-out files at most
 RUNS_LEFT = 1  # for each worker: all are under way, so that no run of the next ablation is claimed before them
 POLL_SECONDS = 1.0
@@ -69,7 +70,7 @@ STAGES = (
     Stage("target", True, None, 1, (0.5,), {}),
     Stage("rates", False, 10_100_000, 3, RATES, {}),
     Stage("constrained", False, 10_100_000, 3, (0.5,), {"regime": "constrained", "repetitions": 4}),
-    Stage("overtrained", False, 50_500_000, 1, (0.5,), {"regime": "overtrained"}),
+    Stage("overtrained", False, 25_250_000, 3, (0.5,), {"regime": "overtrained"}),
 )
 
 
@@ -247,8 +248,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ahead = []
     if DEVICE == "cuda":
         context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-        shapes = [(given.target, 18_000_000), (given.proxy, 10_100_000), (given.proxy, 50_500_000)]
-        for number, (preset, tokens) in enumerate(shapes):
+        shapes = {(given.target if stage.is_target else given.proxy, stage.tokens or TARGET_TOKENS) for stage in stages}
+        for number, (preset, tokens) in enumerate(sorted(shapes)):
             ahead.append(context.Process(target=compile_ahead, args=(preset, tokens, number % GPUS)))
             ahead[-1].start()
     with tempfile.TemporaryDirectory() as folder, service(given.workers) as served:
