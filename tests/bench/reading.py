@@ -4,8 +4,9 @@ The documents are random words, or the texts of a corpus, which has the fields `
 is smaller. Each file has the same documents and is dropped from the page cache before it is read. Beside Winnow's
 reader in its process, which jobs use, stand the same reader in this process, and `datasets` in streaming mode and
 datatrove's readers where these are installed. Each reads a format in a new process, so that none meets the memory and
-the objects of another; all run on one core, planning included. All make strings of the same columns: the domains are
-URLs, but their field is not named `url`, whose hosts only Winnow would take. Fails if they do not read the same text.
+the objects of another; they run in turn on one core, planning included. All make strings of the same columns: the
+domains are URLs, but their field is not named `url`, whose hosts only Winnow would take. Fails if they do not read the
+same text.
 """
 
 import bz2
@@ -23,6 +24,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
@@ -178,11 +181,16 @@ def measure(read: Callable[[Path], Texts], path: Path) -> Reading:
     return Reading(documents, characters, cpu_seconds() - cpu, time.perf_counter() - wall)
 
 
-def measure_alone(reader: str, small: Path, large: Path) -> list[Reading]:
-    """Readings of `large` by a new process, once `small` has loaded the libraries and started the reader process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        process.submit(measure, READERS[reader], small).result()
-        return [process.submit(measure, READERS[reader], large).result() for _ in range(REPETITIONS)]
+def measure_in_turn(readers: Iterable[str], small: Path, large: Path) -> dict[str, list[Reading]]:
+    """Readings of `large`, each reader in its own process, which `small` has warmed up."""
+    with ExitStack() as stack:
+        own = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"))
+        processes = {name: stack.enter_context(own()) for name in readers}
+        taken: dict[str, list[Reading]] = {name: [] for name in processes}
+        for path in (small, *[large] * REPETITIONS):
+            for name, process in processes.items():
+                taken[name].append(process.submit(measure, READERS[name], path).result())
+    return {name: readings[1:] for name, readings in taken.items()}
 
 
 def line(title: str, cells: Iterable[str]) -> None:
@@ -209,8 +217,7 @@ def main() -> None:
         for paths in zip(small, large, strict=True):
             cpu: dict[str, float] = {}
             cells: list[str] = []
-            for name in readers:
-                readings = measure_alone(name, *paths)
+            for name, readings in measure_in_turn(readers, *paths).items():
                 read = {(reading.documents, reading.characters) for reading in readings}
                 if read != {(documents, characters)}:
                     sys.exit(f"{paths[1].name}: {name} reads these documents and characters: {read}")
