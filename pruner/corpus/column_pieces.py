@@ -19,7 +19,7 @@ from pruner.corpus.labels import LABEL_CHARACTERS_MAX, PLAIN_HOST, host, json_te
 from pruner.spec import CorpusSpec
 
 _PIECE_ROWS = 512  # rows that are processed together
-_PIECE_BYTES = 2 << 20  # the same in bytes, at which a piece ends
+_PIECE_BYTES = 1 << 20  # the same in bytes, at which a piece ends
 _DICTIONARY_BYTES = 32 << 20  # of dictionary values that are copied to their rows at a time
 
 _Rejects = dict[int, str]  # by row of a piece
@@ -95,7 +95,7 @@ class _Piece:
         self._fields = {name: self._values(name, where) for name, where in found.items()}
         self._rejects: _Rejects = {}
         for column in self._fields.values():
-            if pa.types.is_large_binary(column.type):
+            if pa.types.is_large_binary(column.type) and _has_more_bytes(column, DOCUMENT_BYTES_MAX):
                 self._rejects |= dict.fromkeys(_where(_byte_lengths(column) > DOCUMENT_BYTES_MAX), TOO_LONG)
         if self._rejects:
             self._fields = {name: _without(column, self._rejects) for name, column in self._fields.items()}
@@ -230,16 +230,25 @@ def _byte_lengths(column: Any) -> np.ndarray:
     """The length of each value of a large_binary or large_string array, int64 [rows]; 0 for nulls."""
     if not len(column):
         return np.zeros(0, np.int64)
-    offsets = np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
-    lengths = np.diff(offsets)
+    lengths = np.diff(_ends(column))
     if column.null_count:
         lengths[_is_null(column)] = 0
     return lengths
 
 
+def _ends(column: Any) -> np.ndarray:
+    """Where the values of a large_binary or large_string array that is not empty start, and the last one ends."""
+    return np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
+
+
+def _has_more_bytes(column: Any, size: int) -> bool:
+    """Whether the values of a large_binary or large_string array have more than `size` bytes in all."""
+    return len(column) > 0 and _ends(column)[-1] - _ends(column)[0] > size
+
+
 def _too_long(text: Any) -> list[int]:
     """The rows of a large_string array that are too long for a label."""
-    if _byte_lengths(text).max(initial=0) <= LABEL_CHARACTERS_MAX:
+    if not _has_more_bytes(text, LABEL_CHARACTERS_MAX) or _byte_lengths(text).max() <= LABEL_CHARACTERS_MAX:
         return []
     characters = pc.fill_null(pc.utf8_length(text), 0).to_numpy(zero_copy_only=False)
     return _where(characters > LABEL_CHARACTERS_MAX)

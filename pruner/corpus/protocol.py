@@ -12,7 +12,7 @@ kind (one byte), the length of its content (8 bytes, little-endian), and the con
     PLAN     what a plan leaves out, as JSON; after all its rows
     CHECK    a `CorpusCheck` as JSON
     BATCH    an Arrow IPC stream of one record batch
-    SHARED   the length of such a stream, which lies in the memory that both processes share
+    SHARED   nothing: the length is that of such a stream in the memory that both processes share
     END      nothing: the response is complete
     FAILURE  a `Failure` as JSON
 
@@ -25,11 +25,11 @@ The reader may be under the control of a hostile file, so everything that it sen
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pruner.corpus.batches import BATCH_ROWS, SCHEMA, SOURCE
@@ -156,17 +156,19 @@ def decode_check(content: memoryview) -> CorpusCheck:
 
 def encode_batch(batch: pa.RecordBatch, shared: memoryview) -> memoryview:
     """A batch as an Arrow IPC stream: in the `shared` memory if it is large enough, else in other memory."""
-    counted = pa.MockOutputStream()
-    _write(batch, counted)
-    size = counted.size()
-    content = shared[:size] if size <= len(shared) else memoryview(pa.allocate_buffer(size))
+    if shared:
+        with suppress(OSError):  # it does not fit
+            return shared[: _write(batch, pa.FixedSizeBufferWriter(pa.py_buffer(shared)))]
+    content = memoryview(pa.allocate_buffer(_write(batch, pa.MockOutputStream())))
     _write(batch, pa.FixedSizeBufferWriter(pa.py_buffer(content)))
     return content
 
 
-def _write(batch: pa.RecordBatch, sink: pa.NativeFile) -> None:
+def _write(batch: pa.RecordBatch, sink: pa.NativeFile) -> int:
+    """Writes the stream of a batch; returns its length."""
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
+    return int(sink.tell())
 
 
 def decode_batch(content: memoryview, files: int) -> pa.RecordBatch:
@@ -176,33 +178,43 @@ def decode_batch(content: memoryview, files: int) -> pa.RecordBatch:
     """
     try:
         batch = _decode_stream(content)
-        more = [(column.name, pa.types.is_struct(column.type)) for column in list(batch.schema)[len(SCHEMA) :]]
-        if list(batch.schema)[: len(SCHEMA)] != list(SCHEMA) or more not in ([], [(SOURCE, True)]):
+        if batch.schema != SCHEMA and not _has_source(batch.schema):
             raise invalid(f"columns {batch.schema.names} of types {batch.schema.types}")
         if not 0 < len(batch) <= BATCH_ROWS:
             raise invalid(f"a batch of {len(batch)} rows")
         batch.validate(full=True)
-        if not batch["text"].is_null().equals(batch["reject"].is_valid()):
+        file, row, text, reject = (batch[name] for name in ("file", "row", "text", "reject"))
+        all_are_documents = text.null_count == 0 and reject.null_count == len(batch)
+        if not all_are_documents and not text.is_null().equals(reject.is_valid()):
             raise invalid("rows with both text and reject, or with neither")
-        numbers = pc.min_max(batch["file"]).as_py()
-        if batch["file"].null_count or batch["row"].null_count or not 0 <= numbers["min"] <= numbers["max"] < files:
+        if file.null_count or row.null_count or not 0 <= (numbers := file.to_numpy()).min() <= numbers.max() < files:
             raise invalid("rows of unknown files")
     except (pa.ArrowException, OSError, StopIteration, ValueError) as error:
         raise invalid(error) from None
     return batch
 
 
+def _has_source(schema: pa.Schema) -> bool:
+    """Whether the columns are those of SCHEMA and the struct `source`."""
+    *fields, source = schema
+    return fields == list(SCHEMA) and source.name == SOURCE and bool(pa.types.is_struct(source.type))
+
+
 def _decode_stream(content: memoryview) -> pa.RecordBatch:
-    """The first batch of an Arrow IPC stream, not validated. Raises ReaderFailed, and errors of Arrow."""
+    """The batch of an Arrow IPC stream, not validated. Raises ReaderFailed, and errors of Arrow."""
+    source = pa.BufferReader(content)
+    messages: list[pa.ipc.Message] = []
     try:
-        messages = pa.BufferReader(content)
-        while messages.tell() < len(content):
-            if _is_compressed(pa.ipc.read_message(messages)):
+        while source.tell() < len(content):
+            messages.append(pa.ipc.read_message(source))
+            if _is_compressed(messages[-1]):
                 raise invalid("compressed buffers")
     except EOFError:  # the end-of-stream marker
         pass
     except struct.error as error:
         raise invalid(error) from None
+    if [message.type for message in messages] == ["schema", "record batch"]:  # faster than another look at the stream
+        return pa.ipc.read_record_batch(messages[1], pa.ipc.read_schema(messages[0]))
     with pa.ipc.open_stream(pa.BufferReader(content)) as stream:
         return stream.read_next_batch()
 

@@ -116,8 +116,6 @@ class ReaderProcess:
                     file = str(orjson.loads(content))
                     if kind == FILE:
                         yield kind, content
-                elif kind == SHARED:
-                    yield BATCH, self._take(LENGTH.unpack(content)[0])
                 elif kind != ALIVE:
                     yield kind, content
         except ReaderFailed as failed:
@@ -161,6 +159,8 @@ class ReaderProcess:
     def _message(self, tick: "_Tick", limit: float, content_max: int) -> tuple[bytes, memoryview]:
         deadline = time.monotonic() + limit
         kind, size = HEAD.unpack(self._read(HEAD.size, tick, deadline, limit))
+        if kind == SHARED:
+            return BATCH, self._take(size)
         if size > content_max:
             raise ReaderFailed("makes the reader send a message that is too large")
         return kind, self._read(size, tick, deadline, limit)

@@ -99,8 +99,11 @@ class Output:
 
     def send(self, kind: bytes, content: Any = b"") -> None:
         """Sends a message. Raises BrokenPipeError if the parent has ended."""
+        self._send(HEAD.pack(kind, len(content)), content)
+
+    def _send(self, head: bytes, content: Any = b"") -> None:
         with self._lock:
-            self._pipe.write(HEAD.pack(kind, len(content)))
+            self._pipe.write(head)
             view = memoryview(content)
             while view:
                 view = view[self._pipe.write(view) :]
@@ -112,7 +115,7 @@ class Output:
         content = encode_batch(batch, self._shared)
         if content.obj is self._shared.obj:
             self._shared_is_free = False
-            self.send(SHARED, LENGTH.pack(len(content)))
+            self._send(HEAD.pack(SHARED, len(content)))
         else:
             self.send(BATCH, content)
 

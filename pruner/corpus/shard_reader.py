@@ -20,7 +20,7 @@ from pruner.corpus.text_rows import text_rows
 from pruner.errors import InputError, reason
 from pruner.spec import CorpusSpec
 
-_DECODE_ROWS = 400  # decoded at a time; few, as a row may be long
+_DECODE_ROWS = 1024  # decoded at a time; not more, as some rows may be long
 Columns = tuple[str, ...] | None
 
 

@@ -48,7 +48,7 @@ def documents(size: int) -> Iterator[list[dict[str, str]]]:
 
 def write_files(folder: Path, size: int) -> dict[str, Loop]:
     """The same documents in each format, and the plain loop for it."""
-    schema = pa.schema([(name, pa.string()) for name in ("text", "id", "url")])
+    schema = pa.schema([(name, pa.string()) for name in ("text", "id", "domain")])
     with (
         pq.ParquetWriter(folder / "zstd.parquet", schema, compression="zstd") as zstd,
         pq.ParquetWriter(folder / "snappy.parquet", schema, compression="snappy") as snappy,

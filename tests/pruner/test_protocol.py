@@ -57,6 +57,16 @@ def test_batches_of_other_columns_or_sizes_are_refused() -> None:
             decode_batch(encode_batch(wrong, NOT_SHARED), 1)
 
 
+def test_a_wrong_count_of_nulls_is_refused() -> None:
+    batch = made("a", None)
+    for name, count in (("text", 0), ("reject", 2)):
+        column = batch[name]
+        lying = pa.Array.from_buffers(column.type, len(column), column.buffers(), null_count=count)
+        wrong = batch.set_column(batch.schema.get_field_index(name), name, lying)
+        with pytest.raises(ReaderFailed, match="invalid message"):
+            decode_batch(encode_batch(wrong, NOT_SHARED), 1)
+
+
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=6), st.floats(0, 1) | st.just(1.0)
 )
