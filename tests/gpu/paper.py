@@ -13,6 +13,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import tarfile
 import tempfile
@@ -182,6 +183,21 @@ def save_unfinished(served: Service, out: Path) -> None:
                 say(f"{now():5.0f} s  unfinished: {len(run_times(folder))} runs of {folder.name}")
 
 
+def take_over(archive: Path, workspace: Path) -> str | None:
+    """Puts the runs of an earlier call beside a plan that is being made, so that they are not made again.
+
+    Returns the earlier plan, or None while there is no folder.
+    """
+    for folder in (workspace / "ablation").glob("*"):
+        if not (folder / PLAN).exists():
+            with tarfile.open(archive) as given, tempfile.TemporaryDirectory() as made:
+                given.extractall(made, filter="data")
+                (earlier,) = Path(made).iterdir()
+                shutil.copytree(earlier / "runs", folder / "runs", dirs_exist_ok=True)
+                return (earlier / PLAN).read_text()
+    return None
+
+
 def show(name: str, result: AblationResult, runs: Sequence[dict[str, Any]]) -> None:
     """A row for each arm."""
     seconds = [run["seconds"] for run in runs]
@@ -209,6 +225,7 @@ def ablate(
 ) -> None:
     """All ablations, until the time given."""
     waiting, flying, left = list(stages), list[Flight](), 0
+    plan = None if given.resume else ""
     while (waiting or flying) and now() < given.until:
         if waiting and left <= RUNS_LEFT * given.workers:
             flying.append(begin(served, job, waiting.pop(0), given, heldout))
@@ -223,7 +240,11 @@ def ablate(
             else:
                 flight.times.setdefault("planned", now())
                 left += made.progress.runs_total - made.progress.runs_done
+        if plan is None and flying:
+            plan = take_over(given.resume, served.workspace)
         time.sleep(POLL_SECONDS)
+    if plan and plan not in [path.read_text() for path in (served.workspace / "ablation").glob(f"*/{PLAN}")]:
+        sys.exit("--resume: the earlier call had another plan, so its runs do not belong to this ablation")
     if flying:
         save_unfinished(served, out)
 
@@ -236,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="folder of the results")
     parser.add_argument("--until", type=float, default=560.0, help="seconds after which it ends (default: 560)")
     parser.add_argument("--stages", nargs="+", default=[stage.name for stage in STAGES])
+    parser.add_argument("--resume", type=Path, metavar="TAR", help="unfinished.tar with the one ablation of --stages")
     parser.add_argument("--workers", type=int, default=2 * max(1, GPUS), help="default: two for each GPU")
     parser.add_argument("--reference", default="4m")
     parser.add_argument("--reference-tokens", type=int, default=40_000_000)
