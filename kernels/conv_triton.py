@@ -1,7 +1,7 @@
 """The packed causal convolution as a Triton kernel, forward only; `kernels.conv` has the function and the reference.
 
-One program for a block of tokens of one document and a block of channels. It loads the weights once and goes through its
-tokens some at a time: the next ones are copied while an output is made of each and those before, which it keeps.
+One program for a block of tokens of one document and a block of channels. It loads the weights once and goes through
+its tokens some at a time: the next ones are copied while an output is made of each and those before, which it keeps.
 """
 
 from __future__ import annotations

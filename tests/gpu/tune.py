@@ -113,7 +113,7 @@ def convolution() -> Sweep:
     pack = Pack.of(MIXED, "cuda")
     x = normal(pack.tokens, WIDTH)[:, SHAPE.inner : SHAPE.inner + XBC]
     weight, bias = normal(XBC, SHAPE.conv_kernel, dtype=torch.float32), normal(XBC, dtype=torch.float32)
-    sizes = constants(conv_triton, _TOKENS=[32, 64, 128], _ROWS=[4, 8, 16], _CHANNELS=[128, 256], _WARPS=[1, 2])
+    sizes = constants(conv_triton, _TOKENS=[64, 128], _ROWS=[4, 8], _CHANNELS=[128, 256], _REGISTERS=[128, 168, 255])
     return Sweep(lambda: packed_conv1d(x, weight, bias, pack)[0], sizes)
 
 
