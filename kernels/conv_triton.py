@@ -25,7 +25,7 @@ _LOG2_E = tl.constexpr(LOG2_E)
 
 @triton.jit
 def _load_rows(x_ptr, scale_ptr, left, there, ROWS: tl.constexpr, STRIDE: tl.constexpr, HAS_SCALE: tl.constexpr):
-    """The next rows as they lie in memory, and their scales; zeros from the document's end on, `left` rows away."""
+    """The next ROWS rows as they lie in memory, and their scales; zeros after the first `left`."""
     rows = ()
     scales = ()
     for j in tl.static_range(ROWS):
@@ -75,7 +75,7 @@ def _conv1d_kernel(
     out_rows = out_ptr + (start + first) * CHANNELS + c
     scale_rows = scale_ptr + start + first if HAS_SCALE else x_ptr
     stop = tl.minimum(first + TOKENS, length)
-    # The rows at hand, as those after them are copied.
+    # The first rows of the loop; each round of it copies those of the next.
     raw, scales = _load_rows(x_rows, scale_rows, stop - first, there, ROWS, STRIDE, HAS_SCALE)
     base = tl.zeros((BLOCK_C,), dtype=tl.float32)
     if HAS_BIAS:
