@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from datetime import datetime
 
+from pruner.errors import InputError
 from pruner.tables.records import Record, RecordType, read_record
 from pruner.tables.storage import Storage
 
@@ -13,8 +14,9 @@ _RECALLED = 4_096  # immutable records that a process keeps in memory
 class RecordStore:
     """Reads and writes the records of a storage. Methods raise OSError as it does, and InputError as `read_record`."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, *, damaged_are_missing: bool = False) -> None:
+        """With `damaged_are_missing` a damaged record is read as if it were not there."""
+        self._storage, self._damaged_are_missing = storage, damaged_are_missing
         self._known: OrderedDict[tuple[str, datetime | None], Record] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -23,6 +25,10 @@ class RecordStore:
         try:
             return read_record(self._storage, path, kind)
         except FileNotFoundError:
+            return None
+        except InputError:
+            if not self._damaged_are_missing:
+                raise
             return None
 
     def recall(self, kind: type[RecordType], path: str, since: datetime | None = None) -> RecordType | None:

@@ -54,7 +54,8 @@ class Lifecycle:
         if record is None:
             self.queue.forget(job_id)
             return status
-        job, outcome = JobFiles(self.workspace, record), self.workspace.outcome(job_id)
+        workspace = self.workspace.without_damaged if status == "failed" else self.workspace
+        job, outcome = JobFiles(workspace, record), self.workspace.outcome(job_id)
         if outcome is None:
             state = self.queue.state(job_id)
             outcome = self.workspace.end(
@@ -114,7 +115,10 @@ class Lifecycle:
         """A job as returned."""
         ended = state is None or parse_summary(state.summary).status in ENDED
         job = JobFiles(self.workspace, record)
-        return show_job(job, job.outcome if ended else None, state)
+        outcome = job.outcome if ended else None
+        if outcome is not None and outcome.status == "failed":
+            job = JobFiles(self.workspace.without_damaged, record)
+        return show_job(job, outcome, state)
 
     def _submit(self, job: JobFiles, ready: Ready, summary: str) -> None:
         node, missing = ready

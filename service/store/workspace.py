@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import uuid
+from copy import copy
 from functools import cached_property
 
 from pruner.errors import InputError
@@ -53,6 +54,13 @@ class Workspace:
                 "folder and submit the jobs again, or remove the old one; 0.1.0 still reads it"
             )
         return parse_record(data, WorkspaceRecord, f"{self.storage.url}/workspace.json").id
+
+    @cached_property
+    def without_damaged(self) -> "Workspace":
+        """The same workspace, as if damaged records were not there: to end a job because of one, and to show it."""
+        made = copy(self)
+        made.records = RecordStore(self.storage, damaged_are_missing=True)
+        return made
 
     # -- jobs
     def folder(self, job_id: str) -> str:

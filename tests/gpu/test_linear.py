@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from kernels.linear import add_linear, linear
 from kernels.norm import row_scale, row_squares
+from scorer.causal_lm.gelu import linear_gelu
 from tests.kernels.helpers import poisoned
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -59,3 +61,15 @@ def test_a_rows_bits_are_its_own_and_the_same_twice() -> None:
     assert torch.equal(alone, total[some])
     assert torch.equal(alone_squares, squares[:, some])
     assert torch.equal(projected_alone, projected[some])
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 64, 256), (77, 96, 40), (3000, 768, 3072)])
+def test_gelu_as_a_part_of_a_product(rows: int, inner: int, outer: int, transposed: bool) -> None:
+    x, bias = draw(rows, inner, dtype=torch.bfloat16), draw(outer, dtype=torch.bfloat16, seed=2)
+    weight = draw(outer, inner, dtype=torch.bfloat16, seed=1).T / inner**0.5
+    weight = weight if transposed else weight.contiguous()
+    found = linear_gelu(x, weight, bias)
+    exact = F.gelu(torch.addmm(bias.double(), x.double(), weight.double()), approximate="tanh")
+    assert (found.double() - exact).norm() < 4e-3 * exact.norm()
+    assert torch.equal(found, linear_gelu(x, weight, bias))

@@ -10,6 +10,8 @@ import pytest
 from pruner.errors import InputError
 from pruner.spec import SelectionSpec
 from pruner.tables.storage import Storage
+from scorer.engine.model_loader import ModelLoader
+from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Conflict, Jobs, KeyReused, UnknownJob
 from service.kinds import job_files
@@ -293,6 +295,24 @@ def test_a_job_with_a_damaged_artefact_fails_after_the_recovery(
     assert failed.status == "failed"
     assert failed.error is not None
     assert f"{part.path}: is damaged" in failed.error.detail
+
+
+@pytest.mark.parametrize("name", ["corpus.json", "model.json"])
+def test_a_job_with_a_damaged_record_fails(
+    jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, name: str
+) -> None:
+    job, _ = jobs.create(make_request())
+    while jobs.get(job.id).progress.shards_done < 1:
+        worker.once()
+    jobs.workspace.storage.write_bytes(jobs.workspace.path(job.id, name), b"{")
+    after = Jobs(Workspace(jobs.workspace.storage.url), jobs.queue.redis)  # as another process sees it
+    other = PoolWorker(after, ModelLoader("cpu"), RESOURCES, "there")
+    while other.once():
+        pass
+    failed = after.get(job.id)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert f"jobs/{job.id}/{name}: is damaged" in failed.error.detail
 
 
 def test_a_damaged_job_hides_no_other(jobs: Jobs, make_request: MakeRequest) -> None:
