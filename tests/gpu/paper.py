@@ -49,7 +49,7 @@ from tests.gpu.several import CRITERIA, DEVICE, GPUS, Enough, Service, say, serv
 FRACTION = 0.2  # of the documents, that train the reference
 RATES = (0.25, 0.5, 0.75)
 PASSES = 1.52  # of a 124m run over half of the documents: above 1.5, where `all` gets its A/A partner
-TARGET_TOKENS = 18_000_000  # about as many, for the size of its steps
+TARGET_TOKENS = 18_000_000  # of a run of the target, about: the size of its steps is compiled ahead
 DOMAINS = 20  # held-out files at most
 RUNS_LEFT = 1  # for each worker: all are under way, so that no run of the next ablation is claimed before them
 POLL_SECONDS = 1.0
