@@ -172,13 +172,13 @@ def add_train(parser: Parser) -> None:
 
 def train(parser: Parser, args: argparse.Namespace) -> int:
     """Trains a reference on a corpus and saves it as a Hugging Face model folder."""
-    from service.work import local
+    from service.work import local_train
 
     corpus, spec = options.training(parser, args)
     preset = spec.preset if args.source is None else None
-    recipe = local.Recipe(preset, spec.tokens, spec.seed, args.optimizer, args.gpus, args.source)
+    recipe = local_train.Recipe(preset, spec.tokens, spec.seed, args.optimizer, args.gpus, args.source)
     with progress_bar() as bar:
-        trained = local.train(corpus, recipe, args.out, args.device, bar, bar.heldout)
+        trained = local_train.train(corpus, recipe, args.out, args.device, bar, bar.heldout)
     about = (*left_out(trained.corpus), *trained_reference(trained.summary))
     sys.stdout.writelines(f"{line}\n" for line in about)
     sys.stdout.write(f"Trained {preset or args.source} in {args.out}\n")

@@ -11,22 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pruner.corpus.listing import find_files
-from pruner.corpus.sample import training_texts
-from pruner.corpus.sandbox import Planning, make_plan
 from pruner.errors import InputError
 from pruner.select.score_table import REJECTS_FILE, SCORES_FILE
 from pruner.select.selection import MANIFEST_FILE
 from pruner.select.write_index import read_summary
-from pruner.spec import CorpusSpec, SelectionSpec
+from pruner.spec import SelectionSpec
 from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
-from scorer.causal_lm.reference import resolve
 from scorer.engine.model_loader import ModelLoader
-from scorer.fingerprint import fingerprint
-from scorer.training.names import OptimizerName, Preset
-from scorer.training.summary import TrainingSummary
 from service.contract.names import ENDED, RESOURCES, Device, Status
-from service.contract.schemas import Job, JobCorpus, JobRequest, Progress, ScoreRequest, ScoreResult
+from service.contract.schemas import Job, JobRequest, Progress, ScoreRequest, ScoreResult
 from service.jobs.lifecycle import Lifecycle
 from service.kinds import index, report, scores, selection
 from service.kinds.job_files import JobFiles
@@ -115,91 +109,6 @@ def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:
     """Scores a few texts by a model. Raises BadReference, and OutOfMemory."""
     nothing, model = Workspace("memory://"), identify(request.model or "")
     return score_now(load(ModelLoader(device), nothing, model, request.scoring.dtype), request)
-
-
-class Trained(NamedTuple):
-    """A training that has ended."""
-
-    summary: TrainingSummary
-    corpus: JobCorpus
-
-
-class Recipe(NamedTuple):
-    """How a reference is trained: a `preset`, or with None the model `source`, a folder or hub id, trained on."""
-
-    preset: Preset | None
-    tokens: int
-    seed: int
-    optimizer: OptimizerName | None = None  # the preset's own by default
-    gpus: int = 1
-    source: str | None = None
-
-
-def train(
-    corpus: CorpusSpec,
-    recipe: Recipe,
-    out: Path,
-    device: Device,
-    on_progress: OnProgress,
-    on_heldout: Callable[[int, float], None] = lambda *_: None,
-) -> Trained:
-    """Trains a reference on documents of a corpus and saves it in `out`; a killed training goes on. As `prune` else.
-
-    `on_heldout` is called with the tokens read and the bits per byte of held-out documents each time these change.
-    """
-    work = out.parent / f".{out.name}.winnow"
-    own = results.of_train(out, work)
-    tokens, seed = recipe.tokens, recipe.seed
-    with own_workspace(work):
-        on_progress("planning", Progress())
-        source = None if recipe.source is None else resolve(recipe.source)
-        planning = Planning()
-
-        def waiting() -> None:
-            on_progress("planning", Progress(files_listed=planning.listed, files_planned=planning.looked))
-
-        plan = make_plan(corpus, waiting=waiting, ignored=own, planning=planning)
-        weights = None if source is None else fingerprint(source).sha256
-        name = digest(plan.digest, recipe.preset, tokens, seed, recipe.optimizer, recipe.gpus, weights)
-        place = ModelLoader(device).device()
-        if recipe.gpus > 1 and not place.startswith("cuda"):
-            raise InputError(f"{recipe.gpus} GPUs are asked for, and the device is {place}: leave --gpus out")
-        from scorer.training.train import train as train_reference
-
-        progress = Progress(training_tokens_total=tokens)
-
-        def tell() -> None:
-            progress.updated_at = datetime.now(timezone.utc)
-            on_progress("training", progress)
-
-        measured: float | None = None
-
-        def told(done: int, total: int, _loss: float | None, heldout: float | None) -> None:
-            nonlocal measured
-            progress.training_tokens_done, progress.training_tokens_total = done, total
-            if heldout is not None and heldout != measured:
-                measured = heldout
-                on_heldout(done, heldout)
-            tell()
-
-        def texts() -> Iterator[str]:
-            return training_texts(plan, corpus, tokens, 1.0, seed, tell)
-
-        trained = train_reference(
-            texts,
-            recipe.preset,
-            tokens,
-            seed,
-            out,
-            work / name,
-            place,
-            told,
-            optimizer=recipe.optimizer,
-            processes=recipe.gpus,
-            source=source,
-        )
-    shutil.rmtree(work)
-    return Trained(trained, JobCorpus.of(len(plan.files), plan.bytes, plan.left_out))
 
 
 def _run(files: JobFiles, device: Device, on_progress: OnProgress) -> Job:

@@ -21,6 +21,7 @@ from service.contract.scorers import STATISTICS
 from service.jobs.jobs import Jobs
 from service.work import local as prune
 from service.work.local_export import export_selection
+from service.work.local_train import Recipe, train
 from service.work.pool_worker import PoolWorker
 from tests.forked import Forked
 from tests.service.artefacts import manifest_path, table_path
@@ -264,7 +265,7 @@ def test_scores_and_models_replace_only_scores_and_models(
     (model / "training.json").unlink(missing_ok=True)
     for _ in range(2):
         with pytest.raises(InputError, match=r"model\.safetensors: .* is not its earlier result"):
-            prune.train(CorpusSpec(paths=(str(corpus),)), prune.Recipe("tiny", 3000, 0), model, "cpu", nothing)
+            train(CorpusSpec(paths=(str(corpus),)), Recipe("tiny", 3000, 0), model, "cpu", nothing)
     assert (model / "config.json").read_bytes() == (reference / "config.json").read_bytes()
 
 
@@ -280,7 +281,7 @@ def test_documents_without_id_or_domain_are_counted(make_request: MakeRequest, t
 def test_training_only(corpus: Path, make_request: MakeRequest, tmp_path: Path) -> None:
     out = tmp_path / "model"
     for _ in range(2):
-        prune.train(CorpusSpec(paths=(str(corpus),)), prune.Recipe("tiny", 3000, 0), out, "cpu", nothing)
+        train(CorpusSpec(paths=(str(corpus),)), Recipe("tiny", 3000, 0), out, "cpu", nothing)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert {path.name for path in out.iterdir()} == set(FILES)
     prune.score(make_request(reference={"model": str(out)}), tmp_path / "scores.parquet", "cpu", nothing)
