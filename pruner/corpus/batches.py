@@ -69,7 +69,8 @@ def cut(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         if held and piece.schema != held[0].schema:
             yield pa.concat_batches(held)
             held, rows, text, size = [], 0, 0, 0
-        ends = np.cumsum(piece["n_bytes"].fill_null(0).to_numpy())
+        sizes = piece["n_bytes"]
+        ends = np.cumsum(sizes.fill_null(0) if sizes.null_count else sizes)
         row_bytes = piece[SOURCE].nbytes / len(piece) if SOURCE in piece.schema.names and len(piece) else 0.0
         start = 0
         while start < len(piece):

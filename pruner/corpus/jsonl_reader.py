@@ -2,19 +2,17 @@
 
 import json
 from collections.abc import Iterator
-from functools import partial
-from itertools import repeat
 from typing import Any, BinaryIO
 
 import orjson
 
 from pruner.corpus.content import BYTE_ORDER_MARK
-from pruner.corpus.fields import EXACT, find_value
+from pruner.corpus.fields import ABSENT, EXACT, find_value
 from pruner.corpus.growth import GrowthLimit
 from pruner.corpus.labels import valid_unicode
-from pruner.corpus.lines import Line, read_line_lists
+from pruner.corpus.lines import Line, read_line_lists, read_lines
 from pruner.corpus.names import Codec
-from pruner.corpus.row_pieces import Row, too_long
+from pruner.corpus.row_pieces import Row, Rows, too_long
 from pruner.errors import reason
 
 
@@ -25,34 +23,41 @@ def jsonl_rows(
 
     The values of `fields` are exact and valid Unicode.
     """
+    for number, line in enumerate(read_lines(source, codec, start, stop, growth)):
+        yield json_row(line, fields, first=start == 0 and number == 0)
+
+
+def jsonl_row_lists(
+    source: BinaryIO, codec: Codec | None, start: int, stop: int | None, fields: list[str], growth: GrowthLimit
+) -> Iterator[Rows]:
+    """The rows that `jsonl_rows` gives, in lists of those whose lines were read together."""
     first = start == 0
     for lines in read_line_lists(source, codec, start, stop, growth):
-        values = _parse_plain(lines, fields)
-        if values is not None:
-            yield from map(_ROW, zip(values, lines, repeat(None)))
-        else:
-            for number, line in enumerate(lines):
-                yield json_row(line, fields, first=first and number == 0)
+        rows = _parse_plain(lines, fields)
+        if rows is None:
+            found = [json_row(line, fields, first=first and number == 0) for number, line in enumerate(lines)]
+            rows = Rows.of(found, fields)
+        yield rows
         first = False
 
 
-_ROW = partial(tuple.__new__, Row)  # makes a Row of a tuple in a third of the time
-
-
-def _parse_plain(lines: list[Line], fields: list[str]) -> list[dict[str, Any]] | None:
-    """The objects of lines that need no second look, as nearly all; else None. Faster than line by line."""
+def _parse_plain(lines: list[Line], fields: list[str]) -> Rows | None:
+    """The rows of lines that need no second look, as nearly all; else None. Faster than line by line."""
     try:
         found = list(map(orjson.loads, lines))  # type: ignore[arg-type]
     except orjson.JSONDecodeError:  # also for a line that is None
         return None
-    if set(map(type, found)) != {dict} or any(_may_be_inexact(found, field) for field in fields):
+    if set(map(type, found)) != {dict}:
         return None
-    return found
+    values = {
+        field: [find_value(row, field) for row in found] if "." in field else [row.get(field, ABSENT) for row in found]
+        for field in fields
+    }
+    return None if any(map(_may_be_inexact, values.values())) else Rows(values, lines, [None] * len(lines))
 
 
-def _may_be_inexact(rows: list[dict[str, Any]], field: str) -> bool:
-    """Whether a value of a field may have been an integer that orjson reads as a float."""
-    values = [find_value(row, field) for row in rows] if "." in field else [row.get(field) for row in rows]
+def _may_be_inexact(values: list[Any]) -> bool:
+    """Whether one may have been an integer that orjson reads as a float."""
     return float in map(type, values) and any(type(value) is float and abs(value) >= EXACT for value in values)
 
 

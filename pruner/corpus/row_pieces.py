@@ -1,7 +1,9 @@
-"""Makes pieces of record batches of rows that are Python dictionaries: those of JSON lines and CSV."""
+"""Makes pieces of record batches of rows that Python has parsed: those of JSON lines and CSV."""
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +26,6 @@ from pruner.spec import CorpusSpec
 
 PIECE_ROWS = BATCH_ROWS  # a piece ends where a batch does, which then needs no copy
 PIECE_BYTES = 4 << 20  # of lines, after which a piece ends too
-_Values = dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -35,70 +36,86 @@ class Row(NamedTuple):
     error: str | None = None
 
 
-def row_text(row: Row, text_field: str) -> tuple[str | None, str | None]:
-    """The text of a row, or None and the reason why it is no document."""
-    if row.error is not None:
-        return None, row.error if row.line is None else f"{UNREADABLE}: {row.error}"
-    text = find_value(row.values, text_field)
-    if isinstance(text, str):
-        return (text, None) if text else (None, EMPTY)
-    if text is ABSENT:
+class Rows(NamedTuple):
+    """Consecutive rows of a text file, by column: faster than row by row, where their texts stay in a cache."""
+
+    values: dict[str, list[Any]]  # of the fields that are asked for; ABSENT where a row has none
+    lines: list[bytes | None]
+    errors: list[str | None]
+
+    @staticmethod
+    def of(rows: list[Row], fields: list[str]) -> "Rows":
+        """The columns of rows."""
+        values = {field: [find_value(row.values, field) for row in rows] for field in fields}
+        return Rows(values, [row.line for row in rows], [row.error for row in rows])
+
+
+def row_text(value: Any, line: bytes | None, error: str | None, text_field: str) -> tuple[str | None, str | None]:
+    """The text of a row, where `value` is that of the text field; or None and the reason why it is no document."""
+    if error is not None:
+        return None, error if line is None else f"{UNREADABLE}: {error}"
+    if isinstance(value, str):
+        return (value, None) if value else (None, EMPTY)
+    if value is ABSENT:
         return None, f"{NOT_TEXT}: no field {text_field!r}"
-    if isinstance(text, bytes):
+    if isinstance(value, bytes):
         return None, f"{UNREADABLE}: invalid UTF-8"
-    return None, f"{NOT_TEXT}: {'null' if text is None else type(text).__name__}"
+    return None, f"{NOT_TEXT}: {'null' if value is None else type(value).__name__}"
 
 
 def row_pieces(
-    rows: Iterable[Row], file: CorpusFile, spec: CorpusSpec, columns: tuple[str, ...] | None, first_row: int
+    lists: Iterable[Rows], file: CorpusFile, spec: CorpusSpec, columns: tuple[str, ...] | None, first_row: int
 ) -> Iterator[pa.RecordBatch]:
     """The rows from `first_row` on.
 
     `source` holds the fields `columns` as JSON text, null where a row has none; with None it holds the bytes of the
     whole line before its line feed.
     """
-    text_field = spec.text_field
-    find_id, find_domain = (_finder(file, field) for field in (spec.id_field, spec.domain_field))
     piece = _Piece(spec, columns)
-    size = text_bytes = 0
-    for row in itertools.islice(rows, first_row, None):
-        values, line, error = row
-        text = values.get(text_field)
-        reject = None
-        if type(text) is not str or not text:
-            text, reject = row_text(row, text_field)
-        encoded = None if text is None else text.encode()  # now, as it is still in the processor's cache
-        piece.texts.append(encoded)
-        piece.rejects.append(reject)
-        piece.ids.append(find_id(values) if error is None else None)
-        piece.domains.append(find_domain(values) if error is None else None)
-        if columns is None:
-            piece.source.append(None if line is None else line.removesuffix(b"\n"))
-        elif columns:
-            piece.source.append([_json(find_value(values, name)) for name in columns])
-        text_bytes += len(encoded or b"")
-        size += len(line or b"")
-        if len(piece.texts) == PIECE_ROWS or text_bytes >= BATCH_BYTES or size >= PIECE_BYTES:
-            yield piece.batch()
-            piece, size, text_bytes = _Piece(spec, columns), 0, 0
+    for rows in lists:
+        texts, rejects = _texts(rows, spec.text_field)
+        ids, domains = (_found(rows, file, field) for field in (spec.id_field, spec.domain_field))
+        added: list[list[Any]] = [texts, rejects, ids, domains, _source(rows, columns)]
+        sizes = [len(line or b"") for line in rows.lines]
+        start, first_row = min(first_row, len(sizes)), max(0, first_row - len(sizes))
+        while start < len(sizes):
+            stop = start + piece.room(texts[start:], sizes[start:])
+            piece.add([column[start:stop] for column in added], sizes[start:stop])
+            if stop <= len(sizes):
+                yield piece.batch()
+                piece = _Piece(spec, columns)
+            start = stop
     if piece.texts:
         yield piece.batch()
 
 
-def _finder(file: CorpusFile, field: str | None) -> Callable[[_Values], Any]:
-    """A function that finds the id or the domain in the values of a row: None if there is none."""
+def _texts(rows: Rows, field: str) -> tuple[list[bytes], list[str | None]]:
+    """The texts of rows in UTF-8, and why rows are no documents; the text of these is empty."""
+    values, lines, errors = rows.values[field], rows.lines, rows.errors
+    with suppress(TypeError):  # not all are strings
+        texts = list(map(str.encode, values))
+        if all(texts):
+            return texts, [None] * len(texts)
+    found = [row_text(*row, field) for row in zip(values, lines, errors, strict=True)]
+    return [(text or "").encode() for text, _ in found], [reject for _, reject in found]
+
+
+def _found(rows: Rows, file: CorpusFile, field: str | None) -> list[Any]:
+    """The ids or the domains of rows: None where there is none."""
     found = ABSENT if field is None else path_value(file, field)
     of_path = None if found is ABSENT else found
-    if field is None or is_path_field(field):
-        return lambda _row: of_path
-    if "." not in field:
-        return lambda row: row.get(field, of_path)
+    values = rows.values[field] if field is not None and not is_path_field(field) else [ABSENT] * len(rows.lines)
+    if type(ABSENT) not in set(map(type, values)) and not any(rows.errors):
+        return values
+    pairs = zip(values, rows.errors, strict=True)
+    return [None if error is not None else of_path if value is ABSENT else value for value, error in pairs]
 
-    def find(row: _Values) -> Any:
-        value = find_value(row, field)
-        return of_path if value is ABSENT else value
 
-    return find
+def _source(rows: Rows, columns: tuple[str, ...] | None) -> list[Any]:
+    """What the column `source` has of each row."""
+    if columns is None:
+        return [None if line is None else line.removesuffix(b"\n") for line in rows.lines]
+    return list(zip(*(map(_json, rows.values[name]) for name in columns), strict=True))
 
 
 class _Piece:
@@ -106,12 +123,27 @@ class _Piece:
 
     def __init__(self, spec: CorpusSpec, columns: tuple[str, ...] | None) -> None:
         self._spec, self._columns = spec, columns
-        self.texts: list[bytes | None] = []  # in UTF-8
+        self.texts: list[bytes] = []  # in UTF-8; empty for a reject
+        self.rejects: list[str | None] = []
         self.ids: list[Any] = []
         self.domains: list[Any] = []
-        self.rejects: list[str | None] = []
         self.source: list[Any] = []
+        self._text_bytes = self._line_bytes = 0
         self._bad_labels: dict[int, str] = {}  # the reasons of rejects for their ids or domains, by row
+
+    def room(self, texts: list[bytes], sizes: list[int]) -> int:
+        """How many of these rows, whose lines have these sizes, fill the piece; one more than there are if none do."""
+        by_text = bisect_left(list(accumulate(map(len, texts))), BATCH_BYTES - self._text_bytes)
+        by_line = bisect_left(list(accumulate(sizes)), PIECE_BYTES - self._line_bytes)
+        return min(by_text + 1, by_line + 1, PIECE_ROWS - len(self.texts))
+
+    def add(self, added: list[list[Any]], sizes: list[int]) -> None:
+        """Adds rows: their texts, rejects, ids, domains and source; `sizes` are those of their lines."""
+        columns: tuple[list[Any], ...] = (self.texts, self.rejects, self.ids, self.domains, self.source)
+        for column, more in zip(columns, added, strict=True):
+            column += more
+        self._text_bytes += sum(map(len, added[0]))
+        self._line_bytes += sum(sizes)
 
     def batch(self) -> pa.RecordBatch:
         """The rows as a piece."""
@@ -121,15 +153,15 @@ class _Piece:
         else:
             domains = self._labels("domain", self.domains)
         for row, why in self._bad_labels.items():
-            self.rejects[row] = why
-            self.texts[row] = ids[row] = domains[row] = None
+            self.rejects[row], self.texts[row] = why, b""
+            ids[row] = domains[row] = None
         labels = pa.array(ids, pa.string()), pa.array(domains, pa.string())
         return make_piece(_text_array(self.texts), *labels, pa.array(self.rejects, pa.string()), self._source_array())
 
     def _labels(self, about: str, values: list[Any]) -> list[str | None]:
         """The values as ids or domains. Rows where this is not possible become rejects."""
-        longest = max((len(value) for value in values if type(value) is str), default=0)
-        if {str, type(None)}.issuperset(map(type, values)) and longest <= LABEL_CHARACTERS_MAX:
+        are_texts = {str, type(None)}.issuperset(map(type, values))
+        if are_texts and max(map(len, filter(None, values)), default=0) <= LABEL_CHARACTERS_MAX:
             return values  # as nearly always
         labels: list[str | None] = []
         for row, value in enumerate(values):
@@ -149,13 +181,12 @@ class _Piece:
         return pa.StructArray.from_arrays(arrays, list(self._columns))
 
 
-def _text_array(texts: list[bytes | None]) -> Any:
-    """Texts in UTF-8 as large_string. Where all are there, faster than an array that grows with each text."""
-    if None in texts:
-        return pa.array(texts, pa.large_binary()).cast(pa.large_string())
-    ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)  # type: ignore[arg-type]
-    data = b"".join(texts)  # type: ignore[arg-type]
-    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(data))
+def _text_array(texts: list[bytes]) -> Any:
+    """Texts in UTF-8 as large_string, null where empty. Without nulls, faster than an array that grows."""
+    if not all(texts):
+        return pa.array([text or None for text in texts], pa.large_binary()).cast(pa.large_string())
+    ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
 
 
 def too_long() -> Row:

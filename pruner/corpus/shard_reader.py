@@ -16,7 +16,7 @@ from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.plan import check_unchanged
 from pruner.corpus.row_pieces import row_pieces
 from pruner.corpus.shard import Shard
-from pruner.corpus.text_rows import text_rows
+from pruner.corpus.text_rows import text_row_lists
 from pruner.errors import InputError, reason
 from pruner.spec import CorpusSpec
 
@@ -89,8 +89,8 @@ def _pieces(
             batches = arrow_batches(source, messages, start, stop, first_row)
             yield from column_pieces(batches, arrow_schema(source, messages), file, spec, columns, growth)
         else:
-            rows = text_rows(file, source, start, stop, wanted or fields)
-            yield from row_pieces(rows, file, spec, columns, first_row)
+            lists = text_row_lists(file, source, start, stop, wanted or fields)
+            yield from row_pieces(lists, file, spec, columns, first_row)
     except MemoryError:  # Arrow's MemoryError is an ArrowException too
         raise
     except (*DECODE_ERRORS, ValueError, OverflowError) as error:

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from pruner.corpus.csv_reader import CsvRows
+from pruner.corpus.fields import find_value
 from pruner.corpus.files import CorpusFile
 from pruner.corpus.growth import GrowthLimit
 from pruner.corpus.jsonl_reader import json_row
@@ -66,7 +67,7 @@ def kept_csv_rows(rows: CsvRows, text_field: str, kept: KeptRows) -> Iterator[tu
 
 
 def _document(row: Row, number: int, text_field: str, kept: KeptRows) -> Row:
-    reject = row_text(row, text_field)[1]
+    reject = row_text(find_value(row.values, text_field), row.line, row.error, text_field)[1]
     if reject is not None:
         raise kept.no_document(number, reject)
     return row
