@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,46 @@ def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
     assert run(*given, "--out", tmp_path / "again") == 0
     for name in ("ablation.json", "runs.parquet"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def spawned(parent: int) -> list[int]:
+    """The processes that `multiprocessing` has started for another one."""
+    children = [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def ignored_signals(process: int) -> int:
+    """The mask of the signals that a process ignores."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:"))
+
+
+def test_ctrl_c_ends_an_ablation_and_its_helpers_quietly(results: Path, planted: Path, tmp_path: Path) -> None:
+    # A shell ignores Ctrl-C for background jobs, and this test may be one: the command is to have it as at a terminal.
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start += "; from service.commands.cli import main; sys.exit(main())"
+    given = [
+        results,
+        "--selection",
+        "low-0.5",
+        "--tokens",
+        "400_000",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+    ]
+    command = [sys.executable, "-c", start, "ablate", *map(str, given)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    alone = len(os.sched_getaffinity(0)) == 1
+    for helper in [] if alone else until(lambda: spawned(process.pid) or process.poll() is not None):
+        assert ignored_signals(helper) >> (signal.SIGINT - 1) & 1
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
 
 
 def test_wrong_arguments_and_missing_inputs(
