@@ -43,15 +43,18 @@ def chain(draw: random.Random, words: int) -> list[str]:
 
 
 def write_planted(folder: Path, documents: int = 1_200) -> Path:
-    """A corpus of which every second document has its words shuffled, held-out documents, and a task beside it."""
-    draw = random.Random(0)
+    """A corpus of which every second document has its words shuffled, held-out documents, and a task beside it.
+
+    The field `chance` of a document is a random number.
+    """
+    draw, chance = random.Random(0), random.Random(1)
     folder.mkdir()
     with (folder / "corpus.jsonl").open("w") as file:
         for number in range(documents):
             words = chain(draw, draw.randrange(30, 60))
             if number % 2:
                 draw.shuffle(words)
-            row = {"text": " ".join(words), "kind": "shuffled" if number % 2 else "clean"}
+            row = {"text": " ".join(words), "kind": "shuffled" if number % 2 else "clean", "chance": chance.random()}
             file.write(json.dumps(row) + "\n")
     held = [" ".join(chain(draw, 60)) for _ in range(60)]
     (folder / "held.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held))
@@ -71,15 +74,17 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def results(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of `winnow prune`: the clean half by perplexity, and a random half."""
+    """Output of `winnow prune`: the clean half by perplexity, a half by a random field, one with the name of an arm."""
     out = tmp_path_factory.mktemp("pruned") / "out"
     request = JobRequest.model_validate(
         {
             "corpus": {"paths": [str(planted / "corpus.jsonl")], "domain_field": "kind"},
             "reference": {"train": {"preset": "tiny", "tokens": 16_000, "fraction": 0.2}},
+            "scores": {"chance": {"field": "chance"}},
             "selections": [
                 {"criterion": "low", "rate": 0.5},
-                {"criterion": "random", "rate": 0.5, "seed": 3},
+                {"criterion": "low", "rate": 0.5, "score": "chance"},
+                {"criterion": "low", "rate": 0.25, "name": "random-0.5"},
             ],
         }
     )
@@ -131,15 +136,15 @@ def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.usefixtures("fork_not_spawn")
-def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
+def test_a_half_by_a_random_field_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
     results: Path, planted: Path, tmp_path: Path
 ) -> None:
-    given = [results, "--selection", "random-0.5-seed3", *REPEATED, "--tasks", planted / "tasks"]
+    given = [results, "--selection", "low-0.5-chance", *REPEATED, "--tasks", planted / "tasks"]
     assert run(*given, "--out", tmp_path / "whole") == 0
     found = result(tmp_path / "whole")
     passes = {arm["name"]: arm["passes"] for arm in found["arms"]}
     assert passes["all"] == pytest.approx(2, rel=0.25)  # a sub-pool of 68 documents or so
-    assert passes["random-0.5-seed3"] == pytest.approx(4, rel=0.25)
+    assert passes["low-0.5-chance"] == pytest.approx(4, rel=0.25)
     assert found["measure"] == "tasks"
     assert found["recommendation"]["selection"] is None
     assert found["settings"]["questions"] == 30
@@ -212,6 +217,8 @@ def test_wrong_arguments_and_missing_inputs(
         assert ended.value.code == 2
     assert run(results, "--selection", "high-0.1", "--out", tmp_path) == 1
     assert "low-0.5" in capsys.readouterr().err
+    assert run(results, "--selection", "random-0.5", "--out", tmp_path) == 1
+    assert "random-0.5 has the name of another arm" in capsys.readouterr().err
     assert run(tmp_path, "--selection", "low-0.5", "--out", tmp_path) == 1
     request = JobRequest.model_validate(
         {"corpus": {"paths": [str(planted / "held.jsonl")]}, "reference": {"model": str(reference)}}
@@ -264,6 +271,9 @@ def test_the_service_makes_ablations_beside_the_job(
     assert found["status"] == "succeeded"
     assert found["progress"]["runs_done"] == found["progress"]["runs_total"] == 3
     assert found["result"]["recommendation"]["selection"] is None  # one seed shows nothing
+    (warning,) = found["result"]["warnings"]
+    assert "of 1,200 documents" in warning
+    assert "raise --tokens" in warning  # the corpus has more documents
     assert jobs.get(job.id).status == "succeeded"
     assert found["id"] in [each["id"] for each in api.get(path).json()["data"]]
     assert api.get(f"{address}/runs.parquet").status_code == 200
