@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from pruner.ablation.compare import Run, RunKey
 from pruner.ablation.pool import Pool
 from service.commands.cli import main
 from service.contract.ablations import AblationOptions
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds.ablation_data import sub_pool_share
+from service.kinds.ablation_end import fits
 from service.work import local
 from tests.forked import Forked
 from tests.service.pool import WORDS, until
@@ -288,6 +290,11 @@ def test_the_service_makes_ablations_beside_the_job(
         (arm, factor) for arm in ("all", "random-0.5", "medium-0.5") for factor in (1 / 4, 1 / 16)
     }
     assert {arm["seeds"] for arm in found_more["result"]["arms"]} == {2}
+    short = api.post(path, json=body | {"budget": 1e-6}).headers["Location"]
+    work_off()
+    found_less = api.get(short).json()
+    assert found_less["progress"]["runs_total"] == 3
+    assert "raise --budget" in found_less["result"]["warnings"][-1]
     missing = api.post(path, json=body | {"heldout": {"clean": str(planted / "tasks" / "next.jsonl")}})
     work_off()
     failed = api.get(missing.headers["Location"]).json()
@@ -296,6 +303,15 @@ def test_the_service_makes_ablations_beside_the_job(
     page = api.get(f"/jobs/{job.id}").text
     assert f"ablation-{found['id']}" in page
     assert api.get(f"/jobs/{job.id}/ablations/{found['id']}/report.html").status_code == 200
+
+
+def test_a_budget_is_for_the_runs_after_the_first_ones() -> None:
+    first = [RunKey("all", 0), RunKey("low-0.5", 0)]
+    nothing_measured = np.zeros((3, 0))
+    runs = {key: Run(nothing_measured, nothing_measured > 0, (1, 2, 3), 1, 1.0, seconds=600.0) for key in first}
+    assert fits(runs, first, 2, minutes=20)
+    assert not fits(runs, first, 3, minutes=20)
+    assert not fits(runs, first[:1], 2, minutes=20)  # the other run was a further one
 
 
 def test_options_are_read_as_they_are_written_in_json() -> None:
