@@ -142,12 +142,15 @@ class Readings:
 
 
 def check_kept(kept: Mapping[str, np.ndarray]) -> None:
-    """Raises InputError for selections that keep all documents, or the same: their runs would be copies of others.
+    """Raises InputError for selections that keep all documents, the same as another, or too few.
 
-    `kept` [documents] bool by selection. Copies would count as runs without noise.
+    `kept` [documents] bool by selection. Runs that are copies of others would count as runs without noise.
     """
     seen: dict[bytes, str] = {}
     for name, mask in kept.items():
+        if (count := int(mask.sum())) < _FEWEST:
+            few = f"{count} document{'s' if count != 1 else ''}"
+            raise InputError(f"the selection {name} keeps {few}, too few to train on: it needs {_FEWEST} or more")
         if mask.all():
             raise InputError(f"the selection {name} keeps all documents, as the arm `{ALL}` does: leave it out")
         other = seen.setdefault(np.packbits(mask).tobytes(), name)

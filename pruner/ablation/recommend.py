@@ -6,6 +6,8 @@ from pruner.ablation.compare import ALL, Arm, Comparison, RunKey
 from pruner.ablation.result import Recommendation
 from pruner.ablation.statistics import CONFIDENCE, Difference, steps_to_baseline
 
+_UNCORRECTED = 5  # selections
+
 
 class Conditions(NamedTuple):
     """What a recommendation holds for."""
@@ -19,10 +21,14 @@ def is_clear(comparison: Comparison, arm: Arm, looks: int) -> bool:
     """Whether a selection is better than `all` and than its random arm.
 
     Of simulated experiments in which none of up to five selections is better, at most 1 in 25 has one that passes both
-    by chance, so the number of selections needs no correction. `looks`, the number of times that the results were
-    looked at while seeds were added, share the chance of a wrong answer (Bonferroni).
+    by chance, so so many selections need no correction. Each five of more, and `looks`, the number of times that the
+    results were looked at while seeds were added, share the chance of a wrong answer (Bonferroni).
     """
-    confidence = 1 - (1 - CONFIDENCE) / looks
+    shares = looks * max(1.0, len(comparison.ranked()) / _UNCORRECTED)
+    return _is_better(comparison, arm, 1 - (1 - CONFIDENCE) / shares)
+
+
+def _is_better(comparison: Comparison, arm: Arm, confidence: float) -> bool:
     others = (ALL, arm.control) if arm.control is not None else ()
     return bool(others) and all(comparison.difference(arm.name, other).is_better(confidence) for other in others)
 
@@ -94,7 +100,9 @@ def _nothing(comparison: Comparison, conditions: Conditions) -> str:
     arms = comparison.ranked()
     better = [arm for arm in arms if comparison.difference(arm.name, ALL).is_better()]
     why = "no selection is clearly better than all documents"
-    if better:
+    if both := [arm for arm in better if _is_better(comparison, arm, CONFIDENCE)]:
+        why = f"{both[0].name} passes at 95 %, and not at the stricter level that many selections or looks ask for"
+    elif better:
         why = f"{better[0].name} is better than all documents, but not clearly better than as many random ones"
     return (
         f"No recommendation: {why}. The smallest difference that {seeds} seeds could have shown is "

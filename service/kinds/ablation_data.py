@@ -130,8 +130,9 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
         )
     read = len(reading[(ALL, 0)])
     if read < _FEW:
-        advice = "raise --tokens" if share < 1 else "take a larger corpus"
-        warnings.append(f"a run of all reads only {read} documents: results may hold for them alone; {advice}")
+        advice = "raise --tokens" if read < len(everything) else "take a larger corpus"
+        part = f"{read} of {len(everything):,} documents"
+        warnings.append(f"a run of all reads only {part}: results may hold for them alone; {advice}")
     plan = AblationPlan(
         settings=settings,
         measure="tasks" if texts.questions else "heldout",

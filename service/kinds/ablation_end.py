@@ -1,9 +1,11 @@
 """The end of an ablation: decides on further runs within a budget, and compares all runs."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pruner.ablation.compare import ALL, SHARES, Comparison, RunKey
+from pruner.ablation.compare import ALL, SHARES, Comparison, RunKey, Runs
 from pruner.ablation.recommend import Conditions, is_clear, recommend
 from pruner.ablation.result import AblationResult
 from pruner.tables.records import Record
@@ -44,6 +46,12 @@ def compare(task: Task, wanted: WantedAblation, plan: AblationPlan) -> Counts:
         comparison = _comparison(job, wanted, plan, [key for keys in decided for key in keys])
         about = index.find(job)
         settings = plan.settings
+        warnings = list(plan.warnings)
+        if settings.budget is not None and len(decided) == 1:
+            warnings.append(
+                f"{settings.budget:g} minutes are too few for the check at other learning rates and for more seeds: "
+                "raise --budget"
+            )
         conditions = Conditions(
             f"{settings.preset} proxies of {_millions(settings.parameters)} parameters", settings.tokens, _target(plan)
         )
@@ -55,7 +63,7 @@ def compare(task: Task, wanted: WantedAblation, plan: AblationPlan) -> Counts:
             noise=comparison.noise(),
             learning_rates=comparison.rate_checks(),
             recommendation=recommend(comparison, conditions, len(decided)),
-            warnings=list(plan.warnings),
+            warnings=warnings,
             settings=wanted.options.model_dump() | settings.model_dump(exclude={"format"}) | _measured(comparison),
             provenance=(about.provenance if about is not None else {})
             | {"ablation": {"version": VERSION, "heldout_and_tasks": wanted.files}},
@@ -83,12 +91,17 @@ def decide(task: Task, wanted: WantedAblation, plan: AblationPlan, number: int) 
         seed = len(comparison.seeds(best[0].name)) if best else 0
         done = not best or is_clear(comparison, best[0], number + 1) or seed >= plan.seeds_prepared
         more = [] if done else [RunKey(arm, seed) for arm in arms]
-    seconds = [run.seconds for run in comparison.runs.values()]
-    spent, each = sum(seconds), sum(seconds) / len(seconds)
-    if spent + each * len(more) > 60 * (plan.settings.budget or 0.0):
+    if not fits(comparison.runs, plan.runs, len(more), plan.settings.budget or 0.0):
         more = []
     job.workspace.records.write(task.path, Round(runs=tuple(more)))
     return Counts(fresh=True)
+
+
+def fits(runs: Runs, first: Sequence[RunKey], more: int, minutes: float) -> bool:
+    """Whether so many more runs end within the minutes, which are for those after the first ones."""
+    spent = sum(run.seconds for key, run in runs.items() if key not in first)
+    each = sum(run.seconds for run in runs.values()) / len(runs)
+    return spent + each * more <= 60 * minutes
 
 
 def _comparison(job: JobFiles, wanted: WantedAblation, plan: AblationPlan, keys: list[RunKey]) -> Comparison:

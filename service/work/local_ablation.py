@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,6 @@ from typing import NamedTuple
 from pruner.ablation.result import AblationResult
 from pruner.errors import InputError
 from scorer.engine.model_loader import ModelLoader
-from scorer.errors import BadReference
 from service.contract.ablations import Ablation, AblationOptions
 from service.contract.names import Device
 from service.jobs.ablations import show_ablation, want
@@ -111,10 +111,15 @@ def _helpers(work: Path, files: JobFiles, wanted: WantedAblation, device: Device
             return
         told = _Helper(str(work), files.record.id, wanted.id, device)
         context = multiprocessing.get_context("spawn")
-        for _ in range(min(len(os.sched_getaffinity(0)) - 1, len(plan.runs) - 1)):
-            process = context.Process(target=_help, args=(told,), daemon=True)
-            process.start()
-            processes.append(process)
+        # Ctrl-C reaches all processes of a terminal: helpers inherit that it is ignored, as this process ends them.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for _ in range(min(len(os.sched_getaffinity(0)) - 1, len(plan.runs) - 1)):
+                process = context.Process(target=_help, args=(told,), daemon=True)
+                process.start()
+                processes.append(process)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     try:
         yield start
@@ -133,7 +138,7 @@ def _help(told: _Helper) -> None:
     record = workspace.job(told.job)
     if record is None:
         return
-    with suppress(InputError, BadReference):  # the parent meets the same
+    with suppress(Exception):  # the parent meets the same, and says so
         while True:
             files = JobFiles(workspace, record)
             wanted = next(each for each in files.ablations if each.id == told.ablation)

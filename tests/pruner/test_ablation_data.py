@@ -90,13 +90,16 @@ def test_a_selection_that_is_its_own_random_arm_is_no_candidate() -> None:
     ]
 
 
-def test_selections_that_are_copies_of_another_arm_are_refused() -> None:
-    half, everything = np.arange(6) % 2 == 0, np.ones(6, bool)
+def test_selections_that_are_copies_of_another_arm_or_too_small_are_refused() -> None:
+    half, everything = np.arange(60) % 2 == 0, np.ones(60, bool)
     check_kept({"low-0.5": half, "high-0.5": ~half})
     with pytest.raises(InputError, match="low-1 keeps all documents"):
         check_kept({"low-0.5": half, "low-1": everything})
     with pytest.raises(InputError, match=r"low-0\.5 and mine keep the same documents"):
         check_kept({"low-0.5": half, "mine": half.copy()})
+    for count, few in ((19, "19 documents"), (1, "1 document"), (0, "0 documents")):
+        with pytest.raises(InputError, match=f"the selection strict keeps {few}, too few"):
+            check_kept({"low-0.5": half, "strict": np.arange(60) < count})
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:

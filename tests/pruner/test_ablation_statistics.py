@@ -94,7 +94,7 @@ def experiment(
     return Comparison(arms, items(), runs, "heldout")
 
 
-@pytest.mark.parametrize(("seeds", "passes", "selections"), [(3, 0.3, 1), (3, 1.0, 5), (5, 1.0, 2)])
+@pytest.mark.parametrize(("seeds", "passes", "selections"), [(3, 0.3, 1), (3, 1.0, 5), (5, 1.0, 2), (3, 1.0, 12)])
 def test_of_a_thousand_experiments_without_a_difference_few_have_a_win(
     seeds: int, passes: float, selections: int
 ) -> None:
@@ -160,6 +160,15 @@ def test_without_a_difference_the_smallest_that_could_be_shown_is_said() -> None
     assert said.selection is None
     assert f"{found.noise().detectable:.4f}" in said.text
     assert recommend(experiment(np.random.default_rng(2), 1, 0.5, effect=1), CONDITIONS).selection is None
+
+
+def test_a_selection_that_passes_only_at_the_level_of_a_single_look_is_said_so() -> None:
+    found = experiment(np.random.default_rng(1), 3, 0.5, effect=0.2)
+    best = found.ranked()[0]
+    assert is_clear(found, best, 1)
+    said = recommend(found, CONDITIONS, looks=10**12)
+    assert said.selection is None
+    assert "s0 passes at 95 %, and not at the stricter level" in said.text
 
 
 def test_an_order_that_flips_at_another_learning_rate_is_no_recommendation() -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from pruner.ablation.compare import Run, RunKey
 from pruner.ablation.pool import Pool
 from service.commands.cli import main
 from service.contract.ablations import AblationOptions
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds.ablation_data import sub_pool_share
+from service.kinds.ablation_end import fits
 from service.work import local
 from tests.forked import Forked
 from tests.service.pool import WORDS, until
@@ -41,15 +45,18 @@ def chain(draw: random.Random, words: int) -> list[str]:
 
 
 def write_planted(folder: Path, documents: int = 1_200) -> Path:
-    """A corpus of which every second document has its words shuffled, held-out documents, and a task beside it."""
-    draw = random.Random(0)
+    """A corpus of which every second document has its words shuffled, held-out documents, and a task beside it.
+
+    The field `chance` of a document is a random number.
+    """
+    draw, chance = random.Random(0), random.Random(1)
     folder.mkdir()
     with (folder / "corpus.jsonl").open("w") as file:
         for number in range(documents):
             words = chain(draw, draw.randrange(30, 60))
             if number % 2:
                 draw.shuffle(words)
-            row = {"text": " ".join(words), "kind": "shuffled" if number % 2 else "clean"}
+            row = {"text": " ".join(words), "kind": "shuffled" if number % 2 else "clean", "chance": chance.random()}
             file.write(json.dumps(row) + "\n")
     held = [" ".join(chain(draw, 60)) for _ in range(60)]
     (folder / "held.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held))
@@ -69,15 +76,17 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def results(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of `winnow prune`: the clean half by perplexity, and a random half."""
+    """Output of `winnow prune`: the clean half by perplexity, a half by a random field, one with the name of an arm."""
     out = tmp_path_factory.mktemp("pruned") / "out"
     request = JobRequest.model_validate(
         {
             "corpus": {"paths": [str(planted / "corpus.jsonl")], "domain_field": "kind"},
             "reference": {"train": {"preset": "tiny", "tokens": 16_000, "fraction": 0.2}},
+            "scores": {"chance": {"field": "chance"}},
             "selections": [
                 {"criterion": "low", "rate": 0.5},
-                {"criterion": "random", "rate": 0.5, "seed": 3},
+                {"criterion": "low", "rate": 0.5, "score": "chance"},
+                {"criterion": "low", "rate": 0.25, "name": "random-0.5"},
             ],
         }
     )
@@ -129,15 +138,15 @@ def test_the_clean_half_wins(results: Path, planted: Path, tmp_path: Path, capsy
 
 
 @pytest.mark.usefixtures("fork_not_spawn")
-def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
+def test_a_half_by_a_random_field_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
     results: Path, planted: Path, tmp_path: Path
 ) -> None:
-    given = [results, "--selection", "random-0.5-seed3", *REPEATED, "--tasks", planted / "tasks"]
+    given = [results, "--selection", "low-0.5-chance", *REPEATED, "--tasks", planted / "tasks"]
     assert run(*given, "--out", tmp_path / "whole") == 0
     found = result(tmp_path / "whole")
     passes = {arm["name"]: arm["passes"] for arm in found["arms"]}
     assert passes["all"] == pytest.approx(2, rel=0.25)  # a sub-pool of 68 documents or so
-    assert passes["random-0.5-seed3"] == pytest.approx(4, rel=0.25)
+    assert passes["low-0.5-chance"] == pytest.approx(4, rel=0.25)
     assert found["measure"] == "tasks"
     assert found["recommendation"]["selection"] is None
     assert found["settings"]["questions"] == 30
@@ -161,6 +170,46 @@ def test_a_random_half_does_not_win_and_a_killed_ablation_gives_the_same_bytes(
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def spawned(parent: int) -> list[int]:
+    """The processes that `multiprocessing` has started for another one."""
+    children = [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    return [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def ignored_signals(process: int) -> int:
+    """The mask of the signals that a process ignores."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:"))
+
+
+def test_ctrl_c_ends_an_ablation_and_its_helpers_quietly(results: Path, planted: Path, tmp_path: Path) -> None:
+    # A shell ignores Ctrl-C for background jobs, and this test may be one: the command is to have it as at a terminal.
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start += "; from service.commands.cli import main; sys.exit(main())"
+    given = [
+        results,
+        "--selection",
+        "low-0.5",
+        "--tokens",
+        "400_000",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+    ]
+    command = [sys.executable, "-c", start, "ablate", *map(str, given)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    alone = len(os.sched_getaffinity(0)) == 1
+    for helper in [] if alone else until(lambda: spawned(process.pid) or process.poll() is not None):
+        assert ignored_signals(helper) >> (signal.SIGINT - 1) & 1
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
 def test_wrong_arguments_and_missing_inputs(
     results: Path, planted: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +219,8 @@ def test_wrong_arguments_and_missing_inputs(
         assert ended.value.code == 2
     assert run(results, "--selection", "high-0.1", "--out", tmp_path) == 1
     assert "low-0.5" in capsys.readouterr().err
+    assert run(results, "--selection", "random-0.5", "--out", tmp_path) == 1
+    assert "random-0.5 has the name of another arm" in capsys.readouterr().err
     assert run(tmp_path, "--selection", "low-0.5", "--out", tmp_path) == 1
     request = JobRequest.model_validate(
         {"corpus": {"paths": [str(planted / "held.jsonl")]}, "reference": {"model": str(reference)}}
@@ -222,6 +273,9 @@ def test_the_service_makes_ablations_beside_the_job(
     assert found["status"] == "succeeded"
     assert found["progress"]["runs_done"] == found["progress"]["runs_total"] == 3
     assert found["result"]["recommendation"]["selection"] is None  # one seed shows nothing
+    (warning,) = found["result"]["warnings"]
+    assert "of 1,200 documents" in warning
+    assert "raise --tokens" in warning  # the corpus has more documents
     assert jobs.get(job.id).status == "succeeded"
     assert found["id"] in [each["id"] for each in api.get(path).json()["data"]]
     assert api.get(f"{address}/runs.parquet").status_code == 200
@@ -236,6 +290,11 @@ def test_the_service_makes_ablations_beside_the_job(
         (arm, factor) for arm in ("all", "random-0.5", "medium-0.5") for factor in (1 / 4, 1 / 16)
     }
     assert {arm["seeds"] for arm in found_more["result"]["arms"]} == {2}
+    short = api.post(path, json=body | {"budget": 1e-6}).headers["Location"]
+    work_off()
+    found_less = api.get(short).json()
+    assert found_less["progress"]["runs_total"] == 3
+    assert "raise --budget" in found_less["result"]["warnings"][-1]
     missing = api.post(path, json=body | {"heldout": {"clean": str(planted / "tasks" / "next.jsonl")}})
     work_off()
     failed = api.get(missing.headers["Location"]).json()
@@ -244,6 +303,15 @@ def test_the_service_makes_ablations_beside_the_job(
     page = api.get(f"/jobs/{job.id}").text
     assert f"ablation-{found['id']}" in page
     assert api.get(f"/jobs/{job.id}/ablations/{found['id']}/report.html").status_code == 200
+
+
+def test_a_budget_is_for_the_runs_after_the_first_ones() -> None:
+    first = [RunKey("all", 0), RunKey("low-0.5", 0)]
+    nothing_measured = np.zeros((3, 0))
+    runs = {key: Run(nothing_measured, nothing_measured > 0, (1, 2, 3), 1, 1.0, seconds=600.0) for key in first}
+    assert fits(runs, first, 2, minutes=20)
+    assert not fits(runs, first, 3, minutes=20)
+    assert not fits(runs, first[:1], 2, minutes=20)  # the other run was a further one
 
 
 def test_options_are_read_as_they_are_written_in_json() -> None:
