@@ -207,6 +207,13 @@ def _clear(workspace: Workspace, files: JobFiles, out: Path, on_removed: Callabl
     return same
 
 
+def ended_jobs(workspace: Workspace) -> list[JobFiles]:
+    """The jobs that have ended, the newest first: an older one may have the same results of files that have changed."""
+    records = [workspace.job(job_id) for job_id in workspace.jobs() if workspace.outcome(job_id) is not None]
+    found = [JobFiles(workspace, record) for record in records if record is not None]
+    return sorted(found, key=lambda files: files.record.created_at, reverse=True)
+
+
 def is_copy(manifest: Path, job: JobFiles, spec: SelectionSpec) -> bool:
     """Whether a manifest is that of this job, and not of another one with a selection of the same name."""
     if selection.find(job, spec) is None:

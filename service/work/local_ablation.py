@@ -28,7 +28,7 @@ from service.queue.tasks import JobState
 from service.store.records import WantedAblation
 from service.store.workspace import Workspace
 from service.work import results
-from service.work.local import is_copy, own_workspace, run_job
+from service.work.local import ended_jobs, is_copy, own_workspace, run_job
 
 RUNS_FILE = "runs.parquet"
 _LOOK_SECONDS = 0.5
@@ -76,11 +76,7 @@ def ablate(
 def _find(workspace: Workspace, source: Path, selections: list[str]) -> JobFiles:
     """The job whose results lie in `source` and that has the selections. Raises InputError."""
     there = set[str]()
-    for job_id in workspace.jobs():
-        record = workspace.job(job_id)
-        if record is None or workspace.outcome(job_id) is None:
-            continue
-        files = JobFiles(workspace, record)
+    for files in ended_jobs(workspace):
         names = {spec.id for spec in files.selections if is_copy(source / results.manifest_file(spec.id), files, spec)}
         if names.issuperset(selections):
             return files

@@ -16,7 +16,7 @@ from service.queue.tasks import JobState
 from service.store.records import ALL, WantedExport
 from service.store.workspace import Workspace
 from service.work import results
-from service.work.local import is_copy, own_workspace, run_job
+from service.work.local import ended_jobs, is_copy, own_workspace, run_job
 
 _WORKERS_MAX = 16  # each with a reader process of up to 300 MB
 
@@ -60,11 +60,7 @@ def _find(
 ) -> tuple[JobFiles, WantedExport]:
     """The job whose results lie in `source`, and its export. Raises InputError for an unknown selection."""
     there = [ALL]
-    for job_id in workspace.jobs():
-        record = workspace.job(job_id)
-        if record is None or workspace.outcome(job_id) is None:
-            continue
-        files = JobFiles(workspace, record)
+    for files in ended_jobs(workspace):
         for spec in files.selections:
             if is_copy(source / results.manifest_file(spec.id), files, spec):
                 there.append(spec.id)

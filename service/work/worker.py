@@ -244,7 +244,7 @@ class Worker:
             self._queue.fail(lease, error, delay_seconds=0.25 * 2**lease.attempts)
 
     def _give_up(self, lease: Lease, problem: Problem) -> None:
-        log.warning("job %s failed: %s", lease.job, problem.detail)
+        log.warning("job %s: %s failed: %s", lease.job, lease.task, problem.detail)
         with suppress(LeaseLost):
             try:
                 self._queue.beat(lease, 0.0, "")

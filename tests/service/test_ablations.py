@@ -240,6 +240,7 @@ def test_the_service_makes_ablations_beside_the_job(
     api: httpx.Client,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     job, _ = jobs.create(make_request(planted / "corpus.jsonl", corpus={"paths": [str(planted / "corpus.jsonl")]}))
     work_off()
@@ -300,6 +301,7 @@ def test_the_service_makes_ablations_beside_the_job(
     failed = api.get(missing.headers["Location"]).json()
     assert failed["status"] == "failed"
     assert "text" in failed["error"]["detail"]
+    assert f"job {job.id}: ablation/{failed['id']}/plan:0 failed: " in caplog.text  # the job itself has succeeded
     page = api.get(f"/jobs/{job.id}").text
     assert f"ablation-{found['id']}" in page
     assert api.get(f"/jobs/{job.id}/ablations/{found['id']}/report.html").status_code == 200

@@ -164,6 +164,16 @@ def test_a_corpus_that_changed_is_another_job(make_request: MakeRequest, tmp_pat
     assert prune.prune(make_request(corpus), tmp_path / "out", "cpu", nothing).progress.documents_done == 80
 
 
+def test_of_jobs_with_the_same_results_the_newest_is_exported(make_request: MakeRequest, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", files=1)
+    for number in range(1, 5):
+        for file in corpus.iterdir():
+            os.utime(file, (number, number))
+        prune.prune(make_request(corpus), tmp_path / "out", "cpu", nothing)
+        options = ExportOptions(out=str(tmp_path / f"kept-{number}"))
+        assert export_selection(tmp_path / "out", "medium-0.5", options, lambda _: None).files
+
+
 def test_a_model_that_changed_is_another_job(make_request: MakeRequest, reference: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
