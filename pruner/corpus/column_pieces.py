@@ -95,8 +95,8 @@ class _Piece:
         self._fields = {name: self._values(name, where) for name, where in found.items()}
         self._rejects: _Rejects = {}
         for column in self._fields.values():
-            if pa.types.is_large_binary(column.type) and _has_more_bytes(column, DOCUMENT_BYTES_MAX):
-                self._rejects |= dict.fromkeys(_where(_byte_lengths(column) > DOCUMENT_BYTES_MAX), TOO_LONG)
+            if pa.types.is_large_binary(column.type):
+                self._rejects |= dict.fromkeys(_longer(column, DOCUMENT_BYTES_MAX), TOO_LONG)
         if self._rejects:
             self._fields = {name: _without(column, self._rejects) for name, column in self._fields.items()}
 
@@ -241,14 +241,16 @@ def _ends(column: Any) -> np.ndarray:
     return np.frombuffer(column.buffers()[1], np.int64)[column.offset : column.offset + len(column) + 1]
 
 
-def _has_more_bytes(column: Any, size: int) -> bool:
-    """Whether the values of a large_binary or large_string array have more than `size` bytes in all."""
-    return len(column) > 0 and _ends(column)[-1] - _ends(column)[0] > size
+def _longer(column: Any, size: int) -> list[int]:
+    """The rows of a large_binary or large_string array with more than `size` bytes; none if all have no more."""
+    if not len(column) or _ends(column)[-1] - _ends(column)[0] <= size:
+        return []
+    return _where(_byte_lengths(column) > size)
 
 
 def _too_long(text: Any) -> list[int]:
     """The rows of a large_string array that are too long for a label."""
-    if not _has_more_bytes(text, LABEL_CHARACTERS_MAX) or _byte_lengths(text).max() <= LABEL_CHARACTERS_MAX:
+    if not _longer(text, LABEL_CHARACTERS_MAX):
         return []
     characters = pc.fill_null(pc.utf8_length(text), 0).to_numpy(zero_copy_only=False)
     return _where(characters > LABEL_CHARACTERS_MAX)

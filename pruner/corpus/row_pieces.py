@@ -75,11 +75,11 @@ def row_pieces(
     for rows in lists:
         texts, rejects = _texts(rows, spec.text_field)
         ids, domains = (_found(rows, file, field) for field in (spec.id_field, spec.domain_field))
-        added: list[list[Any]] = [texts, rejects, ids, domains, _source(rows, columns)]
-        sizes = [len(line or b"") for line in rows.lines]
+        added: list[list[Any]] = [texts, rejects, ids, domains, *_source(rows, columns)]
+        sizes = [(len(text), len(line or b"")) for text, line in zip(texts, rows.lines, strict=True)]
         start, first_row = min(first_row, len(sizes)), max(0, first_row - len(sizes))
         while start < len(sizes):
-            stop = start + piece.room(texts[start:], sizes[start:])
+            stop = start + piece.room(sizes[start : start + PIECE_ROWS])
             piece.add([column[start:stop] for column in added], sizes[start:stop])
             if stop <= len(sizes):
                 yield piece.batch()
@@ -111,11 +111,11 @@ def _found(rows: Rows, file: CorpusFile, field: str | None) -> list[Any]:
     return [None if error is not None else of_path if value is ABSENT else value for value, error in pairs]
 
 
-def _source(rows: Rows, columns: tuple[str, ...] | None) -> list[Any]:
-    """What the column `source` has of each row."""
+def _source(rows: Rows, columns: tuple[str, ...] | None) -> list[list[Any]]:
+    """The columns of `source`."""
     if columns is None:
-        return [None if line is None else line.removesuffix(b"\n") for line in rows.lines]
-    return list(zip(*(map(_json, rows.values[name]) for name in columns), strict=True))
+        return [[None if line is None else line.removesuffix(b"\n") for line in rows.lines]]
+    return [list(map(_json, rows.values[name])) for name in columns]
 
 
 class _Piece:
@@ -127,23 +127,27 @@ class _Piece:
         self.rejects: list[str | None] = []
         self.ids: list[Any] = []
         self.domains: list[Any] = []
-        self.source: list[Any] = []
+        self.source: list[list[Any]] = [[] for _ in self._source_names]
         self._text_bytes = self._line_bytes = 0
         self._bad_labels: dict[int, str] = {}  # the reasons of rejects for their ids or domains, by row
 
-    def room(self, texts: list[bytes], sizes: list[int]) -> int:
-        """How many of these rows, whose lines have these sizes, fill the piece; one more than there are if none do."""
-        by_text = bisect_left(list(accumulate(map(len, texts))), BATCH_BYTES - self._text_bytes)
-        by_line = bisect_left(list(accumulate(sizes)), PIECE_BYTES - self._line_bytes)
+    @property
+    def _source_names(self) -> tuple[str, ...]:
+        return (LINE,) if self._columns is None else self._columns
+
+    def room(self, sizes: list[tuple[int, int]]) -> int:
+        """How many of these rows fill the piece, by the bytes of their texts and lines; one more if all do not."""
+        by_text = bisect_left(list(accumulate(text for text, _ in sizes)), BATCH_BYTES - self._text_bytes)
+        by_line = bisect_left(list(accumulate(line for _, line in sizes)), PIECE_BYTES - self._line_bytes)
         return min(by_text + 1, by_line + 1, PIECE_ROWS - len(self.texts))
 
-    def add(self, added: list[list[Any]], sizes: list[int]) -> None:
-        """Adds rows: their texts, rejects, ids, domains and source; `sizes` are those of their lines."""
-        columns: tuple[list[Any], ...] = (self.texts, self.rejects, self.ids, self.domains, self.source)
+    def add(self, added: list[list[Any]], sizes: list[tuple[int, int]]) -> None:
+        """Adds rows: their texts, rejects, ids, domains and columns of `source`; `sizes` as of `room`."""
+        columns: list[list[Any]] = [self.texts, self.rejects, self.ids, self.domains, *self.source]
         for column, more in zip(columns, added, strict=True):
             column += more
-        self._text_bytes += sum(map(len, added[0]))
-        self._line_bytes += sum(sizes)
+        self._text_bytes += sum(text for text, _ in sizes)
+        self._line_bytes += sum(line for _, line in sizes)
 
     def batch(self) -> pa.RecordBatch:
         """The rows as a piece."""
@@ -175,10 +179,8 @@ class _Piece:
     def _source_array(self) -> Any:
         if self._columns == ():
             return None
-        if self._columns is None:
-            return pa.StructArray.from_arrays([pa.array(self.source, pa.large_binary())], [LINE])
-        arrays = [pa.array(values, pa.large_string()) for values in zip(*self.source, strict=True)]
-        return pa.StructArray.from_arrays(arrays, list(self._columns))
+        kind = pa.large_binary() if self._columns is None else pa.large_string()
+        return pa.StructArray.from_arrays([pa.array(values, kind) for values in self.source], list(self._source_names))
 
 
 def _text_array(texts: list[bytes]) -> Any:
