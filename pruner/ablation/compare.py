@@ -21,6 +21,7 @@ from pruner.ablation.statistics import (
 )
 
 ALL = "all"  # the arm of all documents, and in `heldout` the measure in all
+AGAIN = "all-again"  # the arm of all documents in another order
 SHARES = (0.25, 0.5, 1.0)  # of the steps after which a branch of a run has decayed and is measured
 
 

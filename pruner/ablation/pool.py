@@ -1,5 +1,6 @@
 """Which documents a run reads: a seeded sub-pool of its arm, in a seeded order that all arms of a seed share."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from pruner.ablation.compare import ALL, Arm
+from pruner.ablation.compare import AGAIN, ALL, Arm
 from pruner.corpus.row_hash import row_hash
 from pruner.errors import InputError
 from pruner.tables.storage import Storage
@@ -174,3 +175,8 @@ def make_arms(pool: Pool, selections: Mapping[str, tuple[float, int]]) -> list[A
         if name != control:
             chosen.append(Arm(name, "selection", documents, share, control))
     return [Arm(ALL, "all", len(pool), 1.0), *random.values(), *chosen]
+
+
+def is_other_arm(name: str) -> bool:
+    """Whether a name may be that of an arm which is no selection: of a random one, as made above, or `all` again."""
+    return name == AGAIN or re.fullmatch(r"random-[0-9.e-]+", name) is not None

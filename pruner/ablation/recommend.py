@@ -21,8 +21,8 @@ def is_clear(comparison: Comparison, arm: Arm, looks: int) -> bool:
     """Whether a selection is better than `all` and than its random arm.
 
     Of simulated experiments in which none of up to five selections is better, at most 1 in 25 has one that passes both
-    by chance, so so many selections need no correction. Each five of more, and `looks`, the number of times that the
-    results were looked at while seeds were added, share the chance of a wrong answer (Bonferroni).
+    by chance: up to five need no correction. Each five of more, and `looks`, the number of times that the results were
+    looked at while seeds were added, share the chance of a wrong answer (Bonferroni).
     """
     shares = looks * max(1.0, len(comparison.ranked()) / _UNCORRECTED)
     return _is_better(comparison, arm, 1 - (1 - CONFIDENCE) / shares)

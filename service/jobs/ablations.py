@@ -1,7 +1,6 @@
 """Ablations of a job: requested, listed, shown."""
 
-import re
-
+from pruner.ablation.pool import is_other_arm
 from pruner.ablation.tasks import OLMES, find_task_files
 from pruner.corpus.listing import find_files
 from pruner.errors import InputError
@@ -17,7 +16,6 @@ from service.queue.tasks import JobState
 from service.store.records import TaskNote, WantedAblation
 from service.store.workspace import digest
 
-_ARM = re.compile(r"all-again|random-[0-9.e-]+")  # names of arms that are no selections
 _HELDOUT_FILES_MAX = 10_000  # of one name, as the API lists them when it is asked
 
 
@@ -53,7 +51,7 @@ def want(files: JobFiles, options: AblationOptions) -> WantedAblation:
     for name in options.selection:
         if name not in specs:
             raise UnknownAblation(f"job {files.record.id} has no selection {name}: it has {', '.join(specs)}")
-        if specs[name].name is not None and _ARM.fullmatch(name):
+        if specs[name].name is not None and is_other_arm(name):
             raise InputError(f"the selection {name} has the name of another arm: make it again under another name")
     if files.record.request.train is None and not options.heldout:
         raise NoHeldOut(NO_HELD_OUT)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pruner.ablation.compare import ALL, Arm
+from pruner.ablation.compare import AGAIN, ALL, Arm
 from pruner.ablation.overlap import Overlap
 from pruner.ablation.pool import SPARE, Budget, Pool, Reading, Readings, check_kept, make_arms, read_pool
 from pruner.corpus.sandbox import read_shard
@@ -74,7 +74,7 @@ def prepare(task: Task, wanted: WantedAblation) -> Counts:
     arms = make_arms(everything, {name: (rates[name], count) for name, count in counts.items()})
     total = share * float(everything.n_bytes.sum()) / everything.bytes_per_token
     if tokens > _REPEATS * total * min([1.0, *(arm.rate for arm in arms if arm.role == "random")]):
-        arms.append(Arm(f"{ALL}-again", "again", len(everything), 1.0))
+        arms.append(Arm(AGAIN, "again", len(everything), 1.0))
     seeds = options.seeds if options.budget is None else max(options.seeds, _SEEDS_MAX)
 
     def plan_runs(share: float) -> dict[tuple[str, int], Reading]:

@@ -186,20 +186,9 @@ def test_ctrl_c_ends_an_ablation_and_its_helpers_quietly(results: Path, planted:
     # A shell ignores Ctrl-C for background jobs, and this test may be one: the command is to have it as at a terminal.
     start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     start += "; from service.commands.cli import main; sys.exit(main())"
-    given = [
-        results,
-        "--selection",
-        "low-0.5",
-        "--tokens",
-        "400_000",
-        "--seeds",
-        "1",
-        "--out",
-        tmp_path,
-        "--device",
-        "cpu",
-    ]
-    command = [sys.executable, "-c", start, "ablate", *map(str, given)]
+    options = ["--selection", "low-0.5", "--tokens", "400_000", "--seeds", "1", "--device", "cpu"]
+    given = [str(results), *options, "--out", str(tmp_path)]
+    command = [sys.executable, "-c", start, "ablate", *given]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     alone = len(os.sched_getaffinity(0)) == 1
     for helper in [] if alone else until(lambda: spawned(process.pid) or process.poll() is not None):
