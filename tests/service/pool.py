@@ -1,4 +1,4 @@
-"""Corpora for the service's tests, and waiting for what other processes do."""
+"""Corpora for the service's tests, a worker that goes on to a point, and waiting for what other processes do."""
 
 import ssl
 import time
@@ -8,6 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from service.jobs.jobs import Jobs
+from service.work.pool_worker import PoolWorker
 
 PROSE = "the of a model reads text where every token counts once and no shard is lost when its worker dies"
 WORDS = PROSE.split()
@@ -48,6 +51,12 @@ def train_a_step(folder: Path) -> Path:
     texts = [sentence(seed, 40) for seed in range(200)]
     train(lambda: iter(texts), "tiny", 2000, 0, folder / "model", folder / "work", "cpu", lambda *_: None)
     return folder / "model"
+
+
+def score_shards(jobs: Jobs, worker: PoolWorker, job_id: str, shards: int = 1) -> None:
+    """Works until so many shards of a job are scored."""
+    while jobs.get(job_id).progress.shards_done < shards:
+        worker.once()
 
 
 def until(condition: Callable[[], Any], seconds: float = 240) -> Any:

@@ -18,6 +18,7 @@ from service.kinds import job_files
 from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
 from tests.service.artefacts import results, table_path
+from tests.service.pool import score_shards
 
 MakeRequest = Callable[..., JobRequest]
 WorkOff = Callable[[], None]
@@ -284,8 +285,7 @@ def test_a_job_with_a_damaged_artefact_fails_after_the_recovery(
     jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, work_off: WorkOff
 ) -> None:
     job, _ = jobs.create(make_request())
-    while jobs.get(job.id).progress.shards_done < 1:
-        worker.once()
+    score_shards(jobs, worker, job.id)
     (part,) = jobs.workspace.storage.files("scores")
     jobs.workspace.storage.write_bytes(part.path, b"PAR1")
     jobs = lose_redis(jobs)
@@ -302,8 +302,7 @@ def test_a_job_with_a_damaged_record_fails(
     jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, name: str
 ) -> None:
     job, _ = jobs.create(make_request())
-    while jobs.get(job.id).progress.shards_done < 1:
-        worker.once()
+    score_shards(jobs, worker, job.id)
     jobs.workspace.storage.write_bytes(jobs.workspace.path(job.id, name), b"{")
     after = Jobs(Workspace(jobs.workspace.storage.url), jobs.queue.redis)  # as another process sees it
     other = PoolWorker(after, ModelLoader("cpu"), RESOURCES, "there")

@@ -19,7 +19,7 @@ from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
 from tests.forked import Forked
 from tests.service.artefacts import files_of, manifest_path
-from tests.service.pool import write_corpus
+from tests.service.pool import score_shards, write_corpus
 from tests.service.shell import Run
 
 MakeRequest = Callable[..., JobRequest]
@@ -90,8 +90,7 @@ def test_a_job_at_work_keeps_its_scores(
     jobs: Jobs, make_request: MakeRequest, worker: PoolWorker, work_off: WorkOff
 ) -> None:
     job, _ = jobs.create(make_request())
-    while jobs.get(job.id).progress.shards_done < 2:
-        worker.once()
+    score_shards(jobs, worker, job.id, 2)
     removed = clean(jobs.workspace, RetentionPolicy(days=1e-9, bytes=0), jobs.queue.forget)
     assert (removed.jobs, removed.scores) == (0, 0)
     work_off()

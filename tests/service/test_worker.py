@@ -22,7 +22,7 @@ from service.store.workspace import Workspace
 from service.work.pool_worker import PoolWorker
 from tests.forked import StartWorker
 from tests.service.artefacts import results
-from tests.service.pool import until, write_corpus
+from tests.service.pool import score_shards, until, write_corpus
 
 MakeRequest = Callable[..., JobRequest]
 WaitFor = Callable[..., Job]
@@ -256,8 +256,7 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_what_was_scored(
     jobs = Jobs(Workspace(str(small_disk / "workspace")), redis)
     worker = PoolWorker(jobs, ModelLoader("cpu"), RESOURCES, "here")
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3, documents=500, words=6)))
-    while jobs.get(job.id).progress.shards_done < 1:
-        worker.once()
+    score_shards(jobs, worker, job.id)
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 8192))
     until(lambda: not worker.once() and jobs.get(job.id).status != "scoring")
@@ -286,8 +285,7 @@ def test_the_next_shard_is_read_while_the_last_batches_run(
     monkeypatch.setattr(documents, "read_shard", watched)
     threads = threading.active_count()
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=4)))
-    while jobs.get(job.id).progress.shards_done < 1:
-        worker.once()
+    score_shards(jobs, worker, job.id)
     until(lambda: read == [0, 1])
     assert jobs.queue.stats().leased["gpu"] == 1  # claimed ahead
     other, _ = jobs.create(make_request(write_corpus(tmp_path / "other", files=1)))
@@ -303,8 +301,7 @@ def test_a_shard_that_was_read_for_nothing_is_dropped(
 ) -> None:
     threads = threading.active_count()
     job, _ = jobs.create(make_request(write_corpus(tmp_path / "corpus", files=3)))
-    while jobs.get(job.id).progress.shards_done < 1:
-        worker.once()
+    score_shards(jobs, worker, job.id)
     jobs.cancel(job.id)
     while worker.once():
         pass
