@@ -1,9 +1,12 @@
 """Training on a GPU: tokens a second and memory of the presets, beside a plain compiled loop of GPT-2 124M.
 
 `--presets` are names, each with a number of sequences at a time if it is not the preset's own: gpt2-124m:32.
-`--side-by-side PRESET:N` are trained in N processes at once, as by N workers that share the GPU.
+`--side-by-side PRESET:N` are trained in N processes at once, as by N workers that share the GPU; `--stacked PRESET:N`
+in one process, each layer one batched product over all N models. Their speeds are of all N together.
 """
 # ruff: noqa: E402  (tune_process comes before torch)
+
+from __future__ import annotations
 
 import argparse
 import contextlib
@@ -13,6 +16,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -32,10 +36,12 @@ import torch
 from scorer.training import loop
 from scorer.training.loop import Job, Training
 from scorer.training.names import Preset
-from scorer.training.presets import RECIPES
+from scorer.training.presets import RECIPES, Recipe
 from scorer.training.replicas import Replicas
-from scorer.training.schedule import make_schedule
+from scorer.training.schedule import Schedule, make_schedule
+from scorer.training.tokens import tokens_in
 from tests.gpu.plain_loop import Plain
+from tests.gpu.stacked import StackedTraining
 
 WARM_STEPS = 20
 BUDGET = 300_000_000  # tokens that the batch of a speed follows from
@@ -83,7 +89,7 @@ def timed_training(
     start_afresh()
     recipe = RECIPES[preset]
     name = recipe.optimizer
-    plan = make_schedule(BUDGET, BUDGET, recipe.sequence, (recipe.batch, recipe.budget), micro or recipe.micro_gpu)
+    plan = schedule(recipe, micro)
     began: list[tuple[float, int]] = []
 
     def told(done: int, _total: int, loss: float | None, _heldout: float | None) -> None:
@@ -100,8 +106,36 @@ def timed_training(
         with contextlib.suppress(Enough):
             Training(job, Replicas(0, 1, [])).run(told)
     rate = (began[-1][1] - began[0][1]) / (began[-1][0] - began[0][0])
-    batch = f"{name}, steps of {plan.batch} x {plan.sequence}, {plan.micro} at a time"
-    return Speed(rate, *peak(), batch, began[-1][1] // (plan.batch * plan.sequence))
+    return Speed(rate, *peak(), steps_of(plan, name), began[-1][1] // (plan.batch * plan.sequence))
+
+
+def schedule(recipe: Recipe, micro: int | None = None) -> Schedule:
+    return make_schedule(BUDGET, BUDGET, recipe.sequence, (recipe.batch, recipe.budget), micro or recipe.micro_gpu)
+
+
+def steps_of(plan: Schedule, optimizer: str) -> str:
+    return f"{optimizer}, steps of {plan.batch} x {plan.sequence}, {plan.micro} at a time"
+
+
+def timed_stacked(preset: Preset, count: int, seconds: float) -> Speed:
+    """Trains models in one process, for some seconds after the first steps, each as `timed_training` trains one."""
+    start_afresh()
+    recipe = RECIPES[preset]
+    plan = schedule(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        random_tokens(Path(folder) / "tokens.bin", recipe.vocabulary)
+        training = StackedTraining(recipe, plan, count, tokens_in(Path(folder) / "tokens.bin"), "cuda")
+        for step in range(WARM_STEPS):
+            training.step(step)
+        torch.cuda.synchronize()
+        steps, start = WARM_STEPS, time.monotonic()
+        while time.monotonic() - start < seconds:
+            training.step(steps)
+            steps += 1
+        torch.cuda.synchronize()
+        rate = (steps - WARM_STEPS) * count * plan.batch * plan.sequence / (time.monotonic() - start)
+    batch = f"{steps_of(plan, recipe.optimizer)}, differs from single models by {training.error:.0e}"
+    return Speed(rate, *peak(), batch, steps)
 
 
 def start_afresh() -> None:
@@ -133,38 +167,64 @@ def timed_plain(steps: int) -> Speed:
 
 def one_of_several(preset: Preset, seconds: float, barrier: Barrier, found: Queue[float]) -> None:
     """One of the processes that share the GPU."""
-    found.put(timed_training(preset, seconds, None, barrier.wait).tokens_per_second)
+    try:
+        found.put(timed_training(preset, seconds, None, barrier.wait).tokens_per_second)
+    except BaseException:
+        barrier.abort()  # or the others would wait for this one
+        found.put(math.nan)
+        raise
 
 
-def side_by_side(preset: Preset, count: int, seconds: float) -> str:
-    """A row: the tokens a second of all processes."""
+def trained_row(preset: Preset, micro: int, seconds: float) -> str:
+    """`micro` is 0 for the preset's own."""
+    return timed_training(preset, seconds, micro or None).row(f"{preset}:{micro}" if micro else preset)
+
+
+def stacked_row(preset: Preset, count: int, seconds: float) -> str:
+    return timed_stacked(preset, count, seconds).row(f"{preset}, {count} stacked")
+
+
+def side_by_side_row(preset: Preset, count: int, seconds: float) -> str:
+    """The tokens a second of all processes."""
+    start_afresh()
     context = multiprocessing.get_context("spawn")
     barrier, found = context.Barrier(count), context.Queue()
-    processes = [context.Process(target=one_of_several, args=(preset, seconds, barrier, found)) for _ in range(count)]
+    given = (preset, 2 * seconds, barrier, found)
+    processes = [context.Process(target=one_of_several, args=given) for _ in range(count)]
     for process in processes:
         process.start()
     rate = sum(found.get(timeout=300) for _ in processes)
     for process in processes:
         process.join()
+    if math.isnan(rate):
+        raise RuntimeError("a process failed")
     return f"{f'{preset}, {count} side by side':28} {rate / 1e6:6.3f} M tokens/s"
 
 
 def main() -> None:
+    """Prints a row of each. One that fails prints its error; the exit status is 1 then."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each timed training (default: 4)")
     parser.add_argument("--presets", nargs="*", default=["gpt2-124m", "124m", "mamba2-130m", "10m", "30m"])
+    parser.add_argument(
+        "--stacked", nargs="*", default=[], help="PRESET:N, of GPT-2's shape with AdamW (default: none)"
+    )
     parser.add_argument("--side-by-side", nargs="*", default=["10m:2", "nano:1", "nano:4"])
     given = parser.parse_args()
 
     say(f"{torch.cuda.get_device_name()}; torch {torch.__version__}")
     say(timed_plain(60).row("plain loop, GPT-2 124M"))
-    for wanted in given.presets:
-        preset, _, micro = wanted.partition(":")
-        say(timed_training(preset, given.seconds, int(micro) if micro else None).row(wanted))
-    start_afresh()
-    for wanted in given.side_by_side:
-        preset, _, count = wanted.partition(":")
-        say(side_by_side(preset, int(count), 2 * given.seconds))
+    failed = False
+    rows = (trained_row, given.presets), (stacked_row, given.stacked), (side_by_side_row, given.side_by_side)
+    for measure, names in rows:
+        for wanted in names:
+            preset, _, number = wanted.partition(":")
+            try:
+                say(measure(preset, int(number or 0), given.seconds))
+            except Exception:
+                failed = True
+                say(f"{wanted}, {measure.__name__} failed: {traceback.format_exc()}")
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
