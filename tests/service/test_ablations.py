@@ -18,12 +18,14 @@ from pydantic import ValidationError
 
 from pruner.ablation.compare import Run, RunKey
 from pruner.ablation.pool import Pool
+from pruner.tables.records import parse_record
 from service.commands.cli import main
-from service.contract.ablations import AblationOptions
+from service.contract.ablations import AblationOptions, AblationRequest
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds.ablation_data import sub_pool_share
 from service.kinds.ablation_end import fits
+from service.store.records import WantedAblation
 from service.work import local
 from tests.forked import Forked
 from tests.service.pool import WORDS, until
@@ -202,7 +204,7 @@ def test_ctrl_c_ends_an_ablation_and_its_helpers_quietly(results: Path, planted:
 def test_wrong_arguments_and_missing_inputs(
     results: Path, planted: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for wrong in (["--seeds", "0"], ["--heldout", "nothing"], ["--selection", "all"]):
+    for wrong in (["--seeds", "0"], ["--heldout", "nothing"], ["--selection", "all"], ["--repetitions", "2"]):
         with pytest.raises(SystemExit) as ended:
             run(results, *(wrong if "--selection" in wrong else ["--selection", "low-0.5", *wrong]), "--out", tmp_path)
         assert ended.value.code == 2
@@ -344,10 +346,24 @@ def test_the_sub_pool_gives_proxies_the_passes_of_the_target(
         ({"heldout": ["=x"]}, "NAME=PATH"),
         ({"heldout": ["a="]}, "NAME=PATH"),
         ({"repetitions": 3}, "for the regime constrained"),
+        ({"repetitions": 2}, "for the regime constrained"),  # the default is said too where it would do nothing
         ({"repetitions": 3, "regime": "constrained", "target_tokens": 10**9}, "either a target or repetitions"),
+        ({"repetitions": 2, "regime": "constrained", "target_parameters": 10**9}, "either a target or repetitions"),
         ({"budget": float("nan")}, "budget"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        AblationOptions.model_validate({"selection": ["low-0.5"], **given})
+        AblationRequest.model_validate({"selection": ["low-0.5"], **given})
+
+
+@pytest.mark.parametrize("given", [{}, {"target_tokens": 10**9}, {"regime": "constrained", "repetitions": 2}])
+def test_options_as_returned_can_be_sent_again(given: dict[str, Any]) -> None:
+    options = AblationRequest.model_validate({"selection": ["low-0.5"], **given})
+    assert AblationRequest.model_validate_json(options.model_dump_json()) == options
+
+
+def test_an_ablation_that_was_stored_with_idle_repetitions_is_read() -> None:
+    options = {"selection": ["low-0.5"], "repetitions": 2.0, "target_tokens": 10**9}
+    stored = {"format": 1, "specs": [], "options": options, "files": ""}
+    assert parse_record(json.dumps(stored).encode(), WantedAblation, "ablation.json").options.repetitions == 2
