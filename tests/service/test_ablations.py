@@ -19,14 +19,19 @@ from pydantic import ValidationError
 from pruner.ablation.compare import Run, RunKey
 from pruner.ablation.pool import Pool
 from pruner.tables.records import parse_record
+from scorer.engine.model_loader import ModelLoader
+from service.client import Client, NotSucceeded
 from service.commands.cli import main
 from service.contract.ablations import AblationOptions, AblationRequest
+from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds.ablation_data import sub_pool_share
 from service.kinds.ablation_end import fits
 from service.store.records import WantedAblation
 from service.work import local
+from service.work import worker as worker_module
+from service.work.worker import Worker
 from tests.forked import Forked
 from tests.service.pool import WORDS, until
 from tests.service.test_prune import nothing
@@ -296,6 +301,72 @@ def test_the_service_makes_ablations_beside_the_job(
     page = api.get(f"/jobs/{job.id}").text
     assert f"ablation-{found['id']}" in page
     assert api.get(f"/jobs/{job.id}/ablations/{found['id']}/report.html").status_code == 200
+
+
+def test_a_cancelled_ablation_ends_its_run_and_goes_on_when_it_is_asked_for_again(
+    jobs: Jobs,
+    pruned: dict[str, Any],
+    planted: Path,
+    api: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_module, "_BETWEEN_SECONDS", 0.0)  # a look after each step of training
+    path = f"/v1/jobs/{pruned['id']}/ablations"
+    held = {"clean": str(planted / "held.jsonl")}
+    body = {"selection": ["medium-0.5"], "preset": "nano", "tokens": 2_000, "seeds": 1, "heldout": held}
+    address = api.post(path, json=body).headers["Location"]
+    cancel, under_way = f"{address}/cancel", ""
+
+    def look() -> None:
+        """Between two steps of the second run: the ablation is cancelled, and the worker's heartbeat is due."""
+        runs = [beat for beat in worker.heartbeat.held if "/runs-" in beat.lease.task and beat.note("cpu").tokens]
+        if runs and under_way:
+            assert api.post(cancel).json()["status"] == "cancelled"
+            worker.heartbeat.renew(runs[0])
+
+    worker = Worker(jobs.lifecycle, ModelLoader("cpu"), RESOURCES, "here", between=look)
+    while api.get(address).json()["progress"]["runs_done"] < 1:
+        assert worker.once()
+    assert api.get(address).json()["status"] == "running"
+    under_way = "the second run"
+    while worker.once():
+        pass
+    found = api.post(cancel)
+    assert (found.status_code, found.json()["status"], found.json()["error"]) == (200, "cancelled", None)
+    assert found.json() == api.get(address).json() == api.get(path).json()["data"][0]
+    assert found.json()["progress"]["runs_done"] == 1
+    assert jobs.get(pruned["id"]).status == "succeeded"
+    with Client(str(api.base_url)) as client, pytest.raises(NotSucceeded, match="the ablation was cancelled"):
+        client.wait_for_ablation(pruned["id"], found.json()["id"])
+    assert "Its finished runs are kept" in api.get(f"/jobs/{pruned['id']}").text
+
+    under_way = ""
+    again = api.post(path, json=body)
+    assert again.headers["Location"] == address
+    assert (again.json()["status"], again.json()["progress"]["runs_done"]) == ("queued", 1)
+    while worker.once():
+        pass
+    assert api.get(address).json()["status"] == "succeeded"
+    refused = api.post(cancel)
+    assert refused.status_code == 409
+    assert "succeeded already" in refused.json()["detail"]
+    assert api.post(f"{path}/nothing/cancel").status_code == 404
+
+
+def test_a_queued_ablation_is_cancelled_on_the_page(
+    jobs: Jobs, pruned: dict[str, Any], planted: Path, api: httpx.Client, work_off: Callable[[], None]
+) -> None:
+    with Client(str(api.base_url)) as client:
+        made = client.create_ablation(
+            pruned["id"], {"selection": ["medium-0.5"], "heldout": {"clean": str(planted / "held.jsonl")}}
+        )
+        page = f"/jobs/{pruned['id']}/ablations/{made.id}"
+        assert f'action="{page}/cancel"' in api.get(f"/jobs/{pruned['id']}").text
+        assert api.post(f"{page}/cancel", headers={"Origin": str(api.base_url).rstrip("/")}).status_code == 303
+        work_off()
+        assert jobs.queue.stats().pending == {"light": 0, "gpu": 0}
+        assert client.cancel_ablation(pruned["id"], made.id) == client.get_ablation(pruned["id"], made.id)
+        assert client.get_ablation(pruned["id"], made.id).status == "cancelled"
 
 
 def test_a_budget_is_for_the_runs_after_the_first_ones() -> None:

@@ -39,6 +39,12 @@ def get_ablation(job_id: JobId, ablation_id: AblationId, jobs: JobsOf) -> Ablati
     return ablations.find_ablation(jobs, job_id, ablation_id)
 
 
+@router.post("/v1/jobs/{job_id}/ablations/{ablation_id}/cancel", responses=responses(404, 409, 422))
+def cancel_ablation(job_id: JobId, ablation_id: AblationId, jobs: JobsOf) -> Ablation:
+    """Cancels an ablation. Its finished runs stay, for when it is asked for again."""
+    return ablations.cancel_ablation(jobs, job_id, ablation_id)
+
+
 @router.head("/v1/jobs/{job_id}/ablations/{ablation_id}/runs.parquet", include_in_schema=False)
 @router.get(
     "/v1/jobs/{job_id}/ablations/{ablation_id}/runs.parquet",
