@@ -290,6 +290,10 @@ class Calls:
         """The ablations of a job."""
         return await self._get(AblationList, _job_path(job_id, "ablations"))
 
+    async def cancel_ablation(self, job_id: str, ablation_id: str) -> Ablation:
+        """Cancels an ablation. Its finished runs stay, for when it is asked for again."""
+        return await self._post(Ablation, _job_path(job_id, "ablations", ablation_id, "cancel"))
+
     async def wait_for_ablation(
         self, job_id: str, ablation_id: str, on_progress: OnProgress[Ablation] | None = None
     ) -> Ablation:

@@ -120,6 +120,7 @@ class Client:
     create_ablation = _blocking(Calls.create_ablation)
     get_ablation = _blocking(Calls.get_ablation)
     list_ablations = _blocking(Calls.list_ablations)
+    cancel_ablation = _blocking(Calls.cancel_ablation)
     wait_for_ablation = _blocking(Calls.wait_for_ablation)
     download_ablation_runs = _blocking(Calls.download_ablation_runs)
     score_texts = _blocking(Calls.score_texts)

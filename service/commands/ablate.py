@@ -79,10 +79,10 @@ def add_ablate(parser: Parser) -> None:
 
 def ablate(parser: Parser, args: argparse.Namespace) -> int:
     """Compares selections, and writes ablation.json, runs.parquet and report.html."""
-    from service.contract.ablations import AblationOptions
+    from service.contract.ablations import AblationRequest
 
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    wanted = options.validated(parser, AblationOptions, given)
+    wanted = options.validated(parser, AblationRequest, given)
     if args.server is None:
         here = {name: options.corpus_path(path) for name, path in wanted.heldout.items()}
         wanted = wanted.model_copy(update={"heldout": here, "tasks": [*map(options.corpus_path, wanted.tasks)]})

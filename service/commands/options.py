@@ -202,7 +202,7 @@ def _add_criteria(parser: argparse.ArgumentParser, choices: tuple[str, ...], abo
         help="share to keep, repeatable (default: 0.5)",
         dest="rates",
     )
-    parser.add_argument("--unit", choices=("documents", "tokens"), default="documents", help="what a rate counts")
+    parser.add_argument("--unit", choices=("documents", "tokens"), help="what a rate counts (default: documents)")
     parser.add_argument("--within", choices=("domain",), help="select inside each domain")
     parser.add_argument("--per", choices=("byte",), help="order by NLL per byte; random has no such order")
     parser.add_argument(
@@ -295,9 +295,8 @@ def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
     named += [name for name in dict.fromkeys(args.criteria or ()) if name in NAMED_SELECTIONS]
     criteria = [name for name in args.criteria or () if name not in NAMED_SELECTIONS]
     if named and not criteria and args.rates is None:
-        given = {"--unit": args.unit != "documents", "--within": args.within is not None, "--per": args.per is not None}
-        given["--random-seed"] = args.random_seed is not None
-        for flag in (flag for flag, is_given in given.items() if is_given):
+        given = {"--unit": args.unit, "--within": args.within, "--per": args.per, "--random-seed": args.random_seed}
+        for flag in (flag for flag, value in given.items() if value is not None):
             parser.error(f"{flag} is for --select low, medium, high or random: a named selection or a file has its own")
         return named
     criteria = criteria or ["medium"]
@@ -307,7 +306,7 @@ def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
         parser.error("--random-seed is for --select random")
     pairs = [(criterion, share) for criterion in criteria for share in args.rates or [0.5]]
     return named + [
-        {"criterion": criterion, "rate": share, "unit": args.unit, "within": args.within}
+        {"criterion": criterion, "rate": share, "unit": args.unit or "documents", "within": args.within}
         | ({"seed": args.random_seed} if criterion == "random" else {"per": args.per})
         for criterion, share in dict.fromkeys(pairs)
     ]

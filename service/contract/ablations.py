@@ -33,12 +33,12 @@ class AblationOptions(RequestModel):
     seeds: int = Field(3, ge=1, le=50, description="Runs of each arm.")
     optimizer: OptimizerName | None = Field(None, description="Null: `adamw`.")
     regime: Regime = Field("chinchilla", description="How many tokens the target reads, for its size and its data.")
-    repetitions: float = Field(
-        REPETITIONS,
+    repetitions: float | None = Field(
+        None,
         gt=0,
         le=100,
         strict=False,
-        description="How often the regime `constrained` reads all documents, where no target says how often.",
+        description="How often the regime `constrained` reads all documents, where no target says how often; null: 2.",
     )
     target_parameters: Count | None = Field(None, description="Parameters of the model that the selection is for.")
     target_tokens: Count | None = Field(
@@ -75,14 +75,6 @@ class AblationOptions(RequestModel):
             fields["heldout"] = {name: path for name, _, path in pairs}
         return fields
 
-    @model_validator(mode="after")
-    def _repetitions_of_a_regime(self) -> "AblationOptions":
-        if self.repetitions != REPETITIONS and self.regime != "constrained":
-            raise ValueError("repetitions are for the regime constrained: give that regime, or no repetitions")
-        if self.repetitions != REPETITIONS and self.aim is not None:
-            raise ValueError("the target says how often documents are read: give either a target or repetitions")
-        return self
-
     @field_validator("heldout")
     @classmethod
     def _free_names(cls, given: dict[str, str]) -> dict[str, str]:
@@ -104,6 +96,18 @@ class AblationOptions(RequestModel):
         if self.target_tokens is not None or self.target_parameters is None:
             return self.target_tokens
         return self.target_parameters * TOKENS_PER_PARAMETER[self.regime]
+
+
+class AblationRequest(AblationOptions):
+    """The options as they are asked for. Ablations of earlier versions are stored with repetitions that do nothing."""
+
+    @model_validator(mode="after")
+    def _repetitions_of_a_regime(self) -> "AblationRequest":
+        if self.repetitions is not None and self.regime != "constrained":
+            raise ValueError("repetitions are for the regime constrained: give that regime, or no repetitions")
+        if self.repetitions is not None and self.aim is not None:
+            raise ValueError("the target says how often documents are read: give either a target or repetitions")
+        return self
 
 
 class AblationEstimate(BaseModel):

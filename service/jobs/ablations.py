@@ -1,4 +1,4 @@
-"""Ablations of a job: requested, listed, shown."""
+"""Ablations of a job: requested, listed, shown, cancelled."""
 
 from pruner.ablation.pool import is_other_arm
 from pruner.ablation.tasks import OLMES, find_task_files
@@ -6,14 +6,13 @@ from pruner.corpus.listing import find_files
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 from service.contract.ablations import NO_HELD_OUT, Ablation, AblationOptions, AblationProgress
-from service.contract.schemas import Problem
 from service.jobs.jobs import Conflict, Jobs, not_there
 from service.kinds import ablation, selection
 from service.kinds.ablation_end import runs_path
 from service.kinds.ablation_plan import AblationPlan, find_plan, rounds, run_path
 from service.kinds.job_files import JobFiles
 from service.queue.tasks import JobState
-from service.store.records import TaskNote, WantedAblation
+from service.store.records import Ended, FailedAblation, TaskNote, WantedAblation
 from service.store.workspace import digest
 
 _HELDOUT_FILES_MAX = 10_000  # of one name, as the API lists them when it is asked
@@ -28,7 +27,7 @@ class NoHeldOut(InputError):
 
 
 def add_ablation(jobs: Jobs, job_id: str, options: AblationOptions) -> Ablation:
-    """Asks for an ablation; one that has failed is tried again.
+    """Asks for an ablation; one that has failed or was cancelled goes on from what is done.
 
     Raises UnknownJob, UnknownAblation for a selection that the job does not have, Conflict while the job has not
     succeeded or a selection is not made, InputError for files that it may not read, and NoHeldOut.
@@ -72,8 +71,23 @@ def list_ablations(jobs: Jobs, job_id: str) -> list[Ablation]:
 def find_ablation(jobs: Jobs, job_id: str, ablation_id: str) -> Ablation:
     """One ablation. Raises UnknownJob and UnknownAblation."""
     _, files = jobs.files(job_id)
-    problem = jobs.workspace.failed_ablations(job_id).get(ablation_id)
-    return show_ablation(files, find_wanted(files, ablation_id), jobs.queue.state(job_id), problem)
+    failed = jobs.workspace.failed_ablations(job_id).get(ablation_id)
+    return show_ablation(files, find_wanted(files, ablation_id), jobs.queue.state(job_id), failed)
+
+
+def cancel_ablation(jobs: Jobs, job_id: str, ablation_id: str) -> Ablation:
+    """Cancels an ablation; one that is cancelled stays so. Runs under way end at their next sign of life.
+
+    What is done stays, for when it is asked for again. Raises UnknownJob, UnknownAblation, and Conflict when it ended
+    otherwise.
+    """
+    now = find_ablation(jobs, job_id, ablation_id)
+    if now.status in ("succeeded", "failed"):
+        raise Conflict(f"the ablation has {now.status} already: there is nothing to cancel")
+    jobs.workspace.fail_ablation(job_id, ablation_id, None)  # first: what is queued meanwhile finds no such ablation
+    _, files = jobs.files(job_id)
+    jobs.queue.drop(job_id, ablation.node_name(find_wanted(files, ablation_id)))
+    return find_ablation(jobs, job_id, ablation_id)
 
 
 def find_runs(jobs: Jobs, job_id: str, ablation_id: str) -> str:
@@ -93,9 +107,12 @@ def find_wanted(files: JobFiles, ablation_id: str) -> WantedAblation:
     return found
 
 
-def show_ablation(files: JobFiles, wanted: WantedAblation, state: JobState | None, problem: Problem | None) -> Ablation:
+def show_ablation(
+    files: JobFiles, wanted: WantedAblation, state: JobState | None, failed: FailedAblation | None
+) -> Ablation:
     """An ablation as the API returns it; `state`: tasks and counters of its job in the queue."""
-    made = ablation.find(files, wanted) if problem is None else None
+    ended: Ended | None = None if failed is None else "failed" if failed.error else "cancelled"
+    made = ablation.find(files, wanted) if ended is None else None
     plan = find_plan(files, wanted)
     prefix = ablation.node_name(wanted)
     counters = {} if state is None else state.counters
@@ -103,11 +120,11 @@ def show_ablation(files: JobFiles, wanted: WantedAblation, state: JobState | Non
     return Ablation(
         id=wanted.id,
         options=wanted.options,
-        status="failed" if problem else "succeeded" if made else "running" if begun else "queued",
+        status=ended or ("succeeded" if made else "running" if begun else "queued"),
         progress=AblationProgress() if plan is None else _progress(files, wanted, plan, state, done=made is not None),
         estimate=None if plan is None else plan.estimate,
         result=made,
-        error=problem,
+        error=None if failed is None else failed.error,
     )
 
 

@@ -22,7 +22,7 @@ def node_name(wanted: WantedAblation, step: str = "") -> str:
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
-    """The nodes of all ablations that were asked for and have not failed."""
+    """The nodes of all ablations that the job is to make."""
     if not job.named:
         return
     for wanted in job.ablations:

@@ -16,7 +16,7 @@ from pruner.errors import InputError
 from pruner.select.index_files import read_shard_rows
 from pruner.select.selection import MANIFEST_FILE
 from pruner.spec import SelectionSpec
-from service.contract.ablations import TOKENS_PER_PARAMETER, AblationEstimate, AblationOptions
+from service.contract.ablations import REPETITIONS, TOKENS_PER_PARAMETER, AblationEstimate, AblationOptions
 from service.kinds import ablation_texts, index, selection
 from service.kinds.ablation_plan import (
     READINGS,
@@ -171,8 +171,9 @@ def sub_pool_share(
     there = float(everything.n_bytes.sum()) / bytes_per_token
     passes = tokens / there if there else 0.0
     if options.regime == "constrained":
-        few = f"each run reads all documents about {passes:.1f} times, not {options.repetitions:g}: lower --tokens"
-        return min(1.0, passes / options.repetitions), [few] if passes > options.repetitions else []
+        wanted = REPETITIONS if options.repetitions is None else options.repetitions
+        few = f"each run reads all documents about {passes:.1f} times, not {wanted:g}: lower --tokens"
+        return min(1.0, passes / wanted), [few] if passes > wanted else []
     often = f"each run reads all documents about {passes:.1f} times: lower --tokens, or give --target-tokens"
     return 1.0, [often] if passes > _PASSES_MAX else []
 

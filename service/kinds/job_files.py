@@ -112,7 +112,7 @@ class JobFiles:
 
     @cached_property
     def ablations(self) -> list[WantedAblation]:
-        """The ablations that the job is to make, without those that have failed."""
+        """The ablations that the job is to make, without those that have failed or were cancelled."""
         found = self.workspace.ablations(self.record)
         failed = self.workspace.failed_ablations(self.record.id) if found else {}
         return [wanted for wanted in found if wanted.id not in failed]

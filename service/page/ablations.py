@@ -1,8 +1,8 @@
-"""Ablations on a job's page: asked for with a form, followed, shown, downloaded."""
+"""Ablations on a job's page: asked for with a form, followed, cancelled, shown, downloaded."""
 
 from typing import Any, get_args
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import RedirectResponse
 
 from pruner.ablation.result import AblationResult
@@ -52,6 +52,13 @@ async def follow(api: ApiOf, job_id: str, ablation_id: str) -> Response:
     """The part of a job's page that shows how far an ablation is, and its result."""
     found = await api.get(job_path(job_id, "ablations", ablation_id))
     return page_response("_ablation.html", job_id=job_id, ablation=found | values(found))
+
+
+@router.post("/jobs/{job_id}/ablations/{ablation_id}/cancel", dependencies=[Depends(forms.read_form)])
+async def cancel(api: ApiOf, job_id: str, ablation_id: str) -> Response:
+    """Cancels an ablation."""
+    await api.post(job_path(job_id, "ablations", ablation_id, "cancel"))
+    return RedirectResponse(f"/jobs/{job_id}#ablation-{ablation_id}", 303, HEADERS)
 
 
 @router.get("/jobs/{job_id}/ablations/{ablation_id}/report.html")

@@ -18,7 +18,7 @@ from pruner.errors import InputError
 from service.contract.names import RESOURCES, Resource
 from service.queue.tasks import NO_RESULT, Done, HeldLease, JobState, Lease, LeaseLost, NodeTasks
 
-SCRIPTS = ("add", "submit", "claim", "beat", "done", "put_back", "end")
+SCRIPTS = ("add", "submit", "claim", "beat", "done", "put_back", "drop", "end")
 _REBUILDING = 10_000  # ms for which a process that rebuilds has the queue to itself after each sign of progress
 _ADMISSION_SECONDS = 30.0  # the longest that the admission of one job may hold up its owner's others
 
@@ -95,6 +95,10 @@ class Queue:
     def forget(self, job: str) -> None:
         """As TaskQueue."""
         self._call("end", job, "gone", "[]", "", *RESOURCES)
+
+    def drop(self, job: str, prefix: str) -> None:
+        """Drops the tasks of the nodes whose names begin with `prefix`. Workers that hold one lose its lease."""
+        self._call("drop", job, prefix, *RESOURCES)
 
     @contextmanager
     def admission(self, owner: str | None) -> Iterator[None]:

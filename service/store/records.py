@@ -110,9 +110,9 @@ class WantedAblation(Record):
 
 
 class FailedAblation(Record):
-    """`jobs/<id>/failed-ablations/<ablation id>.json`: why an ablation cannot be made."""
+    """`jobs/<id>/failed-ablations/<ablation id>.json`: why an ablation is not made."""
 
-    error: Problem
+    error: Problem | None  # None: it was cancelled
 
 
 class CorpusRecord(Record):

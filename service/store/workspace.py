@@ -157,7 +157,7 @@ class Workspace:
 
     # -- ablations
     def want_ablation(self, job_id: str, wanted: WantedAblation) -> None:
-        """Asks for an ablation; one that has failed is tried again."""
+        """Asks for an ablation; one that has failed or was cancelled goes on."""
         self.storage.remove(self.path(job_id, f"failed-ablations/{wanted.id}.json"))
         self.records.write_new(self.path(job_id, f"ablations/{wanted.id}.json"), wanted)
 
@@ -173,16 +173,16 @@ class Workspace:
         found = [self.records.recall(WantedAblation, path, record.created_at) for path in paths]
         return [wanted for wanted in found if wanted is not None]
 
-    def fail_ablation(self, job_id: str, ablation_id: str, problem: Problem) -> None:
-        """Notes why an ablation cannot be made."""
-        self.records.write(self.path(job_id, f"failed-ablations/{ablation_id}.json"), FailedAblation(error=problem))
+    def fail_ablation(self, job_id: str, ablation_id: str, problem: Problem | None) -> None:
+        """Notes why an ablation is not made; None: it was cancelled. The first reason stands."""
+        self.records.write_new(self.path(job_id, f"failed-ablations/{ablation_id}.json"), FailedAblation(error=problem))
 
-    def failed_ablations(self, job_id: str) -> dict[str, Problem]:
-        """Why ablations cannot be made, by id."""
+    def failed_ablations(self, job_id: str) -> dict[str, FailedAblation]:
+        """Why ablations are not made, by id."""
         names = self.storage.list(self.path(job_id, "failed-ablations"))
         paths = {name.removesuffix(".json"): self.path(job_id, f"failed-ablations/{name}") for name in names}
         records = {name: self.records.read(FailedAblation, path) for name, path in paths.items()}
-        return {name: found.error for name, found in records.items() if found is not None}
+        return {name: found for name, found in records.items() if found is not None}
 
 
 def digest(*parts: object) -> str:

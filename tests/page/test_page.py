@@ -230,6 +230,7 @@ def test_forms_of_other_sites_are_refused(serving: Serving, scored: dict[str, An
         (f"{path}/cancel", {}),
         (f"{path}/selections", {"rate": "0.1"}),
         (f"{path}/exports", {"selection": "all"}),
+        (f"{path}/ablations/x/cancel", {}),
     ]
     before = len(serving.api.get("/v1/jobs?limit=200").json()["data"])
     for url, data in posts:

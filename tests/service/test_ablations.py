@@ -18,13 +18,20 @@ from pydantic import ValidationError
 
 from pruner.ablation.compare import Run, RunKey
 from pruner.ablation.pool import Pool
+from pruner.tables.records import parse_record
+from scorer.engine.model_loader import ModelLoader
+from service.client import Client, NotSucceeded
 from service.commands.cli import main
-from service.contract.ablations import AblationOptions
+from service.contract.ablations import AblationOptions, AblationRequest
+from service.contract.names import RESOURCES
 from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds.ablation_data import sub_pool_share
 from service.kinds.ablation_end import fits
+from service.store.records import WantedAblation
 from service.work import local
+from service.work import worker as worker_module
+from service.work.worker import Worker
 from tests.forked import Forked
 from tests.service.pool import WORDS, until
 from tests.service.test_prune import nothing
@@ -202,7 +209,7 @@ def test_ctrl_c_ends_an_ablation_and_its_helpers_quietly(results: Path, planted:
 def test_wrong_arguments_and_missing_inputs(
     results: Path, planted: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for wrong in (["--seeds", "0"], ["--heldout", "nothing"], ["--selection", "all"]):
+    for wrong in (["--seeds", "0"], ["--heldout", "nothing"], ["--selection", "all"], ["--repetitions", "2"]):
         with pytest.raises(SystemExit) as ended:
             run(results, *(wrong if "--selection" in wrong else ["--selection", "low-0.5", *wrong]), "--out", tmp_path)
         assert ended.value.code == 2
@@ -296,6 +303,72 @@ def test_the_service_makes_ablations_beside_the_job(
     assert api.get(f"/jobs/{job.id}/ablations/{found['id']}/report.html").status_code == 200
 
 
+def test_a_cancelled_ablation_ends_its_run_and_goes_on_when_it_is_asked_for_again(
+    jobs: Jobs,
+    pruned: dict[str, Any],
+    planted: Path,
+    api: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_module, "_BETWEEN_SECONDS", 0.0)  # a look after each step of training
+    path = f"/v1/jobs/{pruned['id']}/ablations"
+    held = {"clean": str(planted / "held.jsonl")}
+    body = {"selection": ["medium-0.5"], "preset": "nano", "tokens": 2_000, "seeds": 1, "heldout": held}
+    address = api.post(path, json=body).headers["Location"]
+    cancel, under_way = f"{address}/cancel", ""
+
+    def look() -> None:
+        """Between two steps of the second run: the ablation is cancelled, and the worker's heartbeat is due."""
+        runs = [beat for beat in worker.heartbeat.held if "/runs-" in beat.lease.task and beat.note("cpu").tokens]
+        if runs and under_way:
+            assert api.post(cancel).json()["status"] == "cancelled"
+            worker.heartbeat.renew(runs[0])
+
+    worker = Worker(jobs.lifecycle, ModelLoader("cpu"), RESOURCES, "here", between=look)
+    while api.get(address).json()["progress"]["runs_done"] < 1:
+        assert worker.once()
+    assert api.get(address).json()["status"] == "running"
+    under_way = "the second run"
+    while worker.once():
+        pass
+    found = api.post(cancel)
+    assert (found.status_code, found.json()["status"], found.json()["error"]) == (200, "cancelled", None)
+    assert found.json() == api.get(address).json() == api.get(path).json()["data"][0]
+    assert found.json()["progress"]["runs_done"] == 1
+    assert jobs.get(pruned["id"]).status == "succeeded"
+    with Client(str(api.base_url)) as client, pytest.raises(NotSucceeded, match="the ablation was cancelled"):
+        client.wait_for_ablation(pruned["id"], found.json()["id"])
+    assert "Its finished runs are kept" in api.get(f"/jobs/{pruned['id']}").text
+
+    under_way = ""
+    again = api.post(path, json=body)
+    assert again.headers["Location"] == address
+    assert (again.json()["status"], again.json()["progress"]["runs_done"]) == ("queued", 1)
+    while worker.once():
+        pass
+    assert api.get(address).json()["status"] == "succeeded"
+    refused = api.post(cancel)
+    assert refused.status_code == 409
+    assert "succeeded already" in refused.json()["detail"]
+    assert api.post(f"{path}/nothing/cancel").status_code == 404
+
+
+def test_a_queued_ablation_is_cancelled_on_the_page(
+    jobs: Jobs, pruned: dict[str, Any], planted: Path, api: httpx.Client, work_off: Callable[[], None]
+) -> None:
+    with Client(str(api.base_url)) as client:
+        made = client.create_ablation(
+            pruned["id"], {"selection": ["medium-0.5"], "heldout": {"clean": str(planted / "held.jsonl")}}
+        )
+        page = f"/jobs/{pruned['id']}/ablations/{made.id}"
+        assert f'action="{page}/cancel"' in api.get(f"/jobs/{pruned['id']}").text
+        assert api.post(f"{page}/cancel", headers={"Origin": str(api.base_url).rstrip("/")}).status_code == 303
+        work_off()
+        assert jobs.queue.stats().pending == {"light": 0, "gpu": 0}
+        assert client.cancel_ablation(pruned["id"], made.id) == client.get_ablation(pruned["id"], made.id)
+        assert client.get_ablation(pruned["id"], made.id).status == "cancelled"
+
+
 def test_a_budget_is_for_the_runs_after_the_first_ones() -> None:
     first = [RunKey("all", 0), RunKey("low-0.5", 0)]
     nothing_measured = np.zeros((3, 0))
@@ -344,10 +417,24 @@ def test_the_sub_pool_gives_proxies_the_passes_of_the_target(
         ({"heldout": ["=x"]}, "NAME=PATH"),
         ({"heldout": ["a="]}, "NAME=PATH"),
         ({"repetitions": 3}, "for the regime constrained"),
+        ({"repetitions": 2}, "for the regime constrained"),  # the default is said too where it would do nothing
         ({"repetitions": 3, "regime": "constrained", "target_tokens": 10**9}, "either a target or repetitions"),
+        ({"repetitions": 2, "regime": "constrained", "target_parameters": 10**9}, "either a target or repetitions"),
         ({"budget": float("nan")}, "budget"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        AblationOptions.model_validate({"selection": ["low-0.5"], **given})
+        AblationRequest.model_validate({"selection": ["low-0.5"], **given})
+
+
+@pytest.mark.parametrize("given", [{}, {"target_tokens": 10**9}, {"regime": "constrained", "repetitions": 2}])
+def test_options_as_returned_can_be_sent_again(given: dict[str, Any]) -> None:
+    options = AblationRequest.model_validate({"selection": ["low-0.5"], **given})
+    assert AblationRequest.model_validate_json(options.model_dump_json()) == options
+
+
+def test_an_ablation_that_was_stored_with_idle_repetitions_is_read() -> None:
+    options = {"selection": ["low-0.5"], "repetitions": 2.0, "target_tokens": 10**9}
+    stored = {"format": 1, "specs": [], "options": options, "files": ""}
+    assert parse_record(json.dumps(stored).encode(), WantedAblation, "ablation.json").options.repetitions == 2

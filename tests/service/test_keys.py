@@ -84,6 +84,7 @@ CALLS = [
     ("GET", "/v1/jobs/{id}/documents", "read"),
     ("GET", "/v1/jobs/{id}/histogram", "read"),
     ("GET", "/v1/jobs/{id}/workers", "read"),
+    ("POST", "/v1/jobs/{id}/ablations/x/cancel", "submit"),
     ("POST", "/v1/score", "submit"),
     ("GET", "/metrics", "read"),
 ]

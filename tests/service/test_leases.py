@@ -31,6 +31,25 @@ def test_a_lapsed_lease_is_claimable_and_its_first_holder_is_refused(make_queue:
     assert (queue.stats().totals["lost"], queue.stats().totals["refused"]) == (1, 4)
 
 
+def test_nodes_that_are_dropped_take_their_leases_with_them(make_queue: MakeQueue) -> None:
+    queue = make_queue()
+    start(queue, "a", 1)
+    queue.submit("a", NodeTasks("ablation/x/runs", "gpu", [range(3), range(5, 9)]))
+    queue.submit("a", NodeTasks("ablation/y", "light", [range(1)]))
+    kept, held, failed = (claim(queue, "w", "gpu") for _ in range(3))
+    queue.fail(failed, "an error")
+    queue.drop("a", "ablation/x")
+    refuse_all(queue, held)
+    assert claim(queue).task == "ablation/y:0"
+    assert idle(queue)
+    assert (queue.stats().pending["gpu"], queue.stats().leased["gpu"]) == (0, 1)
+    assert state(queue, "a").waiting == []
+    assert "ablation/x/runs" not in state(queue, "a").counters
+    queue.done(kept)
+    assert queue.submit("a", NodeTasks("ablation/x/runs", "gpu", [range(1)]))
+    assert claim(queue, "w", "gpu").attempts == 1
+
+
 def test_a_heartbeat_renews_a_lease(make_queue: MakeQueue) -> None:
     start(make_queue(), "a", 1)
     lease = claim(make_queue(LAPSED))

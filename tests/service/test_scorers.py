@@ -464,9 +464,9 @@ def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path) -> N
     (tmp_path / "selection.json").write_text(json.dumps({"criterion": "low", "rate": 0.5, "score": "quality"}))
     out = tmp_path / "pruned"
     named = ["--selection", str(tmp_path / "selection.json")]
-    for unused in (["--unit", "tokens"], ["--within", "domain"], ["--per", "byte"], ["--random-seed", "0"]):
+    for unused in ("--unit=tokens", "--unit=documents", "--within=domain", "--per=byte", "--random-seed=0"):
         with pytest.raises(SystemExit) as refused:
-            main(["prune", paths, *options, *named, *unused, "--out", str(out)])
+            main(["prune", paths, *options, *named, unused, "--out", str(out)])
         assert refused.value.code == 2
     assert main(["score", paths, "--score", "q=field:scroe", "--out", str(tmp_path / "none.parquet")]) == 1
     assert main(["prune", paths, *options, *named, "--out", str(out)]) == 0

@@ -19,7 +19,9 @@ from service.jobs.jobs import Jobs
 from service.kinds import documents
 from service.queue.tasks import MAX_ATTEMPTS
 from service.store.workspace import Workspace
+from service.work import worker as worker_module
 from service.work.pool_worker import PoolWorker
+from service.work.worker import Worker
 from tests.forked import StartWorker
 from tests.service.artefacts import results
 from tests.service.pool import score_shards, until, write_corpus
@@ -141,32 +143,41 @@ def test_a_long_shard_is_set_aside_for_a_small_job(
     workspace: Workspace,
     redis: Any,
     make_request: MakeRequest,
-    start_worker: StartWorker,
-    wait_for: WaitFor,
     one_shard: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start_worker()
+    monkeypatch.setattr(worker_module, "_BETWEEN_SECONDS", 0.0)  # a look after each batch, on a fast machine too
     long, _ = jobs.create(make_request(one_shard))
-    until(lambda: jobs.get(long.id).progress.documents_done > 0)
-    small, _ = jobs.create(make_request())
-    seen: set[tuple[str, str | None]] = set()
-    while jobs.get(small.id).status != "succeeded":
-        now = jobs.get(long.id)
-        seen.add((now.status, now.progress.waiting_for))
-        assert jobs.get(small.id).status != "failed"
-    assert jobs.get(long.id).progress.shards_done == 0
-    assert {status for status, _ in seen} == {"scoring"}
+    small: list[str] = []
+    before, after = [], []  # the end of the small job: the long job, and its leases
+
+    def look() -> None:
+        """Between two batches: the small job comes in the middle of the long shard, and both are looked at."""
+        shard = next((beat for beat in worker.heartbeat.held if beat.lease.job == long.id), None)
+        if shard is None or not shard.note("cpu").documents:
+            return
+        if not small:
+            small.append(jobs.create(make_request())[0].id)
+        ended = jobs.get(small[0]).status == "succeeded"
+        (after if ended else before).append((jobs.get(long.id), jobs.workers(long.id).data))
+        if not ended:  # a minute of work on the shard is booked, so the small job is the less served one
+            jobs.queue.beat(shard.lease, 60_000.0, shard.note("cpu").model_dump_json())
+
+    worker = Worker(jobs.lifecycle, ModelLoader("cpu"), RESOURCES, "here", between=look)
+    while worker.once():
+        pass
+    assert {job.status for job, _ in before} == {"scoring"}
     assert "Its worker does the short tasks of other jobs first, then goes on with this one." in {
-        why for _, why in seen
+        job.progress.waiting_for for job, _ in before
     }
-    (lease,) = [lease for lease in jobs.workers(long.id).data if lease.task == "scores:0"]
-    assert lease.attempts == 1
-    together = results(workspace, wait_for(long.id, "succeeded"))
+    assert after[0][0].progress.shards_done == 0
+    assert [(lease.task, lease.attempts) for lease in after[0][1]] == [("scores:0", 1)]
+    together = results(workspace, jobs.get(long.id))
     alone = Jobs(Workspace(str(tmp_path / "alone")), redis)
     job, _ = alone.create(make_request(one_shard))
-    worker = PoolWorker(alone, ModelLoader("cpu"), RESOURCES, "alone")
-    while worker.once():
+    other = PoolWorker(alone, ModelLoader("cpu"), RESOURCES, "alone")
+    while other.once():
         pass
     assert results(alone.workspace, alone.get(job.id)) == together
 

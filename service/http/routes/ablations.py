@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from service.contract.ablations import Ablation, AblationList, AblationOptions
+from service.contract.ablations import Ablation, AblationList, AblationRequest
 from service.http.dependencies import JobId, JobsOf, json_body
 from service.http.downloads import describe, file_answers, send_file
 from service.http.problems import responses
@@ -20,7 +20,7 @@ AblationId = Annotated[str, Path(max_length=64, pattern=r"^[A-Za-z0-9_-]+$", des
     dependencies=[Depends(json_body)],
     responses=responses(400, 404, 409, 413, 415, 422, 507),
 )
-def create_ablation(job_id: JobId, options: AblationOptions, jobs: JobsOf, response: Response) -> Ablation:
+def create_ablation(job_id: JobId, options: AblationRequest, jobs: JobsOf, response: Response) -> Ablation:
     """Compares selections of a scored job. The options are those of `winnow ablate`; paths are the service's."""
     made = ablations.add_ablation(jobs, job_id, options)
     response.headers["Location"] = f"/v1/jobs/{job_id}/ablations/{made.id}"
@@ -37,6 +37,12 @@ def list_ablations(job_id: JobId, jobs: JobsOf) -> AblationList:
 def get_ablation(job_id: JobId, ablation_id: AblationId, jobs: JobsOf) -> Ablation:
     """One ablation; its `result` has the content of `ablation.json`."""
     return ablations.find_ablation(jobs, job_id, ablation_id)
+
+
+@router.post("/v1/jobs/{job_id}/ablations/{ablation_id}/cancel", responses=responses(404, 409, 422))
+def cancel_ablation(job_id: JobId, ablation_id: AblationId, jobs: JobsOf) -> Ablation:
+    """Cancels an ablation. Its finished runs stay, for when it is asked for again."""
+    return ablations.cancel_ablation(jobs, job_id, ablation_id)
 
 
 @router.head("/v1/jobs/{job_id}/ablations/{ablation_id}/runs.parquet", include_in_schema=False)
