@@ -43,9 +43,12 @@ def packed_attention(
     scale = 1 / math.sqrt(q.shape[2]) if scale is None else scale
     if not q.is_cuda:
         return attention_reference(q, k, v, pack, scale, softcap, window, causal=causal, keys=keys)
-    from kernels.attention_triton import attention, fixed_tile
+    from kernels import attention_hopper, attention_triton
 
-    return attention(q, k, v, pack, scale, softcap, window, fixed_tile(q), causal=causal, keys=keys)
+    if softcap is None and window is None and keys is None and attention_hopper.supports(q, k, v):
+        return attention_hopper.attention(q, k, v, pack, scale, causal=causal)
+    tile = attention_triton.fixed_tile(q)
+    return attention_triton.attention(q, k, v, pack, scale, softcap, window, tile, causal=causal, keys=keys)
 
 
 @torch.no_grad()

@@ -10,8 +10,14 @@ from tests.kernels.helpers import attention_inputs, poisoned
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
-LENGTHS = [63, 1000, 1, 64, 9000, 2, 65, 127]
+LENGTHS = [63, 1000, 1, 64, 9000, 2, 65, 127, 128, 129, 192]
 SHORT = [63, 300, 1, 64, 2, 65, 127]
+
+
+@pytest.fixture(params=["chosen", "portable"], autouse=True)
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "portable":
+        monkeypatch.setattr("kernels.attention_hopper.supports", lambda *_: False)
 
 
 def check(
@@ -74,26 +80,33 @@ def test_documents_go_on_from_earlier_keys(window: int | None, dtype: torch.dtyp
         assert (got.double() - right).norm() < close * right.norm()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_bits_alone_and_anywhere_in_a_pack(dtype: torch.dtype) -> None:
-    q, k, v = attention_inputs(LENGTHS, heads=4, shared=2, width=64, dtype=dtype, device="cuda")
-    out = packed_attention(q, k, v, Pack.of(LENGTHS, "cuda"))
-    assert torch.equal(packed_attention(q, k, v, Pack.of(LENGTHS, "cuda")), out)
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 64), (torch.bfloat16, 64), (torch.bfloat16, 128)])
+def test_the_same_bits_alone_and_anywhere_in_a_pack(dtype: torch.dtype, width: int, causal: bool) -> None:
+    def attend(lengths: list[int], *inputs: Tensor) -> Tensor:
+        return packed_attention(*inputs, Pack.of(lengths, "cuda"), causal=causal)
+
+    q, k, v = attention_inputs(LENGTHS, heads=4, shared=2, width=width, dtype=dtype, device="cuda")
+    out = attend(LENGTHS, q, k, v)
+    for _ in range(20):  # a race would show
+        assert torch.equal(attend(LENGTHS, q, k, v), out)
     documents = list(zip(*(m.split(LENGTHS) for m in (q, k, v)), strict=True))
     backwards = [torch.cat(parts) for parts in zip(*documents[::-1], strict=True)]
-    reordered = packed_attention(*backwards, Pack.of(LENGTHS[::-1], "cuda")).split(LENGTHS[::-1])[::-1]
+    reordered = attend(LENGTHS[::-1], *backwards).split(LENGTHS[::-1])[::-1]
     for document, length, whole, moved in zip(documents, LENGTHS, out.split(LENGTHS), reordered, strict=True):
         assert torch.equal(moved, whole)
-        assert torch.equal(packed_attention(*document, Pack.of([length], "cuda")), whole)
+        assert torch.equal(attend([length], *document), whole)
 
 
-def test_other_documents_are_not_read() -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_other_documents_are_not_read(causal: bool) -> None:
     q, k, v = attention_inputs(SHORT, heads=2, shared=1, width=64, dtype=torch.bfloat16, device="cuda")
     first, last = SHORT[0], SHORT[0] + SHORT[1]
-    alone = packed_attention(q[first:last], k[first:last], v[first:last], Pack.of([SHORT[1]], "cuda"))
+    pack = Pack.of([SHORT[1]], "cuda")
+    alone = packed_attention(q[first:last], k[first:last], v[first:last], pack, causal=causal)
     for m in (q, k, v):
         m[:first] = m[last:] = float("nan")
-    assert torch.equal(packed_attention(q, k, v, Pack.of(SHORT, "cuda"))[first:last], alone)
+    assert torch.equal(packed_attention(q, k, v, Pack.of(SHORT, "cuda"), causal=causal)[first:last], alone)
 
 
 def test_more_elements_than_31_bits_can_count() -> None:

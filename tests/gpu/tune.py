@@ -22,6 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from kernels import (
+    attention_hopper,
     attention_triton,
     conv_triton,
     linear_hopper,
@@ -63,7 +64,7 @@ def constants(module: Any, **values: list[int]) -> Iterator[tuple[str, list[Patc
 
 
 def attention(width: int) -> Sweep:
-    """Heads of one width, over documents of mixed lengths."""
+    """The portable kernel for heads of one width, over documents of mixed lengths."""
     pack = Pack.of(MIXED, "cuda")
     q, k, v = normal(pack.tokens, 3, SHAPE.hidden // width, width).unbind(1)
 
@@ -72,7 +73,11 @@ def attention(width: int) -> Sweep:
             tile = attention_triton.Tile(*shape)
             yield str(tile), [(attention_triton, "fixed_tile", lambda _, tile=tile: tile)]
 
-    return Sweep(lambda: packed_attention(q, k, v, pack), configurations())
+    def call() -> Tensor:
+        with mock.patch.object(attention_hopper, "supports", return_value=False):
+            return packed_attention(q, k, v, pack)
+
+    return Sweep(call, configurations())
 
 
 def head(dtype: torch.dtype) -> Sweep:
