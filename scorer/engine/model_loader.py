@@ -40,14 +40,21 @@ class ModelLoader:
         return self._device or ""
 
     def warm_up(self) -> None:
-        """Imports what loading and scoring take."""
+        """Imports what loading and scoring take, and begins to use the GPU if there is one."""
         import scorer.causal_lm.reference
         import scorer.engine.scoring  # noqa: F401
 
         try:
-            self.device()
+            device = self.device()
         except BadReference as error:  # the task that needs it fails with it too
             log.warning("%s", error)
+            return
+        if device == "cuda":
+            import torch
+            import torch._inductor.compile_fx
+            from transformers import AutoModelForCausalLM  # noqa: F401
+
+            torch.zeros((), device=device)  # makes the context
 
     def device(self) -> str:
         """`cpu` or `cuda`. Raises BadReference where a GPU was asked for and there is none."""
