@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of each timed training (default: 4)")
     parser.add_argument("--presets", nargs="*", default=["gpt2-124m", "124m", "mamba2-130m", "10m", "30m"])
     parser.add_argument(
-        "--stacked", nargs="*", default=[], help="PRESET:N, of GPT-2's shape with AdamW (default: none)"
+        "--stacked", nargs="*", default=[], help="PRESET:N, two or more of GPT-2's shape with AdamW (default: none)"
     )
     parser.add_argument("--side-by-side", nargs="*", default=["10m:2", "nano:1", "nano:4"])
     given = parser.parse_args()

@@ -59,7 +59,10 @@ class Stack:
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         rows = batch.positions.flatten(0, 1), batch.ends.flatten(0, 1)  # to attention the models are more rows
-        return blocks(self.parameters, x.flatten(1, 2), *rows, *self._sizes)
+        views = {
+            name: p.view_as(p) for name, p in self.parameters.items()
+        }  # torch.compile stumbles over their gradients
+        return blocks(views, x.flatten(1, 2), *rows, *self._sizes)
 
 
 def _embed(tables: Tensor, rows: Tensor) -> Tensor:
@@ -113,7 +116,10 @@ class StackedTraining:
     """Trains N models of a recipe from seeds 0 to N - 1, as `Training` trains one."""
 
     def __init__(self, recipe: Recipe, plan: Schedule, count: int, data: NDArray[np.uint16], device: str) -> None:
-        """The first micro-batch is compared with what each model gives alone. Raises RuntimeError if they differ."""
+        """Two models or more. The first micro-batch is compared with what each gives alone.
+
+        Raises RuntimeError if they differ.
+        """
         if not isinstance(recipe.build, Gpt2Shape) or recipe.optimizer != "adamw":
             raise ValueError("only models of GPT-2's shape that take AdamW are stacked")
         self._plan, self._rate = plan, recipe.learning_rate
