@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from operator import itemgetter
 from typing import Any, BinaryIO
 
 import orjson
 
 from pruner.corpus.content import BYTE_ORDER_MARK
-from pruner.corpus.fields import ABSENT, EXACT, find_value
+from pruner.corpus.fields import EXACT, find_value
 from pruner.corpus.growth import GrowthLimit
 from pruner.corpus.labels import valid_unicode
 from pruner.corpus.lines import Line, read_line_lists, read_lines
@@ -49,11 +51,15 @@ def _parse_plain(lines: list[Line], fields: list[str]) -> Rows | None:
         return None
     if set(map(type, found)) != {dict}:
         return None
-    values = {
-        field: [find_value(row, field) for row in found] if "." in field else [row.get(field, ABSENT) for row in found]
-        for field in fields
-    }
+    values = {field: _column(found, field) for field in fields}
     return None if any(map(_may_be_inexact, values.values())) else Rows(values, lines, [None] * len(lines))
+
+
+def _column(rows: list[dict[str, Any]], field: str) -> list[Any]:
+    """The values of a field; ABSENT where a row has none."""
+    with suppress(KeyError):  # nearly always each row has it
+        return list(map(itemgetter(field), rows))
+    return [find_value(row, field) for row in rows]
 
 
 def _may_be_inexact(values: list[Any]) -> bool:

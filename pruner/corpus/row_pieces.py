@@ -76,12 +76,13 @@ def row_pieces(
         texts, rejects = _texts(rows, spec.text_field)
         ids, domains = (_found(rows, file, field) for field in (spec.id_field, spec.domain_field))
         added: list[list[Any]] = [texts, rejects, ids, domains, *_source(rows, columns)]
-        sizes = [(len(text), len(line or b"")) for text, line in zip(texts, rows.lines, strict=True)]
-        start, first_row = min(first_row, len(sizes)), max(0, first_row - len(sizes))
-        while start < len(sizes):
-            stop = start + piece.room(sizes[start : start + PIECE_ROWS])
-            piece.add([column[start:stop] for column in added], sizes[start:stop])
-            if stop <= len(sizes):
+        text_ends, line_ends = _ends(texts), _ends([line or b"" for line in rows.lines])
+        start, first_row = min(first_row, len(texts)), max(0, first_row - len(texts))
+        while start < len(texts):
+            stop = piece.end(text_ends, line_ends, start)
+            bytes_added = (ends[min(stop, len(texts))] - ends[start] for ends in (text_ends, line_ends))
+            piece.add([column[start:stop] for column in added], *bytes_added)
+            if stop <= len(texts):
                 yield piece.batch()
                 piece = _Piece(spec, columns)
             start = stop
@@ -135,19 +136,22 @@ class _Piece:
     def _source_names(self) -> tuple[str, ...]:
         return (LINE,) if self._columns is None else self._columns
 
-    def room(self, sizes: list[tuple[int, int]]) -> int:
-        """How many of these rows fill the piece, by the bytes of their texts and lines; one more if all do not."""
-        by_text = bisect_left(list(accumulate(text for text, _ in sizes)), BATCH_BYTES - self._text_bytes)
-        by_line = bisect_left(list(accumulate(line for _, line in sizes)), PIECE_BYTES - self._line_bytes)
-        return min(by_text + 1, by_line + 1, PIECE_ROWS - len(self.texts))
+    def end(self, text_ends: list[int], line_ends: list[int], start: int) -> int:
+        """Where the rows from `start` on fill the piece, by the bytes of their texts and lines as `_ends` gives them.
 
-    def add(self, added: list[list[Any]], sizes: list[tuple[int, int]]) -> None:
-        """Adds rows: their texts, rejects, ids, domains and columns of `source`; `sizes` as of `room`."""
+        Past the last row if they do not fill it.
+        """
+        by_text = bisect_left(text_ends, text_ends[start] + BATCH_BYTES - self._text_bytes, start + 1)
+        by_line = bisect_left(line_ends, line_ends[start] + PIECE_BYTES - self._line_bytes, start + 1)
+        return min(by_text, by_line, start + PIECE_ROWS - len(self.texts))
+
+    def add(self, added: list[list[Any]], text_bytes: int, line_bytes: int) -> None:
+        """Adds rows: their texts, rejects, ids, domains and columns of `source`; the bytes of all texts and lines."""
         columns: list[list[Any]] = [self.texts, self.rejects, self.ids, self.domains, *self.source]
         for column, more in zip(columns, added, strict=True):
             column += more
-        self._text_bytes += sum(text for text, _ in sizes)
-        self._line_bytes += sum(line for _, line in sizes)
+        self._text_bytes += text_bytes
+        self._line_bytes += line_bytes
 
     def batch(self) -> pa.RecordBatch:
         """The rows as a piece."""
@@ -183,11 +187,16 @@ class _Piece:
         return pa.StructArray.from_arrays([pa.array(values, kind) for values in self.source], list(self._source_names))
 
 
+def _ends(values: list[bytes]) -> list[int]:
+    """Where each value would end if they lay one after the other, after a 0."""
+    return [0, *accumulate(map(len, values))]
+
+
 def _text_array(texts: list[bytes]) -> Any:
     """Texts in UTF-8 as large_string, null where empty. Without nulls, faster than an array that grows."""
     if not all(texts):
         return pa.array([text or None for text in texts], pa.large_binary()).cast(pa.large_string())
-    ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    ends = np.array(_ends(texts), np.int64)
     return pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
 
 

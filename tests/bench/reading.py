@@ -4,9 +4,9 @@ The documents are random words, or the texts of a corpus, which has the fields `
 is smaller. Each file has the same documents and is dropped from the page cache before it is read. Beside Winnow's
 reader in its process, which jobs use, stand the same reader in this process, and `datasets` in streaming mode and
 datatrove's readers where these are installed. Each reads a format in a new process, so that none meets the memory and
-the objects of another; they run in turn on one core, planning included. All make strings of the same columns: the
-domains are URLs, but their field is not named `url`, whose hosts only Winnow would take. Fails if they do not read the
-same text.
+the objects of another; Winnow's has the settings of malloc that its workers have. They run in turn on one core,
+planning included. All make strings of the same columns: the domains are URLs, but their field is not named `url`, whose
+hosts only Winnow would take. Fails if they do not read the same text.
 """
 
 import bz2
@@ -25,7 +25,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
@@ -37,6 +36,7 @@ import pyarrow.parquet as pq
 from pruner.corpus import sandbox, shard_reader
 from pruner.corpus.plan import make_plan
 from pruner.spec import CorpusSpec
+from scorer.process import tune_process
 
 WORDS = Path(__file__).read_text().split()
 Texts = Iterator[str]
@@ -184,8 +184,11 @@ def measure(read: Callable[[Path], Texts], path: Path) -> Reading:
 def measure_in_turn(readers: Iterable[str], small: Path, large: Path) -> dict[str, list[Reading]]:
     """Readings of `large`, each reader in its own process, which `small` has warmed up."""
     with ExitStack() as stack:
-        own = partial(ProcessPoolExecutor, 1, multiprocessing.get_context("spawn"))
-        processes = {name: stack.enter_context(own()) for name in readers}
+        spawn = multiprocessing.get_context("spawn")
+        processes = {
+            name: stack.enter_context(ProcessPoolExecutor(1, spawn, None if name in PEERS else tune_process))
+            for name in readers
+        }
         taken: dict[str, list[Reading]] = {name: [] for name in processes}
         for path in (small, *[large] * REPETITIONS):
             for name, process in processes.items():
