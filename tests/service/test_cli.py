@@ -360,6 +360,33 @@ def test_status_and_watch_say_what_is_left_out_and_why_a_job_failed(
     assert all(("A good one" in row) == (good in row) for row in rows)
 
 
+# What a module's import does in the place of `pydantic`; Python before 3.12 wraps what `__set_name__` raises.
+IMPORTS = {
+    "at once": "signal.raise_signal(signal.SIGINT)",
+    "in a class": "type('Odd', (), {'__set_name__': lambda *_: signal.raise_signal(signal.SIGINT)})",
+}
+
+
+@pytest.mark.parametrize("there", IMPORTS)
+def test_ctrl_c_while_a_command_is_imported_is_quiet_and_says_130(there: str) -> None:
+    start = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupted:
+    def find_spec(self, name, path, target=None):
+        if name == "pydantic":
+            found = {IMPORTS[there]}
+            type("Class", (), {{"field": found()}})
+
+sys.meta_path.insert(0, Interrupted())
+from service.commands.cli import main
+sys.exit(main(["check", "."]))
+"""
+    ran = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+
+
 def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: Path) -> None:
     write_corpus(tmp_path / "large", files=10, documents=120, words=400)
     # A shell ignores Ctrl-C for background jobs, and this test may be one: the command is to have it as at a terminal.
