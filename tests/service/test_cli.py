@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
@@ -401,3 +403,32 @@ def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: P
     assert process.returncode == 130
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_ctrl_c_says_where_the_work_of_a_service_goes_on(
+    api: httpx.Client, pruned: dict[str, Any], corpus: Path, reference: Path, tmp_path: Path
+) -> None:
+    job, url = pruned["id"], str(api.base_url).rstrip("/")
+    out = ["--server", url, "--out", str(tmp_path / "out")]
+    commands = {  # the service has no worker, so that all of them wait
+        "job": ["submit", str(corpus), "--reference", str(reference), "--watch", "--server", url],
+        "export": ["export", job, "--selection", "all", *out],
+        "ablation": ["ablate", job, "--selection", "medium-0.5", "--heldout", f"corpus={corpus}", *out],
+    }
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start += "; from service.commands.cli import main; sys.exit(main())"
+    started = {
+        name: subprocess.Popen([sys.executable, "-c", start, *given], stderr=subprocess.PIPE, text=True)
+        for name, given in commands.items()
+    }
+    for name, process in started.items():
+        assert process.stderr is not None
+        assert process.stderr.readline()  # it waits
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        made = api.get("/v1/jobs").json()["data"][0]["id"] if name == "job" else job
+        said = f"the {name} goes on: {url}/jobs/{made}"
+        if name == "ablation":
+            said += f"#ablation-{api.get(f'/v1/jobs/{job}/ablations').json()['data'][0]['id']}"
+        assert err.splitlines()[-1] == said
