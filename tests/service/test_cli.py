@@ -93,6 +93,22 @@ def test_a_wrong_argument_is_one_line_and_status_2(run: Run, arguments: str, sai
     assert ran.out == ""
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "must hold one JSON object"),
+        ('{"criterion": "low", "rate": "0.5"}', "selections.rate must be a number"),
+        ('{"criterion": "low", "rate": 0.5, "name": "\\ud800"}', "selections.name must be text, without half of a"),
+    ],
+)
+def test_a_wrong_file_of_a_selection_is_one_line_and_status_2(run: Run, tmp_path: Path, data: str, said: str) -> None:
+    (tmp_path / "selection.json").write_text(data)
+    ran = run("prune", "x", "--selection", tmp_path / "selection.json", "--out", "y")
+    assert (ran.status, said in ran.line) == (2, True)
+
+
 def test_a_wrong_variable_is_one_line_and_status_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WINNOW_DEVICE", "tpu")
     ran = run("prune", "x", "--out", "y")
