@@ -63,6 +63,8 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("prune x --out y --nonsense", "--nonsense"),
         ("score x --out y", "--reference"),
         ("score . --reference m --out .", "is a folder"),
+        ("score - --reference m --id-field id", "--id-field is for a corpus"),
+        ("score - --reference m --exclude *.txt", "--exclude is for a corpus"),
         ("train x --preset huge --out y", "invalid choice: 'huge'"),
         ("train x --tokens 999 --out y", "tokens must be at least 1000"),
         ("train x --seed -1 --out y", "seed must be at least 0"),
