@@ -218,7 +218,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         type=device,
         default=default,
         metavar="auto|cpu|cuda",
-        help="device of the reference (default: %(default)s)",
+        help="device of the models (default: %(default)s)",
     )
 
 
