@@ -10,7 +10,7 @@ from pruner.corpus.inspect_file import Inspected, NoCorpusFile, inspect_file
 from pruner.corpus.listing import FoundFile, LeftOut, Listing, list_files
 from pruner.corpus.names import Format, format_of
 from pruner.corpus.paths import LOCAL, UNRESTRICTED, Roots
-from pruner.corpus.plan import FILES_AT_ONCE, text_bytes
+from pruner.corpus.plan import FILES_AT_ONCE, no_documents, text_bytes
 from pruner.corpus.shard import Shard
 from pruner.corpus.shard_reader import read_shard
 from pruner.errors import InputError
@@ -108,8 +108,11 @@ def check_corpus(
     later = listing.files[len(looked) :]
     size = sum(text_bytes(made) for made in inspected)
     size += sum(found.size for found in later) * size // max(1, sum(made.file.size for made in inspected))
+    files = [*map(_checked, inspected), *map(_unchecked, later)]
+    if not problems and all(file.rows == 0 for file in files):
+        problems.append(no_documents(files[0].path, len(files)))
     return CorpusCheck(
-        files=[*map(_checked, inspected), *map(_unchecked, later)],
+        files=files,
         left_out=list(listing.left_out),
         fields=[FieldType(name=name, type=kind) for name, kind in types.items()],
         suggested=suggested,

@@ -146,9 +146,14 @@ def plan_corpus(
         planner.add(_inspected(listing, spec, roots, pool, on_file, numbers))
     fields.check(listing.left_out)
     if not planner.shards:
-        others = " and the other files" if planner.files > 1 else ""
-        raise InputError(f"the corpus is empty: there are no documents in {planner.first}{others}")
+        raise InputError(no_documents(planner.first, planner.files))
     return listing.left_out
+
+
+def no_documents(first: str, files: int) -> str:
+    """What is said of a corpus without documents, of so many files."""
+    others = " and the other files" if files > 1 else ""
+    return f"the corpus is empty: there are no documents in {first}{others}"
 
 
 def _inspected(

@@ -45,7 +45,7 @@ def read_object(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadReference(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(found, dict):
         raise BadReference(f"{path}: is not a JSON object")
@@ -91,7 +91,7 @@ def weight_files(folder: Path) -> list[Path]:
     if index.exists():
         try:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise BadReference(f"{index}: cannot be read as an index of safetensors files") from None
         if absent := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
             raise BadReference(f"{folder}: weight file {absent[0]} is missing; fetch the whole checkpoint")

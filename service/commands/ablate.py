@@ -11,7 +11,7 @@ from scorer.training.names import OPTIMIZERS, PRESETS
 from service.client import Client, ClientError
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import ablation_bar, ablation_table, console
+from service.commands.output import ablation_bar, ablation_table, console, goes_on
 
 if TYPE_CHECKING:
     from pruner.ablation.result import AblationResult
@@ -130,7 +130,8 @@ def _from_service(
         if client.get_job(args.source).request.train is None and not wanted.heldout:
             parser.error(NO_HELD_OUT)
         begun = client.create_ablation(args.source, wanted)
-        made = client.wait_for_ablation(args.source, begun.id, tell)
+        with goes_on("ablation", args.server, f"/jobs/{args.source}#ablation-{begun.id}"):
+            made = client.wait_for_ablation(args.source, begun.id, tell)
         if made.result is None:
             raise ClientError(f"the ablation {made.id} has succeeded and has no result: report it")
         client.download_ablation_runs(args.source, made.id, args.out / _RUNS)

@@ -50,8 +50,8 @@ def _show(found: CorpusCheck) -> None:
         fields.add_row(field.name, field.type)
     if len(found.fields) > _ROWS_MAX:
         fields.caption = f"the first {_ROWS_MAX} of {len(found.fields):,} fields"
-    screen.print(files)
-    screen.print(fields)
+    for table in (table for table in (files, fields) if table.row_count):
+        screen.print(table)
     for number, text in enumerate(found.documents, 1):
         screen.print(f"document {number}: {text!r}", soft_wrap=True)
     flags = [f"--{name.replace('_', '-')} {value}" for name, value in found.suggested if value is not None]

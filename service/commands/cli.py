@@ -5,13 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import service
 from pruner.errors import InputError
 from scorer.errors import BadInstallation, BadReference, OutOfMemory, ProcessDied
-from scorer.kernels_check import check_kernels
-from service.commands.options import Parser
 
 
 class _Command(NamedTuple):
@@ -44,8 +42,21 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Runs one command and returns its exit status; an error becomes one line on standard error."""
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        _interrupted()
+    except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python before 3.12 wraps what `__set_name__` raises
+            _interrupted()
+        return _report(error)
+
+
+def _run(given: list[str]) -> int:
+    from scorer.kernels_check import check_kernels  # here, as all imports that take time: Ctrl-C is handled in them
+    from service.commands.options import Parser
+
     parser = Parser(prog="winnow", description="Prune pretraining corpora by the perplexity of a small language model.")
     parser.add_argument("--version", action="version", version=f"winnow {service.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
@@ -60,37 +71,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(given)
     if run is None:
         parser.error("give a command")
-
-    def start() -> int:
-        if COMMANDS[args.command].runs_models:
-            check_kernels()
-        return run(chosen_parser, args)
-
-    return _run_guarded(start)
+    if COMMANDS[args.command].runs_models:
+        check_kernels()
+    return run(chosen_parser, args)
 
 
-def _run_guarded(run: Callable[[], int]) -> int:
-    """Runs a command; an error becomes one line on standard error and exit status 1."""
+def _report(error: Exception) -> int:
     from service.client.errors import ClientError
 
-    try:
-        return run()
-    except (InputError, BadReference, BadInstallation, OutOfMemory, ProcessDied, ClientError) as error:
+    if isinstance(error, (InputError, BadReference, BadInstallation, OutOfMemory, ProcessDied, ClientError)):
         return _fail(str(error))
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of a pipe has ended
         return 1
-    except OSError as error:
+    if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
         return _fail(f"{name}{error.strerror or error}")
-    except KeyboardInterrupt:
-        with suppress(OSError):
-            sys.stdout.flush()
-        os._exit(130)  # a normal exit can abort in a library's running thread
-    except Exception as error:
-        if os.environ.get("WINNOW_DEBUG"):
-            raise
-        return _fail(f"unexpected {type(error).__name__}: {error}; set WINNOW_DEBUG=1 for the traceback, and report it")
+    if os.environ.get("WINNOW_DEBUG"):
+        raise error
+    return _fail(f"unexpected {type(error).__name__}: {error}; set WINNOW_DEBUG=1 for the traceback, and report it")
+
+
+def _interrupted() -> NoReturn:
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(130)  # a normal exit can abort in a library's running thread
 
 
 def _fail(message: str) -> int:

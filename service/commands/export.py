@@ -11,7 +11,7 @@ from pruner.export.formats import ExportFormat, export_root
 from service.client import Client
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import parts_bar
+from service.commands.output import goes_on, parts_bar
 from service.contract.schemas import Export, ExportOptions
 
 
@@ -74,7 +74,8 @@ def _from_service(args: argparse.Namespace, tell: Callable[[Export], None]) -> d
     wanted = ExportOptions(format=args.format, scores=args.scores, out=args.out if remote else None)
     with Client(args.server, args.key) as client:
         begun = client.create_export(args.source, args.selection, wanted)
-        made = client.wait_for_export(args.source, begun.id, tell)
+        with goes_on("export", args.server, f"/jobs/{args.source}"):
+            made = client.wait_for_export(args.source, begun.id, tell)
         if not remote:
             root = export_root(args.out, args.format, args.selection)
             client.download_export(args.source, made.id, root)

@@ -115,6 +115,9 @@ def _score_input(parser: Parser, args: argparse.Namespace) -> int:
     """Standard input is one text; or, if each line is a JSON object with the text field, a text a line."""
     if args.out is not None:
         parser.error("--out is for a corpus: the scores of standard input are printed")
+    for name in ("id_field", "domain_field", "include", "exclude"):
+        if getattr(args, name):
+            parser.error(f"--{name.replace('_', '-')} is for a corpus: standard input has texts alone")
     if args.scores:
         parser.error("--score is for a corpus: standard input is scored by --reference alone")
     if args.reference is None:

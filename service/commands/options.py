@@ -218,7 +218,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         type=device,
         default=default,
         metavar="auto|cpu|cuda",
-        help="device of the reference (default: %(default)s)",
+        help="device of the models (default: %(default)s)",
     )
 
 
@@ -318,7 +318,7 @@ def _read_selection(parser: argparse.ArgumentParser, path: Path) -> dict[str, An
         found = json.loads(path.read_bytes())
     except OSError as error:
         parser.error(f"--selection {path}: cannot be read ({error.strerror})")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         parser.error(f"--selection {path}: is not JSON ({error})")
     if not isinstance(found, dict):
         parser.error(f"--selection {path}: must hold one JSON object, a selection as in the API")

@@ -153,6 +153,16 @@ def ablation_bar() -> Iterator[Callable[[Ablation], None]]:
         yield tell
 
 
+@contextmanager
+def goes_on(what: str, server: str, path: str) -> Iterator[None]:
+    """Says at Ctrl-C where the service shows the work, which does not end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(f"the {what} goes on: {server.rstrip('/')}{path}\n")
+        raise
+
+
 def estimated(found: AblationEstimate) -> str:
     """What an ablation takes, in a line."""
     gpu = f", {found.gpu_hours:.2f} GPU-hours" if found.gpu_hours else " of one core"

@@ -51,6 +51,6 @@ class QueueCollector(Collector):
         )
         yield CounterMetricFamily(
             "winnow_leases_refused",
-            "Calls of workers whose lease was over: lost to another, or of a job that had ended",
+            "Calls of workers whose lease was over: lost to another, or of a job or ablation that had ended",
             stats.totals.get("refused", 0),
         )

@@ -62,16 +62,19 @@ def _count(task: Task) -> Counts:
     prior = TokenPrior.empty(tokenizer)
     fraction = min(1.0, max(_FRACTION, _LEAST_BYTES / max(1, job.corpus.text_bytes)))
     corpus, roots = record.request.corpus, record.access.roots
-    texts: list[str] = []
-    characters = 0
-    for text in training_texts(job.plan, corpus, _TOKENS, fraction, _SEED, task.beat, roots):
-        texts.append(text)
-        characters += len(text)
-        if characters >= _CHARACTERS:
-            prior.add(tokenizer.encode(texts))
-            texts, characters = [], 0
-            task.beat()
-    prior.add(tokenizer.encode(texts))
+    for share in dict.fromkeys((fraction, 1.0)):
+        texts: list[str] = []
+        characters = 0
+        for text in training_texts(job.plan, corpus, _TOKENS, share, _SEED, task.beat, roots):
+            texts.append(text)
+            characters += len(text)
+            if characters >= _CHARACTERS:
+                prior.add(tokenizer.encode(texts))
+                texts, characters = [], 0
+                task.beat()
+        prior.add(tokenizer.encode(texts))
+        if prior.counts.any():  # else no document was drawn, of few that are long
+            break
     data = io.BytesIO()
     np.save(data, prior.counts, allow_pickle=False)
     task.storage.write_bytes(task.path, data.getvalue())

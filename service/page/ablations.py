@@ -16,14 +16,15 @@ from service.page.render import HEADERS, page_response
 
 router = APIRouter(include_in_schema=False)
 _SHOWN_MAX = 10  # on a job's page
+_ORDER = ("queued", "running", "succeeded", "failed", "cancelled")
 FORM_VALUES = {"presets": PRESETS, "regimes": get_args(Regime)}
 _ASKED_FIRST: forms.Form = {"seeds": ["3"]}  # what the form holds at first
 
 
 async def list_values(api: Api, job_id: str) -> dict[str, Any]:
-    """The template values of a job's ablations, those that are not complete first."""
+    """The template values of a job's ablations, those under way first, then results."""
     found = (await api.get(job_path(job_id, "ablations")))["data"]
-    found.sort(key=lambda each: each["status"] == "succeeded")
+    found.sort(key=lambda each: _ORDER.index(each["status"]))
     shown = [each | values(each) for each in found[:_SHOWN_MAX]]
     return {"ablations": shown, "ablations_count": len(found), "ablation_form": FORM_VALUES, "typed": _ASKED_FIRST}
 

@@ -11,7 +11,7 @@ from redis import RedisError
 
 from pruner.errors import InputError
 from service.jobs.graph import Graph
-from service.kinds import KINDS
+from service.kinds import KINDS, ablation, export
 from service.kinds.job_files import JobFiles
 from service.kinds.node import ShardPaths
 from service.queue.leases import Queue, connect
@@ -50,13 +50,14 @@ class _Item:
 def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], None]) -> Removed:
     """Removes what is too old, then the oldest until the rest fits. `forget` is called for each job that was removed.
 
-    Jobs that have not ended stay, with all that they are made of. An ended job goes with its results, as far as no
-    other job has the same. Raises OSError as the storage does.
+    Jobs that have not ended stay, with all that they are made of, and so do those of which an export or an ablation
+    is under way. Another job goes with its results, as far as no other one has the same. Raises OSError as the storage
+    does.
     """
     removed, now = Removed(half_files=workspace.storage.sweep()), time.time()
     sizes, modified_at = _artefacts(workspace)  # before jobs are read: what they make meanwhile stays
     all_read = True
-    needed = set[str]()  # files and folders of jobs that have not ended
+    needed = set[str]()  # files and folders of jobs that stay
     ended: list[tuple[float, str, set[str]]] = []  # since when, id, folders of the results
     items: list[_Item] = []
     for job_id in workspace.jobs():
@@ -68,7 +69,7 @@ def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], N
                 if now - modified > _HALF_A_JOB:
                     size = sum(file.size for file in files)
                     items.append(_Item(0.0, size, [workspace.folder(job_id)], job_id))
-            elif outcome is None:
+            elif outcome is None or _is_at_work(JobFiles(workspace, record)):
                 needed |= _results(JobFiles(workspace, record)) | _parts(JobFiles(workspace, record))
             else:
                 ended.append((outcome.finished_at.timestamp(), job_id, _results(JobFiles(workspace, record))))
@@ -96,6 +97,12 @@ def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], N
             removed.jobs += item.job is not None
             removed.scores += item.paths[0].startswith("scores/")
     return removed
+
+
+def _is_at_work(job: JobFiles) -> bool:
+    """Whether a job that has ended was asked for an export or an ablation that is not made, and has not failed."""
+    exports = any(export.find(job, wanted) is None for wanted in job.exports)
+    return exports or any(ablation.find(job, wanted) is None for wanted in job.ablations)
 
 
 def _results(job: JobFiles) -> set[str]:

@@ -48,7 +48,11 @@ class Workspace:
         if not self.storage.exists("workspace.json"):
             self.records.write_new("workspace.json", WorkspaceRecord(id=uuid.uuid4().hex[:12]))
         data = self.storage.read_bytes("workspace.json")
-        if json.loads(data).get("format") is None:
+        try:
+            is_old = json.loads(data).get("format") is None
+        except (ValueError, AttributeError):
+            is_old = False  # it is damaged, as is said below
+        if is_old:
             raise InputError(
                 f"{self.storage.url}: a workspace of Winnow 0.1.0, whose jobs this version cannot read. Choose a new "
                 "folder and submit the jobs again, or remove the old one; 0.1.0 still reads it"

@@ -155,9 +155,10 @@ def test_a_job_is_cancelled(
 ) -> None:
     job = serving.submit(slow_request())
     with serving.halted(job):
-        page = open_page(f"{serving.url}/jobs/{job}")
+        page, watched = open_page(f"{serving.url}/jobs/{job}"), open_page(f"{serving.url}/jobs/{job}")
         page.get_by_role("button", name="Cancel job").click()
         expect(page.get_by_role("heading", name="Cancelled")).to_be_visible()
+        expect(watched.locator("#announcement")).to_have_text("The job was cancelled.")
         assert serving.job(job)["status"] == "cancelled"
         shot(page, "cancelled")
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pruner.corpus import check as checks
@@ -51,6 +53,17 @@ def test_what_a_check_shows(corpus: Path) -> None:
     assert all(len(text) == 500 for text in found.documents)
     assert found.estimate.tokens is not None
     assert found.problems == []
+
+
+@pytest.mark.parametrize(("name", "data"), [("a.jsonl", b""), ("a.jsonl", b"\n\r\n"), ("a.csv", b"text\n")])
+def test_a_corpus_without_documents_is_a_problem(tmp_path: Path, name: str, data: bytes) -> None:
+    write(tmp_path / name, data)
+    empty = f"the corpus is empty: there are no documents in {tmp_path / name}"
+    assert check(tmp_path).problems == [empty]
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "b.parquet")
+    assert check(tmp_path).problems == [f"{empty} and the other files"]
+    write(tmp_path / "c.jsonl", jsonl([{"text": "a"}]))
+    assert check(tmp_path).problems == []
 
 
 def test_fields_that_the_first_row_lacks_are_shown(tmp_path: Path) -> None:

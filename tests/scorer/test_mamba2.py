@@ -231,12 +231,14 @@ def test_folders_that_hold_no_whole_model(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {EMBEDDING: "../outside.safetensors"}}))
     with pytest.raises(BadReference, match="missing"):
         load(folder)
-    index.write_text("[]")
-    with pytest.raises(BadReference, match="cannot be read as an index"):
-        load(folder)
-    (folder / "config.json").write_text("{")
-    with pytest.raises(BadReference, match=r"config\.json: cannot be read"):
-        load(folder)
+    for damaged in ("[]", "[" * 100_000):
+        index.write_text(damaged)
+        with pytest.raises(BadReference, match="cannot be read as an index"):
+            load(folder)
+    for damaged in ("{", "[" * 100_000):
+        (folder / "config.json").write_text(damaged)
+        with pytest.raises(BadReference, match=r"config\.json: cannot be read"):
+            load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(BadReference, match=r"no config\.json"):
         load(folder)

@@ -299,7 +299,7 @@ def test_the_service_makes_ablations_beside_the_job(
     assert "text" in failed["error"]["detail"]
     assert f"job {job.id}: ablation/{failed['id']}/plan:0 failed: " in caplog.text  # the job itself has succeeded
     page = api.get(f"/jobs/{job.id}").text
-    assert f"ablation-{found['id']}" in page
+    assert page.index(f'id="ablation-{found["id"]}"') < page.index(f'id="ablation-{failed["id"]}"')
     assert api.get(f"/jobs/{job.id}/ablations/{found['id']}/report.html").status_code == 200
 
 
@@ -338,7 +338,10 @@ def test_a_cancelled_ablation_ends_its_run_and_goes_on_when_it_is_asked_for_agai
     assert jobs.get(pruned["id"]).status == "succeeded"
     with Client(str(api.base_url)) as client, pytest.raises(NotSucceeded, match="the ablation was cancelled"):
         client.wait_for_ablation(pruned["id"], found.json()["id"])
-    assert "Its finished runs are kept" in api.get(f"/jobs/{pruned['id']}").text
+    page = api.get(f"/jobs/{pruned['id']}").text
+    assert "The ablation was cancelled." in page
+    assert "Its finished runs are kept" in page
+    assert "1 seed, chinchilla, 2,000 tokens a run" in page
 
     under_way = ""
     again = api.post(path, json=body)

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from pruner.tables.storage import Storage
-from service.contract.schemas import JobRequest
+from service.contract.ablations import AblationRequest
+from service.contract.schemas import ExportOptions, JobRequest
+from service.jobs.ablations import add_ablation, cancel_ablation
+from service.jobs.exports import add_export
 from service.jobs.jobs import Jobs, UnknownJob
 from service.run import retention
 from service.run.retention import clean
@@ -66,6 +69,25 @@ def test_what_is_too_old_goes_and_is_forgotten(jobs: Jobs, make_request: MakeReq
     again, _ = jobs.create(make_request())
     work_off()
     assert jobs.get(again.id).status == "succeeded"
+
+
+def test_a_job_of_which_more_is_under_way_stays(
+    jobs: Jobs, make_request: MakeRequest, work_off: WorkOff, corpus: Path
+) -> None:
+    job, _ = jobs.create(make_request())
+    work_off()
+    age(jobs, job.id, 8)
+    policy, (made, *_) = RetentionPolicy(days=7), jobs.get(job.id).selections
+    files = {file.path for file in jobs.workspace.storage.files("")}
+    ablation = add_ablation(jobs, job.id, AblationRequest(selection=[made.id], heldout={"corpus": str(corpus)}))
+    assert clean(jobs.workspace, policy, jobs.queue.forget).jobs == 0
+    assert files <= {file.path for file in jobs.workspace.storage.files("")}
+    cancel_ablation(jobs, job.id, ablation.id)
+    add_export(jobs, job.id, made.id, ExportOptions(), ())
+    assert clean(jobs.workspace, policy, jobs.queue.forget).jobs == 0
+    work_off()
+    assert clean(jobs.workspace, policy, jobs.queue.forget).jobs == 1
+    assert jobs.workspace.jobs() == []
 
 
 def test_the_oldest_goes_first_until_the_rest_fits(

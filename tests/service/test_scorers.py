@@ -458,6 +458,21 @@ def test_a_further_reference_alone(jobs: Jobs, work_off: WorkOff, body: dict[str
     assert (done.progress.documents_done, done.selections[0].documents) == (DOCUMENTS, 30)
 
 
+def test_tokens_are_counted_in_all_documents_where_the_sample_has_none(
+    corpus: Path, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(name: str) -> list[list[float]]:
+        given = ["score", str(corpus), "--reference", str(reference), "--device", "cpu", "--out", str(tmp_path / name)]
+        assert main(given) == 0
+        table = pq.read_table(tmp_path / name)
+        return [table[column].to_pylist() for column in ("prior_mean", "prior_std")]
+
+    whole = measured("whole.parquet")  # so small a corpus is counted as a whole
+    monkeypatch.setattr(prior, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(prior, "_FRACTION", 1e-12)
+    assert measured("sample.parquet") == whole
+
+
 def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path) -> None:
     (paths,) = body["corpus"]["paths"]
     options = ["--score", "quality=field:meta.q", "--device", "cpu"]

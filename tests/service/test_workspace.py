@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pruner.errors import InputError
 from pruner.spec import CorpusSpec, SelectionSpec
 from service.contract.schemas import JobRequest, Progress
 from service.store.records import Ended, JobRecord, Outcome
@@ -24,6 +25,13 @@ def test_a_workspace_keeps_its_name_wherever_it_is_reached(tmp_path: Path) -> No
     (tmp_path / "there").symlink_to(tmp_path / "here")
     assert Workspace(str(tmp_path / "there")).id == first
     assert Workspace(str(tmp_path / "elsewhere")).id != first
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"format": 2}', b"\xff"])
+def test_a_damaged_name_of_a_workspace_is_said_to_be_damaged(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "workspace.json").write_bytes(data)
+    with pytest.raises(InputError, match=r"workspace\.json: "):
+        assert Workspace(str(tmp_path)).id
 
 
 def test_a_job_is_accepted_once(workspace: Workspace) -> None:

@@ -137,7 +137,8 @@ function follow(live) {
     document.title = page.title;
     document.getElementById("main").replaceChildren(...page.getElementById("main").childNodes);
     wire(document.getElementById("main"));
-    announce(`The job has ${page.title.split(" ")[0]}.`);
+    const [status] = page.title.split(" ");
+    announce(`The job ${status === "cancelled" ? "was" : "has"} ${status}.`);
   }
   function again() {
     setLost(true);
