@@ -6,14 +6,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pruner.corpus.sample import training_texts
-from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
 from scorer.spec import TrainSpec
 from scorer.training.summary import TrainingSummary
 from service.contract.permissions import Access
 from service.contract.scorers import ScorerKind
 from service.kinds.job_files import JobFiles
-from service.kinds.model_files import cache_folder
+from service.kinds.model_files import training_folder
 from service.kinds.node import Busy, Counts, Node, Task
 from service.store.records import ModelRecord
 
@@ -74,8 +73,7 @@ def _train(task: Task, spec: TrainSpec) -> None:
     if task.storage.exists(task.path):
         return
     name = folder.rpartition("/")[2]
-    work = task.storage.local(f"training/{name}") or cache_folder() / "training" / name
-    with _locked(work):
+    with training_folder(task.storage, name) as work:
         if task.storage.exists(task.path):  # trained by the process that had the lock before
             return
         with task.beat.allow(_SILENCE_SECONDS):
@@ -141,15 +139,3 @@ def _publish(task: Task, folder: str, trained: Path, summary: TrainingSummary) -
         local.copy(name, task.storage, f"{source}/{name}")
     record = found.model_copy(update={"source": source, "trained": True, "training": summary})
     task.job.workspace.records.write_new(task.path, record)
-
-
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Holds a training's folder, and removes it when the training has ended. Raises Busy while another has it."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(work / "lock"))
-        except BlockingIOError:
-            raise Busy from None
-        yield
-        shutil.rmtree(work)
