@@ -55,7 +55,7 @@ def counters(storage: Storage, path: str) -> dict[str, int]:
 
 def prepare(task: Task) -> "ShardClassifying | None":
     """Begins to read a shard, if its part is not there and its model is loaded."""
-    found, dtype = classifiers(task.job).get(_name(task)), task.job.record.request.scoring.dtype
+    found, dtype = classifiers(task.job).get(task.node.which), task.job.record.request.scoring.dtype
     if found is None or task.storage.exists(task.path) or not model_files.has_classifier(task.models, found, dtype):
         return None
     return ShardClassifying(task, model_files.load_classifier(task.models, found, dtype))
@@ -67,7 +67,7 @@ def run(task: Task) -> Counts:
     try:
         if fresh := not task.storage.exists(task.path):
             with task.beat.allow(_LOAD_SECONDS):
-                found = classifiers(task.job)[_name(task)]
+                found = classifiers(task.job)[task.node.which]
                 loaded = model_files.load_classifier(task.models, found, task.job.record.request.scoring.dtype)
             if scoring is None or scoring.stale or scoring.classifier is not loaded:
                 _close(scoring)
@@ -81,10 +81,6 @@ def run(task: Task) -> Counts:
     finally:
         _close(scoring)
     return Counts(counters(task.storage, task.path), fresh)
-
-
-def _name(task: Task) -> str:
-    return task.node.name.partition("/")[2]
 
 
 def _close(scoring: "ShardClassifying | None") -> None:
@@ -103,7 +99,7 @@ class ShardClassifying:
         from scorer.classifier.scoring import classify
 
         self.classifier = classifier
-        self._task, self._spec, self._closed = task, task.job.scorers[_name(task)], False
+        self._task, self._spec, self._closed = task, task.job.scorers[task.node.which], False
         self._tables = ShardTables(task)
         self._beat: Beat | None = None
         self._then: Callable[[], None] | None = None

@@ -37,7 +37,7 @@ def node_name(scorer: str) -> str:
 
 def run(task: Task) -> Counts:
     """Identifies or trains a model. Raises BadReference, Busy."""
-    record, scorer = task.job.record, task.node.name.partition("/")[2]
+    record, scorer = task.job.record, task.node.which
     request = record.request
     if scorer:
         spec = task.job.scorers[scorer]

@@ -102,8 +102,8 @@ def run(task: Task) -> Counts:
 
 def _record(task: Task) -> ModelRecord | None:
     """The model of the task's node."""
-    name = task.node.name.partition("/")[2]
-    return task.job.scorer_model(name) if name else task.job.model
+    scorer = task.node.which
+    return task.job.scorer_model(scorer) if scorer else task.job.model
 
 
 def _load(task: Task, record: ModelRecord) -> "Reference":
