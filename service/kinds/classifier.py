@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from pruner.tables.part_file import read_metadata
 from pruner.tables.storage import Storage
 from pruner.tables.values import CLASSIFIER, ValueCounts, ValuesWriter, with_text
@@ -99,13 +97,13 @@ class ShardClassifying:
         from scorer.classifier.scoring import classify
 
         self.classifier = classifier
-        self._task, self._spec, self._closed = task, task.job.scorers[task.node.which], False
+        self._task, self._spec = task, task.job.scorers[task.node.which]
         self._tables = ShardTables(task)
         self._beat: Beat | None = None
         self._then: Callable[[], None] | None = None
         self._values = classify(
             classifier,
-            self._blocks(),
+            self._tables.read_texts(),
             windows=self._spec.windows,
             aggregate=self._spec.aggregate,
             on_progress=self._on_progress,
@@ -118,7 +116,7 @@ class ShardClassifying:
 
     def close(self) -> None:
         """Ends the reading."""
-        self._closed = True
+        self._tables.end_reading()
         self._values.close()
 
     def run(self, beat: Beat, then: Callable[[], None]) -> bool:
@@ -140,15 +138,6 @@ class ShardClassifying:
         except OutOfMemory:
             return False
         return True
-
-    def _blocks(self) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-        """The texts of each batch of rows, and the batch without them, which waits for their values."""
-        for batch in self._tables.read(self._end_if_closed):
-            yield batch.column("text").drop_null().to_pylist(), batch.drop_columns(["text"])
-
-    def _end_if_closed(self) -> None:
-        if self._closed:
-            raise InterruptedError
 
     def _on_progress(self, documents: int, tokens: int) -> None:
         if self._beat is not None:
