@@ -13,7 +13,8 @@ from rich.table import Table
 from service.client import AsyncClient, Client, NotSucceeded
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import console, files_left_out, left_out, progress_bar, summary, trained_reference
+from service.commands.output import console, files_left_out, left_out, summary, trained_reference
+from service.commands.progress import JobBar
 from service.contract.schemas import Job
 
 
@@ -222,7 +223,7 @@ def report(_parser: Parser, args: argparse.Namespace) -> int:
 
 def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
     try:
-        with progress_bar() as bar:
+        with JobBar() as bar:
             job = client.wait_for_job(job_id, lambda job: bar(job.status, job.progress))
     except NotSucceeded as error:
         if isinstance(error.ended, Job):
