@@ -11,7 +11,17 @@ import pyarrow as pa
 
 from pruner.ablation.compare import AGAIN, ALL, Arm
 from pruner.ablation.overlap import Overlap
-from pruner.ablation.pool import SPARE, Budget, Pool, Reading, Readings, check_kept, make_arms, read_pool
+from pruner.ablation.pool import (
+    SPARE,
+    Budget,
+    Pool,
+    Reading,
+    Readings,
+    check_kept,
+    make_arms,
+    read_pool,
+    row_keys,
+)
 from pruner.corpus.sandbox import read_shard
 from pruner.errors import InputError
 from pruner.select.index_files import read_shard_rows
@@ -311,21 +321,23 @@ def _read(
 
 
 def _needed_texts(task: Task, pool: Pool, needed: np.ndarray) -> Iterator[pa.Array]:
+    """The texts of the needed documents in plan order; only the shards that have some are read."""
     job = task.job
     plan, request, roots = job.plan, job.record.request, job.record.access.roots
     rows = read_shard_rows(task.storage, index.folder(job))
-    keys = pool.file[needed] << 40 | pool.row[needed]
+    keys = row_keys(pool.file[needed], pool.row[needed])
     file_start: dict[int, int] = {}  # the documents before a file
     for shard in plan.shards:
         before, after = int(rows[shard.index]), int(rows[shard.index + 1])
         first = before - file_start.setdefault(shard.file, before)
-        low = (shard.file << 40) + first
-        high = (shard.file << 40) + first + after - before if shard.files == 1 else (shard.file + shard.files) << 40
+        low, high = row_keys(shard.file, first), row_keys(shard.file + shard.files, 0)
+        if shard.files == 1:
+            high = row_keys(shard.file, first + after - before)
         begin, end = np.searchsorted(keys, [low, high])
         if begin == end:
             continue
         for batch in read_shard(plan, shard, request.corpus, roots, task.beat):
-            found = (batch["file"].to_numpy().astype(np.int64) + shard.file) << 40 | (batch["row"].to_numpy() + first)
+            found = row_keys(batch["file"].to_numpy().astype(np.int64) + shard.file, batch["row"].to_numpy() + first)
             places = np.searchsorted(keys[begin:end], found)
             wanted = keys[begin:end][np.minimum(places, end - begin - 1)] == found
             texts = batch["text"].filter(pa.array(wanted))

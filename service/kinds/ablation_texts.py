@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pruner.ablation.compare import ALL
 from pruner.ablation.task_reader import read_tasks
 from pruner.ablation.tasks import OLMES, TaskItem, find_task_files
+from pruner.corpus.labels import valid_unicode
 from pruner.corpus.sample import training_documents
 from pruner.corpus.sandbox import make_plan
 from pruner.errors import InputError
@@ -109,7 +110,7 @@ def _cut(documents: Iterator[tuple[str, str]], characters: int) -> Iterator[tupl
     """The first documents, with so many characters together; each at most 4,000."""
     given = 0
     for text, domain in documents:
-        clean = text[:_CHARACTERS_EACH].encode("utf-8", "replace").decode()
+        clean = valid_unicode(text[:_CHARACTERS_EACH])
         if clean:
             yield clean, domain
             given += len(clean)
