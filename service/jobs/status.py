@@ -172,9 +172,8 @@ def _mean_rate(state: JobState, scored: Mapping[str, int], tokens: int) -> float
 
 def _waiting_for(state: JobState) -> str | None:
     """Why no work is done on a job that has not ended, as a sentence, or None."""
-    notes = [TaskNote.model_validate_json(lease.note) for lease in state.leases if lease.note]
     if state.leases:
-        aside = len(notes) == len(state.leases) and all(note.set_aside for note in notes)
+        aside = all(_note(lease).set_aside for lease in state.leases)
         return "Its worker does the short tasks of other jobs first, then goes on with this one." if aside else None
     if state.failed:
         return f"A part of the work failed and is tried again soon. The error was: {state.failed[0]}"
