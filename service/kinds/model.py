@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pruner.corpus.sample import training_texts
+from pruner.corpus.train_split import Split
 from pruner.tables.storage import Storage
 from scorer.spec import TrainSpec
 from scorer.training.summary import TrainingSummary
@@ -87,7 +88,7 @@ def _train(task: Task, spec: TrainSpec) -> None:
 
         def texts() -> Iterator[str]:
             corpus, roots = job.record.request.corpus, job.record.access.roots
-            return training_texts(job.plan, corpus, spec.tokens, spec.fraction, spec.seed, tell, roots)
+            return training_texts(job.plan, corpus, Split(spec.seed, spec.fraction), spec.tokens, tell, roots)
 
         def tell() -> None:
             task.beat(tokens=done, tokens_total=total)
