@@ -34,7 +34,7 @@ def nodes(job: JobFiles) -> Iterator[Node]:
             for node in _rounds(job, wanted, plan, last):
                 yield node
                 last = node.name
-        # Without a plan it is ready too early only if the plan has just appeared: its run asks for another look then.
+        # If the plan appears between two looks for it, this node is ready too early: its run then raises InputsGone.
         yield Node(node_name(wanted), "light", "selecting", [f"{folder(job, wanted)}/{RESULT}"], (last,))
 
 

@@ -48,7 +48,7 @@ _CHARACTERS = (40_000, 1_000_000)  # of each held-out set: at least, where it ha
 _MEASURED = 1 / 3  # characters of held-out text for each token that a run reads, so that measuring takes a sixth of it
 _CPU_FLOPS, _GPU_FLOPS = 4e10, 1.2e14  # a second, of a core and of a GPU: about, as proxies reach them
 _FEW = 200  # documents
-_PASSES_MAX = 4.0  # over all documents, beyond which repeated text is clearly worse than new (2305.16264)
+_PASSES_MAX = 4.0  # over all documents, beyond which repeated text is clearly worse than new (arXiv 2305.16264)
 _REPEATS = 1.5  # passes up to which repeated text is nearly as good as new, so that a random arm is like `all`
 
 ArmSeed = tuple[str, int]  # the name of an arm, and a seed: a run at the preset's learning rate

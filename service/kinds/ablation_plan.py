@@ -54,7 +54,7 @@ class AblationPlan(Record):
 
 
 class Round(Record):
-    """`ablation/<key>/round-<number>.json`: the runs that the budget has place for after those before; none ends it."""
+    """`ablation/<key>/round-<number>.json`: the runs that follow within the budget. Without any the ablation ends."""
 
     runs: tuple[RunKey, ...]
 

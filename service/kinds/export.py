@@ -84,7 +84,7 @@ def nodes(job: JobFiles) -> Iterator[Node]:
             if plan.cut:
                 yield Node(name := node_name(wanted, "joined"), "light", "selecting", _joined(base, plan), (last,))
                 last = name
-        # Without a plan it is ready too early only if the plan has just appeared: its run asks for another look then.
+        # If the plan appears between two looks for it, this node is ready too early: its run then raises InputsGone.
         yield Node(node_name(wanted), "light", "selecting", [f"{base}/export.json"], (last,))
 
 

@@ -112,14 +112,15 @@ def _train(task: Task, spec: TrainSpec) -> None:
 
 @contextmanager
 def _further_gpus(task: Task, work: Path, most: int, beat: Callable[[], None]) -> Iterator[list[str]]:
-    """The GPUs that the training takes beside the worker's own: idle ones at first, and as many ever after."""
+    """The GPUs beside the worker's own: idle ones where a training begins, the same number where it goes on."""
     pool = task.gpus
     if pool is None:
         yield []
         return
     number = work / "further-gpus"
     kept = int(number.read_text()) if number.exists() else None
-    if kept is not None and kept > len(pool.others):  # it began on a host with more: its weights cannot be had here
+    # Weights depend on the number of GPUs: a training that began with more than this host has begins anew.
+    if kept is not None and kept > len(pool.others):
         shutil.rmtree(work / "state", ignore_errors=True)
         kept = None
     with ExitStack() as stack:

@@ -45,7 +45,7 @@ def nodes(job: JobFiles) -> Iterator[Node]:
             paths = [part_path(folder(job, spec), part) for part in range(parts)]
             yield Node(name := f"{node_name(spec)}/{_PARTS}", "light", "selecting", paths, needs)
             needs = (name,)
-        # Without an index it is ready too early only if that has just appeared: its run asks for another look then.
+        # If the index appears between two looks for it, this node is ready too early: its run then raises InputsGone.
         yield Node(node_name(spec), "light", "selecting", [path(job, spec)], needs)
 
 
