@@ -17,6 +17,7 @@ from pruner.tables.stored_table import table_batches
 BYTES_PER_TOKEN = 4.0  # where no reference has counted tokens
 SPARE = 1.6  # text is planned for a tokenizer that is not learnt yet: it may need so many bytes a token more
 _FEWEST = 20  # documents of a sub-pool
+_ROW_BITS = 40
 _ORDER, _DRAW, _AGAIN = range(3)  # what a hash is for
 _SEEDS = 3 << 62  # added to seeds, which are smaller, so that train splits and random selections draw by other hashes
 
@@ -53,7 +54,12 @@ class Pool:
         return np.asarray(row_hash(_SEEDS + 3 * seed + use, self.file, self.row))
 
     def _keys(self) -> np.ndarray:
-        return np.asarray(self.file << 40 | self.row)
+        return row_keys(self.file, self.row)
+
+
+def row_keys(file: int | np.ndarray, row: int | np.ndarray) -> np.ndarray:
+    """Numbers that order rows by file, then row: int64 [R], or one of one row. Files have fewer than 2^40 rows."""
+    return np.asarray(np.asarray(file, np.int64) << _ROW_BITS | row)
 
 
 def read_pool(storage: Storage, manifest: str, files: Mapping[str, int], beat: Callable[[], None]) -> Pool:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from pruner.ablation.compare import ALL, Arm, Comparison, RunKey
+from pruner.ablation.compare import ALL, SHARES, Arm, Comparison, RunKey
 from pruner.ablation.result import Recommendation
 from pruner.ablation.statistics import CONFIDENCE, Difference, steps_to_baseline
 
@@ -65,8 +65,8 @@ def _sentence(comparison: Comparison, arm: Arm, conditions: Conditions, holds: b
     found = comparison.difference(arm.name, ALL)
     against = comparison.difference(arm.name, arm.control or ALL)
     seeds = [seed for seed in comparison.seeds(arm.name) if seed in comparison.seeds(ALL)]
-    curve = [comparison.value(arm.name, share) for share in range(3)]
-    faster = steps_to_baseline((0.25, 0.5, 1.0), curve, comparison.value(ALL))
+    curve = [comparison.value(arm.name, share) for share in range(len(SHARES))]
+    faster = steps_to_baseline(SHARES, curve, comparison.value(ALL))
     passes = max(comparison.runs[RunKey(arm.name, seed)].passes for seed in seeds)
     speed = f", {'at least ' if faster >= 4 else ''}{faster:.2f} times faster" if faster is not None else ""
     equal = [other.name for other in comparison.ranked()[:2] if other is not arm]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pruner.corpus.files import open_path
+from pruner.corpus.labels import valid_unicode
 from pruner.corpus.listing import shown
 from pruner.corpus.paths import LOCAL, UNRESTRICTED, CorpusPath, Roots
 from pruner.errors import InputError, reason
@@ -259,13 +260,8 @@ def _item(pairs: list[tuple[str, str]], gold: int) -> TaskItem:
         space = context[len(bare) :] or (
             " " if bare and not bare[-1].isspace() and not continuation[0].isspace() else ""
         )
-        contexts.append(_clean(bare))
-        continuations.append(_clean(space + continuation))
+        contexts.append(valid_unicode(bare))
+        continuations.append(valid_unicode(space + continuation))
     if not 0 <= gold < len(pairs):
         raise ValueError(f"says that choice {gold} is right, and has {len(pairs)}, counted from 0")
     return TaskItem(tuple(contexts), tuple(continuations), gold)
-
-
-def _clean(text: str) -> str:
-    """The text with `?` for halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
-    return text.encode(errors="replace").decode()

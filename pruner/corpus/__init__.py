@@ -1,1 +1,1 @@
-"""Corpora: paths, files, plans, and reading shards in a sandbox."""
+"""Corpora: finding, checking and planning their files, and reading shards in a sandbox."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pruner.corpus.inspect_file import LOOK_ROWS, Inspected
-from pruner.corpus.listing import LeftOut
+from pruner.corpus.listing import LeftOut, summarised
 from pruner.corpus.names import KNOWN
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
@@ -50,8 +50,7 @@ class FieldCheck:
     def check(self, left_out: Sequence[LeftOut]) -> None:
         """Raises InputError for a field that no file has, and for a file without the text field that others have."""
         if not self._files:
-            left = "; ".join(f"{found.files:,} {found.reason}, such as {found.example}" for found in left_out)
-            raise InputError(f"there is no corpus file; a corpus has {KNOWN} files (left out: {left})")
+            raise InputError(f"there is no corpus file; a corpus has {KNOWN} files (left out: {summarised(left_out)})")
         for what, field in self._fields if self._filled else ():
             lacking, first = self._lacking[what, field], self._first_lacking
             if lacking == self._filled:

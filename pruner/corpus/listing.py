@@ -107,6 +107,18 @@ def list_files(
     with the number of files that were listed. Files that look like data but cannot be read are among the problems.
     Raises InputError for a path that is missing, holds nothing to read or does not lie under a root.
     """
+    listed = _list_paths(spec, roots, on_path, on_listed)
+    common = _common_roots((path.scheme, found.root) for _, path, found in listed)
+    choice = _Choice(spec, ignored)
+    for text, path, found in listed:
+        choice.add(text, path, found, common[path.scheme])
+    return choice.complete()
+
+
+def _list_paths(
+    spec: CorpusSpec, roots: Roots, on_path: Callable[[str], None], on_listed: OnListed
+) -> list[tuple[str, CorpusPath, Listed]]:
+    """What each path of a corpus stands for."""
     listed: list[tuple[str, CorpusPath, Listed]] = []
     files_before = 0
     for text in spec.paths:
@@ -118,34 +130,43 @@ def list_files(
                 on_listed(before + files)
 
             found = list_path(text, path, roots, tell)
-            listed.append((text, path, found))
-            files_before += len(found.entries)
         except OSError as error:
             where = error.filename if isinstance(error.filename, str) else text
             raise InputError(f"{shown(where)}: cannot be read ({reason(error)})") from None
-    common = _common_roots((path.scheme, found.root) for _, path, found in listed)
-    listing, seen = Listing(), dict[str, dict[str, str]]()
-    idle = {name: set(getattr(spec, name)) for name in ("include", "exclude")}  # patterns that have matched no file
-    for text, path, found in listed:
-        some, files = False, list[FoundFile]()
-        is_empty, seen_here = not found.entries, seen.setdefault(path.store, {})
+        listed.append((text, path, found))
+        files_before += len(found.entries)
+    return listed
+
+
+class _Choice:
+    """Chooses the files of a corpus among those that were listed."""
+
+    def __init__(self, spec: CorpusSpec, ignored: Sequence[str]) -> None:
+        self._spec, self._ignored, self._listing = spec, ignored, Listing()
+        self._seen: dict[str, dict[str, str]] = {}  # by store, and by real path: the path under which a file is read
+        self._idle = {name: set(getattr(spec, name)) for name in ("include", "exclude")}  # patterns without a file
+
+    def add(self, text: str, path: CorpusPath, found: Listed, root: str) -> None:
+        """Adds the files of a path. Raises InputError if there is nothing to read."""
+        listing, seen = self._listing, self._seen.setdefault(path.store, {})
+        ignored = self._ignored if path.scheme == LOCAL else ()
+        is_empty, some, files = not found.entries, False, list[FoundFile]()
         for entry in _originals_first(path.scheme, found):
-            file = FoundFile(path.scheme, entry.path, entry.size, entry.version, common[path.scheme], entry.named)
+            file = FoundFile(path.scheme, entry.path, entry.size, entry.version, root, entry.named)
             relative = file.relative
-            for globs in idle.values():
+            for globs in self._idle.values():
                 globs.difference_update([glob for glob in globs if matches_file(relative, glob)])
-            known = seen_here.get(entry.real)
-            if known is not None:
-                some = True
-                if known != entry.path:
-                    listing.leave_out("files that are read under another name", file.url)
-                continue
-            why = _left_out(entry, relative, spec, ignored if path.scheme == LOCAL else ())
+            known = seen.get(entry.real)
+            why = _left_out(entry, relative, self._spec, ignored) if known is None else None
             if why is not None:
                 listing.leave_out(why, file.url)
                 continue
             some = True
-            seen_here[entry.real] = entry.path
+            if known is not None:
+                if known != entry.path:
+                    listing.leave_out("files that are read under another name", file.url)
+                continue
+            seen[entry.real] = entry.path
             problem = _problem(entry)
             if problem is None:
                 files.append(file)
@@ -154,11 +175,14 @@ def list_files(
         files.sort(key=lambda file: file.place)
         listing.files += files
         if not some:
-            raise InputError(_nothing(text, is_empty, spec, listing))
-    for name, globs in idle.items():
-        for glob in sorted(globs):
-            listing.note_idle(name, glob)
-    return listing
+            raise InputError(_nothing(text, is_empty, self._spec, listing))
+
+    def complete(self) -> Listing:
+        """The listing, when all paths were added."""
+        for name, globs in self._idle.items():
+            for glob in sorted(globs):
+                self._listing.note_idle(name, glob)
+        return self._listing
 
 
 def _originals_first(scheme: str, found: Listed) -> Iterator[Entry]:
@@ -174,6 +198,11 @@ def _originals_first(scheme: str, found: Listed) -> Iterator[Entry]:
         else:
             yield entry
     yield from links
+
+
+def summarised(left_out: Sequence[LeftOut]) -> str:
+    """What is left out, in a line."""
+    return "; ".join(f"{found.files:,} {found.reason}, such as {found.example}" for found in left_out)
 
 
 def shown(path: str) -> str:
@@ -216,5 +245,5 @@ def _nothing(text: str, is_empty: bool, spec: CorpusSpec, listing: Listing) -> s
     if is_empty:
         return f"{text}: there is no file; a corpus has {KNOWN} files"
     rules = " that include and exclude leave" if spec.include or spec.exclude else ""
-    left = "; ".join(f"{found.files:,} {found.reason}, such as {found.example}" for found in listing.left_out)
+    left = summarised(listing.left_out)
     return f"{text}: there is no corpus file{rules}; a corpus has {KNOWN} files (left out: {left})"

@@ -10,7 +10,7 @@ from pruner.corpus.paths import UNRESTRICTED, Roots
 from pruner.corpus.plan import Plan
 from pruner.corpus.sandbox import read_shard
 from pruner.corpus.shard import Shard
-from pruner.corpus.train_split import ShardRows, in_split
+from pruner.corpus.train_split import ShardRows, Split, in_split
 from pruner.spec import CorpusSpec
 
 _BYTES_PER_TOKEN = 5.5  # estimate, held-out text included; where tokens have more bytes, some text is read twice
@@ -18,6 +18,7 @@ _SHARDS_MAX = 256  # shards to open, where these can give enough text
 _READ_MAX = 16 << 30  # bytes of text to decode, where these can give enough, and each file has a shard
 _SPARE = 1.25  # factor on the share drawn from a shard, as its planned size is an estimate
 _SHUFFLE_BYTES = 64 << 20  # of text that is held in memory and shuffled
+_DRAW = 0x5EED  # changes the seed, so that draws from the split do not depend on the split
 
 
 class SplitDocument(NamedTuple):
@@ -29,26 +30,14 @@ class SplitDocument(NamedTuple):
 
 
 def training_texts(
-    plan: Plan,
-    spec: CorpusSpec,
-    tokens: int,
-    fraction: float,
-    seed: int,
-    beat: Callable[[], None],
-    roots: Roots = UNRESTRICTED,
+    plan: Plan, spec: CorpusSpec, split: Split, tokens: int, beat: Callable[[], None], roots: Roots = UNRESTRICTED
 ) -> Iterator[str]:
     """The texts of `training_documents`."""
-    return (found.text for found in training_documents(plan, spec, tokens, fraction, seed, beat, roots))
+    return (found.text for found in training_documents(plan, spec, split, tokens, beat, roots))
 
 
 def training_documents(
-    plan: Plan,
-    spec: CorpusSpec,
-    tokens: int,
-    fraction: float,
-    seed: int,
-    beat: Callable[[], None],
-    roots: Roots = UNRESTRICTED,
+    plan: Plan, spec: CorpusSpec, split: Split, tokens: int, beat: Callable[[], None], roots: Roots = UNRESTRICTED
 ) -> Iterator[SplitDocument]:
     """Documents of the train split to train on; the same ones in the same order at each call.
 
@@ -58,21 +47,15 @@ def training_documents(
     while waiting for one. Raises InputError and OSError as reading does.
     """
     wanted = tokens * _BYTES_PER_TOKEN
-    order = _round_robin(plan, seed)
-    least = min(_SHARDS_MAX, len({shard.file for shard in order}))
-    while len(order) > least and (len(order) > _SHARDS_MAX or _decoded_bytes(plan, order) > _READ_MAX):
-        fewer = order[: max(least, len(order) // 2)]
-        if wanted * _SPARE > fraction * _text_bytes(fewer):
-            break
-        order = fewer
-    shares = [_SPARE * wanted / len(order) / max(1.0, fraction * shard.text_bytes) for shard in order]
-    rng = random.Random(seed)  # noqa: S311 (a fixed algorithm, so that the order is the same everywhere)
+    order = _chosen_shards(plan, split, wanted)
+    shares = [_SPARE * wanted / len(order) / max(1.0, split.fraction * shard.text_bytes) for shard in order]
+    rng = random.Random(split.seed)  # noqa: S311 (a fixed algorithm, so that the order is the same everywhere)
     given, low, high = 0, 0.0, 1.0  # bytes of text; the factors of the shares that were drawn and are drawn now
     while True:
         held: list[SplitDocument] = []
         held_bytes = 0
         for shard, share in zip(order, shares, strict=True):
-            for found in _drawn(plan, shard, spec, roots, beat, (low * share, high * share), fraction, seed):
+            for found in _drawn(plan, shard, spec, roots, beat, split, (low * share, high * share)):
                 given += found.n_bytes
                 held.append(found)
                 held_bytes += found.n_bytes
@@ -86,6 +69,18 @@ def training_documents(
             return
         # The planned sizes were too large, as where most of a file is no text: draw more.
         low, high = high, high * min(100.0, max(2.0, _SPARE * wanted / max(1, given)))
+
+
+def _chosen_shards(plan: Plan, split: Split, wanted: float) -> list[Shard]:
+    """The shards that are sampled: all, or fewer that are planned to give the wanted bytes of text."""
+    order = _round_robin(plan, split.seed)
+    least = min(_SHARDS_MAX, len({shard.file for shard in order}))
+    while len(order) > least and (len(order) > _SHARDS_MAX or _decoded_bytes(plan, order) > _READ_MAX):
+        fewer = order[: max(least, len(order) // 2)]
+        if wanted * _SPARE > split.fraction * _text_bytes(fewer):
+            break
+        order = fewer
+    return order
 
 
 def _round_robin(plan: Plan, seed: int) -> list[Shard]:
@@ -118,19 +113,18 @@ def _drawn(
     spec: CorpusSpec,
     roots: Roots,
     beat: Callable[[], None],
+    split: Split,
     between: tuple[float, float],
-    fraction: float,
-    seed: int,
 ) -> Iterator[SplitDocument]:
     """The documents of a shard that are in the split and whose draw lies between two shares."""
     there = ShardRows.of(plan, shard.index)
     for batch in read_shard(plan, shard, spec, roots, beat):
         beat()
         places = there, batch["file"].to_numpy(), batch["row"].to_numpy()
-        chosen = in_split(seed, fraction, *places)
+        chosen = in_split(split, *places)
         for share, inside in zip(between, (False, True), strict=True):
             if share < 1:
-                chosen &= in_split(seed ^ 0x5EED, share, *places) == inside
+                chosen &= in_split(Split(split.seed ^ _DRAW, share), *places) == inside
             elif not inside:
                 return  # all were drawn before
         chosen &= batch["text"].is_valid().to_numpy(zero_copy_only=False)

@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 
 from pruner.corpus.check import check_corpus
+from pruner.corpus.labels import valid_unicode
 from pruner.corpus.paths import Roots
 from pruner.corpus.plan import plan_corpus
 from pruner.corpus.protocol import (
@@ -229,5 +230,5 @@ def _read(request: ReadRequest, spec: CorpusSpec, roots: Roots, careful: bool, o
 
 
 def _fail(out: Output, failure: Failure) -> None:
-    message = failure.message.encode(errors="replace").decode()
-    out.send(FAILURE, failure.model_copy(update={"message": message}).model_dump_json().encode())
+    sent = failure.model_copy(update={"message": valid_unicode(failure.message)})
+    out.send(FAILURE, sent.model_dump_json().encode())

@@ -40,13 +40,14 @@ class ShardRows(NamedTuple):
         return cls(found.file, first_row) if first_row >= 0 else cls(found.file, start=found.start)
 
 
-def in_split(seed: int, fraction: float, shard: ShardRows, file: np.ndarray, row: np.ndarray) -> np.ndarray:
+def in_split(split: Split, shard: ShardRows, file: np.ndarray, row: np.ndarray) -> np.ndarray:
     """Whether rows of a shard are in the split, bool [R]; file and row int [R] count from its first ones.
 
-    A row is in it with probability `fraction`, by a hash of the seed and its place alone, so that training and
+    A row is in it with the probability `fraction`, by a hash of the seed and its place alone, so that training and
     selecting agree without a stored list, however files are gathered to shards. 0 <= seed < 2**64.
     """
+    seed = split.seed
     if shard.start:
         seed = int(row_hash(seed, shard.file, np.array([shard.start]))[0])
     uniform = (row_hash(seed, shard.file + file, shard.first_row + row) >> np.uint64(11)) * 2.0**-53  # [0, 1)
-    return np.asarray(uniform < fraction)
+    return np.asarray(uniform < split.fraction)

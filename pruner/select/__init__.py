@@ -1,1 +1,1 @@
-"""Selections: the index of scores, bands of ranks, manifests, previews and summaries."""
+"""Selections: the index of scores and its other orders, manifests, previews, summaries, how scores compare."""

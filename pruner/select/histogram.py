@@ -58,7 +58,7 @@ def count_shard(storage: Storage, path: str, trained: Trained | None) -> BinCoun
     there = np.asarray(table["nll"].is_valid())
     if trained is not None:
         places = _columns(storage, trained.documents_path, "file", "row")
-        there = there & ~in_split(*trained.split, trained.shard, *(column.to_numpy() for column in places.columns))
+        there = there & ~in_split(trained.split, trained.shard, *(column.to_numpy() for column in places.columns))
     nll, tokens = (table[name].to_numpy()[there] for name in ("nll", "n_tokens"))
     return count_bins(score_key(nll, tokens), tokens.astype(np.int64))
 
@@ -104,7 +104,7 @@ class BinsSoFar:
         file, row, has_text, n_tokens, nll = rows
         chosen = np.isfinite(nll) & (n_tokens > 0)
         if self._split is not None:
-            chosen &= ~in_split(*self._split, self._shard, file[has_text], row[has_text])
+            chosen &= ~in_split(self._split, self._shard, file[has_text], row[has_text])
         tokens = n_tokens[chosen].astype(np.int64)
         return count_bins(score_key(nll[chosen], tokens), tokens)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from pruner.ranks.rank_key import floats
 from pruner.select import rank_correlation
-from pruner.select.summary import QUANTILES
+from pruner.select.summary import QUANTILES, quantile
 from pruner.tables.stored_table import StoredTable
 
 EXACT_MAX = 200_000  # documents whose scores are held in memory; of more, every k-th is, and the others are counted
@@ -157,12 +157,8 @@ def _column(name: str, values: np.ndarray, ends: _Ends) -> ScoreColumn:
             scale="linear",
             edges=[],
         )
-
-    def quantile(share: float) -> float:
-        return float(ordered[max(0, math.ceil(len(ordered) * share - 1))])
-
-    low, high = quantile(_CLIPPED), quantile(1 - _CLIPPED)
-    inner, outer = quantile(0.05), quantile(0.95)
+    low, high = quantile(ordered, _CLIPPED), quantile(ordered, 1 - _CLIPPED)
+    inner, outer = quantile(ordered, 0.05), quantile(ordered, 0.95)
     log = low > 0 and outer / inner > _LOG_RATIO
     exact = {0: ends.minimum, 100: ends.maximum}
     return ScoreColumn(
@@ -170,7 +166,7 @@ def _column(name: str, values: np.ndarray, ends: _Ends) -> ScoreColumn:
         documents=ends.documents,
         minimum=ends.minimum,
         maximum=ends.maximum,
-        quantiles={str(percent): exact.get(percent, quantile(percent / 100)) for percent in QUANTILES},
+        quantiles={str(percent): exact.get(percent, quantile(ordered, percent / 100)) for percent in QUANTILES},
         nearly_constant=outer - inner <= _SAME * max(abs(inner), abs(outer)),
         scale="log" if log else "linear",
         edges=_edges(ordered, low, high, log=log),

@@ -264,7 +264,7 @@ def _of_documents(plan: Plan, shard: Shard, first_row: int, documents: pa.Table,
     training = np.zeros(len(documents), dtype=bool)
     if split is not None:
         places = documents["file"].to_numpy(), documents["row"].to_numpy()
-        training = in_split(*split, ShardRows.of(plan, shard.index), *places)
+        training = in_split(split, ShardRows.of(plan, shard.index), *places)
     return {
         "file": pa.array([file.url for file in plan.files_of(shard)]).take(documents["file"]),
         "row": pc.add(documents["row"], first_row),

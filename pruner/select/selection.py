@@ -90,12 +90,9 @@ class SelectionWriter:
         return record
 
     def _write_rows(self, rows: range, out: BinaryIO | HashingWriter, beat: Callable[[], None]) -> None:
-        chosen = self._chosen()
+        chosen = choose(self._storage, self._order, self._spec)
         about = {"selection": self._spec.model_dump(), "percentile": percentile_rule(chosen.documents)}
         write_manifest(self._storage, self._scores, out, rows, chosen, self._provenance | about, beat)
-
-    def _chosen(self) -> Chosen:
-        return choose(self._storage, self._order, self._spec)
 
 
 def choose(storage: Storage, order_folder: str, spec: SelectionSpec) -> Chosen:

@@ -125,7 +125,7 @@ def of_perplexity(index: Index, scorers: Iterable[dict[str, Any]], beat: Callabl
 
 def quantiles(index: Index) -> Perplexities:
     """Quantiles of perplexity: each is the perplexity of a document."""
-    values = perplexity(np.array([_quantile(index.key, percent / 100) for percent in QUANTILES]))
+    values = perplexity(np.array([quantile(index.key, percent / 100) for percent in QUANTILES]))
     return Perplexities(
         quantiles={str(percent): float(value) for percent, value in zip(QUANTILES, values, strict=True)}
     )
@@ -140,7 +140,7 @@ def lengths(index: Index, beat: Callable[[], None]) -> Lengths:
     """Documents by length and perplexity."""
     octaves = [np.unique(_octave(tokens)) for _, tokens in _pieces(index, beat)]
     first, last = int(min(part[0] for part in octaves)), int(max(part[-1] for part in octaves))
-    low, high = float(_quantile(index.key, 0.001)), float(_quantile(index.key, 0.999))
+    low, high = float(quantile(index.key, 0.001)), float(quantile(index.key, 0.999))
     width = max((high - low) / _LENGTH_COLUMNS, 1e-6)
     cells = np.zeros((last - first + 1) * _LENGTH_COLUMNS, dtype=np.int64)
     for key, tokens in _pieces(index, beat):
@@ -182,7 +182,7 @@ def domain_table(index: Index) -> list[DomainRow]:
     return domain_rows(index.domain_names, index.domain_order, sizes, tokens, medians)
 
 
-def _quantile(ordered: np.ndarray, share: float) -> float:
+def quantile(ordered: np.ndarray, share: float) -> float:
     """The smallest value that at least this share of the values does not exceed, as NumPy's `inverted_cdf`."""
     return float(ordered[max(0, math.ceil(len(ordered) * share - 1))])
 

@@ -1,1 +1,1 @@
-"""Storage, and the files that a shard's documents and scores are stored in."""
+"""A storage and its records, the files of shards, and the public tables: written, joined, read in parts."""

@@ -5,12 +5,9 @@ first row in it), id, domain (string), n_bytes (int64, UTF-8 bytes of the text),
 no n_bytes, but a reject: the reason.
 """
 
-from contextlib import ExitStack
-from types import TracebackType
-
 import pyarrow as pa
 
-from pruner.tables.part_file import create_part
+from pruner.tables.part_file import PartFileWriter
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
 
@@ -33,29 +30,18 @@ class DocumentCounts(Record):
     rejects: int = 0
 
 
-class DocumentsWriter:
-    """Writes a documents file, which appears when the `with` block ends without an exception."""
+class DocumentsWriter(PartFileWriter):
+    """Writes a documents file."""
 
     def __init__(self, storage: Storage, path: str) -> None:
-        self._storage, self._path = storage, path
+        super().__init__(storage, path, SCHEMA)
         self._rows = self._rejects = 0
-
-    def __enter__(self) -> "DocumentsWriter":
-        self._stack = ExitStack()
-        self._writer = create_part(self._stack, self._storage, self._path, SCHEMA, self._counts)
-        return self
 
     def append(self, batch: pa.RecordBatch) -> None:
         """Adds the rows of a batch as the sandbox gives them."""
-        columns = [batch[name] for name in SCHEMA.names]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+        self._write([batch[name] for name in SCHEMA.names])
         self._rows += len(batch)
         self._rejects += len(batch) - batch["reject"].null_count
 
-    def _counts(self) -> DocumentCounts:
+    def _metadata(self) -> DocumentCounts:
         return DocumentCounts(documents=self._rows, rejects=self._rejects)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return self._stack.__exit__(kind, error, trace)

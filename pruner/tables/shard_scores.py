@@ -6,15 +6,13 @@ scorer gave no score). A row without text has nulls in all of them: its reason i
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pruner.tables.dtypes import numpy_dtype
-from pruner.tables.part_file import create_part, read_metadata
+from pruner.tables.part_file import PartFileWriter, read_metadata
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
 from pruner.tables.values import has_text
@@ -43,18 +41,14 @@ class ShardCounts(Record):
     scorer: dict[str, Any]
 
 
-class ScoresWriter:
-    """Writes a scores file, which appears when the `with` block ends without an exception."""
+class ScoresWriter(PartFileWriter):
+    """Writes a scores file."""
 
     def __init__(self, storage: Storage, path: str, scorer: dict[str, Any]) -> None:
         """`scorer` is stored as it is when the `with` block ends."""
-        self._storage, self._path, self._scorer = storage, path, scorer
+        super().__init__(storage, path, SCHEMA)
+        self._scorer = scorer
         self._rows = self._tokens = self._rejects = 0
-
-    def __enter__(self) -> "ScoresWriter":
-        self._stack = ExitStack()
-        self._writer = create_part(self._stack, self._storage, self._path, SCHEMA, self._counts)
-        return self
 
     def append(
         self, batch: pa.RecordBatch, n_tokens: np.ndarray, nll: np.ndarray, surprisals: Sequence[np.ndarray]
@@ -82,19 +76,13 @@ class ScoresWriter:
             column = np.zeros(len(batch), numpy_dtype(field.type))
             column[there] = values
             rows.append(column)
-        columns = [*(pa.array(values, mask=missing) for values in rows), reject]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+        self._write([*(pa.array(values, mask=missing) for values in rows), reject])
         self._rows += len(batch)
         self._tokens += int(row_tokens[~missing].sum(dtype=np.int64))
         self._rejects += int(missing.sum())
 
-    def _counts(self) -> ShardCounts:
+    def _metadata(self) -> ShardCounts:
         return ShardCounts(documents=self._rows, tokens=self._tokens, rejects=self._rejects, scorer=self._scorer)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return self._stack.__exit__(kind, error, trace)
 
 
 def read_counts(storage: Storage, path: str) -> ShardCounts:

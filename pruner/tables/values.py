@@ -3,15 +3,13 @@
 Its columns are float32 or float64; a value is null where a document has none.
 """
 
-from contextlib import ExitStack
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pruner.tables.dtypes import numpy_dtype
-from pruner.tables.part_file import create_part
+from pruner.tables.part_file import PartFileWriter
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
 
@@ -29,32 +27,23 @@ class ValueCounts(Record):
     scorer: dict[str, Any]
 
 
-class ValuesWriter:
-    """Writes a values file, which appears when the `with` block ends without an exception."""
+class ValuesWriter(PartFileWriter):
+    """Writes a values file."""
 
     def __init__(self, storage: Storage, path: str, schema: pa.Schema, scorer: dict[str, Any]) -> None:
         """`scorer` is stored as it is when the `with` block ends."""
-        self._storage, self._path, self._schema, self._scorer = storage, path, schema, scorer
+        super().__init__(storage, path, schema)
+        self._scorer = scorer
         self._rows = self._missing = 0
-
-    def __enter__(self) -> "ValuesWriter":
-        self._stack = ExitStack()
-        self._writer = create_part(self._stack, self._storage, self._path, self._schema, self._counts)
-        return self
 
     def append(self, *columns: Any) -> None:
         """Adds rows: Arrow arrays [rows] of the schema's types."""
-        self._writer.write_batch(pa.RecordBatch.from_arrays(list(columns), schema=self._schema))
+        self._write(list(columns))
         self._rows += len(columns[0])
         self._missing += columns[0].null_count
 
-    def _counts(self) -> ValueCounts:
+    def _metadata(self) -> ValueCounts:
         return ValueCounts(documents=self._rows, missing=self._missing, scorer=self._scorer)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return self._stack.__exit__(kind, error, trace)
 
 
 def has_text(batch: pa.RecordBatch) -> np.ndarray:

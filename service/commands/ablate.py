@@ -11,7 +11,8 @@ from scorer.training.names import OPTIMIZERS, PRESETS
 from service.client import Client, ClientError
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import ablation_bar, ablation_table, console, goes_on
+from service.commands.output import ablation_table, console
+from service.commands.progress import AblationBar, goes_on
 
 if TYPE_CHECKING:
     from pruner.ablation.result import AblationResult
@@ -88,7 +89,7 @@ def ablate(parser: Parser, args: argparse.Namespace) -> int:
         wanted = wanted.model_copy(update={"heldout": here, "tasks": [*map(options.corpus_path, wanted.tasks)]})
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with ablation_bar() as tell:
+    with AblationBar() as tell:
         make = _from_folder if args.server is None else _from_service
         result = make(parser, args, wanted, tell)
     _write(args.out, result)

@@ -11,7 +11,7 @@ from pruner.export.formats import ExportFormat, export_root
 from service.client import Client
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import goes_on, parts_bar
+from service.commands.progress import ExportBar, goes_on
 from service.contract.schemas import Export, ExportOptions
 
 
@@ -49,7 +49,7 @@ def _place(text: str) -> str:
 
 def export(_parser: Parser, args: argparse.Namespace) -> int:
     """Writes the kept documents of a selection as corpus files."""
-    with parts_bar() as tell:
+    with ExportBar() as tell:
         made = _from_folder(args, tell) if args.server is None else _from_service(args, tell)
     if args.json:
         sys.stdout.write(json.dumps(made) + "\n")

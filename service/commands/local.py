@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pruner.errors import InputError
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import console, left_out, progress_bar, scored_texts, summary, trained_reference
+from service.commands.output import console, left_out, scored_texts, summary, trained_reference
+from service.commands.progress import JobBar
 
 if TYPE_CHECKING:
     from service.contract.schemas import Job
@@ -47,7 +48,7 @@ def prune(parser: Parser, args: argparse.Namespace) -> int:
     removed: list[str] = []
     request = options.job_request(parser, args)
     started = time.monotonic()
-    with progress_bar() as bar:
+    with JobBar() as bar:
         job = local.prune(request, args.out, args.device, bar, on_end, removed.append)
     seconds = time.monotonic() - started
     if removed:
@@ -101,7 +102,7 @@ def score(parser: Parser, args: argparse.Namespace) -> int:
     from service.work import local
 
     request = options.job_request(parser, args)
-    with progress_bar() as bar:
+    with JobBar() as bar:
         job, warnings = local.score(request, args.out, args.device, bar)
     progress = job.progress
     sys.stdout.writelines(f"{line}\n" for line in left_out(job.corpus))
@@ -180,7 +181,7 @@ def train(parser: Parser, args: argparse.Namespace) -> int:
     corpus, spec = options.training(parser, args)
     preset = spec.preset if args.source is None else None
     recipe = local_train.Recipe(preset, spec.tokens, spec.seed, args.optimizer, args.gpus, args.source)
-    with progress_bar() as bar:
+    with JobBar() as bar:
         trained = local_train.train(corpus, recipe, args.out, args.device, bar, bar.heldout)
     about = (*left_out(trained.corpus), *trained_reference(trained.summary))
     sys.stdout.writelines(f"{line}\n" for line in about)

@@ -1,28 +1,21 @@
-"""Terminal output of the commands: a progress bar while a job runs, and tables of its results."""
+"""What the commands print: tables and lines of results."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pruner.ablation.compare import ALL
 from pruner.ablation.result import AblationResult, Interval
 from scorer.training.summary import TrainingSummary
-from service.contract.ablations import Ablation, AblationEstimate
-from service.contract.names import Status
-from service.contract.schemas import Export, JobCorpus, ScoredText
-from service.contract.schemas import Progress as JobProgress
+from service.contract.schemas import JobCorpus, ScoredText
 from service.page.format import domain_name, duration
 
 _DOMAINS_MAX = 24  # rows of the table
 _OVERLAPS_MAX = 15  # rows
 _SHARES = ("documents_of_smaller", "documents_of_all")
-_LINE_SECONDS = 5.0  # between two lines without a terminal
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -32,141 +25,6 @@ def console(*, stderr: bool = False) -> Console:
     """
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     return Console(stderr=stderr, width=None if terminal else 1000, markup=False, emoji=False, highlight=False)
-
-
-class ProgressBar:
-    """A progress bar on a terminal; without a terminal, a line every few seconds."""
-
-    def __init__(self, screen: Console) -> None:
-        self._screen = screen
-        self._printed_at = time.monotonic()
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<10}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            console=screen,
-            transient=True,
-            disable=not screen.is_terminal,
-        )
-        self._task = self._bar.add_task("queued", total=None, note="")
-
-    def __call__(self, status: Status, progress: JobProgress) -> None:
-        """Shows the status and progress of the job."""
-        if status == "training":
-            done, total = progress.training_tokens_done, progress.training_tokens_total or None
-            note = f"{done:,} of {total or 0:,} tokens{_left(progress)}" if done else "reading text"
-        elif status == "scoring":
-            done, total = progress.documents_done, progress.documents_total
-            if total is None and progress.eta_seconds is None:
-                done, total = progress.shards_done, progress.shards_total or None
-            rate = f"{progress.tokens_per_second:,.0f} tokens/s"
-            note = f"{progress.documents_done:,} documents, {rate}{_left(progress)}"
-        elif status == "planning" and progress.files_listed:
-            done, total = progress.files_planned, progress.files_listed if progress.files_planned else None
-            note = f"{done:,} of {total:,} files" if total else f"{progress.files_listed:,} files found"
-        else:
-            done, total, note = 0, None, ""
-        if progress.waiting_for is not None:
-            note = f"{note}; waiting: {progress.waiting_for}".removeprefix("; ")
-        self._bar.update(self._task, description=status, completed=done, total=total, note=note)
-        if not self._screen.is_terminal and time.monotonic() - self._printed_at >= _LINE_SECONDS:
-            self._screen.print(f"{status}: {note}" if note else status, soft_wrap=True)
-            self._printed_at = time.monotonic()
-
-    def heldout(self, tokens: int, bits_per_byte: float) -> None:
-        """Prints how well a reference in training predicts text that it does not learn from."""
-        self._screen.print(f"after {tokens:,} tokens: {bits_per_byte:.4f} bits per held-out byte", soft_wrap=True)
-
-
-def _left(progress: JobProgress) -> str:
-    return "" if progress.eta_seconds is None else f", {duration(progress.eta_seconds)} left"
-
-
-@contextmanager
-def progress_bar() -> Iterator[ProgressBar]:
-    """A progress bar on standard error that is erased at the end."""
-    bar = ProgressBar(console(stderr=True))
-    with bar._bar:
-        yield bar
-
-
-@contextmanager
-def parts_bar() -> Iterator[Callable[[Export], None]]:
-    """A progress bar of an export on standard error; without a terminal, a line every few seconds."""
-    screen = console(stderr=True)
-    printed_at = time.monotonic()
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("exporting", total=None)
-
-        def tell(shown: Export) -> None:
-            nonlocal printed_at
-            done, total = shown.progress.parts_done, shown.progress.parts_total
-            bar.update(task, completed=done, total=total)
-            if not screen.is_terminal and time.monotonic() - printed_at >= _LINE_SECONDS:
-                screen.print(f"exporting: {done:,} of {total or 0:,} files or parts", soft_wrap=True)
-                printed_at = time.monotonic()
-
-        yield tell
-
-
-@contextmanager
-def ablation_bar() -> Iterator[Callable[[Ablation], None]]:
-    """A progress bar of an ablation on standard error, after a line with what it takes."""
-    screen = console(stderr=True)
-    started, printed_at, told = time.monotonic(), time.monotonic(), False
-    begun: tuple[float, int] | None = None  # when the first tokens were read, and how many there were
-    columns = (
-        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()),
-        *(TextColumn("{task.fields[note]}"), TimeElapsedColumn()),
-    )
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("preparing", total=None, note="")
-
-        def tell(shown: Ablation) -> None:
-            nonlocal printed_at, told, begun
-            progress, now = shown.progress, time.monotonic()
-            if shown.estimate is not None and not told:
-                told = True
-                screen.print(estimated(shown.estimate), soft_wrap=True)
-            done, total = progress.tokens_done, progress.tokens_total
-            if done and begun is None:
-                begun = now, done
-            left = ""
-            if begun is not None and total and done > begun[1]:
-                left = f", {duration((now - begun[0]) * (total - done) / (done - begun[1]))} left"
-            note = f"{progress.runs_done} of {progress.runs_total or 0} runs, {done:,} tokens{left}" if total else ""
-            bar.update(task, description="training" if total else "preparing", completed=done, total=total, note=note)
-            if not screen.is_terminal and now - printed_at >= _LINE_SECONDS:
-                screen.print(f"ablation: {note or 'preparing'}, {duration(now - started)}", soft_wrap=True)
-                printed_at = now
-
-        yield tell
-
-
-@contextmanager
-def goes_on(what: str, server: str, path: str) -> Iterator[None]:
-    """Says at Ctrl-C where the service shows the work, which does not end."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write(f"the {what} goes on: {server.rstrip('/')}{path}\n")
-        raise
-
-
-def estimated(found: AblationEstimate) -> str:
-    """What an ablation takes, in a line."""
-    gpu = f", {found.gpu_hours:.2f} GPU-hours" if found.gpu_hours else " of one core"
-    return f"{found.runs} runs, {found.tokens:,} tokens in all: about {duration(found.seconds)}{gpu}"
 
 
 def ablation_table(result: AblationResult, seconds: float) -> list[Table | str]:

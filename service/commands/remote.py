@@ -13,15 +13,8 @@ from rich.table import Table
 from service.client import AsyncClient, Client, NotSucceeded
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import (
-    console,
-    files_left_out,
-    goes_on,
-    left_out,
-    progress_bar,
-    summary,
-    trained_reference,
-)
+from service.commands.output import console, files_left_out, left_out, summary, trained_reference
+from service.commands.progress import JobBar, goes_on
 from service.contract.schemas import Job
 
 
@@ -230,7 +223,7 @@ def report(_parser: Parser, args: argparse.Namespace) -> int:
 
 def _watch(client: Client, job_id: str, args: argparse.Namespace) -> int:
     try:
-        with goes_on("job", args.server, f"/jobs/{job_id}"), progress_bar() as bar:
+        with goes_on("job", args.server, f"/jobs/{job_id}"), JobBar() as bar:
             job = client.wait_for_job(job_id, lambda job: bar(job.status, job.progress))
     except NotSucceeded as error:
         if isinstance(error.ended, Job):

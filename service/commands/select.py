@@ -5,8 +5,6 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +12,6 @@ from pathlib import Path
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import service
@@ -25,10 +22,10 @@ from pruner.spec import SelectionSpec
 from service.commands import options
 from service.commands.options import Parser
 from service.commands.output import console, left_out
+from service.commands.progress import StepBar
 from service.contract.schemas import JobCorpus
 
 _THREADS_MAX = 16  # each needs some 100 MB
-_LINE_SECONDS = 5.0  # between lines of progress without a terminal
 
 
 def add_select(parser: Parser) -> None:
@@ -68,7 +65,7 @@ def select(parser: Parser, args: argparse.Namespace) -> int:
     about = {"winnow": service.__version__, "versions": {name: version(name) for name in ("numpy", "pyarrow")}}
     threads = min(len(os.sched_getaffinity(0)), _THREADS_MAX)
     try:
-        with _progress() as on_progress:
+        with StepBar("counting") as on_progress:
             made = select_tables(tables, args.key, specs, path_of, about, threads, on_progress)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -135,22 +132,3 @@ def _show(tables: Tables, made: list[SelectedTables], out: Path, seconds: float)
         table.add_row(one.spec.id, f"{one.ranked:,}", f"{one.documents:,}", tokens, *ends)
     screen.print(table)
     screen.print(f"Manifests in {out}", soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error; without a terminal, a line every few seconds."""
-    screen = console(stderr=True)
-    printed_at = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("counting", total=None)
-
-        def tell(step: str, done: int, total: int) -> None:
-            nonlocal printed_at
-            bar.update(task, description=step, completed=min(done, total), total=total)
-            if not screen.is_terminal and time.monotonic() - printed_at >= _LINE_SECONDS:
-                screen.print(f"{step}: {min(done, total):,} of {total:,} parts", soft_wrap=True)
-                printed_at = time.monotonic()
-
-        yield tell

@@ -1,1 +1,1 @@
-"""The wire models, permissions and network rules. Imports no FastAPI and no Redis."""
+"""The JSON of the API, sets of names, permissions, quotas, address rules. Imports no FastAPI and no Redis."""

@@ -20,7 +20,7 @@ from pruner.select.write_index import read_summary
 from pruner.spec import BY_TOKEN, Order, SelectionSpec, StageSpec
 from pruner.tables.storage import Storage
 from service.contract.scorers import score_names
-from service.jobs.jobs import Conflict, Jobs, check_scores, not_there
+from service.jobs.jobs import Conflict, Jobs, check_possible, not_there
 from service.kinds import index, order, report, scores, selection
 from service.kinds.documents import paths as documents_paths
 from service.kinds.job_files import JobFiles
@@ -35,9 +35,7 @@ def preview(jobs: Jobs, job_id: str, spec: SelectionSpec) -> PreviewReport:
     Raises UnknownJob; Conflict while the job is not scored, or its documents are not ranked in the order; InputError.
     """
     files = jobs.files(job_id)[1]
-    check_scores(files.record.request, spec)
-    if spec.in_domains and files.record.request.corpus.domain_field is None:
-        raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
+    check_possible(files.record.request, spec)
     return preview_by(files, spec, lambda ranked: _scored(jobs, job_id, ranked)[1])
 
 

@@ -49,8 +49,10 @@ def not_there(status: Status, what: str) -> Conflict:
     return Conflict(f"the job is {status} and has no {what} yet: ask again when it has succeeded")
 
 
-def check_scores(request: JobRequest, spec: SelectionSpec) -> None:
-    """Raises InputError where a selection uses a score that the job of a request does not have."""
+def check_possible(request: JobRequest, spec: SelectionSpec) -> None:
+    """Raises InputError where a selection needs domains, or a score, that the job of a request does not have."""
+    if spec.in_domains and request.corpus.domain_field is None:
+        raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
     try:
         check_selection(spec, request.scores, has_reference=request.reference is not None)
     except ValueError as error:
@@ -156,9 +158,7 @@ class Jobs:
         Raises UnknownJob; Conflict while the job is not scored; InputError for a selection that it cannot make.
         """
         record = self._record(job_id)
-        if spec.in_domains and record.request.corpus.domain_field is None:
-            raise InputError("a selection within 'domain' needs a job with corpus.domain_field")
-        check_scores(record.request, spec)
+        check_possible(record.request, spec)
         job = self.get(job_id)
         files = JobFiles(self.workspace, record)
         if any(other.id == spec.id and other != spec for other in files.selections):

@@ -93,7 +93,7 @@ def _note(lease: HeldLease) -> TaskNote:
     return TaskNote.model_validate_json(lease.note) if lease.note else TaskNote()
 
 
-class _Flying(NamedTuple):
+class _Running(NamedTuple):
     """What is known of the tasks of one node that are under way."""
 
     documents: int = 0
@@ -110,20 +110,20 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
     summary = parse_summary(state.summary)
     train = job.record.request.train
     first = passes.of(job)[0]  # of a job with several, the others are made on the way, or quicker
-    scored, flying = state.counters.get(first, {}), _flying(state, first)
-    training = _flying(state, "model") if train else _Flying()
-    planning, planned = _flying(state, "corpus"), None if job.corpus is None else job.corpus.files
+    scored, running = state.counters.get(first, {}), _running(state, first)
+    training = _running(state, "model") if train else _Running()
+    planning, planned = _running(state, "corpus"), None if job.corpus is None else job.corpus.files
     training_done, training_total = training.tokens, training.tokens_total or (train.tokens if train else 0)
     if (trained := _training(job)) is not None:
         training_done = training_total = trained.tokens
     now = Progress(
-        documents_done=scored.get("documents", 0) + flying.documents,
+        documents_done=scored.get("documents", 0) + running.documents,
         documents_total=summary.documents,
-        tokens_done=scored.get("tokens", 0) + flying.tokens,
+        tokens_done=scored.get("tokens", 0) + running.tokens,
         shards_done=scored.get("parts", 0),
         shards_total=summary.shards,
         rejects=scored.get("rejects", 0),
-        shards_leased=flying.leased,
+        shards_leased=running.leased,
         shards_failed=len(state.failed),
         worker_seconds=_seconds(state, "worker_ms"),
         gpu_seconds=_seconds(state, "gpu_ms"),
@@ -134,7 +134,7 @@ def progress_of(job: JobFiles, state: JobState) -> Progress:
         files_listed=planned or planning.files_total,
         files_planned=planned or planning.files,
     )
-    now.tokens_per_second = flying.rate or _mean_rate(state, scored, now.tokens_done)
+    now.tokens_per_second = running.rate or _mean_rate(state, scored, now.tokens_done)
     left = tokens_left(now, scored.get("tokens", 0), summary.text_bytes)
     if summary.status == "scoring" and left is not None and now.tokens_per_second > 0:
         now.eta_seconds = left / now.tokens_per_second
@@ -149,9 +149,9 @@ def _seconds(state: JobState, counter: str) -> float:
     return sum(found.get(counter, 0) for found in timed) / 1000
 
 
-def _flying(state: JobState, node: str) -> _Flying:
+def _running(state: JobState, node: str) -> _Running:
     notes = [_note(lease) for lease in state.leases if lease.task.rpartition(":")[0] == node]
-    return _Flying(
+    return _Running(
         sum(note.documents for note in notes),
         sum(note.tokens for note in notes),
         sum(note.tokens_total for note in notes),
@@ -172,9 +172,8 @@ def _mean_rate(state: JobState, scored: Mapping[str, int], tokens: int) -> float
 
 def _waiting_for(state: JobState) -> str | None:
     """Why no work is done on a job that has not ended, as a sentence, or None."""
-    notes = [TaskNote.model_validate_json(lease.note) for lease in state.leases if lease.note]
     if state.leases:
-        aside = len(notes) == len(state.leases) and all(note.set_aside for note in notes)
+        aside = all(_note(lease).set_aside for lease in state.leases)
         return "Its worker does the short tasks of other jobs first, then goes on with this one." if aside else None
     if state.failed:
         return f"A part of the work failed and is tried again soon. The error was: {state.failed[0]}"

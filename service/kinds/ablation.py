@@ -6,7 +6,7 @@ budget, a node after the runs decides which runs come next, until none does.
 
 from collections.abc import Iterator
 
-from service.kinds import ablation_data, ablation_end, ablation_run
+from service.kinds import ablation_data, ablation_end, ablation_run, selection
 from service.kinds.ablation_end import RESULT, find
 from service.kinds.ablation_plan import PLAN, AblationPlan, find_plan, folder, round_path, rounds, run_path
 from service.kinds.job_files import JobFiles
@@ -27,14 +27,14 @@ def nodes(job: JobFiles) -> Iterator[Node]:
         return
     for wanted in job.ablations:
         last = node_name(wanted, "plan")
-        needs = ("corpus", "index", *dict.fromkeys(f"selection/{spec.id}" for spec in wanted.needed))
+        needs = ("corpus", "index", *dict.fromkeys(map(selection.node_name, wanted.needed)))
         yield Node(last, "gpu", "training", [f"{folder(job, wanted)}/{PLAN}"], needs)
         plan = find_plan(job, wanted)
         if plan is not None:
             for node in _rounds(job, wanted, plan, last):
                 yield node
                 last = node.name
-        # Without a plan it is ready too early only if the plan has just appeared: its run asks for another look then.
+        # If the plan appears between two looks for it, this node is ready too early: its run then raises InputsGone.
         yield Node(node_name(wanted), "light", "selecting", [f"{folder(job, wanted)}/{RESULT}"], (last,))
 
 
@@ -52,16 +52,16 @@ def _rounds(job: JobFiles, wanted: WantedAblation, plan: AblationPlan, last: str
 
 def run(task: Task) -> Counts:
     """Makes a part of an ablation. Raises InputError, BadReference and InputsGone."""
-    _, ablation_id, step = f"{task.node.name}/".split("/", 2)
+    ablation_id, _, step = task.node.which.partition("/")
     wanted = next((wanted for wanted in task.job.ablations if wanted.id == ablation_id), None)
     if wanted is None:
         raise InputsGone(ablation_id)
-    if step == "plan/":
+    if step == "plan":
         return ablation_data.prepare(task, wanted)
     plan = find_plan(task.job, wanted)
     if plan is None:
         raise InputsGone("the plan of the ablation")
-    kind, _, number = step.rstrip("/").partition("-")
+    kind, _, number = step.partition("-")
     if kind == "runs":
         return ablation_run.run(task, wanted, plan, rounds(task.job, wanted, plan)[int(number)][task.part])
     if kind == "round":

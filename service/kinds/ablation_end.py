@@ -55,7 +55,7 @@ def compare(task: Task, wanted: WantedAblation, plan: AblationPlan) -> Counts:
         conditions = Conditions(
             f"{settings.preset} proxies of {_millions(settings.parameters)} parameters", settings.tokens, _target(plan)
         )
-        _write_runs(task, wanted, plan, comparison)
+        _write_runs(task, wanted, comparison)
         result = AblationResult(
             key=key_of(job, wanted),
             measure=plan.measure,
@@ -114,7 +114,7 @@ def _comparison(job: JobFiles, wanted: WantedAblation, plan: AblationPlan, keys:
     return Comparison(plan.arms, read_items(job, wanted), runs, plan.measure, plan.settings.share)
 
 
-def _write_runs(task: Task, wanted: WantedAblation, plan: AblationPlan, comparison: Comparison) -> None:
+def _write_runs(task: Task, wanted: WantedAblation, comparison: Comparison) -> None:
     """A row for each run, checkpoint and measure."""
     rows = [
         {"arm": key.arm, "seed": key.seed, "learning_rate_factor": key.factor, "tokens": run.tokens[number]}

@@ -14,9 +14,8 @@ from service.store.workspace import digest
 
 VERSION = 3  # raised when a change of the code changes the results of ablations
 
-PLAN, TOKENS, READINGS, TEXTS, ITEMS, TOKENIZER = (
-    *("plan.json", "tokens.bin", "readings.npz", "texts.parquet", "items.parquet", "tokenizer.json"),
-)
+PLAN, TOKENS, READINGS = "plan.json", "tokens.bin", "readings.npz"
+TEXTS, ITEMS, TOKENIZER = "texts.parquet", "items.parquet", "tokenizer.json"
 
 
 class AblationSettings(Record):
@@ -55,7 +54,7 @@ class AblationPlan(Record):
 
 
 class Round(Record):
-    """`ablation/<key>/round-<number>.json`: the runs that the budget has place for after those before; none ends it."""
+    """`ablation/<key>/round-<number>.json`: the runs that follow within the budget. Without any the ablation ends."""
 
     runs: tuple[RunKey, ...]
 

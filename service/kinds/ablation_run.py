@@ -1,6 +1,5 @@
 """One run of an ablation: trains a proxy on the documents of its arm, and measures its loss on each item."""
 
-import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pruner.ablation.compare import SHARES, Items, Run, RunKey
-from pruner.tables.lock import exclusive
 from pruner.tables.records import Record
 from pruner.tables.storage import Storage
 from service.kinds.ablation_plan import (
@@ -24,8 +22,8 @@ from service.kinds.ablation_plan import (
     run_path,
 )
 from service.kinds.job_files import JobFiles
-from service.kinds.model_files import cache_folder
-from service.kinds.node import Busy, Counts, Task
+from service.kinds.model_files import training_folder
+from service.kinds.node import Counts, Task
 from service.store.records import WantedAblation
 
 _SILENCE_SECONDS = 600.0  # while torch is loaded, or a model compiled
@@ -45,20 +43,14 @@ def run(task: Task, wanted: WantedAblation, plan: AblationPlan, key: RunKey) -> 
     if task.storage.exists(task.path):
         return Counts({"tokens": plan.settings.tokens})
     name = task.path.removesuffix(".parquet").replace("/", "-")
-    work = task.storage.local(f"training/{name}") or cache_folder() / "training" / name
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(work / "lock"))
-        except BlockingIOError:
-            raise Busy from None
-        if not task.storage.exists(task.path):  # made by the process that had the lock before
+    with training_folder(task.storage, name) as work:
+        if not task.storage.exists(task.path):  # else the process that had the folder before has made it
             started = time.monotonic()
             found = _train(task, wanted, plan, key, work)
             seconds = time.monotonic() - started
             job = task.job
             job.workspace.records.write(task.path.replace(".parquet", ".json"), RunTime(seconds=seconds))
             _write(task.storage, task.path, found)
-        shutil.rmtree(work)
     return Counts({"tokens": plan.settings.tokens}, fresh=True)
 
 
@@ -66,13 +58,12 @@ def read_items(job: JobFiles, wanted: WantedAblation) -> Items:
     """The items of an ablation."""
     with job.workspace.storage.open(f"{folder(job, wanted)}/{ITEMS}") as source:
         table = pq.read_table(source)
-    numbers = {name: table[name].to_numpy() for name in ("is_task", "n_bytes", "choices", "named")}
     return Items(
-        table["name"].to_pylist(),
-        numbers["is_task"],
-        numbers["n_bytes"].astype(np.float64),
-        numbers["choices"],
-        numbers["named"],
+        name=table["name"].to_pylist(),
+        is_task=table["is_task"].to_numpy(),
+        n_bytes=table["n_bytes"].to_numpy().astype(np.float64),
+        choices=table["choices"].to_numpy(),
+        named=table["named"].to_numpy(),
     )
 
 

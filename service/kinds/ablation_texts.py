@@ -7,8 +7,10 @@ from typing import NamedTuple
 from pruner.ablation.compare import ALL
 from pruner.ablation.task_reader import read_tasks
 from pruner.ablation.tasks import OLMES, TaskItem, find_task_files
+from pruner.corpus.labels import valid_unicode
 from pruner.corpus.sample import training_documents
 from pruner.corpus.sandbox import make_plan
+from pruner.corpus.train_split import Split
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 from service.contract.ablations import AblationOptions
@@ -18,6 +20,7 @@ from service.kinds.job_files import JobFiles
 NO_DOMAIN = "(no domain)"
 _CHARACTERS_EACH = 4_000  # of a document: many documents say more than long ones
 _FEWEST = 20  # documents, or there is a warning
+_ALL_DOCUMENTS = Split(seed=0, fraction=1.0)
 
 
 class Question(NamedTuple):
@@ -109,7 +112,7 @@ def _cut(documents: Iterator[tuple[str, str]], characters: int) -> Iterator[tupl
     """The first documents, with so many characters together; each at most 4,000."""
     given = 0
     for text, domain in documents:
-        clean = text[:_CHARACTERS_EACH].encode("utf-8", "replace").decode()
+        clean = valid_unicode(text[:_CHARACTERS_EACH])
         if clean:
             yield clean, domain
             given += len(clean)
@@ -122,9 +125,10 @@ def _split(job: JobFiles, beat: Callable[[], None]) -> Iterator[tuple[str, str]]
     from scorer.training.tokens import is_held_out
 
     request, roots = job.record.request, job.record.access.roots
-    if (train := request.train) is None:
+    train, split = request.train, job.train_split
+    if train is None or split is None:
         return
-    given = training_documents(job.plan, request.corpus, train.tokens, train.fraction, train.seed, beat, roots)
+    given = training_documents(job.plan, request.corpus, split, train.tokens, beat, roots)
     for number, found in enumerate(given):
         if is_held_out(number):
             yield found.text, NO_DOMAIN if found.domain is None else found.domain
@@ -136,5 +140,5 @@ def _file(job: JobFiles, path: str, characters: int, beat: Callable[[], None]) -
     roots = job.record.access.roots
     plan = make_plan(spec, roots, beat)
     refuse_own_files(job.workspace, (file.url for file in plan.files))
-    for found in training_documents(plan, spec, max(1_000, characters // 4), 1.0, 0, beat, roots):
+    for found in training_documents(plan, spec, _ALL_DOCUMENTS, max(1_000, characters // 4), beat, roots):
         yield found.text, ""

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from pruner.tables.part_file import read_metadata
 from pruner.tables.storage import Storage
 from pruner.tables.values import CLASSIFIER, ValueCounts, ValuesWriter, with_text
@@ -55,7 +53,7 @@ def counters(storage: Storage, path: str) -> dict[str, int]:
 
 def prepare(task: Task) -> "ShardClassifying | None":
     """Begins to read a shard, if its part is not there and its model is loaded."""
-    found, dtype = classifiers(task.job).get(_name(task)), task.job.record.request.scoring.dtype
+    found, dtype = classifiers(task.job).get(task.node.which), task.job.record.request.scoring.dtype
     if found is None or task.storage.exists(task.path) or not model_files.has_classifier(task.models, found, dtype):
         return None
     return ShardClassifying(task, model_files.load_classifier(task.models, found, dtype))
@@ -67,7 +65,7 @@ def run(task: Task) -> Counts:
     try:
         if fresh := not task.storage.exists(task.path):
             with task.beat.allow(_LOAD_SECONDS):
-                found = classifiers(task.job)[_name(task)]
+                found = classifiers(task.job)[task.node.which]
                 loaded = model_files.load_classifier(task.models, found, task.job.record.request.scoring.dtype)
             if scoring is None or scoring.stale or scoring.classifier is not loaded:
                 _close(scoring)
@@ -81,10 +79,6 @@ def run(task: Task) -> Counts:
     finally:
         _close(scoring)
     return Counts(counters(task.storage, task.path), fresh)
-
-
-def _name(task: Task) -> str:
-    return task.node.name.partition("/")[2]
 
 
 def _close(scoring: "ShardClassifying | None") -> None:
@@ -103,13 +97,13 @@ class ShardClassifying:
         from scorer.classifier.scoring import classify
 
         self.classifier = classifier
-        self._task, self._spec, self._closed = task, task.job.scorers[_name(task)], False
+        self._task, self._spec = task, task.job.scorers[task.node.which]
         self._tables = ShardTables(task)
         self._beat: Beat | None = None
         self._then: Callable[[], None] | None = None
         self._values = classify(
             classifier,
-            self._blocks(),
+            self._tables.read_texts(),
             windows=self._spec.windows,
             aggregate=self._spec.aggregate,
             on_progress=self._on_progress,
@@ -122,7 +116,7 @@ class ShardClassifying:
 
     def close(self) -> None:
         """Ends the reading."""
-        self._closed = True
+        self._tables.end_reading()
         self._values.close()
 
     def run(self, beat: Beat, then: Callable[[], None]) -> bool:
@@ -144,15 +138,6 @@ class ShardClassifying:
         except OutOfMemory:
             return False
         return True
-
-    def _blocks(self) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-        """The texts of each batch of rows, and the batch without them, which waits for their values."""
-        for batch in self._tables.read(self._end_if_closed):
-            yield batch.column("text").drop_null().to_pylist(), batch.drop_columns(["text"])
-
-    def _end_if_closed(self) -> None:
-        if self._closed:
-            raise InterruptedError
 
     def _on_progress(self, documents: int, tokens: int) -> None:
         if self._beat is not None:

@@ -66,12 +66,30 @@ class ShardTables:
         self._fields = [name for name in wanted if not task.storage.exists(field.paths(job, name)[task.part])]
         self._documents: DocumentsWriter | None = None
         self._numbers: dict[str, ValuesWriter] = {}
+        self._ended = False
 
     def read(self, waiting: Callable[[], None]) -> Iterator[pa.RecordBatch]:
         """The rows of the shard with the fields that are missing. `waiting` as of `read_shard`."""
         record = self._task.job.record
         corpus, roots = record.request.corpus, record.access.roots
         return read_shard(self._plan, self._shard, corpus, roots, waiting, columns=tuple(self._fields))
+
+    def read_texts(self) -> Iterator[tuple[list[str], pa.RecordBatch]]:
+        """The texts of each batch of rows, and the batch without them, which waits for what a model says of them.
+
+        For a thread of its own: raises InterruptedError after `end_reading`.
+        """
+
+        def end_if_told() -> None:
+            if self._ended:
+                raise InterruptedError
+
+        for batch in self.read(end_if_told):
+            yield batch.column("text").drop_null().to_pylist(), batch.drop_columns(["text"])
+
+    def end_reading(self) -> None:
+        """Ends `read_texts`."""
+        self._ended = True
 
     def __enter__(self) -> "ShardTables":
         task = self._task

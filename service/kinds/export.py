@@ -75,7 +75,7 @@ def nodes(job: JobFiles) -> Iterator[Node]:
         return
     for wanted in job.exports:
         base, last = folder(job, wanted), node_name(wanted, "plan")
-        needs = ("corpus", "index", f"selection/{wanted.spec.id}")
+        needs = ("corpus", "index", selection.node_name(wanted.spec))
         yield Node(last, "light", "selecting", [f"{base}/plan.json"], needs)
         plan = find_plan(job, wanted)
         if plan is not None:
@@ -84,24 +84,24 @@ def nodes(job: JobFiles) -> Iterator[Node]:
             if plan.cut:
                 yield Node(name := node_name(wanted, "joined"), "light", "selecting", _joined(base, plan), (last,))
                 last = name
-        # Without a plan it is ready too early only if the plan has just appeared: its run asks for another look then.
+        # If the plan appears between two looks for it, this node is ready too early: its run then raises InputsGone.
         yield Node(node_name(wanted), "light", "selecting", [f"{base}/export.json"], (last,))
 
 
 def run(task: Task) -> Counts:
     """Makes a part of an export. Raises InputError where a file has changed or cannot be exported, and InputsGone."""
-    _, export_id, step = f"{task.node.name}/".split("/", 2)
+    export_id, _, step = task.node.which.partition("/")
     wanted = next((wanted for wanted in task.job.exports if wanted.id == export_id), None)
     if wanted is None:
         raise InputsGone(export_id)
-    if step == "plan/":
+    if step == "plan":
         return _plan(task, wanted)
     plan = find_plan(task.job, wanted)
     if plan is None:
         raise InputsGone("the plan of the export")
-    if step == "parts/":
+    if step == "parts":
         return _export_part(task, wanted, plan)
-    return _join_file(task, wanted, plan) if step == "joined/" else _complete(task, wanted, plan)
+    return _join_file(task, wanted, plan) if step == "joined" else _complete(task, wanted, plan)
 
 
 def find(job: JobFiles, wanted: WantedExport) -> ExportRecord | None:

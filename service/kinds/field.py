@@ -36,7 +36,7 @@ def run(task: Task) -> Counts:
     if task.storage.exists(task.path):
         return Counts()
     record, plan = task.job.record, task.job.plan
-    field = fields(task.job)[task.node.name.partition("/")[2]]
+    field = fields(task.job)[task.node.which]
     shard = plan.shards[task.part]
     files = plan.files_of(shard)
     with writer(task, field) as numbers:

@@ -6,14 +6,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pruner.corpus.sample import training_texts
-from pruner.tables.lock import exclusive
+from pruner.corpus.train_split import Split
 from pruner.tables.storage import Storage
 from scorer.spec import TrainSpec
 from scorer.training.summary import TrainingSummary
 from service.contract.permissions import Access
 from service.contract.scorers import ScorerKind
 from service.kinds.job_files import JobFiles
-from service.kinds.model_files import cache_folder
+from service.kinds.model_files import training_folder
 from service.kinds.node import Busy, Counts, Node, Task
 from service.store.records import ModelRecord
 
@@ -38,7 +38,7 @@ def node_name(scorer: str) -> str:
 
 def run(task: Task) -> Counts:
     """Identifies or trains a model. Raises BadReference, Busy."""
-    record, scorer = task.job.record, task.node.name.partition("/")[2]
+    record, scorer = task.job.record, task.node.which
     request = record.request
     if scorer:
         spec = task.job.scorers[scorer]
@@ -74,8 +74,7 @@ def _train(task: Task, spec: TrainSpec) -> None:
     if task.storage.exists(task.path):
         return
     name = folder.rpartition("/")[2]
-    work = task.storage.local(f"training/{name}") or cache_folder() / "training" / name
-    with _locked(work):
+    with training_folder(task.storage, name) as work:
         if task.storage.exists(task.path):  # trained by the process that had the lock before
             return
         with task.beat.allow(_SILENCE_SECONDS):
@@ -89,7 +88,7 @@ def _train(task: Task, spec: TrainSpec) -> None:
 
         def texts() -> Iterator[str]:
             corpus, roots = job.record.request.corpus, job.record.access.roots
-            return training_texts(job.plan, corpus, spec.tokens, spec.fraction, spec.seed, tell, roots)
+            return training_texts(job.plan, corpus, Split(spec.seed, spec.fraction), spec.tokens, tell, roots)
 
         def tell() -> None:
             task.beat(tokens=done, tokens_total=total)
@@ -113,14 +112,15 @@ def _train(task: Task, spec: TrainSpec) -> None:
 
 @contextmanager
 def _further_gpus(task: Task, work: Path, most: int, beat: Callable[[], None]) -> Iterator[list[str]]:
-    """The GPUs that the training takes beside the worker's own: idle ones at first, and as many ever after."""
+    """The GPUs beside the worker's own: idle ones where a training begins, the same number where it goes on."""
     pool = task.gpus
     if pool is None:
         yield []
         return
     number = work / "further-gpus"
     kept = int(number.read_text()) if number.exists() else None
-    if kept is not None and kept > len(pool.others):  # it began on a host with more: its weights cannot be had here
+    # Weights depend on the number of GPUs: a training that began with more than this host has begins anew.
+    if kept is not None and kept > len(pool.others):
         shutil.rmtree(work / "state", ignore_errors=True)
         kept = None
     with ExitStack() as stack:
@@ -141,15 +141,3 @@ def _publish(task: Task, folder: str, trained: Path, summary: TrainingSummary) -
         local.copy(name, task.storage, f"{source}/{name}")
     record = found.model_copy(update={"source": source, "trained": True, "training": summary})
     task.job.workspace.records.write_new(task.path, record)
-
-
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Holds a training's folder, and removes it when the training has ended. Raises Busy while another has it."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(work / "lock"))
-        except BlockingIOError:
-            raise Busy from None
-        yield
-        shutil.rmtree(work)

@@ -1,15 +1,20 @@
-"""The files of references: found on this machine, or copied from a remote workspace, and loaded."""
+"""The files of models: found on this machine or copied from a workspace, and loaded; and the folders of trainings."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pruner.tables.lock import exclusive
 from pruner.tables.storage import Storage
 from scorer.causal_lm.reference import resolve
 from scorer.engine.model_loader import ModelLoader
 from scorer.errors import BadReference
 from scorer.fingerprint import tokenizer_sha256
+from service.kinds.node import Busy
 from service.store.records import ModelRecord
 from service.store.workspace import Workspace
 
@@ -69,6 +74,22 @@ def find(workspace: Workspace, record: ModelRecord) -> Path:
         if not kept.exists(path):
             workspace.storage.copy(f"{record.source}/{name}", kept, path)
     return folder / record.sha256
+
+
+@contextmanager
+def training_folder(storage: Storage, name: str) -> Iterator[Path]:
+    """The local folder of a training's state, for this process alone; removed when the block ends without an exception.
+
+    Raises Busy while another process of this machine has it.
+    """
+    folder = storage.local(f"training/{name}") or cache_folder() / "training" / name
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(folder / "lock"))
+        except BlockingIOError:
+            raise Busy from None
+        yield folder
+        shutil.rmtree(folder)
 
 
 def cache_folder() -> Path:

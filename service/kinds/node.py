@@ -31,6 +31,11 @@ class Node:
         """The name of its kind."""
         return self.name.partition("/")[0]
 
+    @property
+    def which(self) -> str:
+        """What its name says after the kind, such as the scorer; "" for nothing."""
+        return self.name.partition("/")[2]
+
 
 class ShardPaths(Sequence[str]):
     """A file for each shard of a planned job, in a folder that jobs over the same shards share.

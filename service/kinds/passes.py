@@ -3,6 +3,7 @@
 Each pass also makes the parts of later ones that come of the same reading, and these then make only what is missing.
 """
 
+from service.contract.scorers import ScorerKind
 from service.kinds.job_files import JobFiles
 
 DOCUMENTS = "documents"
@@ -10,19 +11,20 @@ SCORES = "scores"
 PRIOR_COUNTS, PRIOR = "prior", "prior/documents"
 
 
-def further(kind: str, scorer: str) -> str:
+def further(kind: ScorerKind, scorer: str) -> str:
     """The node of a further scorer."""
     return f"{SCORES if kind == 'reference' else kind}/{scorer}"
 
 
 def of(job: JobFiles) -> list[str]:
     """The names of the nodes, in their order."""
-    by_kind = {
-        kind: [further(kind, name) for name, spec in job.scorers.items() if spec.kind == kind] for kind in _KINDS
-    }
-    main = [] if job.record.request.reference is None else [SCORES]
-    prior = [PRIOR] if main else []
-    return [*main, *by_kind["reference"], *prior, *by_kind["classifier"], DOCUMENTS, *by_kind["field"]]
+
+    def by(kind: ScorerKind) -> list[str]:
+        return [further(kind, name) for name, spec in job.scorers.items() if spec.kind == kind]
+
+    has_reference = job.record.request.reference is not None
+    scores, prior = ([SCORES], [PRIOR]) if has_reference else ([], [])
+    return [*scores, *by("reference"), *prior, *by("classifier"), DOCUMENTS, *by("field")]
 
 
 def before(job: JobFiles, node: str) -> tuple[str, ...]:
@@ -30,6 +32,3 @@ def before(job: JobFiles, node: str) -> tuple[str, ...]:
     names = of(job)
     at = names.index(node)
     return tuple(names[max(0, at - 1) : at])
-
-
-_KINDS = ("reference", "classifier", "field")

@@ -27,7 +27,7 @@ class PoolGpus:
         self._holds = False
 
     def take(self) -> bool:
-        """Holds the own GPU, until `give`. False, and gives it, while it is lent to a training or one waits."""
+        """Holds the worker's own GPU until `give`. False, without it, while a training has it or waits for GPUs."""
         with ExitStack() as looking:
             free = self._lock(_WAITING, fcntl.LOCK_SH, looking)
         if not free:
@@ -37,7 +37,7 @@ class PoolGpus:
         return self._holds
 
     def give(self) -> None:
-        """Leaves the own GPU to others."""
+        """Gives the worker's own GPU back: others may take it."""
         self._held.close()
         self._holds = False
 

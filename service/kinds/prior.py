@@ -11,6 +11,7 @@ import numpy as np
 
 from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import read_shard
+from pruner.corpus.train_split import Split
 from pruner.tables.values import PRIOR, ValuesWriter, with_text
 from scorer.prior import TokenPrior
 from service.kinds import model_files, passes
@@ -65,7 +66,7 @@ def _count(task: Task) -> Counts:
     for share in dict.fromkeys((fraction, 1.0)):
         texts: list[str] = []
         characters = 0
-        for text in training_texts(job.plan, corpus, _TOKENS, share, _SEED, task.beat, roots):
+        for text in training_texts(job.plan, corpus, Split(_SEED, share), _TOKENS, task.beat, roots):
             texts.append(text)
             characters += len(text)
             if characters >= _CHARACTERS:

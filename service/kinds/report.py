@@ -30,7 +30,7 @@ def path(job: JobFiles) -> str:
 def nodes(job: JobFiles) -> Iterator[Node]:
     """The report of a job that has selections."""
     if job.named and job.selections:
-        needs = [f"selection/{spec.id}" for spec in job.selections]
+        needs = [selection.node_name(spec) for spec in job.selections]
         # The first selections are compared row by row, by their orders, which may have been removed since.
         orders = [name for spec in job.selections[:SELECTIONS_MAX] for name in order.needs(spec.order)]
         yield Node(

@@ -102,8 +102,8 @@ def run(task: Task) -> Counts:
 
 def _record(task: Task) -> ModelRecord | None:
     """The model of the task's node."""
-    name = task.node.name.partition("/")[2]
-    return task.job.scorer_model(name) if name else task.job.model
+    scorer = task.node.which
+    return task.job.scorer_model(scorer) if scorer else task.job.model
 
 
 def _load(task: Task, record: ModelRecord) -> "Reference":
@@ -144,13 +144,13 @@ class ShardScoring:
         self.model = model
         self.others = _others(task, model)
         self.tokens: list[_Tokens] = []
-        self._task, self._closed = task, False
+        self._task = task
         self._tables = ShardTables(task)
         self._counted, self._counted_at = BinsSoFar(ShardRows.of(task.job.plan, task.part), task.job.train_split), 0.0
         self._beat: Beat | None = None
         self._then: Callable[[], None] | None = None
         stride = task.job.record.request.scoring.stride
-        self._scores = score(model, self._blocks(), stride=stride, on_progress=self._on_progress)
+        self._scores = score(model, self._tables.read_texts(), stride=stride, on_progress=self._on_progress)
 
     @property
     def stale(self) -> bool:
@@ -159,7 +159,7 @@ class ShardScoring:
 
     def close(self) -> None:
         """Ends the reading."""
-        self._closed = True
+        self._tables.end_reading()
         self._scores.close()
 
     def run(self, beat: Beat, then: Callable[[], None]) -> bool:
@@ -201,16 +201,6 @@ class ShardScoring:
         if task.node.name != passes.SCORES or task.storage.exists(prior.paths(task.job)[task.part]):
             return None
         return prior.find(task.job)
-
-    def _blocks(self) -> Iterator[tuple[list[str], pa.RecordBatch]]:
-        """The texts of each batch of rows, and the batch without them, which waits for their scores."""
-        for batch in self._tables.read(self._end_if_closed):
-            texts = batch.column("text").drop_null().to_pylist()
-            yield texts, batch.drop_columns(["text"])
-
-    def _end_if_closed(self) -> None:
-        if self._closed:
-            raise InterruptedError
 
     def _on_progress(self, documents: int, tokens: int) -> None:
         if self._beat is not None:

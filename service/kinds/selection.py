@@ -15,6 +15,7 @@ from service.kinds.node import Counts, InputsGone, Node, Task
 from service.store.workspace import digest
 
 VERSION = 1
+_PARTS = "parts"  # the step before the last one, of many documents
 
 
 def folder(job: JobFiles, spec: SelectionSpec) -> str:
@@ -27,9 +28,9 @@ def path(job: JobFiles, spec: SelectionSpec) -> str:
     return f"{folder(job, spec)}/selection.json"
 
 
-def selection_id(node: str) -> str:
-    """The id of the selection that a node belongs to."""
-    return node.split("/")[1]
+def node_name(spec: SelectionSpec) -> str:
+    """The name of a selection's last node."""
+    return f"selection/{spec.id}"
 
 
 def nodes(job: JobFiles) -> Iterator[Node]:
@@ -42,16 +43,16 @@ def nodes(job: JobFiles) -> Iterator[Node]:
         needs = order.needs(spec.order)
         if parts > 1:
             paths = [part_path(folder(job, spec), part) for part in range(parts)]
-            yield Node(name := f"selection/{spec.id}/parts", "light", "selecting", paths, needs)
+            yield Node(name := f"{node_name(spec)}/{_PARTS}", "light", "selecting", paths, needs)
             needs = (name,)
-        # Without an index it is ready too early only if that has just appeared: its run asks for another look then.
-        yield Node(f"selection/{spec.id}", "light", "selecting", [path(job, spec)], needs)
+        # If the index appears between two looks for it, this node is ready too early: its run then raises InputsGone.
+        yield Node(node_name(spec), "light", "selecting", [path(job, spec)], needs)
 
 
 def run(task: Task) -> Counts:
     """Writes the manifest or a part of it. Raises InputError where there is nothing to select from, InputsGone."""
     job, found = task.job, index.find(task.job)
-    name = selection_id(task.node.name)
+    name, _, step = task.node.which.partition("/")
     spec = next((spec for spec in job.needed_selections if spec.id == name), None)
     if spec is None or found is None:
         raise InputsGone(name)
@@ -60,7 +61,7 @@ def run(task: Task) -> Counts:
     try:
         with task.beat.allow(60):
             writer = SelectionWriter(task.storage, *folders, spec, found.provenance)
-            if task.node.name.endswith("/parts"):
+            if step == _PARTS:
                 writer.write_part(task.part, task.beat)
             else:
                 writer.write(task.beat)

@@ -1,1 +1,1 @@
-"""Leases on opaque tasks in Redis, the index of jobs, and requests to score a few texts."""
+"""Leases on opaque tasks, in Redis and in memory; the index of jobs; requests to score a few texts."""

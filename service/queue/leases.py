@@ -132,16 +132,16 @@ class Queue:
         task, follow = (lease.job, lease.task, lease.fence), result.follow or ("", "")
         self._held(self._call("done", *task, result.worked_ms, *follow, result.totals, *pairs))
 
-    def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+    def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0) -> None:
         """As TaskQueue."""
-        self._put_back(lease.job, lease.task, lease.fence, worked_ms, delay_seconds, error, "failed")
+        self._put_back(lease.job, lease.task, lease.fence, delay_seconds, error, "failed")
 
-    def release(self, lease: Lease, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+    def release(self, lease: Lease, delay_seconds: float = 0.0) -> None:
         """As TaskQueue."""
-        self._put_back(lease.job, lease.task, lease.fence, worked_ms, delay_seconds, "", "released")
+        self._put_back(lease.job, lease.task, lease.fence, delay_seconds, "", "released")
 
-    def _put_back(self, job: str, task: str, fence: int, worked_ms: float, delay: float, error: str, why: str) -> None:
-        self._held(self._call("put_back", job, task, fence, worked_ms, round(delay * 1000), error, why))
+    def _put_back(self, job: str, task: str, fence: int, delay_seconds: float, error: str, why: str) -> None:
+        self._held(self._call("put_back", job, task, fence, round(delay_seconds * 1000), error, why))
 
     def reclaim(self, worker: str) -> int:
         """Gives back the tasks of a worker that is known to be dead; how many there were."""
@@ -150,7 +150,7 @@ class Queue:
             for task, entry in self._leases(job).items():
                 if entry["worker"] == worker and entry["fence"]:
                     with suppress(LeaseLost):  # it lapsed and was taken, or the job ended, since it was read
-                        self._put_back(job, task, entry["fence"], 0, 0, "", "died")
+                        self._put_back(job, task, entry["fence"], 0.0, "", "died")
                         count += 1
         for resource in RESOURCES:
             self.redis.zrem(f"{self.prefix}workers:{resource}", worker)

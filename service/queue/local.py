@@ -118,11 +118,11 @@ class LocalQueue:
                 self._add_tasks(lease.job, *result.follow, [lease.fence])
             self._changed.notify_all()
 
-    def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+    def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0) -> None:
         """As TaskQueue, with no delay."""
         self.release(lease)
 
-    def release(self, lease: Lease, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+    def release(self, lease: Lease, delay_seconds: float = 0.0) -> None:
         """As TaskQueue; with a delay it waits a moment, and the task goes behind the others."""
         with self._changed:
             if self._held.pop(lease.fence, None) is None:

@@ -126,10 +126,10 @@ class TaskQueue(Protocol):
     def done(self, lease: Lease, result: Done = NO_RESULT) -> None:
         """Finishes a task. Raises LeaseLost."""
 
-    def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+    def fail(self, lease: Lease, error: str, delay_seconds: float = 0.0) -> None:
         """Gives a task back after an error, claimable after the delay. Raises LeaseLost."""
 
-    def release(self, lease: Lease, delay_seconds: float = 0.0, worked_ms: float = 0.0) -> None:
+    def release(self, lease: Lease, delay_seconds: float = 0.0) -> None:
         """Gives a task back as if it had not been claimed. Raises LeaseLost."""
 
     def state(self, job: str) -> JobState | None:

@@ -1,1 +1,1 @@
-"""Processes: the service, its private Redis, its workers, retention, settings."""
+"""Processes: the service and its app, its private Redis, its workers, retention, settings."""

@@ -4,8 +4,9 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from redis import RedisError
 
@@ -47,6 +48,24 @@ class _Item:
     job: str | None = None
 
 
+class _Ended(NamedTuple):
+    """A job that has ended."""
+
+    since: float  # seconds since 1970
+    job: str
+    results: set[str]  # folders
+
+
+@dataclass
+class _Jobs:
+    """What is known of all jobs."""
+
+    needed: set[str] = field(default_factory=set)  # files and folders of jobs that have not ended
+    ended: list[_Ended] = field(default_factory=list)
+    abandoned: list[_Item] = field(default_factory=list)  # folders that killed services left
+    all_read: bool = True
+
+
 def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], None]) -> Removed:
     """Removes what is too old, then the oldest until the rest fits. `forget` is called for each job that was removed.
 
@@ -56,37 +75,7 @@ def clean(workspace: Workspace, keep: RetentionPolicy, forget: Callable[[str], N
     """
     removed, now = Removed(half_files=workspace.storage.sweep()), time.time()
     sizes, modified_at = _artefacts(workspace)  # before jobs are read: what they make meanwhile stays
-    all_read = True
-    needed = set[str]()  # files and folders of jobs that stay
-    ended: list[tuple[float, str, set[str]]] = []  # since when, id, folders of the results
-    items: list[_Item] = []
-    for job_id in workspace.jobs():
-        files = list(workspace.storage.files(workspace.folder(job_id)))
-        try:
-            record, outcome = workspace.job(job_id), workspace.outcome(job_id)
-            if record is None:
-                modified = max((file.modified for file in files), default=now)
-                if now - modified > _HALF_A_JOB:
-                    size = sum(file.size for file in files)
-                    items.append(_Item(0.0, size, [workspace.folder(job_id)], job_id))
-            elif outcome is None or _is_at_work(JobFiles(workspace, record)):
-                needed |= _results(JobFiles(workspace, record)) | _parts(JobFiles(workspace, record))
-            else:
-                ended.append((outcome.finished_at.timestamp(), job_id, _results(JobFiles(workspace, record))))
-        except (ValueError, InputError, FileNotFoundError) as error:  # it is left, and others are removed
-            log.warning("job %s cannot be read: %s", job_id, error)
-            all_read = False
-    owned = set(needed)
-    for since, job_id, folders in sorted(ended, reverse=True):  # a result goes with the last job that has it
-        own = folders - owned
-        owned |= folders
-        size = sum(file.size for file in workspace.storage.files(workspace.folder(job_id)))
-        paths = [workspace.folder(job_id), *sorted(own)]
-        items.append(_Item(since, size + sum(sizes.get(path, 0) for path in own), paths, job_id))
-    for path, size in sizes.items():
-        # What can be made again goes; the rest may belong to a job that could not be read.
-        if path not in owned and (all_read or path.partition("/")[0] in _SHARED):
-            items.append(_Item(modified_at[path], size, [path]))
+    items = _items(workspace, _read_jobs(workspace, now), sizes, modified_at)
     removed.left = sum(sizes.values()) + sum(file.size for file in workspace.storage.files("jobs"))
     for item in sorted(items, key=lambda item: item.since):
         old = item.since == 0.0 or (keep.days is not None and item.since < now - keep.days * _DAY)
@@ -103,6 +92,46 @@ def _is_at_work(job: JobFiles) -> bool:
     """Whether a job that has ended was asked for an export or an ablation that is not made, and has not failed."""
     exports = any(export.find(job, wanted) is None for wanted in job.exports)
     return exports or any(ablation.find(job, wanted) is None for wanted in job.ablations)
+
+
+def _read_jobs(workspace: Workspace, now: float) -> _Jobs:
+    jobs = _Jobs()
+    for job_id in workspace.jobs():
+        files = list(workspace.storage.files(workspace.folder(job_id)))
+        try:
+            record, outcome = workspace.job(job_id), workspace.outcome(job_id)
+            if record is None:
+                modified = max((file.modified for file in files), default=now)
+                if now - modified > _HALF_A_JOB:
+                    size = sum(file.size for file in files)
+                    jobs.abandoned.append(_Item(0.0, size, [workspace.folder(job_id)], job_id))
+            elif outcome is None or _is_at_work(JobFiles(workspace, record)):
+                jobs.needed |= _results(JobFiles(workspace, record)) | _parts(JobFiles(workspace, record))
+            else:
+                results = _results(JobFiles(workspace, record))
+                jobs.ended.append(_Ended(outcome.finished_at.timestamp(), job_id, results))
+        except (ValueError, InputError, FileNotFoundError) as error:  # it is left, and others are removed
+            log.warning("job %s cannot be read: %s", job_id, error)
+            jobs.all_read = False
+    return jobs
+
+
+def _items(
+    workspace: Workspace, jobs: _Jobs, sizes: Mapping[str, int], modified_at: Mapping[str, float]
+) -> list[_Item]:
+    """What may be removed. `sizes` and `modified_at` are those of `_artefacts`."""
+    items, owned = list(jobs.abandoned), set(jobs.needed)
+    for since, job_id, results in sorted(jobs.ended, reverse=True):  # a result goes with the last job that has it
+        own = results - owned
+        owned |= results
+        size = sum(file.size for file in workspace.storage.files(workspace.folder(job_id)))
+        paths = [workspace.folder(job_id), *sorted(own)]
+        items.append(_Item(since, size + sum(sizes.get(path, 0) for path in own), paths, job_id))
+    for path, size in sizes.items():
+        # What can be made again goes; the rest may belong to a job that could not be read.
+        if path not in owned and (jobs.all_read or path.partition("/")[0] in _SHARED):
+            items.append(_Item(modified_at[path], size, [path]))
+    return items
 
 
 def _results(job: JobFiles) -> set[str]:

@@ -247,7 +247,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # the children are stopped in peace
+        signal.signal(number, signal.SIG_IGN)  # a further signal does not interrupt the stopping of the children
     raise SystemExit(0)
 
 

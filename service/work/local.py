@@ -186,6 +186,21 @@ def own_workspace(folder: Path) -> Iterator[Workspace]:
         raise InputError(f"no space left for {folder.parent}: free some and run this again, it goes on") from None
 
 
+@contextmanager
+def pruned_workspace(source: Path) -> Iterator[Workspace]:
+    """The workspace of the results that `winnow prune` put into a folder, as `own_workspace`.
+
+    Raises InputError where there are no such results.
+    """
+    work = source / results.WORK
+    if not (work / "workspace.json").exists():
+        raise InputError(
+            f"{source}: no results of `winnow prune`: name its --out folder, or give --server for the id of a job"
+        )
+    with own_workspace(work) as workspace:
+        yield workspace
+
+
 def _clear(workspace: Workspace, files: JobFiles, out: Path, on_removed: Callable[[str], None]) -> list[JobFiles]:
     """Removes what earlier jobs left in `out`. Returns those with this job's scores."""
     records = [workspace.job(name) for name in workspace.jobs() if name != files.record.id]

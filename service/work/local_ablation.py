@@ -28,7 +28,7 @@ from service.queue.tasks import JobState
 from service.store.records import WantedAblation
 from service.store.workspace import Workspace
 from service.work import results
-from service.work.local import ended_jobs, is_copy, own_workspace, run_job
+from service.work.local import ended_jobs, is_copy, pruned_workspace, run_job
 
 RUNS_FILE = "runs.parquet"
 _LOOK_SECONDS = 0.5
@@ -43,19 +43,14 @@ def ablate(
     `on_progress` is called now and then, and may raise to end the ablation. Raises InputError, NoHeldOut for one
     without held-out text, and BadReference.
     """
-    work = source / results.WORK
-    if not (work / "workspace.json").exists():
-        raise InputError(
-            f"{source}: no results of `winnow prune`: name its --out folder, or give --server for the id of a job"
-        )
-    with own_workspace(work) as workspace:
+    with pruned_workspace(source) as workspace:
         files = _find(workspace, source, options.selection)
         wanted = want(files, options)
         workspace.unwant_exports(files.record)  # this command makes one ablation
         workspace.unwant_ablations(files.record)
         workspace.want_ablation(files.record.id, wanted)
         fresh = JobFiles(workspace, files.record)
-        with _helpers(work, fresh, wanted, device) as help_runs:
+        with _helpers(fresh, wanted, device) as help_runs:
 
             def tell(_lifecycle: Lifecycle, state: JobState | None) -> None:
                 shown = show_ablation(fresh, wanted, state, None)
@@ -90,14 +85,14 @@ def _find(workspace: Workspace, source: Path, selections: list[str]) -> JobFiles
 class _Helper(NamedTuple):
     """What a helper process works on."""
 
-    folder: str
+    workspace: str  # its folder
     job: str
     ablation: str
     device: Device
 
 
 @contextmanager
-def _helpers(work: Path, files: JobFiles, wanted: WantedAblation, device: Device) -> Iterator[Callable[[], None]]:
+def _helpers(files: JobFiles, wanted: WantedAblation, device: Device) -> Iterator[Callable[[], None]]:
     """Processes that make runs beside this one, on a CPU of several cores. The function starts them, once."""
     processes: list[BaseProcess] = []
 
@@ -105,7 +100,7 @@ def _helpers(work: Path, files: JobFiles, wanted: WantedAblation, device: Device
         plan = find_plan(files, wanted)
         if processes or plan is None or plan.settings.device != "cpu":
             return
-        told = _Helper(str(work), files.record.id, wanted.id, device)
+        told = _Helper(files.workspace.storage.url, files.record.id, wanted.id, device)
         context = multiprocessing.get_context("spawn")
         # Ctrl-C reaches all processes of a terminal: helpers inherit that it is ignored, as this process ends them.
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -130,7 +125,7 @@ def _help(told: _Helper) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    workspace, models = Workspace(told.folder), ModelLoader(told.device)
+    workspace, models = Workspace(told.workspace), ModelLoader(told.device)
     record = workspace.job(told.job)
     if record is None:
         return

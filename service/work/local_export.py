@@ -16,7 +16,7 @@ from service.queue.tasks import JobState
 from service.store.records import ALL, WantedExport
 from service.store.workspace import Workspace
 from service.work import results
-from service.work.local import ended_jobs, is_copy, own_workspace, run_job
+from service.work.local import ended_jobs, is_copy, pruned_workspace, run_job
 
 _WORKERS_MAX = 16  # each with a reader process of up to 300 MB
 
@@ -29,12 +29,7 @@ def export_selection(
     A killed export with the same options goes on; one with others begins anew. `on_progress` is called now and then,
     and may raise to end the export. Raises InputError.
     """
-    work = source / results.WORK
-    if not (work / "workspace.json").exists():
-        raise InputError(
-            f"{source}: no results of `winnow prune`: name its --out folder, or give --server for the id of a job"
-        )
-    with own_workspace(work) as workspace:
+    with pruned_workspace(source) as workspace:
         files, wanted = _find(workspace, source, selection_id, options)
         workspace.unwant_exports(files.record)  # this command makes one export
         export.begin(files, wanted)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pruner.corpus.sample import training_texts
 from pruner.corpus.sandbox import Planning, make_plan
+from pruner.corpus.train_split import Split
 from pruner.errors import InputError
 from pruner.spec import CorpusSpec
 from scorer.causal_lm.reference import resolve
@@ -88,7 +89,7 @@ def train(
             tell()
 
         def texts() -> Iterator[str]:
-            return training_texts(plan, corpus, tokens, 1.0, seed, tell)
+            return training_texts(plan, corpus, Split(seed, 1.0), tokens, tell)
 
         trained = train_reference(
             texts,

@@ -1,4 +1,4 @@
-"""What the commands without a server write: which files, and that none of the user's is among them.
+"""The files that the commands without a server write. They replace no file of the user.
 
 The output may lie in the corpus. Only files that the command writes or has written are no part of the corpus.
 """

@@ -81,7 +81,7 @@ class Worker:
         if lent:
             self.release_ahead()
         if self._next is not None:
-            # Short tasks go first: what others wait for is rarely behind a shard.
+            # Light tasks go first: they are short, and other jobs wait for them.
             lease = self._queue.claim(self._name, light) if light else None
             if lease is None:
                 ahead, self._next = self._next, None

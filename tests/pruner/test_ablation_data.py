@@ -15,7 +15,7 @@ from pruner.ablation.task_reader import read_tasks
 from pruner.ablation.tasks import TaskItem
 from pruner.ablation.tasks import read_tasks as read_task_files
 from pruner.corpus.paths import Roots
-from pruner.corpus.train_split import ShardRows, in_split
+from pruner.corpus.train_split import ShardRows, Split, in_split
 from pruner.errors import InputError
 from pruner.ranks.rank_key import selection_hash
 
@@ -64,7 +64,7 @@ def test_a_random_arm_draws_as_many_documents_anew_for_each_seed() -> None:
 def test_a_sub_pool_depends_on_no_train_split_and_no_random_selection(seed: int) -> None:
     everything = pool()
     for number in range(12):
-        in_splits = in_split(number, 0.5, ShardRows(0), everything.file, everything.row)
+        in_splits = in_split(Split(number, 0.5), ShardRows(0), everything.file, everything.row)
         drawn = selection_hash(number, everything.file, everything.row) < np.uint64(2**63)
         for use in range(3):
             low = everything.hashes(seed, use) < np.uint64(2**63)

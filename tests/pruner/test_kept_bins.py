@@ -69,7 +69,7 @@ def test_a_shard_is_counted_while_it_is_scored(split: Split | None) -> None:
     made = so_far.bins(further)
     chosen = (tokens > 0) & np.isfinite(nll)
     if split is not None:
-        chosen &= ~in_split(*split, shard, file, row)[has_text]
+        chosen &= ~in_split(split, shard, file, row)[has_text]
     whole = count_bins(nll[chosen] / tokens[chosen], tokens[chosen])
     columns = (column.tolist() for column in whole)
     assert made == {number: (documents, size) for number, documents, size in zip(*columns, strict=True)}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pruner.corpus.plan import Plan
 from pruner.corpus.row_hash import row_hash
-from pruner.corpus.train_split import ShardRows, in_split
+from pruner.corpus.train_split import ShardRows, Split, in_split
 from pruner.select import domain_marks
 from pruner.select.index_files import read_index
 from pruner.select.order import by_byte, by_hash, write_order
@@ -196,7 +196,7 @@ def test_the_hash_is_uniform_over_files_rows_and_seeds() -> None:
 
 
 def test_random_selections_are_independent_of_the_train_split() -> None:
-    trains = in_split(0, 0.3, ShardRows(0), np.zeros(100_000, np.int32), np.arange(100_000))
+    trains = in_split(Split(0, 0.3), ShardRows(0), np.zeros(100_000, np.int32), np.arange(100_000))
     drawn = row_hash(2**63, 0, np.arange(100_000)) < np.uint64(2**63)
     assert abs(drawn[trains].mean() - drawn[~trains].mean()) < 0.02
 

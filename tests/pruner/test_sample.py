@@ -9,7 +9,7 @@ import pytest
 from pruner.corpus.plan import Plan, make_plan
 from pruner.corpus.sample import training_texts
 from pruner.corpus.shard_reader import read_shard
-from pruner.corpus.train_split import ShardRows, in_split
+from pruner.corpus.train_split import ShardRows, Split, in_split
 from pruner.spec import CorpusSpec
 
 
@@ -28,7 +28,7 @@ def plan(spec: CorpusSpec) -> Plan:
 
 
 def take(plan: Plan, spec: CorpusSpec, tokens: int, fraction: float = 0.5, seed: int = 3) -> list[str]:
-    return list(training_texts(plan, spec, tokens, fraction, seed, lambda: None))
+    return list(training_texts(plan, spec, Split(seed, fraction), tokens, lambda: None))
 
 
 def split(plan: Plan, spec: CorpusSpec, fraction: float, seed: int) -> set[str]:
@@ -36,7 +36,7 @@ def split(plan: Plan, spec: CorpusSpec, fraction: float, seed: int) -> set[str]:
     for shard in plan.shards:
         for batch in read_shard(plan.files_of(shard), shard, spec):
             places = batch["file"].to_numpy(), batch["row"].to_numpy()
-            chosen = in_split(seed, fraction, ShardRows.of(plan, shard.index), *places)
+            chosen = in_split(Split(seed, fraction), ShardRows.of(plan, shard.index), *places)
             texts = batch["text"].to_pylist()
             found |= {text for text, taken in zip(texts, chosen, strict=True) if taken and text is not None}
     return found
@@ -81,6 +81,6 @@ def test_a_fraction_of_one_takes_every_document(plan: Plan, spec: CorpusSpec) ->
 
 def test_every_batch_is_reported(plan: Plan, spec: CorpusSpec) -> None:
     beats: list[int] = []
-    list(training_texts(plan, spec, 1000, 0.5, 3, lambda: beats.append(1)))
+    list(training_texts(plan, spec, Split(3, 0.5), 1000, lambda: beats.append(1)))
     read = sum(len(list(read_shard(plan.files_of(shard), shard, spec))) for shard in plan.shards)
     assert len(beats) >= read

@@ -10,14 +10,14 @@ import pytest
 
 from pruner.corpus import plan as plans
 from pruner.corpus.plan import make_plan
-from pruner.corpus.train_split import ShardRows, in_split
+from pruner.corpus.train_split import ShardRows, Split, in_split
 from pruner.spec import CorpusSpec
 from tests.pruner.test_sample import split
 
 
 def drawn(seed: int, fraction: float, n: int, file: int = 0, first_row: int = 0) -> np.ndarray:
     """The draws of the first rows of a shard that begins a file, or at a row of it."""
-    return in_split(seed, fraction, ShardRows(file, first_row), np.zeros(n, np.int32), np.arange(n))
+    return in_split(Split(seed, fraction), ShardRows(file, first_row), np.zeros(n, np.int32), np.arange(n))
 
 
 def test_a_row_does_not_depend_on_other_rows() -> None:
@@ -37,7 +37,8 @@ def test_seeds_files_and_ranges_draw_independently() -> None:
     n = 100_000
     draws = [drawn(seed, 0.5, n, file) for seed in (0, 1, 2**63) for file in (0, 1, 2)]
     nothing = np.zeros(n, np.int32), np.arange(n)
-    draws += [in_split(0, 0.5, ShardRows(file, start=start), *nothing) for file in (0, 1) for start in (1, 1 << 27)]
+    ranges = [ShardRows(file, start=start) for file in (0, 1) for start in (1, 1 << 27)]
+    draws += [in_split(Split(0, 0.5), shard, *nothing) for shard in ranges]
     for i, one in enumerate(draws):
         for other in draws[:i]:
             assert abs((one == other).mean() - 0.5) < 0.01

@@ -37,7 +37,7 @@ async def watch_job(
         try:
             job = await run_in_threadpool(jobs.get, job_id)
         except (RedisError, OSError):
-            continue  # it comes back, or the client's patience ends
+            continue  # it may come back; meanwhile the client decides how long it waits
         except UnknownJob:
             return
         if job != sent or time.monotonic() - sent_at >= _SILENCE_SECONDS:

@@ -1,4 +1,4 @@
-"""What a scored job is asked before a selection is made of it, and one that runs while it does."""
+"""Questions about scores: previews and documents of a scored job; the histogram and the workers of one that runs."""
 
 from typing import Annotated, Literal
 
