@@ -1,6 +1,7 @@
 """The text that trains a reference: documents of the train split, sampled from all files, in a seeded order."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -30,22 +31,36 @@ class SplitDocument(NamedTuple):
 
 
 def training_texts(
-    plan: Plan, spec: CorpusSpec, split: Split, tokens: int, beat: Callable[[], None], roots: Roots = UNRESTRICTED
+    plan: Plan,
+    spec: CorpusSpec,
+    split: Split,
+    tokens: int,
+    beat: Callable[[], None],
+    roots: Roots = UNRESTRICTED,
+    rejects: Counter[str] | None = None,
 ) -> Iterator[str]:
     """The texts of `training_documents`."""
-    return (found.text for found in training_documents(plan, spec, split, tokens, beat, roots))
+    return (found.text for found in training_documents(plan, spec, split, tokens, beat, roots, rejects))
 
 
 def training_documents(
-    plan: Plan, spec: CorpusSpec, split: Split, tokens: int, beat: Callable[[], None], roots: Roots = UNRESTRICTED
+    plan: Plan,
+    spec: CorpusSpec,
+    split: Split,
+    tokens: int,
+    beat: Callable[[], None],
+    roots: Roots = UNRESTRICTED,
+    rejects: Counter[str] | None = None,
 ) -> Iterator[SplitDocument]:
     """Documents of the train split to train on; the same ones in the same order at each call.
 
     Yields the whole split where it is small. Otherwise yields about as much as `tokens` tokens need: a sample spread
     over each of up to 256 shards, fewer where much must be decoded; taken from the files in turn, so that every file
     has its share. A `fraction` of 1 uses all documents. Calls `beat` for every batch that is read, and every 0.5 s
-    while waiting for one. Raises InputError and OSError as reading does.
+    while waiting for one. `rejects` counts the rows that were drawn and are no documents, by kind of reason. Raises
+    InputError and OSError as reading does.
     """
+    rejects = Counter() if rejects is None else rejects
     wanted = tokens * _BYTES_PER_TOKEN
     order = _chosen_shards(plan, split, wanted)
     shares = [_SPARE * wanted / len(order) / max(1.0, split.fraction * shard.text_bytes) for shard in order]
@@ -55,7 +70,7 @@ def training_documents(
         held: list[SplitDocument] = []
         held_bytes = 0
         for shard, share in zip(order, shares, strict=True):
-            for found in _drawn(plan, shard, spec, roots, beat, split, (low * share, high * share)):
+            for found in _drawn(plan, shard, spec, roots, beat, split, (low * share, high * share), rejects):
                 given += found.n_bytes
                 held.append(found)
                 held_bytes += found.n_bytes
@@ -115,6 +130,7 @@ def _drawn(
     beat: Callable[[], None],
     split: Split,
     between: tuple[float, float],
+    rejects: Counter[str],
 ) -> Iterator[SplitDocument]:
     """The documents of a shard that are in the split and whose draw lies between two shares."""
     there = ShardRows.of(plan, shard.index)
@@ -127,6 +143,9 @@ def _drawn(
                 chosen &= in_split(Split(split.seed ^ _DRAW, share), *places) == inside
             elif not inside:
                 return  # all were drawn before
-        chosen &= batch["text"].is_valid().to_numpy(zero_copy_only=False)
+        is_text = batch["text"].is_valid().to_numpy(zero_copy_only=False)
+        reasons = batch["reject"].filter(pa.array(chosen & ~is_text)).to_pylist()
+        rejects.update(reason.partition(":")[0] for reason in reasons)
+        chosen &= is_text
         rows = batch.select(SplitDocument._fields).filter(pa.array(chosen))
         yield from map(SplitDocument, *(column.to_pylist() for column in rows.columns))

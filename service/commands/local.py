@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pruner.errors import InputError
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import console, left_out, scored_texts, summary, trained_reference
+from service.commands.output import console, left_out, rows_left_out, scored_texts, summary, trained_reference
 from service.commands.progress import JobBar
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def train(parser: Parser, args: argparse.Namespace) -> int:
     recipe = local_train.Recipe(preset, spec.tokens, spec.seed, args.optimizer, args.gpus, args.source)
     with JobBar() as bar:
         trained = local_train.train(corpus, recipe, args.out, args.device, bar, bar.heldout)
-    about = (*left_out(trained.corpus), *trained_reference(trained.summary))
+    about = (*left_out(trained.corpus), *rows_left_out(trained.rejects), *trained_reference(trained.summary))
     sys.stdout.writelines(f"{line}\n" for line in about)
     sys.stdout.write(f"Trained {preset or args.source} in {args.out}\n")
     return 0

@@ -1,6 +1,7 @@
 """What the commands print: tables and lines of results."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +84,13 @@ def left_out(corpus: JobCorpus | None) -> Iterator[str]:
     for left in corpus.left_out if corpus is not None else ():
         files = f"left out: {_files(left.files)} ({left.reason}), such as {left.example}"
         yield files if left.files else f"warning: {left.reason}"
+
+
+def rows_left_out(rejects: Counter[str]) -> Iterator[str]:
+    """A line about rows that are no documents, if there are any."""
+    if rejects:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(rejects.items()))
+        yield f"left out: {rejects.total():,} of the rows that were read, which are no documents ({reasons})"
 
 
 def files_left_out(corpus: JobCorpus | None) -> str:

@@ -1,6 +1,7 @@
 """`winnow train` without a server: trains a reference on documents of a corpus, resumable."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,6 +29,7 @@ class Trained(NamedTuple):
 
     summary: TrainingSummary
     corpus: JobCorpus
+    rejects: Counter[str]  # rows that were drawn and are no documents, by kind of reason; of this call alone
 
 
 class Recipe(NamedTuple):
@@ -88,8 +90,11 @@ def train(
                 on_heldout(done, heldout)
             tell()
 
+        rejects = Counter[str]()
+
         def texts() -> Iterator[str]:
-            return training_texts(plan, corpus, Split(seed, 1.0), tokens, tell)
+            rejects.clear()  # the same rows are read again
+            return training_texts(plan, corpus, Split(seed, 1.0), tokens, tell, rejects=rejects)
 
         trained = train_reference(
             texts,
@@ -105,4 +110,4 @@ def train(
             source=source,
         )
     shutil.rmtree(work)
-    return Trained(trained, JobCorpus.of(len(plan.files), plan.bytes, plan.left_out))
+    return Trained(trained, JobCorpus.of(len(plan.files), plan.bytes, plan.left_out), rejects)

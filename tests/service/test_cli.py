@@ -260,6 +260,17 @@ def test_train_saves_a_folder_that_others_load(run: Run, corpus: Path, tmp_path:
     assert len({path.stat().st_mode for path in (tmp_path / "model").iterdir()}) == 1  # who may read one may read all
 
 
+def test_train_counts_rows_that_are_no_documents(run: Run, corpus: Path, tmp_path: Path) -> None:
+    rows = '{"text": "a good one"}\n{"text": ""}\n{"text": 7}\n{"text": null}\n{"text\n'
+    (tmp_path / "more.jsonl").write_text(rows)
+    ran = run(
+        "train", corpus, tmp_path / "more.jsonl", "--preset", "tiny", "--tokens", "2000", "--out", tmp_path / "model"
+    )
+    assert ran.status == 0, ran.err
+    kinds = "empty text 1, not text 2, unreadable row 1"
+    assert f"left out: 4 of the rows that were read, which are no documents ({kinds})" in ran.out
+
+
 def test_train_goes_on_from_a_given_model(run: Run, corpus: Path, reference: Path, tmp_path: Path) -> None:
     options = ("--tokens", "2000", "--optimizer", "muon", "--out", tmp_path / "model")
     ran = run("train", corpus, "--from", reference, *options)
