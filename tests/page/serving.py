@@ -46,8 +46,15 @@ class Serving(Service):
     @contextmanager
     def halted(self, job_id: str) -> Iterator[None]:
         """Holds a job of many shards where some are scored and some are not, for as long as the block lasts."""
-        until(lambda: self.job(job_id)["progress"]["shards_done"] >= 2)
-        with _stopped(self.worker()):
+        worker = self.worker()
+
+        def some_are_scored() -> bool:
+            """Looks while the worker is stopped: on a busy machine it would be done before the next look."""
+            with _stopped(worker):
+                return bool(self.job(job_id)["progress"]["shards_done"] >= 2)
+
+        until(some_are_scored)
+        with _stopped(worker):
             assert self.job(job_id)["status"] == "scoring"
             yield
 
