@@ -8,8 +8,6 @@ that the matrix units work while the exponentials are computed. Exponentials are
 `kernels.attention_triton`.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from triton.experimental import gluon
@@ -22,8 +20,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from kernels import tiles_hopper
+from kernels.attention_triton import LOWEST
 from kernels.blocks import blocks_of
-from kernels.pack import Pack
+from kernels.pack import LOG2_E, Pack
 from kernels.tiles_hopper import barrier, load, next_stage
 
 QUERIES = 64  # of a group
@@ -33,7 +32,7 @@ WIDTHS = (64, 128)  # of a head
 _STAGES = 2
 _QUERIES, _GROUPS, _KEYS = (gl.constexpr(value) for value in (QUERIES, GROUPS, KEYS))
 _REGISTERS, _PRODUCER_REGISTERS = (gl.constexpr(count) for count in tiles_hopper.REGISTERS)
-_LOWEST = gl.constexpr(-1e38)  # below any score, and finite, because inf - inf is NaN
+_LOWEST = gl.constexpr(LOWEST)
 
 
 @gluon.jit
@@ -261,7 +260,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, pack: Pack, scale: float, *, caus
         tiles_hopper.tiles(q.flatten(1), [QUERIES, width]),
         tiles_hopper.tiles(k.flatten(1), [KEYS, width]),
         tiles_hopper.tiles(v.flatten(1), [KEYS, width]),
-        blocks, out, items, heads, heads // k.shape[1], scale * math.log2(math.e), width, causal, _STAGES,
+        blocks, out, items, heads, heads // k.shape[1], scale * LOG2_E, width, causal, _STAGES,
         num_warps=4, maxnreg=tiles_hopper.LAUNCH_REGISTERS,
     )  # fmt: skip
     return out

@@ -11,7 +11,6 @@ which there are `before` in front of its first query.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kernels.blocks import blocks_of
-from kernels.pack import Pack, Table
+from kernels.pack import LOG2_E, Pack, Table
 
 
 class Tile(NamedTuple):
@@ -58,7 +57,8 @@ _FLOAT32 = {
 }
 
 # The maximum of a query that has seen no key yet: below any score, and finite, because inf - inf is NaN.
-_LOWEST = tl.constexpr(-1e38)
+LOWEST = -1e38
+_LOWEST = tl.constexpr(LOWEST)
 
 
 def fixed_tile(q: Tensor) -> Tile:
@@ -201,13 +201,12 @@ def attention(
     _, heads, width = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     blocks = blocks_of(pack, tile.queries)
-    log2e = math.log2(math.e)
     _attention_kernel[(len(blocks) * heads,)](
         q, k, v, out, blocks, None if keys is None else _keys_of(keys, pack), heads, heads // k.shape[1],
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         0 if window is None else min(window, (keys or pack).tokens),
         scale if softcap is None else scale / softcap,
-        scale * log2e if softcap is None else softcap * log2e,
+        LOG2_E * (scale if softcap is None else softcap),
         WIDTH=width, PADDED=_padded(width), BLOCK_M=tile.queries, BLOCK_N=tile.keys,
         # Three TF32 products make one float32 product, on the matrix units and with few registers.
         PRECISION="tf32x3" if q.dtype == torch.float32 else "tf32",
