@@ -60,7 +60,7 @@ class _Ended(NamedTuple):
 class _Jobs:
     """What is known of all jobs."""
 
-    needed: set[str] = field(default_factory=set)  # files and folders of jobs that have not ended
+    needed: set[str] = field(default_factory=set)  # files and folders of jobs that have work left
     ended: list[_Ended] = field(default_factory=list)
     abandoned: list[_Item] = field(default_factory=list)  # folders that killed services left
     all_read: bool = True
@@ -105,11 +105,12 @@ def _read_jobs(workspace: Workspace, now: float) -> _Jobs:
                 if now - modified > _HALF_A_JOB:
                     size = sum(file.size for file in files)
                     jobs.abandoned.append(_Item(0.0, size, [workspace.folder(job_id)], job_id))
-            elif outcome is None or _is_at_work(JobFiles(workspace, record)):
-                jobs.needed |= _results(JobFiles(workspace, record)) | _parts(JobFiles(workspace, record))
+                continue
+            job = JobFiles(workspace, record)
+            if outcome is None or _is_at_work(job):
+                jobs.needed |= _results(job) | _parts(job)
             else:
-                results = _results(JobFiles(workspace, record))
-                jobs.ended.append(_Ended(outcome.finished_at.timestamp(), job_id, results))
+                jobs.ended.append(_Ended(outcome.finished_at.timestamp(), job_id, _results(job)))
         except (ValueError, InputError, FileNotFoundError) as error:  # it is left, and others are removed
             log.warning("job %s cannot be read: %s", job_id, error)
             jobs.all_read = False
