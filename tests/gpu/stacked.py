@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kernels.document_attention import document_attention
 from kernels.nll import mean_nll
+from scorer.training import loop, optimizer
 from scorer.training.batches import Batch, Batches, Layout
 from scorer.training.micro_step import Gradients, MicroStep, run_hidden
 from scorer.training.presets import Gpt2Shape, Recipe, TrainingModel
@@ -22,8 +23,6 @@ from scorer.training.readback import Readback
 from scorer.training.schedule import Schedule
 from tests.kernels.helpers import relative
 
-_BETAS = (0.9, 0.95)
-_CLIP = 1.0
 _ERROR = {"cpu": 1e-5, "cuda": 0.1}  # of gradients: float32, and bfloat16 that is rounded in other places
 
 Blocks = Callable[[dict[str, Tensor], Tensor, Tensor, Tensor, int, int], Tensor]
@@ -142,7 +141,7 @@ class StackedTraining:
         matrices = [p for p in self._parameters if p.shape[1] > 1]
         others = [p for p in self._parameters if p.shape[1] == 1]
         groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        self._adam = torch.optim.AdamW(groups, betas=_BETAS, fused=True)
+        self._adam = torch.optim.AdamW(groups, betas=optimizer._BETAS, fused=True)
         for p in self._parameters:  # as its first step would: here it counts in the peak of memory
             zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
             self._adam.state[p] = {"step": torch.zeros((), device=device)} | zeros
@@ -180,7 +179,7 @@ class StackedTraining:
         """Scales the gradients of each model down to a norm, if theirs is above it."""
         models = self._of_each()
         norms = torch.stack(torch._foreach_norm([part for model in models for part in model])).view(len(models), -1)
-        factors = (_CLIP / (torch.linalg.vector_norm(norms, dim=1) + 1e-6)).clamp(max=1.0)
+        factors = (loop._CLIP / (torch.linalg.vector_norm(norms, dim=1) + 1e-6)).clamp(max=1.0)
         for model, factor in zip(models, factors.unbind(), strict=True):
             torch._foreach_mul_(model, factor)
 
