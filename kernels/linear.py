@@ -6,24 +6,44 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_GATE = 64  # columns that have a gate or have none together: a tile of Hopper's kernel
 _PAD = 64  # columns: with rows padded to 128 bytes, a kernel that reads a slice of them reads whole sectors
 
 
-@torch.no_grad()
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x @ weight.T, for x [T, K] and weight [N, K] of one dtype: [T, N] in it, summed in float32. Forward only.
-
-    On a GPU the rows may have a stride above N.
-    """
+def scales(x: Tensor, weight: Tensor) -> bool:
+    """Whether `linear` takes a scale and a gate: on Hopper for what its kernel supports, and on a CPU."""
     if not x.is_cuda:
-        return F.linear(x, weight)
+        return True
+    from kernels import tiles_hopper
+
+    return tiles_hopper.supports(x, weight)
+
+
+@torch.no_grad()
+def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None, gate: int = 0) -> Tensor:
+    """scale · (x @ weight.T), for x [T, K] and weight [N, K] of one dtype, scale [T] float32 or None: [T, N].
+
+    The first `gate` columns, a multiple of 64, become their SiLU. Products are summed in float32, and the result is
+    rounded to x's dtype. On a GPU the rows may have a stride above N. Forward only. Raises ValueError for a scale
+    or a gate where `scales` says no.
+    """
+    if gate % _GATE:
+        raise ValueError(f"the columns of a gate must be a multiple of {_GATE}; got {gate}")
+    if (scale is not None or gate) and not scales(x, weight):
+        raise ValueError("on this device a product of these matrices takes no scale and no gate")
+    if not x.is_cuda:
+        wide = F.linear(x, weight)
+        if scale is not None:
+            wide = wide.float() * scale[:, None]
+        return torch.cat((F.silu(wide[:, :gate]), wide[:, gate:]), dim=1).to(x.dtype)
     from kernels import linear_hopper, tiles_hopper
 
     width = len(weight)
     padded = torch.empty((len(x), -(-width // _PAD) * _PAD), dtype=x.dtype, device=x.device)
     out = padded[:, :width]
     if tiles_hopper.supports(x, weight):
-        linear_hopper.linear(x, weight, padded)  # writes the padding too: partly written lines of memory are slower
+        # Writes the padding too: partly written lines of memory are slower.
+        linear_hopper.linear(x, weight, padded, scale=scale, gate=gate)
     else:
         torch.mm(x, weight.T, out=out)
     return out

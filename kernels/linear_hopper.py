@@ -17,6 +17,7 @@ from kernels.tiles_hopper import (
     multiply,
     next_stage,
     place,
+    silu,
     store,
 )
 
@@ -88,7 +89,8 @@ def _write(x, out, tile, row, column):
 
 @gluon.jit
 def _consume(
-    group: gl.constexpr, ring, out, slim, residual, out_tiles, scales, squares_ptr, sizes, D: gl.constexpr
+    group: gl.constexpr, ring, out, slim, residual, out_tiles, scales, squares_ptr, sizes, D: gl.constexpr,
+    GATE: gl.constexpr,
 ):  # fmt: skip
     """One group of four warps: the products of its 64 rows of each task, and what is done with them."""
     n_blocks, n_parts, n_rows, n_scales = sizes
@@ -127,13 +129,15 @@ def _consume(
                 column = part * _COLUMNS + (2 * half + i) * _SLIM
                 if column_scale_ptr is not None:
                     quarter = _scaled(quarter, column, scale, column_scale_ptr, n_scales, narrow)
+                elif scale_ptr is not None:
+                    quarter *= scale[:, None]
+                if GATE > 0:
+                    if column < GATE:
+                        quarter = silu(quarter)
                 if residual is not None:
                     tiles = _residual_tiles(column_tiles.index(stage), residual)
                     before = tiles.slice((2 * group + i) * _SLIM, _SLIM).load(narrow).to(gl.float32)
-                    if column_scale_ptr is not None:
-                        quarter = before + quarter
-                    else:
-                        quarter = before + quarter * scale[:, None]
+                    quarter = before + quarter
                 rounded = quarter.to(out.dtype)
                 if residual is not None:
                     quarter = rounded.to(gl.float32)
@@ -150,6 +154,8 @@ def _consume(
                 y, stage, phase = multiply(y, group, ring, stage, phase, D)
                 if column_scale_ptr is not None:
                     y = _scaled(y, n_parts * _COLUMNS, scale, column_scale_ptr, n_scales, narrow)
+                elif scale_ptr is not None:
+                    y *= scale[:, None]
                 _write(y.to(out.dtype), out, out_tiles.index(group * 2 + turn), first, n_parts * _COLUMNS)
                 turn ^= 1
     tma.store_wait(0)
@@ -158,7 +164,7 @@ def _consume(
 @gluon.jit(do_not_specialize=["n_rows", "n_blocks"])
 def _linear_kernel(
     rows, columns, slim, out, residual, scale_ptr, column_scale_ptr, squares_ptr, n_rows, n_blocks, n_parts, n_scales,
-    D: gl.constexpr, STAGES: gl.constexpr,
+    D: gl.constexpr, STAGES: gl.constexpr, GATE: gl.constexpr,
 ):  # fmt: skip
     ring = make_ring(rows, columns, STAGES)
     out_tiles = gl.allocate_shared_memory(out.dtype, [_GROUPS * 2, _ROWS, _SLIM], out.layout)
@@ -166,8 +172,8 @@ def _linear_kernel(
     scales = (scale_ptr, column_scale_ptr)
     gl.warp_specialize(
         [
-            (_consume, (0, ring, out, slim, residual, out_tiles, scales, squares_ptr, sizes, D)),
-            (_consume, (1, ring, out, slim, residual, out_tiles, scales, squares_ptr, sizes, D)),
+            (_consume, (0, ring, out, slim, residual, out_tiles, scales, squares_ptr, sizes, D, GATE)),
+            (_consume, (1, ring, out, slim, residual, out_tiles, scales, squares_ptr, sizes, D, GATE)),
             (_produce, (rows, columns, slim, residual, ring, sizes, D)),
         ],
         [4, 1],
@@ -182,12 +188,14 @@ def linear(
     residual: Tensor | None = None,
     scale: Tensor | None = None,
     weight_scale: Tensor | None = None,
+    gate: int = 0,
 ) -> Tensor:
-    """x @ weight.T into `out`, or residual + scale · (x @ weight.T) with the sums of its squares.
+    """scale · (x @ weight.T) into `out`, or residual + scale · (x @ weight.T) with the sums of its squares.
 
-    For matrices that `tiles_hopper.supports`. Columns of `out` beyond the rows of `weight` become zeros. The squares
-    are [parts, N] float32, each part the sum over 256 columns. With `weight_scale`, of matrices that
-    `tiles_hopper.supports8`, `scale` and it are the factors of the rows of both; `out` and `residual` have 16 bits.
+    For matrices that `tiles_hopper.supports`. Columns of `out` beyond the rows of `weight` become zeros. The first
+    `gate` columns, a multiple of 64, become their SiLU. The squares are [parts, N] float32, each part the sum over 256
+    columns. With `weight_scale`, of matrices that `tiles_hopper.supports8`, `scale` and it are the factors of the rows
+    of both; `out` and `residual` have 16 bits.
     """
     n_rows, width = x.shape
     channels = tiles_hopper.channels(x)
@@ -200,7 +208,7 @@ def linear(
         tiles_hopper.tiles(x, [ROWS, channels]), tiles_hopper.tiles(weight, [COLUMNS, channels]),
         tiles_hopper.tiles(weight, [SLIM, channels]) if has_slim else None, tiles_hopper.tiles(out, [ROWS, SLIM]),
         None if residual is None else tiles_hopper.tiles(residual, [ROWS, SLIM]), scale, weight_scale, squares,
-        n_rows, work.blocks, work.parts, len(weight), width, _STAGES,
+        n_rows, work.blocks, work.parts, len(weight), width, _STAGES, gate,
         num_warps=4, maxnreg=tiles_hopper.LAUNCH_REGISTERS,
     )  # fmt: skip
     return squares

@@ -166,6 +166,7 @@ def packed_ssd(
     dt_limit: tuple[float, float] = NO_LIMIT,
     *,
     gate: Tensor | None = None,
+    silu: bool = True,
     scale: Tensor | None = None,
     initial_state: Tensor | None = None,
     positions: Tensor | None = None,
@@ -180,15 +181,16 @@ def packed_ssd(
     positions [T] integers, where documents of the pack are rows of shorter ones: of each token in its own, 0 where the
     state before is forgotten. Decays are then exact to 1e-5 only.
 
-    Returns y [T, H, P] in x's dtype, times silu(gate) if that is given; then also the sum of its squares over P,
-    [H, T] float32; with `keep_state` the final states [S, H, P, N] float32. A document has the same bits wherever it
-    lies in a pack. Products run in x's dtype, sums and states in float32. Forward only; `packed_ssd_backward` has the
-    gradients. Raises ValueError for unsupported arguments.
+    Returns y [T, H, P] in x's dtype, with a gate times silu(gate), or times the gate itself if `silu` is False, for
+    one that `kernels.linear.linear` has made so; with a gate also the sum of its squares over P, [H, T] float32; with
+    `keep_state` the final states [S, H, P, N] float32. A document has the same bits wherever it lies in a pack. Products
+    run in x's dtype, sums and states in float32. Forward only; `packed_ssd_backward` has the gradients. Raises ValueError
+    for unsupported arguments.
     """
     check(x, dt, a, b, c, pack, d, dt_bias, gate, scale, initial_state, positions)
     if not x.is_cuda:
         return _packed_reference(
-            x, dt, a, b, c, pack, d, dt_bias, dt_limit, gate=gate, scale=scale, initial_state=initial_state,
+            x, dt, a, b, c, pack, d, dt_bias, dt_limit, gate=gate, silu=silu, scale=scale, initial_state=initial_state,
             positions=positions, keep_state=keep_state,
         )  # fmt: skip
     from kernels import ssd_triton
@@ -205,7 +207,7 @@ def packed_ssd(
         squares=empty(heads, tokens) if gate is not None else None,
         final_state=empty(len(pack.lengths), heads, width, b.shape[2]) if keep_state else None,
     )
-    scan(x, made, pack, ssd_triton.Optional(d, gate, scale, initial_state), outputs)
+    scan(x, made, pack, ssd_triton.Optional(d, gate, silu, scale, initial_state), outputs)
     return y, outputs.squares, outputs.final_state
 
 
@@ -233,6 +235,7 @@ def _packed_reference(
     dt_limit: tuple[float, float],
     *,
     gate: Tensor | None,
+    silu: bool,
     scale: Tensor | None,
     initial_state: Tensor | None,
     positions: Tensor | None,
@@ -257,7 +260,7 @@ def _packed_reference(
     squares = None
     if gate is not None:
         z = gate.float() if scale is None else gate.float() * scale[:, None, None]
-        wide = y.float() * F.silu(z)
+        wide = y.float() * (F.silu(z) if silu else z)
         y, squares = wide.to(y.dtype), wide.square().sum(2).T.contiguous()
     return y, squares, torch.stack(states) if keep_state else None
 

@@ -69,7 +69,7 @@ def packed_ssd_kept(
     states = None
     if ssd_hopper.supports(x, b, None):
         states = torch.empty((made.decays.shape[1], *x.shape[1:], b.shape[2]), dtype=x.dtype, device=x.device)
-    scan(x, made, pack, ssd_triton.Optional(d, None, None, None), ssd_triton.Outputs(y, None, None, states))
+    scan(x, made, pack, ssd_triton.Optional(d), ssd_triton.Outputs(y, None, None, states))
     return y, Kept(made, states)
 
 

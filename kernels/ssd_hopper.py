@@ -20,10 +20,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from kernels import ssd_tables, tiles_hopper
-from kernels.pack import LOG2_E, Pack
+from kernels.pack import Pack
 from kernels.ssd_tables import CHUNK, Parts
 from kernels.ssd_triton import STEEP, Optional, Outputs, Prepared, states_of
-from kernels.tiles_hopper import barrier, load, next_stage, store
+from kernels.tiles_hopper import barrier, load, next_stage, silu, store
 
 HEADS = 2  # that a program takes at a time
 FIELDS = 8  # columns of the table `ssd_tables.items`
@@ -31,13 +31,7 @@ _STAGES = 2
 _STATES_STAGES = 4  # if only the states are computed, which leaves room
 _REGISTERS, _PRODUCER_REGISTERS = gl.constexpr(200), gl.constexpr(24)
 _TOGETHER, _FIELDS, _Q, _STEEP = (gl.constexpr(value) for value in (HEADS, FIELDS, CHUNK, STEEP))
-_LOG2_E = gl.constexpr(LOG2_E)
 _DECAYS = gl.NVMMASharedLayout(0, 32, 1)
-
-
-@gluon.jit
-def _reciprocal(x):
-    return gl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1)
 
 
 @gluon.jit
@@ -88,8 +82,8 @@ def _produce(sources, work, tiles, bars, n_chunks, GROUPS: gl.constexpr, P: gl.c
 
 @gluon.jit
 def _consume(
-    h: gl.constexpr, optional, outputs, states, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks,
-    H: gl.constexpr, P: gl.constexpr, N: gl.constexpr,
+    h: gl.constexpr, optional, outputs, states, flags, decays_ptr, work, tiles, bars, sizes,
+    H: gl.constexpr, P: gl.constexpr, N: gl.constexpr, SILU: gl.constexpr,
 ):  # fmt: skip
     """The four warps of head `h`: the scan of the program's items, or, if y_ptr is None, their final states alone.
 
@@ -105,6 +99,7 @@ def _consume(
     x_tiles, gate_tiles, b_tiles, c_tiles, cb_tiles, decay_tiles, state_tiles = tiles
     full, empty, gate_full, gate_empty = bars
     has_initial, has_final = flags
+    n_tokens, n_chunks = sizes
     STAGES: gl.constexpr = b_tiles.shape[0]
     dtype: gl.constexpr = x_tiles.dtype
     mma: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, P, 16])
@@ -192,7 +187,7 @@ def _consume(
                     gate_phase ^= 1
                     if scale_ptr is not None:
                         z *= gl.load(scale_ptr + start + first + q, mask=inside, other=0.0)[:, None]
-                    y *= z * _reciprocal(1.0 + gl.exp2(z * -_LOG2_E))
+                    y *= silu(z) if SILU else z
                     squares = squares_ptr + head.to(gl.int64) * n_tokens + start + first + q
                     gl.store(squares, gl.sum(y * y, axis=1), mask=inside)
                 x_tile.store(y.to(dtype))  # into whole rows
@@ -216,7 +211,7 @@ def _consume(
 def _scan_kernel(
     x, gate, b, c, cb, decays, items, offsets, decays_ptr, d_ptr, scale_ptr, initial_ptr, entries_ptr,
     y_ptr, squares_ptr, final_ptr, states, n_tokens, n_chunks, has_initial, has_final,
-    H: gl.constexpr, GROUPS: gl.constexpr, P: gl.constexpr, N: gl.constexpr, STAGES: gl.constexpr,
+    H: gl.constexpr, GROUPS: gl.constexpr, P: gl.constexpr, N: gl.constexpr, STAGES: gl.constexpr, SILU: gl.constexpr,
 ):  # fmt: skip
     x_tiles = gl.allocate_shared_memory(x.dtype, [STAGES * _TOGETHER, _Q, P], x.layout)
     gate_tiles = gl.allocate_shared_memory(x.dtype, [_TOGETHER if gate is not None else 1, _Q, P], x.layout)
@@ -243,16 +238,11 @@ def _scan_kernel(
     optional = (d_ptr, scale_ptr, initial_ptr, entries_ptr)
     outputs = (y_ptr, squares_ptr, final_ptr)
     flags = (has_initial, has_final)
+    sizes = (n_tokens, n_chunks)
     gl.warp_specialize(
         [
-            (
-                _consume,
-                (0, optional, outputs, states, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N),
-            ),
-            (
-                _consume,
-                (1, optional, outputs, states, flags, decays_ptr, work, tiles, bars, n_tokens, n_chunks, H, P, N),
-            ),
+            (_consume, (0, optional, outputs, states, flags, decays_ptr, work, tiles, bars, sizes, H, P, N, SILU)),
+            (_consume, (1, optional, outputs, states, flags, decays_ptr, work, tiles, bars, sizes, H, P, N, SILU)),
             (_produce, (sources, work, tiles, bars, n_chunks, GROUPS, P, N)),
         ],
         [4, 1],
@@ -288,7 +278,7 @@ def shares(x: Tensor, made: Prepared, pack: Pack, cut: ssd_tables.Cut = ssd_tabl
     heads, width = x.shape[1:]
     pieces = pack.table(f"ssd pieces {cut}", lambda lengths: ssd_tables.pieces(lengths, cut))
     out = torch.empty((len(pieces), heads, width, made.b.shape[2]), dtype=torch.float32, device=x.device)
-    nothing, outputs = Optional(None, None, None, None), Outputs(None, None, out, None)
+    nothing, outputs = Optional(), Outputs(None, None, out, None)
     _launch(x, made, pack, f"pieces {cut}", lambda lengths: ssd_tables.pieces(lengths, cut), None, nothing, outputs)
     return out
 
@@ -314,5 +304,6 @@ def _launch(
         outputs.y, outputs.squares, made.decays if outputs.final_state is None else outputs.final_state,
         None if outputs.states is None else tiles_hopper.tiles(outputs.states.flatten(0, 2), [width, states]),
         n_tokens, n_chunks, int(given.initial_state is not None), int(outputs.final_state is not None),
-        H=heads, GROUPS=groups, P=width, N=states, STAGES=_STATES_STAGES if states_alone else _STAGES, num_warps=4,
+        H=heads, GROUPS=groups, P=width, N=states, STAGES=_STATES_STAGES if states_alone else _STAGES, SILU=given.silu,
+        num_warps=4,
     )  # fmt: skip

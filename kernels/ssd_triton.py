@@ -160,7 +160,7 @@ def _scan_kernel(
     segments_ptr, initial_ptr, entries_ptr, y_ptr, squares_ptr, final_ptr,
     tokens, n_chunks, stride_x, stride_gate, has_initial, has_final,
     HEADS: tl.constexpr, SHARED: tl.constexpr, P: tl.constexpr, N: tl.constexpr, Q: tl.constexpr,
-    HAS_D: tl.constexpr, HAS_GATE: tl.constexpr, HAS_SCALE: tl.constexpr,
+    HAS_D: tl.constexpr, HAS_GATE: tl.constexpr, HAS_SCALE: tl.constexpr, SILU: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Program (head, segment). Everything is transposed, [P, Q], so that the state is an operand from registers."""
@@ -228,7 +228,7 @@ def _scan_kernel(
             z = z.to(tl.float32)
             if HAS_SCALE:
                 z *= tl.load(scale_ptr + rows, mask=inside, other=0.0)[:, None]
-            y *= z / (1.0 + tl.exp2(z * -_LOG2_E))
+            y *= z / (1.0 + tl.exp2(z * -_LOG2_E)) if SILU else z
             tl.store(squares_ptr + rows, tl.sum(y * y, axis=1), mask=inside)
         tl.store(y_ptr + rows[:, None] * (HEADS * P) + p[None, :], y.to(y_ptr.dtype.element_ty), mask=inside[:, None])
 
@@ -251,10 +251,11 @@ class Prepared:
 class Optional:
     """The optional inputs of a scan."""
 
-    d: Tensor | None
-    gate: Tensor | None
-    scale: Tensor | None
-    initial_state: Tensor | None
+    d: Tensor | None = None
+    gate: Tensor | None = None
+    silu: bool = True  # of the gate
+    scale: Tensor | None = None
+    initial_state: Tensor | None = None
 
 
 @dataclass
@@ -353,5 +354,5 @@ def scan(
         int(given.initial_state is not None), int(outputs.final_state is not None),
         HEADS=heads, SHARED=heads // groups, P=width, N=states, Q=CHUNK,
         HAS_D=given.d is not None, HAS_GATE=given.gate is not None, HAS_SCALE=given.scale is not None,
-        STAGES=2 if x.dtype != torch.float32 else 1, PRECISION=precision(x), num_warps=4,
+        SILU=given.silu, STAGES=2 if x.dtype != torch.float32 else 1, PRECISION=precision(x), num_warps=4,
     )  # fmt: skip

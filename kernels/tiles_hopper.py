@@ -39,6 +39,17 @@ store = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 
 
 @gluon.jit
+def silu(x):
+    """SiLU as x/2 (1 + tanh(x/2)), for results of 16 bits: off by at most 2.5e-4 |x|.
+
+    The device's approximate tanh is one instruction of the unit that limits this; a power and a reciprocal are two.
+    """
+    half = 0.5 * x
+    tanh = gl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=gl.float32, is_pure=True, pack=1)
+    return half * tanh + half
+
+
+@gluon.jit
 def next_stage(stage, phase, STAGES: gl.constexpr):
     """The ring's next stage, and the barrier phase of it."""
     last = stage == STAGES - 1

@@ -18,7 +18,7 @@ from torch import Tensor
 from kernels.conv import WIDEST, packed_conv1d
 from kernels.e4m3 import Fp8Rows
 from kernels.fp8 import add_linear8, linear8, quantize_normed
-from kernels.linear import add_linear, linear
+from kernels.linear import add_linear, linear, scales
 from kernels.norm import add_rms_norm, gated_rms_norm, row_scale, row_squares
 from kernels.pack import Pack
 from kernels.ssd import packed_ssd
@@ -123,11 +123,13 @@ def _mix(
     c: Mamba2Config = mixer.config
     width = c.groups * c.state
     plain = c.proj_bias or c.groups > 1  # a bias must not be scaled, and each group has its own factor
-    weight, scale_after = mixer.in_proj.weight, None
+    weight, scale_after, silu = mixer.in_proj.weight, None, True
     if plain:
         projected = mixer.in_proj((stream * scale[:, None]).to(stream.dtype))
     elif isinstance(weight, Fp8Rows):
         projected = linear8(quantize_normed(stream, scale), weight)
+    elif scales(stream, weight):
+        projected, silu = linear(stream, weight, scale, gate=c.inner), False
     else:
         projected, scale_after = linear(stream, weight), scale
     gate, xbc, dt = projected.split((c.inner, c.inner + 2 * width, c.heads), dim=1)
@@ -147,6 +149,7 @@ def _mix(
         mixer.dt_bias,
         c.dt_limit,
         gate=None if plain else gate,
+        silu=silu,
         scale=scale_after,
         initial_state=ssd,
         keep_state=keep_state,

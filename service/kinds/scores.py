@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from scorer.tokenizer.backends import Encoded
 
 log = logging.getLogger("winnow.scores")
-ENGINE = 14  # version of this kind: raised when a change of the code changes scores or their files
+ENGINE = 15  # version of this kind: raised when a change of the code changes scores or their files
 _COUNT_SECONDS = 1.0  # between two counts of the documents that are scored so far
 _LOAD_SECONDS = 600.0  # in which a model must load and compile
 

@@ -80,12 +80,15 @@ class Unscaled(NamedTuple):
         return self.rows[rows].flatten(1) * self.scale[rows, None] * self.weight
 
 
-def ours_layer(zxbcdt: Tensor, mixer: Mixer, pack: Pack) -> Callable[[], Unscaled]:
+def ours_layer(zxbcdt: Tensor, mixer: Mixer, pack: Pack, silu: bool = True) -> Callable[[], Unscaled]:
+    """Without `silu` the gate has been through it, as where in_proj's product is ours too."""
     from kernels.conv import packed_conv1d
     from kernels.norm import row_scale
     from kernels.ssd import packed_ssd
 
     gate, xbc, dt = zxbcdt.split((SHAPE.inner, XBC, SHAPE.heads), dim=1)
+    if not silu:
+        gate = F.silu(gate.float()).to(gate.dtype)
     a = -torch.exp(mixer.A_log)
 
     def call() -> Unscaled:
@@ -94,7 +97,7 @@ def ours_layer(zxbcdt: Tensor, mixer: Mixer, pack: Pack) -> Callable[[], Unscale
         x = x.unflatten(1, (SHAPE.heads, SHAPE.head_dim))
         b, c = (m.unflatten(1, (SHAPE.groups, SHAPE.state)) for m in (b, c))
         z = gate.unflatten(1, (SHAPE.heads, SHAPE.head_dim))
-        y, squares, _ = packed_ssd(x, dt, a, b, c, pack, mixer.D, mixer.dt_bias, gate=z)
+        y, squares, _ = packed_ssd(x, dt, a, b, c, pack, mixer.D, mixer.dt_bias, gate=z, silu=silu)
         return Unscaled(y, row_scale(squares, SHAPE.inner, SHAPE.eps), mixer.norm.weight)
 
     return call
@@ -127,10 +130,10 @@ def ours_model8(model: Mamba2, ids: Tensor, targets: Tensor, pack: Pack) -> peer
     return lambda: model.nll(ids, targets, pack)[0]
 
 
-def ours_linear(x: Tensor, weight: Tensor) -> peers.Call:
+def ours_linear(x: Tensor, weight: Tensor, scale: Tensor | None = None, gate: int = 0) -> peers.Call:
     from kernels.linear import linear
 
-    return lambda: linear(x, weight)
+    return lambda: linear(x, weight, scale, gate)
 
 
 def torch_linear(x: Tensor, weight: Tensor) -> peers.Call:
@@ -305,7 +308,10 @@ def layer_rows(table: Table, others: bool) -> None:
         tokens, pack = sum(lengths), Pack.of(lengths, "cuda")
         zxbcdt = normal(tokens, WIDTH)
         expected = [(rows, plain_layer(zxbcdt[rows], mixer)) for rows in chosen(lengths)]
-        entries: dict[str, Build] = {"ours": partial(ours_layer, zxbcdt, mixer, pack)}
+        entries: dict[str, Build] = {
+            "ours": partial(ours_layer, zxbcdt, mixer, pack),
+            "ours, SiLU in in_proj": partial(ours_layer, zxbcdt, mixer, pack, silu=False),
+        }
         if others:
             entries["fla conv, mamba_ssm"] = partial(peers.mamba_layer, zxbcdt, mixer, lengths)
         table.rows(f"layer {name}", tokens, [layer_work(tokens)], expected, entries)
@@ -326,6 +332,11 @@ def linear_rows(table: Table, _others: bool) -> None:
         }
         work = 2.0 * tokens * inner * outer, 2.0 * tokens * (inner + outer)
         table.rows(f"{name} 65,536", tokens, [work], expected, entries, limit=0.06)
+        if name == "in_proj":
+            gated, scale = expected[0][1].clone(), torch.ones(tokens, device=x.device)
+            gated[:, : SHAPE.inner] = F.silu(gated[:, : SHAPE.inner])
+            scaled: dict[str, Build] = {"ours, scale and SiLU": partial(ours_linear, x, weight, scale, SHAPE.inner)}
+            table.rows(f"{name} 65,536", tokens, [work], [(some, gated)], scaled)
     x, residual = normal(tokens, SHAPE.inner), normal(tokens, SHAPE.hidden, seed=2)
     weight = normal(SHAPE.hidden, SHAPE.inner, seed=1) * 0.05
     expected = [(some, residual[some].float() + x[some].float() @ weight.float().T)]

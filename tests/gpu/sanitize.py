@@ -41,7 +41,7 @@ def long_documents(pack: Pack) -> None:
     ssd_triton.pass_states(states, made, pack, before, CUT)
     squares = torch.empty(4, pack.tokens, device="cuda")
     outputs = ssd_triton.Outputs(torch.empty_like(x), squares, torch.empty_like(before))
-    by.scan(x, made, states, pack, ssd_triton.Optional(d, gate, None, before), outputs, CUT)
+    by.scan(x, made, states, pack, ssd_triton.Optional(d, gate, initial_state=before), outputs, CUT)
     assert all(m.isfinite().all() for m in (outputs.y, outputs.squares, outputs.final_state) if m is not None)
 
 

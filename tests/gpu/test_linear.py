@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.linear import add_linear, linear
+from kernels.linear import add_linear, linear, scales
 from kernels.norm import row_scale, row_squares
 from scorer.causal_lm.gelu import linear_gelu
 from tests.kernels.helpers import poisoned
@@ -45,6 +45,28 @@ def test_products(rows: int, inner: int, outer: int, dtype: torch.dtype, close: 
     torch.testing.assert_close(row_squares(total), total.float().square().sum(1)[None], rtol=1e-5, atol=1e-5)
     expected = torch.rsqrt(total.double().square().mean(1) + 1e-5)
     torch.testing.assert_close(row_scale(squares, outer, 1e-5).double(), expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(("dtype", "close"), DTYPES[:2])
+@pytest.mark.parametrize(
+    ("rows", "inner", "outer", "gate"), [(1, 64, 72, 64), (300, 128, 320, 0), (1000, 768, 3352, 1536)]
+)
+def test_products_with_factors_and_a_gate(
+    rows: int, inner: int, outer: int, gate: int, dtype: torch.dtype, close: float
+) -> None:
+    x, weight = draw(rows, inner, dtype=dtype), draw(outer, inner, dtype=dtype, seed=1) / inner**0.5
+    scale = draw(rows, dtype=torch.float32, seed=3).abs()
+    if not scales(x, weight):
+        pytest.skip("not on this GPU")
+    before = scale.double()[:, None] * (x.double() @ weight.double().T)
+    exact = torch.cat((F.silu(before[:, :gate]), before[:, gate:]), dim=1)
+    with poisoned():
+        found, again = linear(x, weight, scale, gate), linear(x, weight, scale, gate)
+    assert (found.double() - exact).norm() < close * exact.norm()
+    rounding, tanh = torch.finfo(dtype).eps / 2, 2.5e-4
+    assert ((found.double() - exact).abs() <= rounding * exact.abs() + tanh * before.abs() + 1e-5).all()
+    assert torch.equal(found, again)
+    assert torch.equal(linear(x[:1].clone(), weight, scale[:1].clone(), gate), found[:1])
 
 
 def test_a_rows_bits_are_its_own_and_the_same_twice() -> None:

@@ -13,15 +13,15 @@ CUT = Cut(segment=128, pieces=2)  # so that documents of a few hundred tokens ha
 
 
 @pytest.mark.parametrize(
-    ("lengths", "heads", "width", "groups", "states", "dtype", "close"),
+    ("lengths", "heads", "width", "groups", "states", "silu", "dtype", "close"),
     [
-        ([1, 2, 63, 64, 65, 127, 300, 128, 129], 2, 64, 1, 64, torch.float32, 1e-5),
-        ([1, 130, 300], 4, 64, 2, 128, torch.float16, 3e-3),
-        ([5, 200], 2, 128, 1, 32, torch.float32, 1e-5),
+        ([1, 2, 63, 64, 65, 127, 300, 128, 129], 2, 64, 1, 64, True, torch.float32, 1e-5),
+        ([1, 130, 300], 4, 64, 2, 128, True, torch.float16, 3e-3),
+        ([5, 200], 2, 128, 1, 32, False, torch.float32, 1e-5),
     ],
 )
 def test_a_pack_is_the_recurrence_of_each_document(
-    lengths: list[int], heads: int, width: int, groups: int, states: int, dtype: torch.dtype, close: float
+    lengths: list[int], heads: int, width: int, groups: int, states: int, silu: bool, dtype: torch.dtype, close: float
 ) -> None:
     torch.manual_seed(0)
     tokens = sum(lengths)
@@ -37,7 +37,7 @@ def test_a_pack_is_the_recurrence_of_each_document(
     outputs = ssd_triton.Outputs(
         torch.full_like(x, torch.nan), torch.full((heads, tokens), torch.nan), before * torch.nan
     )
-    ssd_triton.scan(x, made, entries, pack, ssd_triton.Optional(d, gate, scale, before), outputs, CUT)
+    ssd_triton.scan(x, made, entries, pack, ssd_triton.Optional(d, gate, silu, scale, before), outputs, CUT)
     assert outputs.squares is not None
     assert outputs.final_state is not None
     start = 0
@@ -48,7 +48,8 @@ def test_a_pack_is_the_recurrence_of_each_document(
             *wide, a.double(), b[None, rows].double(), c[None, rows].double(), d.double(), bias.double(),
             initial_state=before[i, None].double(),
         )  # fmt: skip
-        expected = y[0] * F.silu(gate[rows].double() * scale[rows, None, None])
+        z = gate[rows].double() * scale[rows, None, None]
+        expected = y[0] * (F.silu(z) if silu else z)
         for found, wanted in (
             (outputs.y[rows], expected),
             (outputs.final_state[i], last[0]),
