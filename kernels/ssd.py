@@ -182,10 +182,10 @@ def packed_ssd(
     state before is forgotten. Decays are then exact to 1e-5 only.
 
     Returns y [T, H, P] in x's dtype, with a gate times silu(gate), or times the gate itself if `silu` is False, for
-    one that `kernels.linear.linear` has made so; with a gate also the sum of its squares over P, [H, T] float32; with
-    `keep_state` the final states [S, H, P, N] float32. A document has the same bits wherever it lies in a pack. Products
-    run in x's dtype, sums and states in float32. Forward only; `packed_ssd_backward` has the gradients. Raises ValueError
-    for unsupported arguments.
+    one that `kernels.linear.linear` has made so; with a gate also the sum of its squares over P, [H, T] float32;
+    with `keep_state` the final states [S, H, P, N] float32. A document has the same bits wherever it lies in a pack.
+    Products run in x's dtype, sums and states in float32. Forward only; `packed_ssd_backward` has the gradients.
+    Raises ValueError for unsupported arguments.
     """
     check(x, dt, a, b, c, pack, d, dt_bias, gate, scale, initial_state, positions)
     if not x.is_cuda:
