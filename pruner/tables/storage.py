@@ -18,7 +18,7 @@ import fsspec
 import orjson
 from fsspec.implementations.local import LocalFileSystem
 
-from pruner.errors import InputError
+from pruner.errors import InputError, reason
 
 _COPY_BYTES, _READ_BYTES = 1 << 20, 1 << 18  # copied, and read, at a time
 _UPLOADS_IN_PARTS = {"s3", "gs"}  # stores to which a file is sent as it is written, and appears when it is complete
@@ -40,10 +40,11 @@ class Storage:
         """`url` is a local path or an fsspec URL. Raises InputError if it cannot be opened as a folder."""
         try:
             # No listings cache: other processes write here too.
-            self._fs, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+            files, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise InputError(f"{url}: cannot be opened as a folder ({error})") from None
-        self._local = Path(self._root).absolute() if isinstance(self._fs, LocalFileSystem) else None
+        self._fs = _FileSystem(files, url)
+        self._local = Path(self._root).absolute() if isinstance(files, LocalFileSystem) else None
         self.url = str(self._local) if self._local is not None else url.rstrip("/")
 
     def open(self, path: str) -> BinaryIO:
@@ -107,7 +108,8 @@ class Storage:
         file = self._fs.open(self._full(path), "wb")
         try:
             yield cast(BinaryIO, file)
-            file.close()
+            with _os_errors(self.url):
+                file.close()
         except BaseException:
             file.closed = True  # else it is completed when it is collected
             file.discard()
@@ -236,6 +238,35 @@ class Storage:
 
     def _full(self, path: str) -> str:
         return f"{str(self._root).rstrip('/')}/{path}"
+
+
+class _FileSystem:
+    """A file system of fsspec that raises OSError for all errors, such as those of a store's library."""
+
+    def __init__(self, files: fsspec.AbstractFileSystem, url: str) -> None:
+        self._files = files
+        self._url = url
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._files, name)
+        if not callable(found):
+            return found
+
+        def call(*args: Any, **options: Any) -> Any:
+            with _os_errors(self._url):
+                return found(*args, **options)
+
+        return call
+
+
+@contextmanager
+def _os_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{url}: {reason(error)}") from error
 
 
 @contextmanager

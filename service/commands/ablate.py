@@ -82,6 +82,8 @@ def ablate(parser: Parser, args: argparse.Namespace) -> int:
     """Compares selections, and writes ablation.json, runs.parquet and report.html."""
     from service.contract.ablations import AblationRequest
 
+    if args.server is not None and args.device != parser.get_default("device"):
+        parser.error("--device is for an ablation here: with --server the workers of the service have theirs")
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
     wanted = options.validated(parser, AblationRequest, given)
     if args.server is None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 from urllib.parse import urlsplit
@@ -259,7 +260,19 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
         body["selections"] = _selections(parser, args)
     elif args.reference is None and args.scores:  # `winnow score` makes no selection: this one uses no reference
         body["selections"] = [{"score": args.scores[0][0]}]
-    return validated(parser, JobRequest, body)
+    request = validated(parser, JobRequest, body)
+    _warn_of_scoring(request)
+    return request
+
+
+def _warn_of_scoring(request: JobRequest) -> None:
+    kinds = {spec.kind for spec in request.scores.values()} | (
+        {"reference"} if request.reference is not None else set()
+    )
+    if request.scoring.stride is not None and "reference" not in kinds:
+        sys.stderr.write("warning: --stride has no effect: it is for references, and this job has none\n")
+    if request.scoring.dtype != "auto" and kinds.isdisjoint({"reference", "classifier"}):
+        sys.stderr.write("warning: --dtype has no effect: it is for models, and this job has none\n")
 
 
 def training(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[CorpusSpec, TrainSpec]:
@@ -315,13 +328,22 @@ def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
 def _read_selection(parser: argparse.ArgumentParser, path: Path) -> dict[str, Any]:
     """The JSON object in a file; exits with status 2 if there is none."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes(), object_pairs_hook=_unique)
     except OSError as error:
         parser.error(f"--selection {path}: cannot be read ({error.strerror})")
     except (ValueError, RecursionError) as error:
-        parser.error(f"--selection {path}: is not JSON ({error})")
+        parser.error(f"--selection {path}: cannot be read as JSON ({error})")
     if not isinstance(found, dict):
         parser.error(f"--selection {path}: must hold one JSON object, a selection as in the API")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a key that it has twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
     return found
 
 

@@ -85,6 +85,7 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("status --server localhost:8000", "http://127.0.0.1:8000"),
         ("status --server ftp://x", "http://127.0.0.1:8000"),
         ("download x --format csv", "invalid choice: 'csv'"),
+        ("ablate j --server http://x --selection a --out y --device cpu", "--device is for an ablation here"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_status_2(run: Run, arguments: str, said: str) -> None:
@@ -98,8 +99,9 @@ def test_a_wrong_argument_is_one_line_and_status_2(run: Run, arguments: str, sai
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
+        ("", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ('{"criterion": "low", "rate": 0.5, "rate": 0.1}', "the key 'rate' is there twice"),
         ("[]", "must hold one JSON object"),
         ('{"criterion": "low", "rate": "0.5"}', "selections.rate must be a number"),
         ('{"criterion": "low", "rate": 0.5, "name": "\\ud800"}', "selections.name must be text, without half of a"),

@@ -473,7 +473,7 @@ def test_tokens_are_counted_in_all_documents_where_the_sample_has_none(
     assert measured("sample.parquet") == whole
 
 
-def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path) -> None:
+def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (paths,) = body["corpus"]["paths"]
     options = ["--score", "quality=field:meta.q", "--device", "cpu"]
     (tmp_path / "selection.json").write_text(json.dumps({"criterion": "low", "rate": 0.5, "score": "quality"}))
@@ -488,7 +488,12 @@ def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path) -> N
     manifest = pq.read_table(out / "manifest-low-0.5-quality.parquet")
     assert len(manifest) == 17
     assert manifest["nll"].null_count == 17
-    assert main(["score", paths, *options, "--out", str(tmp_path / "scores.parquet")]) == 0
+    capsys.readouterr()
+    ignored = ["--stride", "8", "--dtype", "float32"]
+    assert main(["score", paths, *options, *ignored, "--out", str(tmp_path / "scores.parquet")]) == 0
+    warnings = capsys.readouterr().err
+    assert "warning: --stride has no effect: it is for references" in warnings
+    assert "warning: --dtype has no effect: it is for models" in warnings
     assert pq.read_table(tmp_path / "scores.parquet").equals(pq.read_table(out / "scores" / "scores.parquet"))
     export = ["export", str(out), "--selection", "low-0.5-quality", "--scores", "--out", str(tmp_path / "kept")]
     assert main(export) == 0
