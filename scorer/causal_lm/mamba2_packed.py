@@ -1,8 +1,9 @@
 """The forward pass of a Mamba-2 model over a pack of documents, with the kernels for a GPU.
 
 When the model is loaded, a norm's weight is folded into the matrix after it. The rest of the norm is one factor for
-each row. The kernel before the norm gives the row's sum of squares, and the kernel after it applies the factor to the
-row that it reads anyway, so no norm reads or writes rows itself. The residual stream has the products' dtype.
+each row. The kernel before the norm gives the row's sum of squares, and the product after it applies the factor to its
+result, on Hopper, or else the kernels that read that: no norm reads or writes rows itself. On Hopper this product makes
+SiLU of the gate too. The residual stream has the products' dtype.
 
 With 8-bit products the rows before one are rounded to e4m3, and the factor of the norm is applied then.
 """
