@@ -22,13 +22,15 @@ StartToyWorker = Callable[[str], Forked]
 
 
 @pytest.fixture
-def start_toy_worker(fork_server: None, redis_url: str, workspace: Workspace) -> Iterator[StartToyWorker]:
+def start_toy_worker(
+    fork_server: None, redis_url: str, workspace: Workspace, tmp_path: Path
+) -> Iterator[StartToyWorker]:
     """Starts worker processes that know the kind `toy`."""
     started: list[Forked] = []
 
     def start(name: str) -> Forked:
         settings = Settings(workspace=workspace.storage.url, redis=redis_url, device="cpu", lease_seconds=1)
-        started.append(Forked(toy_kind.main, name, env=settings.environment()))
+        started.append(Forked(toy_kind.main, name, env=settings.environment() | {toy_kind.FOLDER: str(tmp_path)}))
         return started[-1]
 
     yield start

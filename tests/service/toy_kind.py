@@ -1,5 +1,6 @@
 """A kind of artefact that only tests know: three parts, each written in two halves with a wait between them."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, Node, Task
 from service.run import worker_process
 
+FOLDER = "TOY_FOLDER"  # the variable of workers
 PARTS = 3
 HALF = b"half of a part\n"
 
@@ -20,14 +22,13 @@ def nodes(job: JobFiles) -> Iterator[Node]:
 
 
 def run(task: Task) -> Counts:
-    """Writes half of the part, and the other half when there is a file `go` beside the workspace."""
-    home = task.storage.local("")
-    assert home is not None
+    """Writes half of the part, and the other half when there is a file `go` in the folder that FOLDER names."""
+    folder = Path(os.environ[FOLDER])
     with task.storage.create(task.path) as file:
         file.write(HALF)
         file.flush()
-        (home.parent / f"half-{task.part}").touch()
-        while not (home.parent / "go").exists():
+        (folder / f"half-{task.part}").touch()
+        while not (folder / "go").exists():
             task.beat()
             time.sleep(0.01)
         file.write(HALF)
