@@ -17,7 +17,7 @@ from service.kinds.job_files import JobFiles
 from service.kinds.node import Counts, InputsGone, Node, Task
 from service.store.workspace import digest
 
-VERSION = 3
+VERSION = 4
 _SILENCE_SECONDS = 120.0  # between two signs of life: sorting 10^8 documents takes some seconds a step
 
 
@@ -85,12 +85,12 @@ def _write(task: Task, index_folder: str, folder: str, order: Order) -> int:
     return write_order(storage, index_folder, folder, key, beat)
 
 
-def _columns(job: JobFiles, *references: str) -> list[tuple[str, str]]:
-    """The columns of NLL and size of references: tokens if all have one tokenizer, else bytes."""
-    models = [job.model if name == PERPLEXITY else job.scorer_model(name) for name in references]
-    tokenizers = {None if model is None else model.tokenizer_sha256 for model in models}
-    of = ["" if name == PERPLEXITY else f"{name}_" for name in references]
-    return [(f"{name}nll", f"{name}n_tokens" if len(tokenizers) == 1 else "n_bytes") for name in of]
+def _columns(job: JobFiles, first: str, second: str) -> list[tuple[str, str]]:
+    """The columns of NLL and size of two references: tokens if both have one tokenizer, else bytes."""
+    one, other = (job.model if name == PERPLEXITY else job.scorer_model(name) for name in (first, second))
+    same = one is not None and other is not None and one.cuts_as(other)
+    of = ["" if name == PERPLEXITY else f"{name}_" for name in (first, second)]
+    return [(f"{name}nll", f"{name}n_tokens" if same else "n_bytes") for name in of]
 
 
 def _others(job: JobFiles) -> list[Order]:

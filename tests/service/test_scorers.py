@@ -26,6 +26,7 @@ from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds import documents, passes, prior, scores
 from tests.scorer.classifier_folders import make_classifier, own_values
+from tests.scorer.model_folders import change_json
 from tests.service.artefacts import files_of, results
 from tests.service.pool import sentence
 
@@ -362,6 +363,27 @@ def test_selections_by_several_scores(api: httpx.Client, jobs: Jobs, work_off: W
     assert (other.status_code, "another name" in other.json()["detail"]) == (409, True)
     unknown = api.post(f"/v1/jobs/{job}/selections", json={"difference": ["perplexity", "edu"], "criterion": "low"})
     assert (unknown.status_code, "'edu' is no reference" in unknown.json()["detail"]) == (422, True)
+
+
+def test_a_difference_counts_tokens_where_both_references_cut_texts_alike(
+    api: httpx.Client, work_off: WorkOff, body: dict[str, Any], models: dict[str, Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(models["big"], tmp_path / "other")
+    change_json(other / "tokenizer_config.json", model_max_length=77, chat_template="{{ messages }}")
+    change_json(other / "tokenizer.json", truncation=None, post_processor=None)
+    asked = {"difference": ["perplexity", "other"], "criterion": "low", "rate": 0.3}
+    scores = {"other": {"reference": str(other)}}
+    job = api.post("/v1/jobs", json=body | {"scores": scores, "selections": [asked]}).json()["id"]
+    work_off()
+    (made,) = api.get(f"/v1/jobs/{job}").json()["selections"]
+    (tmp_path / "scores.parquet").write_bytes(api.get(f"/v1/jobs/{job}/scores").content)
+    rows = [row for row in pq.read_table(tmp_path / "scores.parquet").to_pylist() if row["nll"] is not None]
+
+    def lowest(first: str, second: str) -> list[str]:
+        ordered = sorted(rows, key=lambda row: row["nll"] / row[first] - row["other_nll"] / row[second])
+        return sorted(row["id"] for row in ordered[: made["documents"]])
+
+    assert sorted(kept_ids(api, made)) == lowest("n_tokens", "other_n_tokens") != lowest("n_bytes", "n_bytes")
 
 
 def test_a_job_without_a_reference(api: httpx.Client, work_off: WorkOff, body: dict[str, Any], tmp_path: Path) -> None:
