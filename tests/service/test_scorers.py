@@ -507,13 +507,15 @@ def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path, caps
         assert refused.value.code == 2
     assert main(["score", paths, "--score", "q=field:scroe", "--out", str(tmp_path / "none.parquet")]) == 1
     assert main(["prune", paths, *options, *named, "--out", str(out)]) == 0
+    assert "without a value: quality 26 of 59 documents\n" in capsys.readouterr().out
     manifest = pq.read_table(out / "manifest-low-0.5-quality.parquet")
     assert len(manifest) == 17
     assert manifest["nll"].null_count == 17
-    capsys.readouterr()
     ignored = ["--stride", "8", "--dtype", "float32"]
     assert main(["score", paths, *options, *ignored, "--out", str(tmp_path / "scores.parquet")]) == 0
-    warnings = capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "without a value: quality 26 of 59 documents\n" in said.out
+    warnings = said.err
     assert "warning: --stride has no effect: it is for references" in warnings
     assert "warning: --dtype has no effect: it is for models" in warnings
     assert pq.read_table(tmp_path / "scores.parquet").equals(pq.read_table(out / "scores" / "scores.parquet"))
