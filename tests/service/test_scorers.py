@@ -226,6 +226,8 @@ def test_the_commands_write_the_columns(body: dict[str, Any], tmp_path: Path) ->
         ({"all": {"field": "a"}}, "scores", "'all' is reserved"),
         ({"n_bytes": {"field": "a"}}, "scores", "'n_bytes' is reserved"),
         ({"edu": {"classifier": "a"}, "edu_int": {"field": "b"}}, "scores", "would both have a column 'edu_int'"),
+        ({"Score": {"field": "a"}, "score": {"field": "b"}}, "scores", "'score' and 'Score' would both have a column"),
+        ({"Row": {"field": "a"}}, "scores", "'Row' is reserved"),
         ({"winnow_nll": {"field": "a"}}, "scores", "'winnow_nll' is reserved"),
         ({"winnow": {"reference": "a"}}, "scores", "'winnow_nll', which 'winnow' would have as a column, is"),
         ({"1st": {"field": "a"}}, "scores.1st", "1st must start with a letter, and have only letters, digits"),
