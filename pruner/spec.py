@@ -158,6 +158,8 @@ class StageSpec(BaseModel):
             raise ValueError("thresholds are on a score: give 'score'")
         if limits and {self.rate, self.unit, self.within, self.seed} != {None}:
             raise ValueError("thresholds have no 'rate', 'unit', 'within' or 'seed': leave these out")
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise ValueError(f"no value is at least {self.at_least:g} and at most {self.at_most:g}: exchange the two")
         if self.criterion == "random" and self.score is not None:
             raise ValueError("a random stage is in no order of a score: leave out 'score'")
         if self.criterion != "random" and self.seed is not None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+KEY = "[key]"  # pydantic's word for a key of an object, after the key itself
+
 # By pydantic's error type. Each is completed from the error's `ctx`; all other types keep their own message.
 _MESSAGES = {
     "missing": "must be given",

@@ -1,6 +1,7 @@
 """The identity of a model folder: SHA-256 of its weights and config, and of its tokenizer. Imports no torch."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ VOCABULARIES = (
     ("vocab.txt",),
     ("tekken.json",),
 )
+_UNUSED = ("truncation", "padding", "post_processor", "decoder")  # parts of a tokenizer.json
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -35,6 +37,21 @@ def tokenizer_sha256(folder: Path) -> str:
     """The digest of the tokenizer's files alone. Raises OSError."""
     names = [*(name for group in VOCABULARIES for name in group), *_TOKENIZER_SETTINGS]
     return _digest([path for name in names if (path := folder / name).is_file()])
+
+
+def tokens_sha256(folder: Path) -> str:
+    """The digest of what decides into which tokens a text is cut: settings such as `model_max_length` have no say.
+
+    Without a tokenizer.json it is `tokenizer_sha256`. Raises OSError, and ValueError for one that is no JSON object.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return tokenizer_sha256(folder)
+    parts = json.loads(file.read_bytes())
+    parts = {name: part for name, part in parts.items() if name not in _UNUSED and part is not None}
+    # Special tokens are not recognized in texts.
+    parts["added_tokens"] = [token for token in parts.get("added_tokens") or [] if not token.get("special")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pruner.errors import InputError
 from service.commands import options
 from service.commands.options import Parser
-from service.commands.output import console, left_out, rows_left_out, scored_texts, summary, trained_reference
+from service.commands.output import console, lacking, left_out, rows_left_out, scored_texts, summary, trained_reference
 from service.commands.progress import JobBar
 
 if TYPE_CHECKING:
@@ -103,10 +103,12 @@ def score(parser: Parser, args: argparse.Namespace) -> int:
 
     request = options.job_request(parser, args)
     with JobBar() as bar:
-        job, warnings = local.score(request, args.out, args.device, bar)
+        job, found = local.score(request, args.out, args.device, bar)
     progress = job.progress
     sys.stdout.writelines(f"{line}\n" for line in left_out(job.corpus))
-    sys.stdout.writelines(f"warning: {warning}\n" for warning in warnings)
+    if found is not None:
+        sys.stdout.writelines(f"warning: {warning}\n" for warning in found.warnings)
+        sys.stdout.writelines(f"{line}\n" for line in lacking(found.lacking, found.eligible.documents))
     done, tokens = progress.documents_done, progress.tokens_done
     sys.stdout.write(f"{done:,} documents, {tokens:,} tokens, {progress.rejects:,} rejects in {args.out}\n")
     return 0

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pruner.corpus.listing import shown
 from pruner.spec import NAMED_SELECTIONS, CorpusSpec, Criterion, SelectionSpec
-from pruner.validation import explain
+from pruner.validation import KEY, explain
 from scorer.spec import TrainSpec
 from scorer.training.names import OPTIMIZERS, PRESETS
 from service.contract.names import DEVICES
@@ -307,8 +307,14 @@ def _selections(parser: argparse.ArgumentParser, args: argparse.Namespace) -> li
     named: list[Any] = [_read_selection(parser, path) for path in getattr(args, "selection_files", ())]
     named += [name for name in dict.fromkeys(args.criteria or ()) if name in NAMED_SELECTIONS]
     criteria = [name for name in args.criteria or () if name not in NAMED_SELECTIONS]
-    if named and not criteria and args.rates is None:
-        given = {"--unit": args.unit, "--within": args.within, "--per": args.per, "--random-seed": args.random_seed}
+    if named and not criteria and (args.rates is None or args.criteria):
+        given = {
+            "--rate": args.rates,
+            "--unit": args.unit,
+            "--within": args.within,
+            "--per": args.per,
+            "--random-seed": args.random_seed,
+        }
         for flag in (flag for flag, value in given.items() if value is not None):
             parser.error(f"{flag} is for --select low, medium, high or random: a named selection or a file has its own")
         return named
@@ -366,4 +372,5 @@ def validated(parser: argparse.ArgumentParser, kind: type[Request], body: dict[s
         return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
-        parser.error(explain(first, ".".join(part for part in first["loc"] if isinstance(part, str))))
+        parts = [part for part in first["loc"] if isinstance(part, str) and part != KEY]
+        parser.error(explain(first, ".".join(parts)))

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -71,12 +71,25 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
     for made in report["selections"]:
         numbers = _numbers(made, eligible, made["perplexity_min"], made["perplexity_max"])
         selections.add_row(made["id"], *numbers)
-    shown: list[Table | str] = [line, *(f"warning: {warning}" for warning in report.get("warnings", ())), selections]
+    without = lacking(report.get("lacking", {}), eligible["documents"])
+    shown: list[Table | str] = [
+        line,
+        *without,
+        *(f"warning: {warning}" for warning in report.get("warnings", ())),
+        selections,
+    ]
     if len(report["domains"]) > 1:
         shown.append(_domains(report))
     if report.get("lacking") and "overlaps" in report:  # of further scorers; not of an earlier version
         shown += _comparison(report)
     return shown
+
+
+def lacking(counts: Mapping[str, int], documents: int) -> Iterator[str]:
+    """A line about the documents, of those with a score, that have no value of some further scorers; none if all do."""
+    some = ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
+    if some:
+        yield f"without a value: {some} of {documents:,} documents"
 
 
 def left_out(corpus: JobCorpus | None) -> Iterator[str]:

@@ -69,16 +69,19 @@ def _defaults(spec: ScorerSpec) -> set[str]:
 
 
 def check_names(scores: dict[str, ScorerSpec]) -> dict[str, ScorerSpec]:
-    """The scorers. Raises ValueError for a name that is reserved, or columns that two of them would have."""
+    """The scorers. Raises ValueError for a name that is reserved, or columns that two of them would have.
+
+    Case has no say: to DuckDB and Spark `Score` and `score` are one column.
+    """
     owners: dict[str, str] = {}
     for name, spec in scores.items():
         for column in spec.columns(name):
-            if column in RESERVED:
+            if column.lower() in RESERVED:
                 reserved = repr(name) if column == name else f"{column!r}, which {name!r} would have as a column,"
                 raise ValueError(f"{reserved} is reserved: give the scorer another name")
-            if column in owners:
-                raise ValueError(f"{name!r} and {owners[column]!r} would both have a column {column!r}: rename one")
-            owners[column] = name
+            if (owner := owners.get(column.lower())) is not None:
+                raise ValueError(f"{name!r} and {owner!r} would both have a column {column!r}: rename one")
+            owners[column.lower()] = name
     return scores
 
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from pruner.errors import InputError
-from pruner.validation import explain, relevant
+from pruner.validation import KEY, explain, relevant
 from service.contract.quotas import RETRY_SECONDS, QuotaExceeded
 from service.contract.schemas import Problem
 from service.jobs.ablations import UnknownAblation
@@ -125,12 +125,9 @@ def _allowed(request: Request) -> set[str]:
     return {method for route in routes for method in route.methods}
 
 
-_KEY = "[key]"  # pydantic's word for a key of an object, after the key itself
-
-
 def _describe(error: Mapping[str, Any]) -> dict[str, str]:
     """The member of `errors` for an error of pydantic: the dotted `field`, and a `message` with the field's name."""
-    path = [] if error["type"] == "json_invalid" else [str(part) for part in error["loc"][1:] if part != _KEY]
+    path = [] if error["type"] == "json_invalid" else [str(part) for part in error["loc"][1:] if part != KEY]
     name = next((part for part in reversed(path) if not part.isdigit()), "")
     return {"field": ".".join(path), "message": _message(error, name)}
 

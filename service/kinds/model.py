@@ -8,6 +8,7 @@ from pathlib import Path
 from pruner.corpus.sample import training_texts
 from pruner.corpus.train_split import Split
 from pruner.tables.storage import Storage
+from scorer.fingerprint import tokens_sha256
 from scorer.spec import TrainSpec
 from scorer.training.summary import TrainingSummary
 from service.contract.permissions import Access
@@ -65,7 +66,13 @@ def identify(
     if access is not None:
         access.check_model(folder, scorer)
     found = inspect_classifier(folder) if kind == "classifier" else inspect(folder)
-    return ModelRecord(source=model, trained=False, sha256=found.sha256, tokenizer_sha256=found.tokenizer_sha256)
+    return ModelRecord(
+        source=model,
+        trained=False,
+        sha256=found.sha256,
+        tokenizer_sha256=found.tokenizer_sha256,
+        tokens_sha256=tokens_sha256(folder) if kind == "reference" else None,
+    )
 
 
 def _train(task: Task, spec: TrainSpec) -> None:

@@ -32,7 +32,8 @@ def folder(job: JobFiles, order: Order) -> str:
     """Where the arrays of an order lie: those of the order by token are the index's. Raises as `index.folder` does."""
     if order == BY_TOKEN:
         return index.folder(job)
-    return f"order/{digest('order', VERSION, index.folder(job), order.fields)}"
+    columns = [_columns(job, order)] if order.by == "difference" else []
+    return f"order/{digest('order', VERSION, index.folder(job), order.fields, *columns)}"
 
 
 def needs(order: Order) -> tuple[str, ...]:
@@ -78,19 +79,19 @@ def _write(task: Task, index_folder: str, folder: str, order: Order) -> int:
     if order.by == "rank_sum":
         key = rank_sum_key(Scores(storage, index_folder, by_one, beat), order.terms, within=order.within)
     elif order.by == "difference":
-        (first, _), (second, _) = order.terms
-        key = difference_key(*_columns(job, first, second))
+        key = difference_key(*_columns(job, order))
     else:
         key = by_one(order)
     return write_order(storage, index_folder, folder, key, beat)
 
 
-def _columns(job: JobFiles, *references: str) -> list[tuple[str, str]]:
-    """The columns of NLL and size of references: tokens if all have one tokenizer, else bytes."""
-    models = [job.model if name == PERPLEXITY else job.scorer_model(name) for name in references]
-    tokenizers = {None if model is None else model.tokenizer_sha256 for model in models}
-    of = ["" if name == PERPLEXITY else f"{name}_" for name in references]
-    return [(f"{name}nll", f"{name}n_tokens" if len(tokenizers) == 1 else "n_bytes") for name in of]
+def _columns(job: JobFiles, difference: Order) -> list[tuple[str, str]]:
+    """The columns of NLL and size of two references: tokens if both have one tokenizer, else bytes."""
+    names = [name for name, _ in difference.terms]
+    one, other = (job.model if name == PERPLEXITY else job.scorer_model(name) for name in names)
+    same = one is not None and other is not None and one.cuts_as(other)
+    of = ["" if name == PERPLEXITY else f"{name}_" for name in names]
+    return [(f"{name}nll", f"{name}n_tokens" if same else "n_bytes") for name in of]
 
 
 def _others(job: JobFiles) -> list[Order]:

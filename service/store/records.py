@@ -136,12 +136,18 @@ class ModelRecord(Record):
     trained: bool
     sha256: str
     tokenizer_sha256: str
+    tokens_sha256: str | None = None  # of what cuts texts into tokens; None of classifiers and in earlier records
     training: TrainingSummary | None = None  # of a trained one
 
     @property
     def fingerprint(self) -> ModelFingerprint:
         """The digests alone."""
         return ModelFingerprint(self.sha256, self.tokenizer_sha256)
+
+    def cuts_as(self, other: "ModelRecord") -> bool:
+        """Whether both cut each text into the same tokens, as far as is known."""
+        same = self.tokens_sha256 is not None and self.tokens_sha256 == other.tokens_sha256
+        return same or self.tokenizer_sha256 == other.tokenizer_sha256
 
 
 class JobSummary(Record):

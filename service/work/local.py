@@ -14,6 +14,7 @@ from pruner.corpus.listing import find_files
 from pruner.errors import InputError
 from pruner.select.score_table import REJECTS_FILE, SCORES_FILE
 from pruner.select.selection import MANIFEST_FILE
+from pruner.select.summary import Summary
 from pruner.select.write_index import read_summary
 from pruner.spec import SelectionSpec
 from pruner.tables.lock import exclusive
@@ -82,10 +83,10 @@ def prune(
 
 
 class Scored(NamedTuple):
-    """A scoring that has ended, and the warnings about its corpus and scores."""
+    """A scoring that has ended, and what is said of its corpus and scores; None where no document has a score."""
 
     job: Job
-    warnings: tuple[str, ...]
+    summary: Summary | None
 
 
 def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgress) -> Scored:
@@ -97,12 +98,12 @@ def score(request: JobRequest, out: Path, device: Device, on_progress: OnProgres
         job = _run(files, device, on_progress)
         folder = index.folder(files)
         try:
-            warnings = read_summary(workspace.storage, folder).warnings
+            summary = read_summary(workspace.storage, folder)
         except FileNotFoundError:  # no document has a score
-            warnings = ()
+            summary = None
         results.put_table(workspace.storage, f"{folder}/{SCORES_FILE}", out.parent, out.name)
     shutil.rmtree(work)
-    return Scored(job, warnings)
+    return Scored(job, summary)
 
 
 def score_texts(request: ScoreRequest, device: Device) -> ScoreResult:

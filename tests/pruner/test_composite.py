@@ -208,6 +208,7 @@ def test_a_domain_without_a_score_takes_no_part(scored: ScoredCorpus) -> None:
     [
         ({"stages": [{"score": "a", "at_least": 1, "criterion": "low"}]}, "not both"),
         ({"stages": [{"at_least": 1}]}, "give 'score'"),
+        ({"stages": [{"score": "a", "at_least": 3, "at_most": 2.5}]}, "no value is at least 3 and at most 2.5"),
         ({"stages": [{"score": "a", "at_least": 1}], "rate": 0.5}, "leave these out"),
         ({"score": "a", "rank_sum": [["b", 1]]}, "one order"),
         ({"difference": ["a", "b"], "per": "byte"}, "leave out 'per'"),

@@ -1,5 +1,6 @@
 """Finding, looking at and loading a reference; each wrong one is an error of one line."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import transformers as tf
 
 from scorer.causal_lm.reference import inspect, load, resolve
 from scorer.errors import BadReference, OutOfMemory
+from scorer.fingerprint import tokens_sha256
 from tests.scorer import mamba2_folders
 from tests.scorer.model_folders import END, GPT2, add_tokenizer, change_json, make_folder, wrong
 
@@ -80,6 +82,18 @@ def test_hashes_are_of_the_content(gpt2: Path, tmp_path: Path) -> None:
     assert inspect(gpt2).tokenizer_sha256 == before.tokenizer_sha256
     change_json(gpt2 / "tokenizer_config.json", bos_token="a")
     assert inspect(gpt2).tokenizer_sha256 != before.tokenizer_sha256
+
+
+def test_what_cuts_texts_has_a_hash_without_settings(gpt2: Path) -> None:
+    before, tokenizer = tokens_sha256(gpt2), json.loads((gpt2 / "tokenizer.json").read_text())
+    special = {"id": 999, "content": "<special>", "special": True}
+    same = {"truncation": {"max_length": 8}, "post_processor": None, "added_tokens": [special]}
+    (gpt2 / "tokenizer.json").write_text(json.dumps(tokenizer | same, indent=4))
+    change_json(gpt2 / "tokenizer_config.json", model_max_length=77, bos_token="a")
+    assert tokens_sha256(gpt2) == before
+    for changed in ({"normalizer": {"type": "NFC"}}, {"added_tokens": [special | {"special": False}]}):
+        (gpt2 / "tokenizer.json").write_text(json.dumps(tokenizer | changed))
+        assert tokens_sha256(gpt2) != before
 
 
 def test_the_quick_look_needs_no_torch(gpt2: Path) -> None:

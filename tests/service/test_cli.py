@@ -58,6 +58,8 @@ def test_help_lists_the_commands(run: Run) -> None:
         ("prune x --out y --per token", "invalid choice: 'token'"),
         ("prune x --out y --random-seed 3", "--random-seed is for --select random"),
         ("prune x --out y --select random --random-seed -1", "seed must be at least 0"),
+        ("prune x --out y --select paper-pile --rate 0.3", "--rate is for --select low, medium, high or random"),
+        ("prune x --out y --score é=field:q", "scores.é must start with a letter"),
         ("submit x --select random --per byte", "--per is for low, medium and high"),
         ("prune x --out y --stride 0", "scoring.stride must be at least 1"),
         ("prune x --out y --nonsense", "--nonsense"),

@@ -26,6 +26,7 @@ from service.contract.schemas import JobRequest
 from service.jobs.jobs import Jobs
 from service.kinds import documents, passes, prior, scores
 from tests.scorer.classifier_folders import make_classifier, own_values
+from tests.scorer.model_folders import change_json
 from tests.service.artefacts import files_of, results
 from tests.service.pool import sentence
 
@@ -225,6 +226,8 @@ def test_the_commands_write_the_columns(body: dict[str, Any], tmp_path: Path) ->
         ({"all": {"field": "a"}}, "scores", "'all' is reserved"),
         ({"n_bytes": {"field": "a"}}, "scores", "'n_bytes' is reserved"),
         ({"edu": {"classifier": "a"}, "edu_int": {"field": "b"}}, "scores", "would both have a column 'edu_int'"),
+        ({"Score": {"field": "a"}, "score": {"field": "b"}}, "scores", "'score' and 'Score' would both have a column"),
+        ({"Row": {"field": "a"}}, "scores", "'Row' is reserved"),
         ({"winnow_nll": {"field": "a"}}, "scores", "'winnow_nll' is reserved"),
         ({"winnow": {"reference": "a"}}, "scores", "'winnow_nll', which 'winnow' would have as a column, is"),
         ({"1st": {"field": "a"}}, "scores.1st", "1st must start with a letter, and have only letters, digits"),
@@ -364,6 +367,27 @@ def test_selections_by_several_scores(api: httpx.Client, jobs: Jobs, work_off: W
     assert (unknown.status_code, "'edu' is no reference" in unknown.json()["detail"]) == (422, True)
 
 
+def test_a_difference_counts_tokens_where_both_references_cut_texts_alike(
+    api: httpx.Client, work_off: WorkOff, body: dict[str, Any], models: dict[str, Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(models["big"], tmp_path / "other")
+    change_json(other / "tokenizer_config.json", model_max_length=77, chat_template="{{ messages }}")
+    change_json(other / "tokenizer.json", truncation=None, post_processor=None)
+    asked = {"difference": ["perplexity", "other"], "criterion": "low", "rate": 0.3}
+    scores = {"other": {"reference": str(other)}}
+    job = api.post("/v1/jobs", json=body | {"scores": scores, "selections": [asked]}).json()["id"]
+    work_off()
+    (made,) = api.get(f"/v1/jobs/{job}").json()["selections"]
+    (tmp_path / "scores.parquet").write_bytes(api.get(f"/v1/jobs/{job}/scores").content)
+    rows = [row for row in pq.read_table(tmp_path / "scores.parquet").to_pylist() if row["nll"] is not None]
+
+    def lowest(first: str, second: str) -> list[str]:
+        ordered = sorted(rows, key=lambda row: row["nll"] / row[first] - row["other_nll"] / row[second])
+        return sorted(row["id"] for row in ordered[: made["documents"]])
+
+    assert sorted(kept_ids(api, made)) == lowest("n_tokens", "other_n_tokens") != lowest("n_bytes", "n_bytes")
+
+
 def test_a_job_without_a_reference(api: httpx.Client, work_off: WorkOff, body: dict[str, Any], tmp_path: Path) -> None:
     selections = [{"criterion": "high", "rate": 0.25, "score": "edu"}, {"criterion": "low", "score": "quality"}]
     request = {"corpus": body["corpus"], "selections": [*selections, {"criterion": "random", "rate": 0.5}]}
@@ -485,13 +509,15 @@ def test_commands_without_a_reference(body: dict[str, Any], tmp_path: Path, caps
         assert refused.value.code == 2
     assert main(["score", paths, "--score", "q=field:scroe", "--out", str(tmp_path / "none.parquet")]) == 1
     assert main(["prune", paths, *options, *named, "--out", str(out)]) == 0
+    assert "without a value: quality 26 of 59 documents\n" in capsys.readouterr().out
     manifest = pq.read_table(out / "manifest-low-0.5-quality.parquet")
     assert len(manifest) == 17
     assert manifest["nll"].null_count == 17
-    capsys.readouterr()
     ignored = ["--stride", "8", "--dtype", "float32"]
     assert main(["score", paths, *options, *ignored, "--out", str(tmp_path / "scores.parquet")]) == 0
-    warnings = capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "without a value: quality 26 of 59 documents\n" in said.out
+    warnings = said.err
     assert "warning: --stride has no effect: it is for references" in warnings
     assert "warning: --dtype has no effect: it is for models" in warnings
     assert pq.read_table(tmp_path / "scores.parquet").equals(pq.read_table(out / "scores" / "scores.parquet"))
