@@ -48,13 +48,16 @@ class Serving(Service):
         """Holds a job of many shards where some are scored and some are not, for as long as the block lasts."""
         worker = self.worker()
 
-        def some_are_scored() -> bool:
-            """Looks while the worker is stopped: on a busy machine it would be done before the next look."""
-            with _stopped(worker):
-                return bool(self.job(job_id)["progress"]["shards_done"] >= 2)
+        def is_held() -> bool:
+            """Looks while the worker is stopped, and leaves it so: on a busy machine it is soon done with the job."""
+            os.kill(worker, signal.SIGSTOP)
+            if self.job(job_id)["progress"]["shards_done"] >= 2:
+                return True
+            os.kill(worker, signal.SIGCONT)
+            return False
 
-        until(some_are_scored)
-        with _stopped(worker):
+        with _stopped(worker):  # which lets it go on in the end
+            until(is_held)
             assert self.job(job_id)["status"] == "scoring"
             yield
 
