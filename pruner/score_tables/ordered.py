@@ -42,7 +42,8 @@ class Ordered:
         self._counted = count(self._ranking, workers("counting"))
         if not self.documents:
             why = ", ".join(f"{rows:,} {reason}" for reason, rows in source.left_out.items())
-            raise InputError(f"{tables.tables[0].path.url}: no row can be selected ({why}); see --key")
+            advice = "order by another column with --key, or count documents"
+            raise InputError(f"{tables.tables[0].path.url}: no row can be selected ({why}): {advice}")
         self.cuts = dict(zip(specs, find_cuts(self._counted, specs, workers("searching")), strict=True))
         exact = [cuts for cuts in self.cuts.values() if not _is_folder(cuts)]
         self._exact = self._coarse = None
