@@ -9,7 +9,6 @@ KEY = "[key]"  # pydantic's word for a key of an object, after the key itself
 _MESSAGES = {
     "missing": "must be given",
     "extra_forbidden": "is not a known field",
-    "given_twice": "must be given once",
     "literal_error": "must be {expected}",
     "greater_than": "must be over {gt}",
     "greater_than_equal": "must be at least {ge}",

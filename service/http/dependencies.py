@@ -3,11 +3,10 @@
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from service.contract.permissions import Rules
-from service.http.auth import LOCAL_CALLER, PUBLIC_PATHS, Caller
+from service.http.auth import LOCAL_CALLER, Caller
 from service.jobs.jobs import Jobs, UnknownJob
 
 
@@ -21,26 +20,6 @@ def json_body(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise HTTPException(415, "send the body as JSON, with the header Content-Type: application/json")
-
-
-def known_query(request: Request) -> None:
-    """Raises RequestValidationError for a query parameter that an endpoint of the API does not have, or got twice.
-
-    FastAPI ignores the first, and of the second all but the last.
-    """
-    paths = request.app.openapi()["paths"]
-    operation = paths.get(request.scope["route"].path, {}).get(request.method.lower())
-    if operation is None or request.url.path in PUBLIC_PATHS:  # of the page, or for monitors, which may add their own
-        return
-    known = {each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"}
-    names = [name for name, _ in request.query_params.multi_items()]
-    errors = [
-        {"type": "extra_forbidden" if name not in known else "given_twice", "loc": ("query", name), "input": None}
-        for name in dict.fromkeys(names)
-        if name not in known or names.count(name) > 1
-    ]
-    if errors:
-        raise RequestValidationError(errors)
 
 
 def _caller(request: Request) -> Caller:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 import service
@@ -10,7 +10,6 @@ from service.contract.permissions import Rules
 from service.contract.schemas import Problem
 from service.http import problems
 from service.http.auth import PUBLIC_PATHS, AuthMiddleware
-from service.http.dependencies import known_query
 from service.http.keys import Keys
 from service.http.metrics import QueueCollector
 from service.http.middleware import BodyLimit, RequestMetrics
@@ -36,7 +35,6 @@ def create_app(the_jobs: Jobs, rules: Rules | None = None, *, always_keys: bool 
         docs_url=None,  # the page has it: FastAPI's own takes its files from another host
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
-        dependencies=[Depends(known_query)],
     )
     app.state.jobs = the_jobs
     app.state.rules = rules or Rules()

@@ -112,20 +112,6 @@ def test_each_wrong_field_is_named(api: httpx.Client, body: dict[str, Any], chan
     assert field in found["detail"]
 
 
-@pytest.mark.parametrize(
-    ("query", "field", "message"),
-    [
-        ("limt=5", "limt", "limt is not a known field"),
-        ("limit=5&cursor=a&limit=6", "limit", "limit must be given once"),
-        ("limit=nonsense", "limit", "limit must be a whole number"),
-    ],
-)
-def test_each_wrong_parameter_is_named(api: httpx.Client, query: str, field: str, message: str) -> None:
-    found = problem(api.get(f"/v1/jobs?{query}"), 422)
-    assert found["errors"] == [{"field": field, "message": message}]
-    assert api.get("/healthz?probe=1&probe=2").status_code == 200
-
-
 def test_selections_inside_domains_need_domains(api: httpx.Client) -> None:
     wanted = {"corpus": {"paths": ["a"]}, "selections": [{"within": "domain"}]}
     assert "domain_field" in problem(api.post("/v1/jobs", json=wanted), 422)["detail"]
