@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +46,20 @@ class Serving(Service):
     @contextmanager
     def halted(self, job_id: str) -> Iterator[None]:
         """Holds a job of many shards where some are scored and some are not, for as long as the block lasts."""
-        worker = self.worker()
+        with ExitStack() as held:
 
-        def is_held() -> bool:
-            """Looks while the worker is stopped, and leaves it so: on a busy machine it is soon done with the job."""
-            os.kill(worker, signal.SIGSTOP)
-            if self.job(job_id)["progress"]["shards_done"] >= 2:
-                return True
-            os.kill(worker, signal.SIGCONT)
-            return False
+            def is_held() -> bool:
+                """Looks while the worker is stopped, and leaves it so: else it may be done before the next look."""
+                with ExitStack() as look:
+                    look.enter_context(_stopped(self.worker()))  # each time, as another may have taken its place
+                    if self.job(job_id)["progress"]["shards_done"] >= 2:
+                        held.push(look.pop_all())
+                        return True
+                return False
 
-        with _stopped(worker):  # which lets it go on in the end
             until(is_held)
-            assert self.job(job_id)["status"] == "scoring"
+            job = self.job(job_id)
+            assert job["status"] == "scoring", job
             yield
 
     @contextmanager
