@@ -10,7 +10,7 @@ from pruner.corpus.files import filesystem, look_up, size_and_version
 from pruner.corpus.globs import PathGlob, has_magic
 from pruner.corpus.paths import LOCAL, WEB, CorpusPath, Roots
 from pruner.corpus.store_pages import Info, is_folder, objects_below, objects_in
-from pruner.errors import InputError, reason
+from pruner.errors import InputError, as_os_errors
 
 _TELL_EACH = 1_000  # files
 _LEADS_OUT = "a link in it leads out of the corpus roots of this service; remove it, or exclude it"
@@ -45,12 +45,8 @@ def list_path(text: str, path: CorpusPath, roots: Roots, on_listed: Callable[[in
         return Listed(path.path.rpartition("/")[0], [Entry(path.path, path.path, size, version, named=True)])
     if path.scheme == LOCAL:
         return _list_local(text, path.path, roots, on_listed)
-    try:
+    with as_os_errors():
         return _list_store(text, path, on_listed)
-    except (OSError, InputError):
-        raise
-    except Exception as error:  # of the store's own library, such as one about credentials
-        raise OSError(reason(error)) from error
 
 
 def is_hidden(relative: str) -> bool:

@@ -18,7 +18,7 @@ import fsspec
 import orjson
 from fsspec.implementations.local import LocalFileSystem
 
-from pruner.errors import InputError, reason
+from pruner.errors import InputError, as_os_errors
 
 _COPY_BYTES, _READ_BYTES = 1 << 20, 1 << 18  # copied, and read, at a time
 _UPLOADS_IN_PARTS = {"s3", "gs"}  # stores to which a file is sent as it is written, and appears when it is complete
@@ -108,7 +108,7 @@ class Storage:
         file = self._fs.open(self._full(path), "wb")
         try:
             yield cast(BinaryIO, file)
-            with _os_errors(self.url):
+            with as_os_errors(self.url):
                 file.close()
         except BaseException:
             file.closed = True  # else it is completed when it is collected
@@ -241,7 +241,7 @@ class Storage:
 
 
 class _FileSystem:
-    """A file system of fsspec that raises OSError for all errors, such as those of a store's library."""
+    """A file system of fsspec whose errors are OSErrors, those of a store's library too."""
 
     def __init__(self, files: fsspec.AbstractFileSystem, url: str) -> None:
         self._files = files
@@ -253,20 +253,10 @@ class _FileSystem:
             return found
 
         def call(*args: Any, **options: Any) -> Any:
-            with _os_errors(self._url):
+            with as_os_errors(self._url):
                 return found(*args, **options)
 
         return call
-
-
-@contextmanager
-def _os_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"{url}: {reason(error)}") from error
 
 
 @contextmanager
