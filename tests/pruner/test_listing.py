@@ -348,12 +348,7 @@ def test_a_link_out_of_the_roots_is_named(tmp_path: Path) -> None:
     assert len(find_files(spec, Roots([str(tmp_path)])).files) == 2
 
 
-def test_a_store_that_takes_no_request_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    fsspec.filesystem("s3").clear_instance_cache()
+@pytest.mark.usefixtures("no_credentials")
+def test_a_store_that_takes_no_request_is_named() -> None:
     with pytest.raises(InputError, match=r"^s3://bucket/x: cannot be read \(Unable to locate credentials\)$"):
         listed("s3://bucket/x")

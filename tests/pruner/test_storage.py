@@ -9,7 +9,6 @@ import time
 import uuid
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from pruner.errors import InputError
@@ -182,13 +181,8 @@ def test_an_unknown_protocol_is_refused() -> None:
         Storage("nope://x")
 
 
-def test_a_store_that_takes_no_request_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    fsspec.filesystem("s3").clear_instance_cache()
+@pytest.mark.usefixtures("no_credentials")
+def test_a_store_that_takes_no_request_is_named() -> None:
     storage = Storage("s3://bucket/x")
     for use in (lambda: storage.list(""), lambda: storage.exists("a"), lambda: storage.write_bytes("a", b"b")):
         with pytest.raises(OSError, match=r"^s3://bucket/x: Unable to locate credentials$"):
