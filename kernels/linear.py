@@ -29,19 +29,20 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None, gate: int = 0
     """
     if gate % _GATE:
         raise ValueError(f"the columns of a gate must be a multiple of {_GATE}; got {gate}")
-    if (scale is not None or gate) and not scales(x, weight):
+    fused = scales(x, weight)
+    if (scale is not None or gate) and not fused:
         raise ValueError("on this device a product of these matrices takes no scale and no gate")
     if not x.is_cuda:
         wide = F.linear(x, weight)
         if scale is not None:
             wide = wide.float() * scale[:, None]
         return torch.cat((F.silu(wide[:, :gate]), wide[:, gate:]), dim=1).to(x.dtype)
-    from kernels import linear_hopper, tiles_hopper
+    from kernels import linear_hopper
 
     width = len(weight)
     padded = torch.empty((len(x), -(-width // _PAD) * _PAD), dtype=x.dtype, device=x.device)
     out = padded[:, :width]
-    if tiles_hopper.supports(x, weight):
+    if fused:
         # Writes the padding too: partly written lines of memory are slower.
         linear_hopper.linear(x, weight, padded, scale=scale, gate=gate)
     else:
