@@ -266,9 +266,9 @@ def job_request(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Jo
 
 
 def _warn_of_scoring(request: JobRequest) -> None:
-    kinds = {spec.kind for spec in request.scores.values()} | (
-        {"reference"} if request.reference is not None else set()
-    )
+    kinds = {spec.kind for spec in request.scores.values()}
+    if request.reference is not None:
+        kinds.add("reference")
     if request.scoring.stride is not None and "reference" not in kinds:
         sys.stderr.write("warning: --stride has no effect: it is for references, and this job has none\n")
     if request.scoring.dtype != "auto" and kinds.isdisjoint({"reference", "classifier"}):

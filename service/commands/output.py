@@ -59,7 +59,7 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
     line = f"{report['documents']:,} documents, {report['tokens']:,} tokens scored"
     if report["training"]:
         line += f"; {report['training']:,} documents trained the reference"
-    reasons = ", ".join(f"{reason} {number:,}" for reason, number in rejects["reasons"].items())
+    reasons = _listed(rejects["reasons"])
     line += f"; {rejects['documents']:,} rejects" + (f" ({reasons})" if reasons else "")
     if seconds is not None:
         line += f"; {duration(seconds)}"
@@ -87,9 +87,12 @@ def summary(report: dict[str, Any], seconds: float | None = None) -> list[Table 
 
 def lacking(counts: Mapping[str, int], documents: int) -> Iterator[str]:
     """A line about the documents, of those with a score, that have no value of some further scorers; none if all do."""
-    some = ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
-    if some:
+    if some := _listed({name: number for name, number in counts.items() if number}):
         yield f"without a value: {some} of {documents:,} documents"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number:,}" for name, number in counts.items())
 
 
 def left_out(corpus: JobCorpus | None) -> Iterator[str]:
@@ -102,7 +105,7 @@ def left_out(corpus: JobCorpus | None) -> Iterator[str]:
 def rows_left_out(rejects: Counter[str]) -> Iterator[str]:
     """A line about rows that are no documents, if there are any."""
     if rejects:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(rejects.items()))
+        reasons = _listed(dict(sorted(rejects.items())))
         yield f"left out: {rejects.total():,} of the rows that were read, which are no documents ({reasons})"
 
 
