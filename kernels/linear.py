@@ -33,10 +33,12 @@ def linear(x: Tensor, weight: Tensor, scale: Tensor | None = None, gate: int = 0
     if (scale is not None or gate) and not fused:
         raise ValueError("on this device a product of these matrices takes no scale and no gate")
     if not x.is_cuda:
-        wide = F.linear(x, weight)
+        product = F.linear(x, weight)
         if scale is not None:
-            wide = wide.float() * scale[:, None]
-        return torch.cat((F.silu(wide[:, :gate]), wide[:, gate:]), dim=1).to(x.dtype)
+            product = product.float() * scale[:, None]
+        if gate:
+            product = torch.cat((F.silu(product[:, :gate]), product[:, gate:]), dim=1)
+        return product.to(x.dtype)
     from kernels import linear_hopper
 
     width = len(weight)
