@@ -26,6 +26,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from kernels.linear import _PAD
 from kernels.pack import Pack
 from scorer.causal_lm.mamba2 import Mamba2
 from scorer.causal_lm.mamba2_layers import Mixer
@@ -306,7 +307,7 @@ def layer_rows(table: Table, others: bool) -> None:
     mixer = model_of(1).backbone.layers[0].mixer
     for name, lengths in list(SETS.items())[:2]:
         tokens, pack = sum(lengths), Pack.of(lengths, "cuda")
-        zxbcdt = normal(tokens, -(-WIDTH // 64) * 64)[:, :WIDTH]  # as our product leaves them: rows of whole lines
+        zxbcdt = normal(tokens, -(-WIDTH // _PAD) * _PAD)[:, :WIDTH]  # as our product leaves them
         expected = [(rows, plain_layer(zxbcdt[rows], mixer)) for rows in chosen(lengths)]
         entries: dict[str, Build] = {
             "ours": partial(ours_layer, zxbcdt, mixer, pack),
