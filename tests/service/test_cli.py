@@ -7,16 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pyarrow.parquet as pq
 import pytest
 
 from service.commands.cli import COMMANDS
 from service.contract.scorers import STATISTICS
 from tests.scorer.mamba2_folders import native_config, native_weights
-from tests.service.pool import until, write_corpus
+from tests.service.pool import write_corpus
 from tests.service.shell import Ran, Run
 
 WINNOW = [sys.executable, "-m", "service.commands.cli"]
@@ -393,75 +391,3 @@ def test_status_and_watch_say_what_is_left_out_and_why_a_job_failed(
     assert "left out" in heading
     assert sum("3 files" in row for row in rows if good in row or bad in row) == 2
     assert all(("A good one" in row) == (good in row) for row in rows)
-
-
-# What a module's import does in the place of `pydantic`; Python before 3.12 wraps what `__set_name__` raises.
-IMPORTS = {
-    "at once": "signal.raise_signal(signal.SIGINT)",
-    "in a class": "type('Odd', (), {'__set_name__': lambda *_: signal.raise_signal(signal.SIGINT)})",
-}
-
-
-@pytest.mark.parametrize("there", IMPORTS)
-def test_ctrl_c_while_a_command_is_imported_is_quiet_and_says_130(there: str) -> None:
-    start = f"""
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-class Interrupted:
-    def find_spec(self, name, path, target=None):
-        if name == "pydantic":
-            found = {IMPORTS[there]}
-            type("Class", (), {{"field": found()}})
-
-sys.meta_path.insert(0, Interrupted())
-from service.commands.cli import main
-sys.exit(main(["check", "."]))
-"""
-    ran = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
-
-
-def test_ctrl_c_is_quiet_and_says_130(tmp_path: Path, corpus: Path, reference: Path) -> None:
-    write_corpus(tmp_path / "large", files=10, documents=120, words=400)
-    # A shell ignores Ctrl-C for background jobs, and this test may be one: the command is to have it as at a terminal.
-    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    start += "; from service.commands.cli import main"
-    arguments = ["prune", str(tmp_path / "large"), "--reference", str(reference), "--out", str(tmp_path / "out")]
-    command = [sys.executable, "-c", f"{start}; sys.exit(main())", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until(lambda: list((tmp_path / "out" / ".winnow").rglob("scores/*/*.parquet")))
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "Traceback" not in err
-    assert out == ""
-
-
-def test_ctrl_c_says_where_the_work_of_a_service_goes_on(
-    api: httpx.Client, pruned: dict[str, Any], corpus: Path, reference: Path, tmp_path: Path
-) -> None:
-    job, url = pruned["id"], str(api.base_url).rstrip("/")
-    out = ["--server", url, "--out", str(tmp_path / "out")]
-    commands = {  # the service has no worker, so that all of them wait
-        "job": ["submit", str(corpus), "--reference", str(reference), "--watch", "--server", url],
-        "export": ["export", job, "--selection", "all", *out],
-        "ablation": ["ablate", job, "--selection", "medium-0.5", "--heldout", f"corpus={corpus}", *out],
-    }
-    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    start += "; from service.commands.cli import main; sys.exit(main())"
-    started = {
-        name: subprocess.Popen([sys.executable, "-c", start, *given], stderr=subprocess.PIPE, text=True)
-        for name, given in commands.items()
-    }
-    for name, process in started.items():
-        assert process.stderr is not None
-        assert process.stderr.readline()  # it waits
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-        assert process.returncode == 130
-        made = api.get("/v1/jobs").json()["data"][0]["id"] if name == "job" else job
-        said = f"the {name} goes on: {url}/jobs/{made}"
-        if name == "ablation":
-            said += f"#ablation-{api.get(f'/v1/jobs/{job}/ablations').json()['data'][0]['id']}"
-        assert err.splitlines()[-1] == said
